@@ -1,0 +1,53 @@
+# make figures    every figure of a profile: make figures PROFILE=quick (laptop is the default)
+# make test       every gate, the cheap ones first
+# Both set up .venv when it is missing or older than what it is made from. Another Python: make PYTHON=python3.12 ...
+
+PYTHON ?= python3
+PROFILE ?= laptop
+
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: figures test venv notebooks lab lock clean
+
+figures: $(INSTALLED)
+	$(BIN)/supclust figures --profile $(PROFILE) --recompute
+
+# Everything a test writes goes into a folder of its own, so that testing leaves the committed figures alone. One pytest run for
+# tests and notebooks gives one count. Progress bars are off because a notebook that shows one never gives the same output twice.
+test: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && \
+	SUPCLUST_OUT="$$out" TQDM_DISABLE=1 $(BIN)/pytest \
+		--nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg tests notebooks
+
+venv: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
+		"supclust needs Python 3.11 or newer, and $(PYTHON) is %s. Name another one: make PYTHON=python3.12" % sys.version.split()[0])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -r requirements.lock
+	$(BIN)/python -m pip install --no-deps -e .
+	@touch $@
+
+# The committed notebooks, executed anew where they are: counts 1..n, no times, no widgets.
+notebooks: $(INSTALLED)
+	@$(BIN)/python -c 'import logging; from supclust import reproduce; logging.basicConfig(format="%(message)s"); \
+		logging.getLogger("supclust").setLevel("INFO"); reproduce.refresh()'
+
+lab: $(INSTALLED)
+	$(BIN)/jupyter lab notebooks
+
+# Writes the versions of .venv down. The CUDA packages are torch's own choice on Linux; elsewhere they do not exist.
+lock:
+	@{ sed -n '/^#/p; /^#/!q' requirements.lock; \
+		$(BIN)/python -m pip freeze --all --exclude pip --exclude supclust --exclude-editable \
+		| sed -E '/^(cuda-|nvidia-|triton=)/ s/$$/ ; platform_system == "Linux"/'; } > requirements.lock.new
+	@mv requirements.lock.new requirements.lock
+
+# Records, checkpoints and features of the other profiles may be hours of work: they stay.
+clean:
+	rm -rf figures/quick reports/quick artefacts/quick .pytest_cache .ruff_cache .hypothesis build
+	find supclust tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

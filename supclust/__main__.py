@@ -1,0 +1,139 @@
+"""The command `supclust`: figures, sweep and data."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from supclust import __version__
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code: 0 fine, 1 something failed on the way, 2 wrong input, 130 interrupted."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("supclust").setLevel(logging.INFO)
+    options = _parse(arguments)
+    try:
+        return options.run(options)
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        print(f"supclust {options.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"supclust {options.command}: interrupted; what was finished is kept", file=sys.stderr)
+        return 130
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """argparse takes `03 -p seed 3` but, when nothing stands before the option, leaves over the notebook in `-p seed 3 03`."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and (options.command != "figures" or any(argument.startswith("-") for argument in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.notebooks += rest
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="supclust", description="Reproduce SUPClust (arXiv 2403.03741).")
+    parser.add_argument("--version", action="version", version=f"supclust {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_figures(commands)
+    _add_sweep(commands)
+    _add_data(commands)
+    return parser
+
+
+def _add_figures(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "figures",
+        help="execute the numbered notebooks: fills figures/ and reports/",
+        description="Execute the numbered notebooks, all or those named, and write figures/PROFILE/ and reports/PROFILE/ "
+        "(executed copies, HTML pages, index.html, provenance.json).",
+    )
+    command.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="03, 3 or 03_queried_samples (default: all)")
+    _add_profile(command)
+    command.add_argument(
+        "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+        help="a parameter of the notebooks named; may be repeated",
+    )  # fmt: skip
+    command.add_argument("--recompute", action="store_true", help="run the experiments instead of using shipped tables")
+    command.set_defaults(run=_figures)
+
+
+def _add_sweep(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "sweep",
+        help="run the active-learning experiments of a profile",
+        description="Run the active-learning experiments of a profile; those that have a record already are not repeated.",
+    )
+    _add_profile(command)
+    for name in ("datasets", "strategies", "budgets"):
+        command.add_argument(f"--{name}", nargs="+", metavar="NAME", help="only these (default: those of the profile)")
+    command.add_argument("--seeds", type=int, metavar="N", help="number of seeds (default: that of the profile)")
+    command.add_argument("--jobs", type=int, default=-1, metavar="N", help="processes (default: one per core)")
+    command.set_defaults(run=_sweep)
+
+
+def _add_data(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "data",
+        help="download a data set and check it",
+        description="Download a data set into the folder that SUPCLUST_DATA names (default: data/) and check it.",
+    )
+    command.add_argument("name", metavar="NAME", help="for example cifar10")
+    command.set_defaults(run=_data)
+
+
+def _add_profile(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--profile", default="laptop", help="quick, laptop (default) or paper")
+    command.add_argument("--out", type=Path, metavar="DIR", help="write below this folder instead of the repository")
+
+
+def _figures(options: argparse.Namespace) -> int:
+    from supclust import paths, reproduce
+
+    parameters = dict(options.parameter)
+    outcomes = reproduce.figures(options.profile, options.notebooks, parameters, options.out, options.recompute)
+    failed = [outcome.notebook for outcome in outcomes if outcome.status == "failed"]
+    _set_out(options.out)
+    print(paths.reports(options.profile) / "index.html")
+    if failed:
+        print(f"{len(failed)} of {len(outcomes)} notebooks failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from supclust import profiles, sweep
+
+    profile = profiles.get(options.profile)
+    _set_out(options.out)
+    part = {name: getattr(options, name) for name in ("datasets", "strategies", "budgets", "seeds")}
+    table = sweep.run(profile, **part, jobs=options.jobs)
+    last = table[table["round"] == table["round"].max()]
+    runs = last.groupby(["dataset", "framework", "budget", "strategy"], sort=False)["accuracy"]
+    print(runs.agg(["mean", "std", "count"]).round(4).to_string())
+    print(sweep.write_table(profile))
+    return 0
+
+
+def _data(options: argparse.Namespace) -> int:
+    from supclust import datasets
+
+    for split in datasets.SPLITS:
+        loaded = datasets.load(options.name, split, download=True)
+        print(f"{loaded.name} {split}: {len(loaded)} images of {len(loaded.classes)} classes")
+    return 0
+
+
+def _set_out(folder: Path | None) -> None:
+    if folder is not None:
+        os.environ["SUPCLUST_OUT"] = str(folder.expanduser().resolve())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

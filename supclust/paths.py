@@ -1,0 +1,43 @@
+"""Where data sets, artefacts, reports and figures live; nothing else.
+
+SUPCLUST_DATA names the folder of the data sets (default: data/ in the repository). SUPCLUST_OUT names the folder below which
+reports/, figures/ and artefacts/ are written (default: the repository).
+"""
+
+import os
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+REPOSITORY = PACKAGE.parent
+NOTEBOOKS = REPOSITORY / "notebooks"
+SHIPPED = PACKAGE / "shipped"
+
+
+def data() -> Path:
+    """The folder that holds the data sets, one subfolder or archive each."""
+    return Path(os.environ.get("SUPCLUST_DATA") or REPOSITORY / "data").expanduser().resolve()
+
+
+def out() -> Path:
+    """The folder below which everything is written."""
+    return Path(os.environ.get("SUPCLUST_OUT") or REPOSITORY).expanduser().resolve()
+
+
+def reports(profile: str) -> Path:
+    """Executed notebooks, HTML pages, records, curves.csv and provenance.json of a profile."""
+    return out() / "reports" / profile
+
+
+def figures(profile: str) -> Path:
+    """Figures of a profile, PDF and PNG."""
+    return out() / "figures" / profile
+
+
+def artefacts(profile: str) -> Path:
+    """What a profile trains and keeps: checkpoints and features. Not under version control."""
+    return out() / "artefacts" / profile
+
+
+def shipped_features(dataset: str) -> Path:
+    """The features of a data set that come with the package."""
+    return SHIPPED / f"{dataset}-features.safetensors"

@@ -1,0 +1,105 @@
+"""The three sizes at which everything runs: quick, laptop and paper. Same code path, only the numbers differ."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field, fields
+from typing import Any, get_type_hints
+
+
+@dataclass(frozen=True)
+class SimCLR:
+    """How the encoder is trained. The defaults are the paper's recipe (section 4, and the TypiClust code it builds on)."""
+
+    network: str = "resnet18"  # or resnet34
+    width: int = 64  # channels of the first stage; features have 8 * width dimensions
+    side: int = 32  # pixels
+    epochs: int = 500
+    batch_size: int = 512  # images; twice as many views
+    learning_rate: float = 0.4
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    temperature: float = 0.1  # of NT-Xent, not of SUP
+    projection: int = 128
+    smallest_crop: float = 0.2  # share of the image's area
+    flip: float = 0.5  # probability
+    jitter: float = 0.8  # probability of (0.4, 0.4, 0.4, 0.1) brightness, contrast, saturation, hue
+    grayscale: float = 0.2  # probability
+    knn_every: int = 10  # epochs between two kNN accuracies
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What one size of the whole reproduction computes."""
+
+    name: str
+    datasets: tuple[str, ...]
+    features: str  # "shipped" with the package, or "trained" by notebook 01 on the data set's own images
+    seeds: int
+    frameworks: tuple[str, ...] = ("ssl",)
+    budgets: tuple[str, ...] = ("tiny", "small")
+    rounds: int = 6
+    encoder_dataset: str = "cifar10"  # what notebook 01 trains on
+    embedding_points: int = 5_000  # images that t-SNE and UMAP draw
+    simclr: SimCLR = field(default_factory=SimCLR)
+
+
+# On 8x8 digits a narrow network is enough; a mirrored digit is another sign, so there is no flip, and crops stay larger.
+DIGITS = SimCLR(width=16, side=8, epochs=30, batch_size=256, flip=0.0, smallest_crop=0.4, knn_every=5)
+
+PROFILES = {
+    "quick": Profile(
+        name="quick",
+        datasets=("digits",),
+        features="trained",
+        seeds=3,
+        encoder_dataset="digits",
+        embedding_points=1_437,
+        simclr=DIGITS,
+    ),
+    "laptop": Profile(
+        name="laptop",
+        datasets=("cifar10", "cifar10-lt50"),
+        features="shipped",
+        seeds=10,
+        encoder_dataset="digits",
+        simclr=DIGITS,
+    ),
+    "paper": Profile(
+        name="paper",
+        datasets=("cifar10", "cifar10-lt50"),
+        features="trained",
+        seeds=10,
+        embedding_points=10_000,
+    ),
+}
+
+
+def get(name: str, **changes: Any) -> Profile:
+    """The profile of that name, with some of its values replaced.
+
+    Raises ValueError for an unknown profile (listing the known ones) or an unknown key, TypeError for a value of the wrong type.
+    """
+    if name not in PROFILES:
+        raise ValueError(f"unknown profile {name!r}; known: {', '.join(PROFILES)}")
+    return replace(PROFILES[name], **changes)
+
+
+def replace(config: Any, **changes: Any) -> Any:
+    """A copy of a frozen configuration with some values replaced; names and types are checked."""
+    hints, known = get_type_hints(type(config)), [f.name for f in fields(config)]
+    for key, value in changes.items():
+        if key not in known:
+            raise ValueError(f"unknown key {key!r} of {type(config).__name__}; known: {', '.join(known)}")
+        if not _fits(value, hints[key]):
+            raise TypeError(f"{type(config).__name__}.{key} must be {hints[key]}, not {value!r}")
+    return dataclasses.replace(config, **changes)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if getattr(hint, "__origin__", None) is tuple:
+        return isinstance(value, tuple) and all(isinstance(v, hint.__args__[0]) for v in value)
+    if hint in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float) if hint is float else hint)

@@ -1,0 +1,60 @@
+"""The one call that most users want: which points to label next, by SUPClust, and what that choice rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from supclust import strategies
+
+
+@dataclass(frozen=True)
+class Details:
+    """What a query rests on: assignments (n,), centers (K_c, d) of the normalised features, typicality (n,), sup (n,)."""
+
+    assignments: np.ndarray
+    centers: np.ndarray
+    typicality: np.ndarray
+    sup: np.ndarray
+    temperature: float
+
+
+def select(
+    features: ArrayLike,
+    budget: int,
+    labeled: Sequence[int] | np.ndarray = (),
+    *,
+    temperature: float | None = None,
+    top_fraction: float = 0.1,
+    n_neighbors: int = 20,
+    max_clusters: int | None = 500,
+    seed: int = 0,
+    return_details: bool = False,
+) -> np.ndarray | tuple[np.ndarray, Details]:
+    """Choose which points to label next, by SUPClust (arXiv 2403.03741, section 3).
+
+    features (n, d), finite, for example SimCLR features; they are L2-normalised here. labeled: indices that have labels already.
+    The pool is clustered by k-means into min(labelled + budget, max_clusters) clusters. In each of the largest clusters without a
+    label, the point of largest SUP among the top_fraction most typical ones is taken. temperature is T of Eq. 2, in units of
+    distance between normalised features; None = a tenth of the mean distance between the centres (`default_temperature`).
+
+    Returns indices (budget,) int64, distinct, none of them labelled; with return_details also the Details. With one cluster only
+    (nothing labelled, budget 1) SUP is undefined (NaN in the details) and the most typical point is taken.
+    Raises ValueError for features that are not finite and 2-d, labelled indices out of range or repeated, a budget that is not
+    positive or larger than what is unlabelled, and a temperature that is not positive.
+    """
+    settings = strategies.Settings(n_neighbors, max_clusters, top_fraction, temperature)
+    pool = strategies.Pool(features, labeled, seed, settings)
+    picks = strategies.query("supclust", pool, budget, np.random.default_rng(seed))
+    return (picks, explain(pool, budget)) if return_details else picks
+
+
+def explain(pool: strategies.Pool, budget: int) -> Details:
+    """The clusters that a query of that budget goes by, with the typicality and SUP of every point."""
+    clustered = pool.clusters_for(budget)
+    for cluster in range(len(clustered.sizes)):
+        typicality, sup = clustered.typicality(cluster), clustered.sup(cluster)
+    return Details(clustered.assignments, clustered.centers, typicality, sup, clustered.temperature)

@@ -1,0 +1,103 @@
+"""Makes the feature file that comes with the package: small enough to ship, and as near to the full features as that allows."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from supclust import datasets, features, geometry, paths, scores, simclr
+from supclust.features import Features
+
+log = logging.getLogger(__name__)
+
+LARGEST = 20_000_000  # bytes, train and test together
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How features are stored: as which type, and in how many dimensions (None = all)."""
+
+    dtype: str
+    dimensions: int | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.dtype}, {self.dimensions or 'all'} dimensions"
+
+
+CANDIDATES = (Encoding("float16", 128), Encoding("uint8", None), Encoding("uint8", 256))
+
+
+def ship(dataset: str, encoder_file: Path) -> pd.DataFrame:
+    """Extract the features of a data set, store them in the best encoding of at most 20 MB, and return the comparison.
+
+    Writes the file that the package ships for that data set. Needs the images and takes minutes.
+    """
+    encoder = simclr.load_weights(encoder_file)
+    full = features.extract(encoder, datasets.load(dataset), datasets.load(dataset, "test"))
+    return pack(full, paths.shipped_features(dataset))
+
+
+def pack(full: Features, path: Path, candidates: tuple[Encoding, ...] = CANDIDATES, largest: int = LARGEST) -> pd.DataFrame:
+    """Write the features to path in that of the candidates which keeps typicality best and is not too large; returns them compared.
+
+    Raises ValueError if all of them are too large.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [_measure(full, encoding, Path(folder)) for encoding in candidates]
+    table = pd.DataFrame(rows, index=[encoding.name for encoding in candidates])
+    small = table[table["bytes"] <= largest]
+    if small.empty:
+        raise ValueError(f"no encoding of these features fits into {largest} bytes")
+    best = small["typicality rho"].idxmax()
+    encoding = next(encoding for encoding in candidates if encoding.name == best)
+    stored = reduce(full, encoding.dimensions)
+    about = {"encoding": encoding.name, "of": full.checksum, **{k: round(float(v), 5) for k, v in table.loc[best].items()}}
+    features.save(path, dataclasses.replace(stored, made_by=full.made_by | {"stored": about}, checksum=""), encoding.dtype)
+    log.info("features stored as %s in %s", best, path)
+    return table
+
+
+def reduce(full: Features, dimensions: int | None) -> Features:
+    """The normalised features in the leading dimensions of their singular value decomposition.
+
+    It is not centred, so that angles and distances both stay what they are, up to the dimensions that are left out.
+    """
+    train, test = geometry.normalise(full.train), geometry.normalise(full.test)
+    if dimensions is None:
+        return dataclasses.replace(full, train=train, test=test, checksum="")
+    _, vectors = np.linalg.eigh(train.T.astype(float) @ train)
+    basis = vectors[:, ::-1][:, :dimensions].astype(np.float32)
+    return dataclasses.replace(full, train=train @ basis, test=test @ basis, checksum="")
+
+
+def _measure(full: Features, encoding: Encoding, folder: Path) -> dict[str, float]:
+    path = folder / "features.safetensors"
+    stored = features.save(path, reduce(full, encoding.dimensions), encoding.dtype)
+    return {"bytes": path.stat().st_size, **fidelity(full, stored)}
+
+
+def fidelity(full: Features, stored: Features, n_clusters: int = 50) -> dict[str, float]:
+    """How well stored features keep full ones: Spearman's rho of typicality and of SUP in the same clusters, and kNN."""
+    clusters = geometry.kmeans(geometry.normalise(full.train), n_clusters).assignments
+    before, after = _scores(full.train, clusters), _scores(stored.train, clusters)
+    correlations = {f"{name} rho": float(spearmanr(before[name], after[name]).statistic) for name in before}
+    return correlations | {"kNN": features.knn_accuracy(stored.train, stored.train_labels, stored.test, stored.test_labels)}
+
+
+def _scores(points: np.ndarray, clusters: np.ndarray) -> dict[str, np.ndarray]:
+    """Typicality and SUP of all the points, given their clusters."""
+    points = geometry.normalise(points)
+    members = [np.flatnonzero(clusters == k) for k in range(clusters.max() + 1)]
+    typicality = np.empty(len(points))
+    for own in members:
+        typicality[own] = scores.typicality(points[own])
+    centers = np.stack([points[own].mean(axis=0) for own in members])
+    return {"typicality": typicality, "sup": scores.sup(points, clusters, centers, scores.default_temperature(centers))}

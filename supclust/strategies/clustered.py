@@ -1,0 +1,93 @@
+"""The strategies that query one point of each of the largest clusters: SUPClust, its two ablations, and TypiClust."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from supclust.strategies.pool import ClusteredPoints, Pool
+
+SMALL_CLUSTER = 5  # clusters of this size and smaller are used only when nothing else is left (TypiClust's code)
+
+# picks one of the candidates (m,), which are points of one cluster
+Choice = Callable[[ClusteredPoints, int, np.ndarray], int]
+
+
+def supclust(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
+    """SUPClust (paper, section 3): the point of largest SUP among the most typical tenth of each queried cluster."""
+    return query_clusters(pool, budget, _largest_sup_of_typical)
+
+
+def supclust_no_sup(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
+    """Ablation (Fig. 5): a random point among the most typical tenth of each queried cluster."""
+    return query_clusters(pool, budget, lambda *cluster: rng.choice(_most_typical_fraction(*cluster)))
+
+
+def supclust_no_typicality(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
+    """Ablation (Fig. 5): the point of largest SUP of the whole of each queried cluster."""
+    return query_clusters(pool, budget, _largest_sup)
+
+
+def typiclust(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
+    """TypiClust-rp (Hacohen et al., 2022): the most typical point of each queried cluster."""
+    return query_clusters(pool, budget, _most_typical)
+
+
+def query_clusters(pool: Pool, budget: int, choose: Choice) -> np.ndarray:
+    """Cluster the pool into labelled + budget clusters and choose a point of each that `clusters_to_query` names.
+
+    Returns indices (budget,) int64 in the order of the clusters, largest first.
+    """
+    clustered = pool.clusters_for(budget)
+    free = np.ones(len(pool.points), dtype=bool)
+    free[pool.labeled] = False
+    picks = []
+    for cluster in clusters_to_query(clustered, pool.labeled, budget):
+        members = clustered.members[cluster]
+        picks.append(choose(clustered, cluster, members[free[members]]))
+        free[picks[-1]] = False
+    return np.array(picks, dtype=np.int64)
+
+
+def clusters_to_query(clustered: ClusteredPoints, labeled: np.ndarray, budget: int) -> Iterator[int]:
+    """Yield the cluster of each of the budget's picks; a cluster comes up again only when all others had their turn.
+
+    Clusters without a labelled point come first, the largest before the others; then, when the cap on clusters leaves too few of
+    them, those with the fewest labelled points. Clusters of five points and fewer come only when the larger ones are used up.
+    """
+    covered = np.bincount(clustered.assignments[labeled], minlength=len(clustered.sizes))
+    left = clustered.sizes - covered
+    order = np.lexsort((-clustered.sizes, covered))
+    large = clustered.sizes[order] > SMALL_CLUSTER
+    for group in (order[large], order[~large]):
+        while left[group].any():
+            for cluster in group[left[group] > 0]:
+                if budget == 0:
+                    return
+                yield int(cluster)
+                left[cluster] -= 1
+                budget -= 1
+
+
+def _most_typical(clustered: ClusteredPoints, cluster: int, candidates: np.ndarray) -> int:
+    return candidates[np.argmax(clustered.typicality(cluster)[candidates])]
+
+
+def _largest_sup(clustered: ClusteredPoints, cluster: int, candidates: np.ndarray) -> int:
+    """The candidate of largest SUP; a single cluster has no other to be near to, so there the most typical one."""
+    if len(clustered.centers) == 1:
+        return _most_typical(clustered, cluster, candidates)
+    return candidates[np.argmax(clustered.sup(cluster)[candidates])]
+
+
+def _largest_sup_of_typical(clustered: ClusteredPoints, cluster: int, candidates: np.ndarray) -> int:
+    return _largest_sup(clustered, cluster, _most_typical_fraction(clustered, cluster, candidates))
+
+
+def _most_typical_fraction(clustered: ClusteredPoints, cluster: int, candidates: np.ndarray) -> np.ndarray:
+    """The ceil(top_fraction * m) most typical of the m candidates, the most typical first."""
+    share = round(clustered.settings.top_fraction * len(candidates), 9)  # 0.1 * 30 is a hair above 3
+    ranked = np.argsort(-clustered.typicality(cluster)[candidates], kind="stable")
+    return candidates[ranked[: math.ceil(share)]]

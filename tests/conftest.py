@@ -1,0 +1,28 @@
+"""What several test modules need."""
+
+import numpy as np
+import pytest
+
+
+def make_blobs(n_blobs: int, size: int, d: int, seed: int = 0, spread: float = 0.1) -> np.ndarray:
+    """Points around n_blobs random directions, size around each, (n_blobs * size, d) float32."""
+    rng = np.random.default_rng(seed)
+    centers = rng.standard_normal((n_blobs, d))
+    return (np.repeat(centers, size, axis=0) + spread * rng.standard_normal((n_blobs * size, d))).astype(np.float32)
+
+
+@pytest.fixture
+def blobs() -> np.ndarray:
+    return make_blobs(12, 40, 8)
+
+
+def make_features(n_classes: int = 4, size: int = 50, d: int = 8):
+    """Features of clear blobs, one class each."""
+    from supclust.features import Features
+
+    points, labels = make_blobs(n_classes, size, d, spread=0.2), np.repeat(np.arange(n_classes), size)
+    order = np.random.default_rng(0).permutation(len(points))
+    points, labels = points[order], labels[order]
+    half = len(points) // 2
+    classes = tuple(f"class {k}" for k in range(n_classes))
+    return Features(points, points[half:], labels, labels[half:], classes, {"dataset": "blobs"})

@@ -1,0 +1,181 @@
+import logging
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from supclust import __main__, datasets, paths, reproduce, sweep
+from tests import notebook_samples as samples
+from tests.notebook_samples import make
+
+
+@pytest.fixture(autouse=True)
+def as_before(monkeypatch, tmp_path):
+    """The command may set SUPCLUST_OUT and log levels for its own process; here it shares ours."""
+    monkeypatch.setenv("SUPCLUST_OUT", str(tmp_path / "default"))
+    level = logging.getLogger("supclust").level
+    yield
+    logging.getLogger("supclust").setLevel(level)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Stand-ins for what the commands call; what they were called with."""
+    seen = []
+
+    def figures(*arguments):
+        seen.append(arguments)
+        return [reproduce.Outcome("00_a", "ok", "", 1.0, {}, ())]
+
+    def run(profile, **arguments):
+        seen.append((profile.name, arguments))
+        rows = [("digits", "ssl", "supclust", "tiny", seed, turn, 10 * turn, 0.5) for seed in range(3) for turn in (1, 2)]
+        return pd.DataFrame(rows, columns=sweep.COLUMNS)
+
+    monkeypatch.setattr(reproduce, "figures", figures)
+    monkeypatch.setattr(sweep, "run", run)
+    monkeypatch.setattr(sweep, "write_table", lambda profile: paths.reports(profile.name) / "curves.csv")
+    return seen
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "supclust", *arguments], capture_output=True, text=True)
+
+
+# --- figures --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line", ["03 4 -p seed 3 -p points 5", "-p seed 3 03 -p points 5 4", "-p seed 3 -p points 5 03 4", "03 -p seed 3 4 -p points 5"]
+)
+def test_figures_takes_notebooks_and_parameters_in_any_order(calls, line, tmp_path):
+    assert __main__.main(["figures", "--profile", "quick", "--out", str(tmp_path), *line.split()]) == 0
+    assert calls == [("quick", ["03", "4"], {"seed": "3", "points": "5"}, tmp_path, False)]
+
+
+def test_figures_defaults_to_all_of_laptop(calls, capsys, tmp_path):
+    assert __main__.main(["figures", "--recompute"]) == 0
+    assert calls == [("laptop", [], {}, None, True)]
+    assert capsys.readouterr().out == f"{tmp_path / 'default' / 'reports' / 'laptop' / 'index.html'}\n"
+
+
+@pytest.mark.parametrize("line", ["--foo", "-p seed", "3 --bar 4"])
+def test_a_command_line_that_makes_no_sense_is_refused(calls, line, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        __main__.main(["figures", *line.split()])
+    assert stopped.value.code == 2
+    assert "usage: supclust" in capsys.readouterr().err
+    assert calls == []
+
+
+def test_a_failing_notebook_ends_the_command_with_1(monkeypatch, tmp_path, capsys, caplog):
+    monkeypatch.setattr(paths, "NOTEBOOKS", samples.write(tmp_path / "notebooks", n00_a=make("1 / 0"), n01_b=make("1")))
+    assert __main__.main(["figures", "--profile", "quick", "--out", str(tmp_path)]) == 1
+    assert "1 of 2 notebooks failed: 00_a" in capsys.readouterr().err
+    assert "[1/2] 00_a FAILED" in caplog.text
+    assert "ZeroDivisionError: division by zero" in caplog.text
+    assert "[2/2] 01_b ok" in caplog.text
+    assert (tmp_path / "reports" / "quick" / "01_b.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--profile fast", "unknown profile 'fast'; known: quick, laptop, paper"),
+        ("7", "unknown notebook '7'; known: 00_a"),
+        ("-p sed 3", "00_a: unknown parameter 'sed'; its parameters: profile: str, seed: int"),
+        ("-p seed x", "00_a: parameter 'seed' is int, and 'x' is not; its parameters: profile: str, seed: int"),
+    ],
+)
+def test_wrong_input_is_one_line(monkeypatch, tmp_path, capsys, line, message):
+    monkeypatch.setattr(paths, "NOTEBOOKS", samples.write(tmp_path / "notebooks", n00_a=make("1")))
+    assert __main__.main(["figures", *line.split()]) == 2
+    assert capsys.readouterr().err == f"supclust figures: {message}\n"
+
+
+def test_other_errors_keep_their_traceback(monkeypatch):
+    monkeypatch.setattr(reproduce, "figures", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        __main__.main(["figures"])
+
+
+def test_an_interruption_ends_with_130(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reproduce, "figures", interrupted)
+    assert __main__.main(["figures"]) == 130
+    assert capsys.readouterr().err == "supclust figures: interrupted; what was finished is kept\n"
+
+
+# --- sweep and data -------------------------------------------------------------------------------------------------------
+
+
+def test_sweep_passes_its_slice_on_and_prints_the_table(calls, capsys, tmp_path):
+    line = "sweep --profile quick --datasets digits --strategies supclust random --budgets tiny --seeds 2 --jobs 1"
+    assert __main__.main([*line.split(), "--out", str(tmp_path)]) == 0
+    part = {"datasets": ["digits"], "strategies": ["supclust", "random"], "budgets": ["tiny"], "seeds": 2, "jobs": 1}
+    assert calls == [("quick", part)]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1] == str(tmp_path / "reports" / "quick" / "curves.csv")
+    assert printed[-2].split()[-4:] == ["supclust", "0.5", "0.0", "3"]  # mean, spread and number of seeds, last round
+
+
+def test_sweep_defaults_to_what_the_profile_says(calls):
+    assert __main__.main(["sweep", "--profile", "paper"]) == 0
+    assert calls == [("paper", {"datasets": None, "strategies": None, "budgets": None, "seeds": None, "jobs": -1})]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("sweep --profile fast", "unknown profile 'fast'; known: quick, laptop, paper"),
+        ("sweep --profile quick --strategies best", "unknown strategy 'best'; known: random, typiclust, supclust"),
+        ("sweep --profile quick --datasets mnist", "'mnist'; it has: digits"),
+        ("sweep --profile quick --budgets huge", "'huge'; known: tiny, small"),
+        ("sweep --profile quick --seeds 0", "seeds must be at least 1, not 0"),
+        ("data mnist", "unknown data set 'mnist'; known: digits, cifar10, cifar10-lt50"),
+    ],
+)
+def test_unknown_names_are_one_line_that_lists_the_known(capsys, line, message):
+    assert __main__.main(line.split()) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert error.startswith(f"supclust {line.split()[0]}: ")
+
+
+def test_data_downloads_both_splits(monkeypatch, capsys):
+    asked, load = [], datasets.load
+
+    def record(name, split, **more):
+        asked.append((name, split, more))
+        return load(name, split)
+
+    monkeypatch.setattr(datasets, "load", record)
+    assert __main__.main(["data", "digits"]) == 0
+    assert asked == [("digits", "train", {"download": True}), ("digits", "test", {"download": True})]
+    assert capsys.readouterr().out == "digits train: 1437 images of 10 classes\ndigits test: 360 images of 10 classes\n"
+
+
+# --- the command itself ---------------------------------------------------------------------------------------------------
+
+
+def test_help_lists_the_commands_without_loading_what_they_need():
+    script = (
+        "import sys; from supclust import __main__\n"
+        "try: __main__.main(['--help'])\n"
+        "except SystemExit: print(sorted({'torch', 'papermill', 'sklearn', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("[]\n")
+    assert all(command in done.stdout for command in ("figures", "sweep", "data"))
+
+
+def test_the_module_is_the_command():
+    done = run("figures", "--profile", "fast")
+    assert done.returncode == 2
+    assert done.stderr == "supclust figures: unknown profile 'fast'; known: quick, laptop, paper\n"
+    assert run("--version").stdout.startswith("supclust 0.")
+    assert run().returncode == 2

@@ -1,0 +1,42 @@
+"""The whole reproduction at its smallest, from nothing: `supclust figures --profile quick` into an empty folder."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from supclust import paths
+
+FIGURES = ("figure_1", "figure_2", "figure_3", "figure_4", "figure_5", "figure_6", "simclr")
+
+
+@pytest.mark.slow
+def test_the_quick_profile_runs_from_nothing(tmp_path):
+    command = [sys.executable, "-m", "supclust", "figures", "--profile", "quick", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr
+    check_reports(tmp_path / "reports" / "quick")
+    check_figures(tmp_path / "figures" / "quick")
+
+
+def check_reports(folder):
+    """An executed copy and a page of every notebook, and an entry that says it went well."""
+    names = sorted(file.stem for file in paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    entries = json.loads((folder / "provenance.json").read_text())["notebooks"]
+    assert list(entries) == names
+    assert {entry["status"] for entry in entries.values()} == {"ok"}
+    assert all((folder / f"{name}.{suffix}").stat().st_size > 0 for name in names for suffix in ("ipynb", "html"))
+
+
+def check_figures(folder):
+    """Every figure of the paper as PDF and PNG, the animation, and each of them on the index page."""
+    page = (folder.parents[1] / "reports" / "quick" / "index.html").read_text()
+    for name in FIGURES:
+        pictures = sorted(folder.glob(f"{name}*.png"))
+        assert pictures, name
+        assert all(picture.with_suffix(".pdf").exists() for picture in pictures)
+    shown = [*folder.glob("*.png"), *folder.glob("*.gif")]
+    assert any(picture.suffix == ".gif" for picture in shown)
+    assert all(f'src="../../figures/quick/{picture.name}"' in page for picture in shown)
+    assert "None of the notebooks wrote them" not in page

@@ -1,0 +1,478 @@
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from supclust import files, paths, profiles, provenance, reproduce
+from tests import notebook_samples as samples
+from tests.notebook_samples import make
+
+BOOM = 'values = []\nraise RuntimeError(f"no record in {folder}")'
+RECOMPUTE = samples.PARAMETERS + "\nrecompute: bool = False"
+LINK = re.compile(r'(?:href|src)="([^"#][^"]*)"')
+
+
+@pytest.fixture
+def notebooks(tmp_path, monkeypatch):
+    """An empty folder of notebooks, and nothing inherited from the shell."""
+    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path / "notebooks")
+    for name in ("SUPCLUST_OUT", *reproduce.KERNEL_ENVIRONMENT):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "notebooks"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of three notebooks of which the second fails: (outcomes, out, log)."""
+    root = tmp_path_factory.mktemp("finished")
+    opening = "# First <b>figure</b> & *more*\n\nWhat [it](http://x.y) `shows`\nof $K$.\n\nNot this."
+    tell = "print(paths.out())\nprint(seed, profile, recompute)"
+    samples.write(
+        root / "notebooks",
+        n00_first=make(samples.draw("figure_1"), opening=opening),
+        n01_second=make(samples.draw("simclr"), BOOM, samples.draw("never")),
+        n02_third=make(samples.draw("figure_2"), tell, parameters=RECOMPUTE),
+    )
+    (root / "out" / "figures" / "quick").mkdir(parents=True)
+    (root / "out" / "figures" / "quick" / "figure_9_old.png").write_bytes(b"not a picture")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "NOTEBOOKS", root / "notebooks")
+        outcomes = reproduce.figures("quick", parameters={"seed": "3"}, out=root / "out", recompute=True)
+    return outcomes, root / "out"
+
+
+def read_provenance(out: Path, profile: str = "quick") -> dict:
+    return json.loads((out / "reports" / profile / "provenance.json").read_text())
+
+
+def text_of(notebook: Path) -> str:
+    outputs = [output for cell in nbformat.read(notebook, 4).cells for output in cell.get("outputs", ())]
+    return "".join(output.get("text", "") for output in outputs)
+
+
+# --- a run ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_failing_notebook_does_not_stop_the_others(finished):
+    outcomes, _ = finished
+    assert [(outcome.notebook, outcome.status) for outcome in outcomes] == [
+        ("00_first", "ok"), ("01_second", "failed"), ("02_third", "ok"),
+    ]  # fmt: skip
+
+
+def test_the_failing_cell_is_named(finished):
+    outcomes, out = finished
+    cell = outcomes[1].failing_cell
+    executed = nbformat.read(out / "reports" / "quick" / "01_second.ipynb", 4)
+    (shown,) = [c for c in executed.cells if c.cell_type == "code" and any(o.output_type == "error" for o in c.outputs)]
+    assert cell.number == shown.execution_count
+    assert cell.source == "values = []"
+    assert cell.error == f"RuntimeError: no record in {out / 'figures' / 'quick'}"
+    assert f"in cell [{cell.number}]: values = []\n    RuntimeError" in reproduce.describe(outcomes[1])
+
+
+def test_every_notebook_gets_an_executed_copy_and_a_page_and_nothing_is_left_over(finished):
+    _, out = finished
+    names = ("00_first", "01_second", "02_third")
+    wanted = {f"{name}.{suffix}" for name in names for suffix in ("ipynb", "html")} | {"index.html", "provenance.json"}
+    assert {file.name for file in (out / "reports" / "quick").iterdir()} == wanted
+    assert "no record in" in (out / "reports" / "quick" / "01_second.html").read_text()
+
+
+def test_parameters_and_folder_reach_the_notebooks(finished):
+    outcomes, out = finished
+    assert text_of(out / "reports" / "quick" / "02_third.ipynb") == f"{out.resolve()}\n3 quick True\n"
+    assert outcomes[2].parameters == {"profile": "quick", "seed": 3, "recompute": True}
+    assert outcomes[0].parameters == {"profile": "quick", "seed": 3}
+
+
+def test_the_executed_copy_does_not_say_where_it_was_made(finished):
+    _, out = finished
+    metadata = nbformat.read(out / "reports" / "quick" / "00_first.ipynb", 4).metadata
+    assert str(out.parent) not in json.dumps(metadata)
+    assert metadata.papermill.parameters == {"profile": "quick", "seed": 3}
+
+
+def test_figures_belong_to_the_notebook_that_wrote_them(finished):
+    outcomes, _ = finished
+    assert [outcome.figures for outcome in outcomes] == [
+        ("figure_1.pdf", "figure_1.png"), ("simclr.pdf", "simclr.png"), ("figure_2.pdf", "figure_2.png"),
+    ]  # fmt: skip
+
+
+def test_the_environment_is_as_before_afterwards(notebooks, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    before = dict(os.environ), logging.getLogger("papermill").level
+    with reproduce._environment("somewhere"):
+        assert os.environ["SUPCLUST_OUT"] == str(Path("somewhere").resolve())
+        assert os.environ["MPLBACKEND"].endswith("backend_inline")
+    assert (dict(os.environ), logging.getLogger("papermill").level) == before
+
+
+def test_a_kernel_that_dies_is_a_failure_and_names_the_cell(notebooks, tmp_path):
+    samples.write(notebooks, n00_dies=make("print(1)", "import os\nos._exit(9)"))
+    (outcome,) = reproduce.figures("quick", out=tmp_path)
+    assert outcome.status == "failed"
+    assert outcome.failing_cell.source == "import os"
+    assert outcome.failing_cell.error.startswith("DeadKernelError")
+    assert (tmp_path / "reports" / "quick" / "00_dies.html").exists()
+
+
+def test_progress_is_logged(notebooks, tmp_path, monkeypatch, caplog):
+    samples.write(notebooks, n00_a=make("1"), n01_b=make("1"))
+    failing = reproduce.FailingCell(None, "", "RuntimeError: no kernel")
+    monkeypatch.setattr(reproduce, "_execute", lambda task, folder: failing if task.name == "01_b" else None)
+    with caplog.at_level(logging.INFO, "supclust"):
+        reproduce.figures("quick", out=tmp_path)
+    assert re.sub(r"\d\.\d s", "T", caplog.text).count("T") == 2
+    assert [record.getMessage().split(" in ")[0].split(" after ")[0] for record in caplog.records] == [
+        "[1/2] 00_a ...", "[1/2] 00_a ok", "[2/2] 01_b ...", "[2/2] 01_b FAILED",
+    ]  # fmt: skip
+    assert "before its first cell" in caplog.records[-1].getMessage()
+
+
+def test_ctrl_c_stops_at_once_and_keeps_what_is_finished(tmp_path):
+    samples.write(tmp_path / "notebooks", n00_done=make("1"), n01_long=make("import time\ntime.sleep(100)"))
+    script = (
+        "import pathlib, signal, sys\n"
+        "from supclust import __main__, paths\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "paths.NOTEBOOKS = pathlib.Path(sys.argv[1])\n"
+        "sys.exit(__main__.main(['figures', '--profile', 'quick', '--out', sys.argv[2]]))"
+    )
+    command = [sys.executable, "-c", script, tmp_path / "notebooks", tmp_path / "out"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        for line in process.stderr:
+            if "01_long ..." in line:
+                process.send_signal(2)
+        assert process.wait(timeout=60) == 130
+    assert list(read_provenance(tmp_path / "out")["notebooks"]) == ["00_done"]
+    left = {file.name for file in (tmp_path / "out" / "reports" / "quick").iterdir()}
+    assert left == {"00_done.ipynb", "00_done.html", "index.html", "provenance.json"}
+
+
+# --- what is refused before anything runs ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nothing_runs(monkeypatch):
+    monkeypatch.setattr(reproduce, "_run", lambda *_: pytest.fail("a notebook was run"))
+
+
+def test_an_unknown_parameter_is_refused(notebooks, nothing_runs):
+    samples.write(notebooks, n00_a=make("1"), n01_b=make("1", parameters=samples.PARAMETERS + "\npoints: int = 5"))
+    with pytest.raises(ValueError, match=r"^00_a: unknown parameter 'points'; its parameters: profile: str, seed: int$"):
+        reproduce.figures("quick", parameters={"points": "7"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [("int", "1.5"), ("int", "[1,2]"), ("int", ""), ("float", "big"), ("bool", "2"), ("list", "[1]")]
+)
+def test_an_ill_typed_parameter_is_refused(notebooks, nothing_runs, kind, value):
+    samples.write(notebooks, n00_a=make("1", parameters=f'profile: str = "laptop"\nthing: {kind} = 1'))
+    with pytest.raises(ValueError, match=rf"^00_a: parameter 'thing' is {kind}.*profile: str, thing: {kind}$"):
+        reproduce.figures("quick", parameters={"thing": value})
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "read"),
+    [("int", "3", 3), ("int", 3, 3), ("float", "1e-3", 1e-3), ("float", 2, 2.0), ("str", "7", "7"),
+     ("bool", "True", True), ("bool", "no", False), ("bool", False, False)],
+)  # fmt: skip
+def test_parameters_are_read_as_their_type(notebooks, kind, given, read):
+    samples.write(notebooks, n00_a=make("1", parameters=f'profile: str = "laptop"\nthing: {kind} = 1'))
+    (task,) = reproduce.plan("quick", reproduce.find_notebooks(), {"thing": given}, recompute=False)
+    assert task.given == {"profile": "quick", "thing": read}
+    assert type(task.given["thing"]) is type(read)
+
+
+def test_one_problem_of_several_notebooks_is_told_once(notebooks, nothing_runs):
+    samples.write(notebooks, n00_a=make("1"), n01_b=make("1"))
+    with pytest.raises(ValueError, match=r"^00_a, 01_b: parameter 'seed' is int, and 'x' is not; "):
+        reproduce.figures("quick", parameters={"seed": "x"})
+
+
+def test_a_notebook_without_parameters_cell_is_refused(notebooks, nothing_runs):
+    notebook = make("1")
+    notebook.cells[1].metadata.tags = []
+    samples.write(notebooks, n00_a=notebook)
+    with pytest.raises(ValueError, match=r"^00_a: unknown parameter 'profile'; its parameters: none$"):
+        reproduce.figures("quick")
+
+
+def test_the_profile_is_no_parameter_and_must_be_known(notebooks, nothing_runs):
+    samples.write(notebooks, n00_a=make("1"))
+    with pytest.raises(ValueError, match="--profile"):
+        reproduce.figures("quick", parameters={"profile": "paper"})
+    with pytest.raises(ValueError, match="unknown profile 'fast'; known: quick, laptop, paper"):
+        reproduce.figures("fast")
+
+
+def test_recompute_goes_to_those_that_have_it(notebooks):
+    samples.write(notebooks, n00_a=make("1"), n01_b=make("1", parameters=RECOMPUTE))
+    tasks = reproduce.plan("quick", reproduce.find_notebooks(), {}, recompute=True)
+    assert [task.given.get("recompute") for task in tasks] == [None, True]
+
+
+@pytest.mark.parametrize(
+    "name", ["03", "3", "03_queried_samples", "03_queried_samples.ipynb", "notebooks/03_queried_samples.ipynb"]
+)
+def test_notebooks_are_found_by_number_or_name(notebooks, name):
+    samples.write(notebooks, n00_a=make(), n03_queried_samples=make())
+    assert [file.stem for file in reproduce.find_notebooks([name])] == ["03_queried_samples"]
+
+
+def test_notebooks_run_in_their_order_and_once(notebooks):
+    samples.write(notebooks, n00_a=make(), n01_b=make(), n02_c=make(), draft=make())
+    assert [file.stem for file in reproduce.find_notebooks(["2", "00", "02_c"])] == ["00_a", "02_c"]
+    assert [file.stem for file in reproduce.find_notebooks()] == ["00_a", "01_b", "02_c"]
+
+
+@pytest.mark.parametrize("name", ["7", "queried", "00_", "", "03_queried_samples.html", "²"])
+def test_an_unknown_notebook_is_refused(notebooks, name):
+    samples.write(notebooks, n00_a=make(), n03_queried_samples=make())
+    with pytest.raises(ValueError, match=r"unknown notebook .*; known: 00_a, 03_queried_samples"):
+        reproduce.find_notebooks([name])
+
+
+def test_an_empty_folder_is_an_error(notebooks):
+    with pytest.raises(ValueError, match="no numbered notebook in"):
+        reproduce.find_notebooks()
+
+
+# --- provenance -----------------------------------------------------------------------------------------------------------
+
+
+def test_provenance_says_what_was_run_with_what(finished):
+    _, out = finished
+    record = read_provenance(out)
+    assert record["profile"]["name"] == "quick"
+    assert record["profile"]["simclr"]["epochs"] == profiles.PROFILES["quick"].simclr.epochs
+    assert record["parameters"] == {"seed": "3"}
+    assert set(record["versions"]) == {"python", *provenance.PACKAGES}
+    assert record["versions"]["torch"]
+    assert record["hardware"]["cores"] >= 1
+    assert record["features"] == {"digits": None}
+    assert record["started"].endswith("+00:00")
+    assert "git" in record
+
+
+def test_provenance_has_an_entry_per_notebook(finished):
+    outcomes, out = finished
+    entries = read_provenance(out)["notebooks"]
+    assert list(entries) == ["00_first", "01_second", "02_third"]
+    first = entries["00_first"]
+    assert first.pop("started") == outcomes[0].started
+    assert first.pop("seconds") == outcomes[0].seconds > 0
+    assert first.pop("git") == read_provenance(out)["git"]
+    assert first == {
+        "status": "ok",
+        "parameters": {"profile": "quick", "seed": 3},
+        "figures": ["figure_1.pdf", "figure_1.png"],
+        "failing_cell": None,
+    }
+    assert entries["01_second"]["failing_cell"]["source"] == "values = []"
+
+
+def test_provenance_names_no_folder(finished):
+    _, out = finished
+    text = (out / "reports" / "quick" / "provenance.json").read_text()
+    assert "RuntimeError: no record in .../quick" in text
+    assert not re.search(r'"[^"]*(/home/|/root|/tmp/|/work/)', text)
+    assert str(out) not in text
+
+
+def outcome(notebook: str, *figures: str, seconds: float = 1.0) -> reproduce.Outcome:
+    return reproduce.Outcome(notebook, "ok", "2024-01-01T00:00:00+00:00", seconds, {}, figures)
+
+
+def test_a_partial_run_keeps_the_entries_of_the_others(notebooks, tmp_path, monkeypatch):
+    samples.write(notebooks, n00_a=make(), n01_b=make())
+    monkeypatch.setattr(reproduce, "_run", lambda task, profile: outcome(task.name, f"{task.name}.png"))
+    reproduce.figures("quick", out=tmp_path)
+    monkeypatch.setattr(reproduce, "_run", lambda task, profile: outcome(task.name, "new.png", "00_a.png", seconds=5))
+    reproduce.figures("quick", ["1"], out=tmp_path)
+    entries = read_provenance(tmp_path)["notebooks"]
+    assert {name: (entry["seconds"], entry["figures"]) for name, entry in entries.items()} == {
+        "00_a": (1.0, []),  # the other notebook has written this figure since
+        "01_b": (5, ["new.png", "00_a.png"]),
+    }
+
+
+def test_entries_of_notebooks_that_are_gone_are_dropped(notebooks, tmp_path, monkeypatch):
+    samples.write(notebooks, n00_a=make(), n01_b=make())
+    monkeypatch.setattr(reproduce, "_run", lambda task, profile: outcome(task.name))
+    reproduce.figures("quick", out=tmp_path)
+    (notebooks / "01_b.ipynb").unlink()
+    reproduce.figures("quick", out=tmp_path)
+    assert list(read_provenance(tmp_path)["notebooks"]) == ["00_a"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"notebooks": 3}', '{"notebooks": {"00_a": 1}}'])
+def test_a_broken_provenance_file_is_written_anew(notebooks, tmp_path, monkeypatch, caplog, text):
+    samples.write(notebooks, n00_a=make(), n01_b=make())
+    file = tmp_path / "reports" / "quick" / "provenance.json"
+    files.write_text(file, text)
+    monkeypatch.setattr(reproduce, "_run", lambda task, profile: outcome(task.name))
+    reproduce.figures("quick", ["1"], out=tmp_path)
+    assert list(read_provenance(tmp_path)["notebooks"]) == ["01_b"]
+    assert "is not readable" in caplog.text
+
+
+def test_a_report_is_whole_or_as_it_was(notebooks, tmp_path, monkeypatch):
+    samples.write(notebooks, n00_a=make())
+    monkeypatch.setattr(reproduce, "_run", lambda task, profile: outcome(task.name))
+    reproduce.figures("quick", out=tmp_path)
+    reports = tmp_path / "reports" / "quick"
+    before = {file.name: file.read_text() for file in reports.iterdir()}
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("no space left on device")))
+    with pytest.raises(OSError, match="no space"):
+        reproduce.figures("quick", out=tmp_path)
+    assert {file.name: file.read_text() for file in reports.iterdir()} == before
+
+
+def test_feature_checksums_are_read_from_the_files(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("SUPCLUST_OUT", str(tmp_path))
+    monkeypatch.setattr(paths, "SHIPPED", tmp_path)
+    assert provenance.feature_checksums(profiles.get("laptop")) == {"cifar10": None}
+    save_file({"train": np.zeros(3, np.float32)}, tmp_path / "cifar10-features.safetensors", {"checksum": "abc"})
+    assert provenance.feature_checksums(profiles.get("laptop")) == {"cifar10": "abc"}
+    trained = tmp_path / "artefacts" / "paper" / "cifar10" / "features.safetensors"
+    files.write_text(trained, "truncated")
+    assert provenance.feature_checksums(profiles.get("paper")) == {"cifar10": None}
+    assert "no checksum of" in caplog.text
+
+
+def git(folder, *arguments):
+    name = ["-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false", "-c", "core.hooksPath=/dev/null"]
+    subprocess.run(["git", *name, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def test_git_state(tmp_path, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    assert provenance.git_state(tmp_path) is None
+    git(tmp_path, "init")
+    assert provenance.git_state(tmp_path) is None  # no commit yet
+    (tmp_path / "code.py").write_text("1")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "first")
+    clean = provenance.git_state(tmp_path)
+    assert re.fullmatch("[0-9a-f]{40}", clean["commit"])
+    assert clean["dirty"] is False
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "figure_1.png").write_text("what a run writes")
+    assert provenance.git_state(tmp_path) == clean
+    (tmp_path / "code.py").write_text("2")
+    assert provenance.git_state(tmp_path) == {**clean, "dirty": True}
+    (tmp_path / "below").mkdir()
+    assert provenance.git_state(tmp_path / "below") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "without"),
+    [
+        ("no file /opt/data/cifar/a.txt", "no file .../a.txt"),
+        ("'/work/main' and (/tmp/x/y.py:3)", "'.../main' and (.../y.py:3)"),
+        (f"{Path.home()}/x/y.png", "~/x/y.png"),
+        ("https://arxiv.org/abs/2403.03741", "https://arxiv.org/abs/2403.03741"),
+        ("figures/quick/a.png, 1/2 and /", "figures/quick/a.png, 1/2 and /"),
+    ],
+)
+def test_folders_are_left_out_of_texts(text, without):
+    assert provenance.without_paths(text) == without
+
+
+# --- the page of all figures ----------------------------------------------------------------------------------------------
+
+
+def test_the_page_shows_every_figure_once_and_its_links_lead_somewhere(finished):
+    _, out = finished
+    reports = out / "reports" / "quick"
+    page = (reports / "index.html").read_text()
+    links = LINK.findall(page)
+    shown = [Path(link).name for link in re.findall(r'<img src="([^"]+)"', page)]
+    assert shown == ["figure_1.png", "simclr.png", "figure_2.png", "figure_9_old.png"]
+    assert {"00_first.html", "01_second.html", "02_third.html", "provenance.json", "../../figures/quick/figure_1.pdf"} <= set(links)
+    assert all((reports / link).exists() for link in links if link != "data:,")
+
+
+def test_the_page_escapes_what_notebooks_say(finished):
+    page = (finished[1] / "reports" / "quick" / "index.html").read_text()
+    assert "First &lt;b&gt;figure&lt;/b&gt; &amp; more" in page
+    assert "<b>" not in page
+    assert "<p>What it shows of K.</p>" in page
+    assert "Not this" not in page
+
+
+def test_the_page_asks_nothing_of_the_network(finished):
+    page = (finished[1] / "reports" / "quick" / "index.html").read_text()
+    assert "http" not in page
+    assert "<script" not in page
+    assert "prefers-color-scheme: dark" in page
+    assert 'name="viewport"' in page
+
+
+def test_the_page_tells_of_the_failure(finished):
+    page = (finished[1] / "reports" / "quick" / "index.html").read_text()
+    assert page.count('<span class="ok">ok</span>') == 4  # in the table and in the section
+    assert page.count('<span class="failed">failed</span>') == 2
+    assert re.search(r'class="error">Stopped in cell \[\d+\], <code>values = \[\]</code>\s+RuntimeError', page)
+
+
+def test_the_page_lists_notebooks_that_have_not_run(notebooks, tmp_path, monkeypatch):
+    samples.write(notebooks, n00_a=make(), n01_b=make(opening="no heading"))
+    monkeypatch.setattr(reproduce, "_run", lambda task, profile: outcome(task.name))
+    reproduce.figures("quick", ["0"], out=tmp_path)
+    page = (tmp_path / "reports" / "quick" / "index.html").read_text()
+    assert page.count("not run yet") == 2
+    assert "<h2>01_b</h2>" in page
+
+
+@pytest.mark.parametrize(
+    ("opening", "wanted"),
+    [
+        ("# One\nTwo\nthree\n\nfour", ("One", "Two three")),
+        ("# One #\n\n## Two\n\nthree", ("One", "")),
+        ("intro\n\n## *One* `x`\n\nsee **[that](a b)**, 2 < 3", ("One x", "see that, 2 < 3")),
+        ("# One", ("One", "")),
+        ("", ("default", "")),
+    ],
+)
+def test_read_opening(opening, wanted):
+    assert reproduce.read_opening(make(opening=opening), "default") == wanted
+
+
+# --- the committed form ---------------------------------------------------------------------------------------------------
+
+
+def test_refresh_executes_in_place_and_keeps_only_what_is_needed(notebooks):
+    notebook = make("from tqdm import tqdm\nfor _ in tqdm(range(3)):\n    pass\nprint(profile)", "1 + 1")
+    notebook.metadata.widgets = {"x": 1}
+    notebook.cells[2].metadata.collapsed = True
+    notebook.cells[2].execution_count = 17
+    samples.write(notebooks, n00_a=notebook)
+    reproduce.refresh()
+    fresh = nbformat.read(notebooks / "00_a.ipynb", 4)
+    code = [cell for cell in fresh.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == [1, 2, 3]
+    assert [cell.metadata for cell in code] == [{"tags": ["parameters"]}, {}, {}]
+    assert [output.get("text") for output in code[1].outputs] == ["laptop\n"]  # and no progress bar
+    assert set(fresh.metadata) == {"kernelspec", "language_info"}
+    assert fresh.metadata.kernelspec.name == "python3"
+
+
+def test_refresh_leaves_a_failing_notebook_as_it_was(notebooks):
+    samples.write(notebooks, n00_a=make("1 / 0"))
+    before = (notebooks / "00_a.ipynb").read_bytes()
+    with pytest.raises(Exception, match="ZeroDivisionError"):
+        reproduce.refresh()
+    assert (notebooks / "00_a.ipynb").read_bytes() == before

@@ -1,0 +1,170 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import supclust
+from tests import reference
+from tests.conftest import make_blobs
+
+
+@st.composite
+def pools(draw):
+    """Features (n, d) without ties, a budget, labelled indices, and a seed."""
+    n, d = draw(st.integers(8, 150)), draw(st.integers(2, 12))
+    seed = draw(st.integers(0, 2**31))
+    features = np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
+    n_labeled = draw(st.integers(0, n // 3))
+    labeled = np.random.default_rng(seed + 1).choice(n, n_labeled, replace=False)
+    return features, draw(st.integers(1, min(30, n - n_labeled))), labeled, seed
+
+
+@given(pools(), st.sampled_from([1, 5, 500, None]))
+@settings(max_examples=80, deadline=None)
+def test_always_the_budget_distinct_and_never_labelled(pool, max_clusters):
+    features, budget, labeled, seed = pool
+    picks = supclust.select(features, budget, labeled, max_clusters=max_clusters, seed=seed)
+    assert picks.shape == (budget,)
+    assert picks.dtype == np.int64
+    assert len(set(picks)) == budget
+    assert not set(picks) & set(labeled)
+    np.testing.assert_array_equal(picks, supclust.select(features, budget, labeled, max_clusters=max_clusters, seed=seed))
+
+
+@given(pools())
+@settings(max_examples=60, deadline=None)
+def test_picks_come_from_the_right_clusters_and_the_most_typical_tenth_with_the_largest_sup(pool):
+    features, budget, labeled, seed = pool
+    picks, details = supclust.select(features, budget, labeled, seed=seed, return_details=True)
+    sizes = np.bincount(details.assignments, minlength=len(details.centers))
+    covered = set(details.assignments[labeled])
+    eligible = sorted((size for k, size in enumerate(sizes) if k not in covered and size > 5), reverse=True)
+    first = picks[: len(eligible)]  # after them the strategy goes round clusters that have labels
+    assert sizes[details.assignments[first]].tolist() == eligible[:budget]
+    for pick in first:
+        cluster = details.assignments[pick]
+        assert cluster not in covered
+        members = np.flatnonzero(details.assignments == cluster)
+        ranked = members[np.argsort(-details.typicality[members])]
+        top = ranked[: math.ceil(len(members) / 10)]
+        assert pick in top
+        if len(details.centers) > 1:
+            assert details.sup[pick] == details.sup[top].max()
+
+
+@given(pools(), st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_permuting_the_pool_permutes_the_answer(pool, random):
+    features, budget, labeled, seed = pool
+    order = list(range(len(features)))
+    random.shuffle(order)
+    position = np.argsort(order)  # where each point went
+    straight = supclust.select(features, budget, labeled, seed=seed)
+    permuted = supclust.select(features[order], budget, position[labeled], seed=seed)
+    np.testing.assert_array_equal(permuted, position[straight])
+
+
+@pytest.mark.parametrize("budget", [1, 3, 8])
+@pytest.mark.parametrize("n_labeled", [0, 4])
+@pytest.mark.parametrize("temperature", [0.01, 0.3, 10.0])
+def test_picks_are_those_of_the_slow_version_given_the_clusters(budget, n_labeled, temperature):
+    features = make_blobs(20, 30, 6, seed=budget, spread=0.3)
+    labeled = list(range(n_labeled))
+    picks, d = supclust.select(features, budget, labeled, temperature=temperature, return_details=True)
+    points = features.astype(float) / np.linalg.norm(features.astype(float), axis=1, keepdims=True)
+    if budget + n_labeled == 1:
+        assert picks == np.argmax(reference.typicality(points))
+        return
+    slow = reference.select_given_clusters(points, d.assignments, d.centers, budget, temperature, labeled)
+    assert picks.tolist() == slow
+
+
+def test_details_hold_the_scores_of_every_point(blobs):
+    _, details = supclust.select(blobs, 12, return_details=True)
+    points = blobs / np.linalg.norm(blobs, axis=1, keepdims=True)
+    np.testing.assert_allclose(
+        details.sup, reference.sup(points, details.assignments, details.centers, details.temperature), rtol=1e-5
+    )
+    for cluster in range(12):
+        members = details.assignments == cluster
+        np.testing.assert_allclose(details.typicality[members], reference.typicality(points[members]), rtol=1e-4)
+
+
+def test_a_tenth_of_thirty_is_three():
+    """0.1 * 30 is a hair above 3 in floating point; the fourth most typical point must not slip in."""
+    features = make_blobs(4, 30, 6, spread=0.01)
+    picks, d = supclust.select(features, 4, return_details=True)
+    assert np.bincount(d.assignments).tolist() == [30] * 4
+    for pick in picks:
+        assert (d.typicality[d.assignments == d.assignments[pick]] > d.typicality[pick]).sum() < 3
+
+
+def test_one_cluster_falls_back_to_the_most_typical_point(blobs):
+    picks, details = supclust.select(blobs, 1, return_details=True)
+    assert picks[0] == details.typicality.argmax()
+    assert np.isnan(details.sup).all()
+
+
+def test_small_clusters_are_used_only_when_nothing_else_is_left():
+    lone = make_blobs(3, 4, 6, seed=1, spread=0.001)
+    features = np.concatenate([make_blobs(2, 40, 6, seed=2, spread=0.001), lone])
+    picks, details = supclust.select(features, 5, return_details=True)
+    sizes = np.bincount(details.assignments)[details.assignments[picks]]
+    assert (sizes > 5).all()
+    assert len(set(supclust.select(features, 92).tolist())) == 92  # all of them, the lone ones too
+
+
+def test_capped_clusters_are_gone_round_fewest_labels_first():
+    features = np.concatenate([make_blobs(1, size, 6, seed=s, spread=0.001) for s, size in [(1, 40), (2, 30), (3, 20)]])
+    picks = supclust.select(features, 4, labeled=[0], max_clusters=3)
+    blob = np.searchsorted([40, 70, 90], picks, side="right")
+    assert blob.tolist() == [1, 2, 0, 1]  # the two without a label, larger first; then the labelled one; then round again
+
+
+def test_all_copies_of_one_point():
+    picks = supclust.select(np.ones((50, 4)), 7)
+    assert len(set(picks.tolist())) == 7
+
+
+@pytest.mark.parametrize("budget", [0, -3, 2.0, True, "5"])
+def test_budget_must_be_a_positive_whole_number(blobs, budget):
+    with pytest.raises(ValueError, match="budget must be a positive whole number"):
+        supclust.select(blobs, budget)
+
+
+def test_budget_may_not_exceed_what_is_unlabelled():
+    with pytest.raises(ValueError, match="budget is 4, but only 3 points are unlabelled"):
+        supclust.select(np.eye(5), 4, labeled=[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("labeled", "message"),
+    [([480], "out of range"), ([-1], "out of range"), ([3, 3], "repeated"), ([0.5], "list of indices"), ([[1]], "list of indices")],
+)
+def test_labeled_must_be_distinct_indices(blobs, labeled, message):
+    with pytest.raises(ValueError, match=message):
+        supclust.select(blobs, 3, labeled)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"temperature": float("nan")}, "temperature must be positive"),
+        ({"top_fraction": 0.0}, "top_fraction"),
+        ({"top_fraction": 1.5}, "top_fraction"),
+        ({"n_neighbors": 0}, "n_neighbors"),
+        ({"max_clusters": 0}, "max_clusters"),
+    ],
+)
+def test_settings_out_of_range_are_refused(blobs, setting, message):
+    with pytest.raises(ValueError, match=message):
+        supclust.select(blobs, 3, **setting)
+
+
+def test_features_must_be_finite(blobs):
+    blobs[17, 2] = np.nan
+    with pytest.raises(ValueError, match=r"row\(s\): 17"):
+        supclust.select(blobs, 3)

@@ -1,0 +1,335 @@
+"""Training: the loss against a slow one, stopping and killing it at any moment, and checkpoints that must not be gone on with."""
+
+import copy
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from supclust import networks, simclr
+from supclust.augment import augment
+from supclust.profiles import SimCLR
+
+TINY = SimCLR(width=4, side=8, epochs=3, batch_size=16, learning_rate=0.1, projection=8, knn_every=2)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (40, 3, 8, 8), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def labels():
+    return np.arange(40) % 2
+
+
+@pytest.fixture(scope="module")
+def finished(images, labels, tmp_path_factory):
+    """An encoder trained without a stop, and its folder."""
+    folder = tmp_path_factory.mktemp("finished")
+    return simclr.train(images, TINY, folder, labels=labels), folder
+
+
+class Stop(Exception):
+    """Stands for Ctrl-C."""
+
+
+def stop_after(epoch):
+    def on_epoch(history):
+        if len(history) == epoch:
+            raise Stop
+
+    return on_epoch
+
+
+def slow_nt_xent(projections, temperature):
+    """Equation 1 of the SimCLR paper, one pair at a time, in float64."""
+    z = [row / np.linalg.norm(row) for row in projections.astype(np.float64)]
+    n, losses = len(z) // 2, []
+    for i in range(2 * n):
+        j = (i + n) % (2 * n)
+        others = sum(np.exp(z[i] @ z[k] / temperature) for k in range(2 * n) if k != i)
+        losses.append(-np.log(np.exp(z[i] @ z[j] / temperature) / others))
+    return np.mean(losses)
+
+
+@pytest.mark.parametrize("n", [2, 3, 8, 17])
+@pytest.mark.parametrize("d", [2, 16])
+@pytest.mark.parametrize("temperature", [0.1, 0.5, 2.0])
+def test_contrastive_loss_is_the_slow_one(n, d, temperature):
+    projections = np.random.default_rng(n).normal(size=(2 * n, d))
+    loss = simclr.contrastive_loss(torch.from_numpy(projections), temperature).item()
+    assert loss == pytest.approx(slow_nt_xent(projections, temperature), rel=1e-9)
+    other_pairs = np.concatenate([projections[:n], np.roll(projections[n:], 1, axis=0)])
+    assert loss != pytest.approx(simclr.contrastive_loss(torch.from_numpy(other_pairs), temperature).item())
+
+
+@pytest.mark.parametrize("width", [4, 8, 16])
+def test_a_step_goes_down_the_right_gradient(images, width):
+    """Against float64. With channels last, oneDNN's gradients of networks this narrow are wrong by as much as themselves."""
+    training = simclr._set_up(images, dataclasses.replace(TINY, width=width, weight_decay=0.0), torch.device("cpu"))
+    before = copy.deepcopy(training.model).double()
+    generator = torch.Generator().manual_seed(5)
+    views = torch.cat([augment(training.images, TINY, generator) for _ in range(2)])
+    simclr.contrastive_loss(before(views.double()), TINY.temperature).backward()
+    simclr._fit_batch(training, training.images, 1e-3, torch.Generator().manual_seed(5))
+    for (name, ours), reference in zip(training.model.named_parameters(), before.parameters(), strict=True):
+        scale = reference.grad.abs().max().item()
+        torch.testing.assert_close(ours.grad.double(), reference.grad, atol=0.02 * scale, rtol=0, msg=name)
+
+
+def test_training_lowers_the_loss_and_tells_classes_apart(tmp_path):
+    """Two textures, told apart by no mean and no colour: 20 epochs bring them from chance to nearly all right."""
+    rng = np.random.default_rng(0)
+    stripes = 60 * (np.arange(8)[:, None] // 2 % 2) * np.ones((1, 8))
+    patterns = np.stack([stripes if i % 2 else stripes.T for i in range(128)])
+    images = np.clip(patterns[:, None] + rng.normal(90, 12, (128, 3, 8, 8)), 0, 255).astype(np.uint8)
+    config = dataclasses.replace(TINY, epochs=20, batch_size=32, smallest_crop=0.6)
+    history = simclr.train(images, config, tmp_path, labels=np.arange(128) % 2).history
+    assert history[-1]["loss"] < 0.8 * history[0]["loss"]
+    assert history[-1]["knn"] >= 0.9
+
+
+def test_history_has_one_record_per_epoch(finished):
+    history = finished[0].history
+    assert [list(record) for record in history] == [["epoch", "loss", "knn", "seconds"]] * 3
+    assert [record["epoch"] for record in history] == [1, 2, 3]
+    assert [record["knn"] is None for record in history] == [True, False, False]  # every second, and the last
+    assert all(0 <= record["knn"] <= 1 for record in history[1:])
+    assert all(record["seconds"] > 0 and np.isfinite(record["loss"]) for record in history)
+
+
+def test_on_epoch_gets_the_growing_history(images, tmp_path):
+    seen = []
+    encoder = simclr.train(images, TINY, tmp_path, on_epoch=seen.append)
+    assert [len(history) for history in seen] == [1, 2, 3]
+    assert seen[-1] == list(encoder.history)
+    assert all(record["knn"] is None for record in seen[-1])  # nobody gave labels
+
+
+def test_labels_change_nothing_but_the_measured_accuracy(images, finished, tmp_path):
+    assert simclr.train(images, TINY, tmp_path).checksum == finished[0].checksum
+
+
+def test_global_random_state_plays_no_part(images, finished, tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(12345)
+        assert simclr.train(images, TINY, tmp_path).checksum == finished[0].checksum
+
+
+def test_another_seed_trains_another_encoder(images, finished, tmp_path):
+    other = simclr.train(images, dataclasses.replace(TINY, seed=1), tmp_path)
+    assert other.checksum != finished[0].checksum
+
+
+def test_encoder_is_ready_to_use(finished):
+    encoder, _ = finished
+    assert not encoder.network.training
+    assert not any(parameter.requires_grad for parameter in encoder.network.parameters())
+    assert encoder.config == TINY
+    assert encoder.network(torch.zeros(2, 3, 8, 8)).shape == (2, 32)
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_stopped_training_ends_bit_for_bit_as_the_unbroken_one(images, labels, finished, tmp_path, epoch):
+    with pytest.raises(Stop):
+        simclr.train(images, TINY, tmp_path, labels=labels, on_epoch=stop_after(epoch))
+    encoder = simclr.train(images, TINY, tmp_path, labels=labels)
+    assert_same_weights(encoder, finished[0])
+    assert untimed(encoder) == untimed(finished[0])
+
+
+CHILD = """
+import sys, numpy as np
+from pathlib import Path
+from supclust import simclr
+from supclust.profiles import SimCLR
+simclr.train(np.load(sys.argv[1]), SimCLR(**eval(sys.argv[2])), Path(sys.argv[3]),
+             on_epoch=lambda history: print(len(history), flush=True))
+"""
+
+
+def test_killed_training_ends_bit_for_bit_as_the_unbroken_one(tmp_path):
+    images = np.random.default_rng(1).integers(0, 256, (256, 3, 8, 8), dtype=np.uint8)
+    config = dataclasses.replace(TINY, epochs=8, seed=3)
+    np.save(tmp_path / "images.npy", images)
+    kill_after_epoch(2, tmp_path / "images.npy", config, tmp_path / "killed")
+    done = len(torch.load(tmp_path / "killed" / simclr.CHECKPOINT, weights_only=True)["history"])
+    assert 2 <= done < 8  # it died between the second epoch and the last
+    continued = simclr.train(images, config, tmp_path / "killed")
+    unbroken = simclr.train(images, config, tmp_path / "unbroken")
+    assert_same_weights(continued, unbroken)
+    assert untimed(continued) == untimed(unbroken)
+
+
+def kill_after_epoch(epoch: int, images: Path, config: SimCLR, folder: Path) -> None:
+    """Train in a process of its own, with as many threads as here, and send it SIGKILL in the epoch after this one."""
+    command = [sys.executable, "-c", CHILD, str(images), repr(dataclasses.asdict(config)), str(folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
+        for line in child.stdout:
+            if int(line) == epoch:
+                child.send_signal(signal.SIGKILL)
+                break
+    assert child.returncode == -signal.SIGKILL
+
+
+def assert_same_weights(encoder, other):
+    ours, theirs = encoder.network.state_dict(), other.network.state_dict()
+    assert list(ours) == list(theirs)
+    for key in ours:
+        assert torch.equal(ours[key], theirs[key]), key
+    assert encoder.checksum == other.checksum
+
+
+def untimed(encoder):
+    return [record | {"seconds": None} for record in encoder.history]
+
+
+def test_finished_training_returns_at_once(images, finished):
+    encoder, folder = finished
+    before = (folder / simclr.CHECKPOINT).stat().st_mtime_ns
+    again = simclr.train(images, TINY, folder, on_epoch=stop_after(1))
+    assert_same_weights(again, encoder)
+    assert again.history == encoder.history
+    assert (folder / simclr.CHECKPOINT).stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("changes", [{"epochs": 4}, {"temperature": 0.2, "seed": 9}, {"width": 8}])
+def test_checkpoint_of_another_config_is_refused(images, finished, changes):
+    with pytest.raises(ValueError, match="another training") as caught:
+        simclr.train(images, dataclasses.replace(TINY, **changes), finished[1])
+    for key, value in changes.items():
+        assert f"{key} is {getattr(TINY, key)!r} there and {value!r} here" in str(caught.value)
+    assert str(finished[1] / simclr.CHECKPOINT) in str(caught.value)
+
+
+def test_checkpoint_of_other_images_is_refused(images, finished):
+    with pytest.raises(ValueError, match="trained on other images"):
+        simclr.train(images[::-1].copy(), TINY, finished[1])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.999])
+def test_torn_checkpoint_is_named_and_kept(images, finished, tmp_path, share):
+    whole = (finished[1] / simclr.CHECKPOINT).read_bytes()
+    torn = tmp_path / simclr.CHECKPOINT
+    torn.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=f"checkpoint {torn} cannot be read"):
+        simclr.train(images, TINY, tmp_path)
+    assert torn.stat().st_size == int(share * len(whole))
+
+
+@pytest.mark.parametrize("part", ["model", "optimizer"])
+def test_flipped_bit_in_a_checkpoint_is_noticed(images, finished, tmp_path, part):
+    saved = torch.load(finished[1] / simclr.CHECKPOINT, weights_only=True)
+    weights = saved["model"]["0.conv1.weight"] if part == "model" else saved["optimizer"]["state"][0]["momentum_buffer"]
+    weights[0, 0, 0, 0] = -weights[0, 0, 0, 0]
+    torch.save(saved, tmp_path / simclr.CHECKPOINT)
+    with pytest.raises(ValueError, match="damaged: its checksum differs"):
+        simclr.train(images, TINY, tmp_path)
+
+
+def test_checkpoint_that_is_a_hostile_pickle_is_not_run(images, tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "harm",))
+
+    torch.save({"config": Hostile()}, tmp_path / simclr.CHECKPOINT)
+    with pytest.raises(ValueError, match="cannot be read"):
+        simclr.train(images, TINY, tmp_path)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    simclr.write_atomically(path, b"old")
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="no space"):
+        simclr.write_atomically(path, b"new, but not all of it")
+    assert path.read_bytes() == b"old"
+
+
+def test_diverged_training_says_so_and_keeps_no_checkpoint(images, tmp_path):
+    with pytest.raises(FloatingPointError, match="diverged, try a smaller learning_rate"):
+        simclr.train(images, dataclasses.replace(TINY, learning_rate=1e30), tmp_path)
+    assert not (tmp_path / simclr.CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize("count", [2, 5, 17])
+def test_sets_smaller_than_a_batch_are_one_batch(images, tmp_path, count):
+    config = dataclasses.replace(TINY, epochs=1, batch_size=32)
+    assert len(simclr.train(images[:count], config, tmp_path).history) == 1
+
+
+def test_bad_input(images, tmp_path):
+    with pytest.raises(ValueError, match="too few"):
+        simclr.train(images[:1], TINY, tmp_path)
+    with pytest.raises(ValueError, match="batches of 1 are too few"):
+        simclr.train(images, dataclasses.replace(TINY, batch_size=1), tmp_path)
+    with pytest.raises(ValueError, match="39 labels for 40 images"):
+        simclr.train(images, TINY, tmp_path, labels=np.zeros(39))
+    with pytest.raises(ValueError, match="must be uint8"):
+        simclr.train(images / 255, TINY, tmp_path)
+    with pytest.raises(ValueError, match="unknown network"):
+        simclr.train(images, dataclasses.replace(TINY, network="vit"), tmp_path)
+
+
+def test_learning_rate_warms_up_for_an_epoch_then_falls_to_zero():
+    config = SimCLR(epochs=10, learning_rate=0.4)
+    rates = [simclr.learning_rate(step, 20, config) for step in range(200)]
+    assert rates[0] == pytest.approx(0.4 / 20)
+    assert np.argmax(rates) == 19
+    assert max(rates) == pytest.approx(0.4, rel=0.03)
+    assert rates[100] == pytest.approx(0.2)  # half way down the cosine
+    assert (np.diff(rates[20:]) < 0).all()
+    assert 0 < rates[-1] < 1e-4
+
+
+def test_weights_survive_their_file(finished, tmp_path):
+    encoder = finished[0]
+    simclr.save_weights(encoder, tmp_path / "deep" / "encoder.safetensors")
+    loaded = simclr.load_weights(tmp_path / "deep" / "encoder.safetensors")
+    assert_same_weights(loaded, encoder)
+    assert loaded.config == encoder.config
+    assert loaded.history == encoder.history
+    assert not loaded.network.training
+
+
+@pytest.mark.parametrize("prefix", ["b.", ""])
+@pytest.mark.parametrize("name", ["resnet18", "resnet34"])
+def test_half_precision_weights_of_unknown_training_load_as_float32(tmp_path, prefix, name):
+    network = networks.resnet(name, 4)
+    stored = {prefix + k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
+    if prefix:
+        stored["h.0.weight"] = torch.zeros(3, 3)  # a projection head, as the start encoder has one
+    safetensors.torch.save_file(stored, tmp_path / "half.safetensors")
+    encoder = simclr.load_weights(tmp_path / "half.safetensors")
+    assert (encoder.config.network, encoder.config.width, encoder.config.side) == (name, 4, 32)
+    assert encoder.history == ()
+    weight = encoder.network.state_dict()["conv1.weight"]
+    assert weight.dtype == torch.float32
+    torch.testing.assert_close(weight, network.conv1.weight.detach(), atol=1e-3, rtol=1e-3)
+
+
+def test_weights_that_are_absent_or_none(tmp_path, finished):
+    path = tmp_path / "encoder.safetensors"
+    with pytest.raises(FileNotFoundError, match=f"no encoder weights at {path}"):
+        simclr.load_weights(path)
+    simclr.save_weights(finished[0], path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=f"{path} does not hold the weights"):
+        simclr.load_weights(path)
+    safetensors.torch.save_file({"something": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match=f"{path} does not hold the weights"):
+        simclr.load_weights(path)
