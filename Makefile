@@ -19,7 +19,7 @@ test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && \
-	SUPCLUST_OUT="$$out" TQDM_DISABLE=1 $(BIN)/pytest \
+	SUPCLUST_OUT="$$out" TQDM_DISABLE=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest \
 		--nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg tests notebooks
 
 venv: $(INSTALLED)

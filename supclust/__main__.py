@@ -1,4 +1,4 @@
-"""The command `supclust`: figures, sweep and data."""
+"""The command `supclust`: figures, sweep, data and ship."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code: 0 fine, 1 something failed on the way, 2 wrong input, 130 interrupted."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("supclust").setLevel(logging.INFO)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where cores are shared, threads that spin make small steps crawl
     options = _parse(arguments)
     try:
         return options.run(options)
-    except (ValueError, TypeError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError) as error:
         print(f"supclust {options.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -45,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_figures(commands)
     _add_sweep(commands)
     _add_data(commands)
+    _add_ship(commands)
     return parser
 
 
@@ -89,6 +91,17 @@ def _add_data(commands: argparse._SubParsersAction) -> None:
     command.set_defaults(run=_data)
 
 
+def _add_ship(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "ship",
+        help="make the feature file that comes with the package",
+        description="Extract the features of a data set with an encoder, compare ways to store them in 20 MB, keep the best.",
+    )
+    command.add_argument("name", metavar="NAME", help="for example cifar10")
+    command.add_argument("weights", type=Path, metavar="WEIGHTS", help="the encoder's weights, a safetensors file")
+    command.set_defaults(run=_ship)
+
+
 def _add_profile(command: argparse.ArgumentParser) -> None:
     command.add_argument("--profile", default="laptop", help="quick, laptop (default) or paper")
     command.add_argument("--out", type=Path, metavar="DIR", help="write below this folder instead of the repository")
@@ -127,6 +140,14 @@ def _data(options: argparse.Namespace) -> int:
     for split in datasets.SPLITS:
         loaded = datasets.load(options.name, split, download=True)
         print(f"{loaded.name} {split}: {len(loaded)} images of {len(loaded.classes)} classes")
+    return 0
+
+
+def _ship(options: argparse.Namespace) -> int:
+    from supclust import paths, shipping
+
+    print(shipping.ship(options.name, options.weights).round(4).to_string())
+    print(paths.shipped_features(options.name))
     return 0
 
 

@@ -16,7 +16,7 @@ import safetensors.numpy
 import torch
 import torchvision
 
-from supclust import datasets, networks, paths, simclr
+from supclust import datasets, files, networks, paths, simclr
 from supclust.datasets import Dataset
 from supclust.networks import knn_accuracy
 from supclust.profiles import Profile
@@ -87,7 +87,7 @@ def save(path: Path, features: Features, dtype: str = "float32") -> Features:
     arrays = _stored(features, dtype)
     about = {"made_by": features.made_by, "classes": features.classes, "checksum": _checksum(arrays)}
     text = json.dumps(about)
-    simclr.write_atomically(Path(path), safetensors.numpy.save(arrays, {"about": text, "about_sha256": _sha256(text)}))
+    files.write_bytes(Path(path), safetensors.numpy.save(arrays, {"about": text, "about_sha256": _sha256(text)}))
     return load(path)
 
 

@@ -119,7 +119,7 @@ def embedding(
     maps: Mapping[str, np.ndarray], labels: np.ndarray, classes: Sequence[str], assignments: np.ndarray, title: str
 ) -> Figure:
     """Figure 2: each 2-d map (m, 2) of the features coloured by class (m,) and by k-means cluster (m,)."""
-    figure, axes = plt.subplots(2, len(maps), figsize=(5.5 * len(maps), 9.5), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(2, len(maps), figsize=(5 * len(maps), 8.6), layout="constrained", squeeze=False)
     for column, (name, points) in enumerate(maps.items()):
         _scatter_groups(axes[0, column], points, labels, classes)
         _scatter_groups(axes[1, column], points, assignments, [str(k + 1) for k in range(assignments.max() + 1)])

@@ -39,10 +39,13 @@ FIGURES = (*PICTURES, ".pdf")
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
 # How every kernel runs, whatever the shell that starts it says: figures go into the notebook, a progress bar does not (it would
-# stay there as a heap of control characters), and the debugger need not say that Python's own modules are frozen.
+# stay there as a heap of control characters), threads that wait for each other sleep instead of spinning (where other programs
+# want the cores too, spinning makes small steps many times slower), and the debugger need not say that Python's own modules are
+# frozen.
 KERNEL_ENVIRONMENT = {
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     "TQDM_DISABLE": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
 }
 

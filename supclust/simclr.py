@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from lightly.models.modules import SimCLRProjectionHead
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
-from supclust import networks
+from supclust import files, networks
 from supclust.augment import augment
 from supclust.profiles import SimCLR
 
@@ -68,7 +67,8 @@ def train(
     checkpoint = Path(folder) / CHECKPOINT
     if checkpoint.exists():
         _resume(training, checkpoint)
-    with _bar(training) as bar, torch.backends.cudnn.flags(benchmark=False, deterministic=True):
+    steady = torch.backends.cudnn.flags(benchmark=False, deterministic=True)
+    with _bar(training) as bar, networks.few_threads(config.width, config.side), steady:
         while len(training.history) < config.epochs:
             training.history.append(_run_epoch(training, images, labels, bar))
             _save(training, checkpoint)
@@ -100,7 +100,7 @@ def save_weights(encoder: Encoder, path: Path) -> None:
     """Write the weights (keys b.*), config and history of an encoder as one safetensors file."""
     weights = {f"b.{key}": tensor.cpu().contiguous() for key, tensor in encoder.network.state_dict().items()}
     about = {"config": json.dumps(dataclasses.asdict(encoder.config)), "history": json.dumps(encoder.history)}
-    write_atomically(Path(path), safetensors.torch.save(weights, about))
+    files.write_bytes(Path(path), safetensors.torch.save(weights, about))
 
 
 def load_weights(path: Path) -> Encoder:
@@ -122,17 +122,6 @@ def load_weights(path: Path) -> Encoder:
         return _encoder(network.to(default_device()), config, json.loads(about.get("history", "[]")))
     except (safetensors.SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not hold the weights of an encoder: {error}") from error
-
-
-def write_atomically(path: Path, payload: bytes) -> None:
-    """Write a file so that whoever reads it, at whatever moment this process dies, finds the old bytes or all the new ones."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with unfinished.open("wb") as file:
-        file.write(payload)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
 
 
 @dataclass
@@ -188,7 +177,7 @@ def _generator(seed: int, epoch: int, device: torch.device) -> Generator:
 
 def _bar(training: _Training) -> tqdm:
     total, done = training.config.epochs * training.steps, len(training.history) * training.steps
-    return tqdm(total=total, initial=done, desc="SimCLR", unit="step", leave=False, disable=done >= total)
+    return tqdm(total=total, initial=done, desc="SimCLR", unit="step", leave=False)
 
 
 def _run_epoch(training: _Training, images: np.ndarray, labels: np.ndarray | None, bar: tqdm) -> dict[str, Any]:
@@ -249,7 +238,7 @@ def _save(training: _Training, checkpoint: Path) -> None:
     about = {"config": dataclasses.asdict(training.config), "images": training.images_checksum}
     buffer = io.BytesIO()
     torch.save({**about, **state, "history": training.history, "checksum": _state_checksum(state)}, buffer)
-    write_atomically(checkpoint, buffer.getvalue())
+    files.write_bytes(checkpoint, buffer.getvalue())
 
 
 def _resume(training: _Training, checkpoint: Path) -> None:

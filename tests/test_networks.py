@@ -62,6 +62,15 @@ def test_initialise_has_torchvisions_and_pytorchs_scales():
     assert linear.abs().max().item() == pytest.approx(1 / 64**0.5, rel=0.05)
 
 
+def test_small_networks_take_one_thread_and_give_the_others_back():
+    before = torch.get_num_threads()
+    with networks.few_threads(width=64, side=32):
+        assert torch.get_num_threads() == before
+    with networks.few_threads(width=16, side=8):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
+
+
 @pytest.fixture(scope="module")
 def images():
     return np.random.default_rng(0).integers(0, 256, (13, 3, 8, 8), dtype=np.uint8)

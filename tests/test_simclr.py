@@ -77,9 +77,10 @@ def test_a_step_goes_down_the_right_gradient(images, width):
     training = simclr._set_up(images, dataclasses.replace(TINY, width=width, weight_decay=0.0), torch.device("cpu"))
     before = copy.deepcopy(training.model).double()
     generator = torch.Generator().manual_seed(5)
-    views = torch.cat([augment(training.images, TINY, generator) for _ in range(2)])
-    simclr.contrastive_loss(before(views.double()), TINY.temperature).backward()
-    simclr._fit_batch(training, training.images, 1e-3, torch.Generator().manual_seed(5))
+    with networks.few_threads(width, TINY.side):
+        views = torch.cat([augment(training.images, TINY, generator) for _ in range(2)])
+        simclr.contrastive_loss(before(views.double()), TINY.temperature).backward()
+        simclr._fit_batch(training, training.images, 1e-3, torch.Generator().manual_seed(5))
     for (name, ours), reference in zip(training.model.named_parameters(), before.parameters(), strict=True):
         scale = reference.grad.abs().max().item()
         torch.testing.assert_close(ours.grad.double(), reference.grad, atol=0.02 * scale, rtol=0, msg=name)
@@ -129,6 +130,15 @@ def test_another_seed_trains_another_encoder(images, finished, tmp_path):
     assert other.checksum != finished[0].checksum
 
 
+def test_every_view_of_every_epoch_is_another(images, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(simclr, "augment", lambda *drawn: seen.append(augment(*drawn)) or seen[-1])
+    simclr.train(images[:16], TINY, tmp_path)  # one batch an epoch
+    views = torch.stack(seen).sum(dim=(2, 3, 4)).sort(dim=1).values  # whatever the order of the images
+    assert len(views) == 2 * TINY.epochs
+    assert (torch.cdist(views, views) + 1e9 * torch.eye(len(views))).min() > 1
+
+
 def test_encoder_is_ready_to_use(finished):
     encoder, _ = finished
     assert not encoder.network.training
@@ -144,6 +154,15 @@ def test_stopped_training_ends_bit_for_bit_as_the_unbroken_one(images, labels, f
     encoder = simclr.train(images, TINY, tmp_path, labels=labels)
     assert_same_weights(encoder, finished[0])
     assert untimed(encoder) == untimed(finished[0])
+
+
+def test_stopped_training_of_a_channels_last_network_does_too(images, tmp_path):
+    config = dataclasses.replace(TINY, width=16)
+    assert networks.memory_format(config.width) == torch.channels_last
+    with pytest.raises(Stop):
+        simclr.train(images, config, tmp_path / "stopped", on_epoch=stop_after(2))
+    continued = simclr.train(images, config, tmp_path / "stopped")
+    assert_same_weights(continued, simclr.train(images, config, tmp_path / "unbroken"))
 
 
 CHILD = """
@@ -170,10 +189,9 @@ def test_killed_training_ends_bit_for_bit_as_the_unbroken_one(tmp_path):
 
 
 def kill_after_epoch(epoch: int, images: Path, config: SimCLR, folder: Path) -> None:
-    """Train in a process of its own, with as many threads as here, and send it SIGKILL in the epoch after this one."""
+    """Train in a process of its own, and send it SIGKILL in the epoch after this one."""
     command = [sys.executable, "-c", CHILD, str(images), repr(dataclasses.asdict(config)), str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
         for line in child.stdout:
             if int(line) == epoch:
                 child.send_signal(signal.SIGKILL)

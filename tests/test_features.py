@@ -1,0 +1,290 @@
+"""The feature file notices every kind of damage, and features.of makes, keeps and checks what a profile works on."""
+
+import dataclasses
+import json
+import os
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+
+from supclust import datasets, features, networks, paths, profiles, simclr
+from supclust.features import Features
+from supclust.profiles import SimCLR
+
+FAST = profiles.get("quick", simclr=profiles.replace(profiles.DIGITS, width=4, epochs=1, batch_size=256))
+
+
+def made(n=7, m=4, d=3, labelled=True, **changes):
+    """Small features of nothing in particular."""
+    rng = np.random.default_rng(0)
+    values = {
+        "train": rng.normal(size=(n, d)).astype(np.float32),
+        "test": rng.normal(size=(m, d)).astype(np.float32),
+        "train_labels": np.arange(n) % 3 if labelled else None,
+        "test_labels": np.arange(m) % 3 if labelled else None,
+        "classes": ("cat", "dog", "élan"),
+        "made_by": {"dataset": "none", "config": {"seed": 0, "rate": 0.1}},
+    }
+    return Features(**values | changes)
+
+
+def assert_same(ours, theirs):
+    for name in features.ARRAYS:
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+    assert (ours.classes, ours.made_by, ours.checksum) == (theirs.classes, theirs.made_by, theirs.checksum)
+
+
+@pytest.fixture
+def out(tmp_path, monkeypatch):
+    """An empty place for artefacts."""
+    monkeypatch.setenv("SUPCLUST_OUT", str(tmp_path))
+    features._load_version.cache_clear()
+    return tmp_path
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_features_survive_their_file(tmp_path, labelled):
+    original = made(labelled=labelled)
+    returned = features.save(tmp_path / "deep" / "f.safetensors", original)
+    loaded = features.load(tmp_path / "deep" / "f.safetensors")
+    assert_same(loaded, original)
+    assert_same(returned, loaded)
+    assert loaded.train.dtype == loaded.test.dtype == np.float32
+    if labelled:
+        assert loaded.train_labels.dtype == np.int64
+    assert os.listdir(tmp_path / "deep") == ["f.safetensors"]
+
+
+def test_half_precision_is_half_the_size_and_its_checksum_is_of_what_is_stored(tmp_path):
+    original = made(n=500, d=64)
+    half = features.save(tmp_path / "half", original, dtype="float16")
+    features.save(tmp_path / "full", original)
+    assert (tmp_path / "half").stat().st_size < 0.6 * (tmp_path / "full").stat().st_size
+    assert half.train.dtype == np.float32
+    np.testing.assert_array_equal(half.train, original.train.astype(np.float16).astype(np.float32))
+    assert half.checksum != original.checksum
+    assert features.load(tmp_path / "half").checksum == half.checksum
+
+
+@pytest.mark.parametrize(("largest", "stored"), [(9, np.uint8), (300, np.uint16), (70_000, np.uint32)])
+def test_labels_take_the_smallest_type(tmp_path, largest, stored):
+    labels = np.array([0, 1, largest, 0, 0, 0, 0])
+    loaded = features.save(tmp_path / "f", made(train_labels=labels))
+    assert safetensors.numpy.load_file(tmp_path / "f")["train_labels"].dtype == stored
+    np.testing.assert_array_equal(loaded.train_labels, labels)
+
+
+def test_checksum_tells_values_shapes_and_labels_apart():
+    base = made()
+    changed = base.train.copy()
+    changed[2, 1] = np.nextafter(changed[2, 1], 9)
+    others = [
+        made(train=changed),
+        made(train_labels=(np.arange(7) + 1) % 3),
+        made(labelled=False),
+        made(train=base.train.reshape(-1, 1), test=base.test.reshape(-1, 1), train_labels=None, test_labels=None),
+    ]
+    assert base.checksum == made().checksum
+    assert len({base.checksum, *(other.checksum for other in others)}) == 5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_every_flipped_bit_is_noticed(tmp_path, dtype):
+    path = tmp_path / "f.safetensors"
+    features.save(path, made(), dtype)
+    whole = path.read_bytes()
+    for position in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[position] ^= 1 << (position % 8)
+        path.write_bytes(flipped)
+        with pytest.raises(ValueError, match=r"f\.safetensors is damaged"):
+            features.load(path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.7, 0.999])
+def test_truncated_file_is_named(tmp_path, share):
+    path = tmp_path / "f.safetensors"
+    features.save(path, made(n=100))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=f"the feature file {path} is damaged"):
+        features.load(path)
+
+
+def test_file_of_another_program_is_refused(tmp_path):
+    path = tmp_path / "f.safetensors"
+    safetensors.numpy.save_file({"train": np.ones((2, 2))}, path)
+    with pytest.raises(ValueError, match="damaged"):
+        features.load(path)
+
+
+def test_absent_file_says_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no feature file .*nowhere.*notebook 01"):
+        features.load(tmp_path / "nowhere")
+
+
+def test_what_cannot_be_stored_leaves_the_old_file(tmp_path):
+    path = tmp_path / "f"
+    old = features.save(path, made())
+    with pytest.raises(ValueError, match="too large for float16"):
+        features.save(path, made(train=np.full((7, 3), 1e6, np.float32)), dtype="float16")
+    with pytest.raises(ValueError, match="float32, float16 or uint8, not int8"):
+        features.save(path, made(), dtype="int8")
+    assert_same(features.load(path), old)
+
+
+def bad_row(value):
+    train = np.ones((7, 3), np.float32)
+    train[5, 1] = value
+    return train
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": bad_row(np.nan)}, r"train features are NaN or infinite in 1 rows, the first \[5\]"),
+        ({"train": bad_row(np.inf)}, r"the first \[5\]"),
+        ({"train": np.ones(7, np.float32)}, r"train features must be"),
+        ({"test": np.ones((4, 5), np.float32)}, r"test features must be \(n, 3\), not \(4, 5\)"),
+        ({"train_labels": np.zeros(6, int)}, "6 labels for 7 features"),
+        ({"test_labels": np.array([0, -1, 0, 0])}, "or negative"),
+    ],
+)
+def test_features_that_make_no_sense(changes, message):
+    with pytest.raises(ValueError, match=message):
+        made(**changes)
+
+
+def test_subset_keeps_rows_together_and_says_so():
+    whole = made()
+    part = whole.subset([4, 1])
+    np.testing.assert_array_equal(part.train, whole.train[[4, 1]])
+    assert part.train_labels.tolist() == [1, 1]
+    np.testing.assert_array_equal(part.test, whole.test)
+    assert part.checksum != whole.checksum
+    assert whole.checksum in part.made_by["pool"]
+    assert made(labelled=False).subset([0]).train_labels is None
+
+
+def test_long_tail_is_the_draw_of_the_data_set():
+    labels = np.repeat(np.arange(10), 5000)
+    rows = np.arange(50_000, dtype=np.float32)[:, None]
+    whole = made(train=rows, test=rows[:2], train_labels=labels, test_labels=np.array([0, 1]))
+    tail = whole.long_tail(seed=2)
+    np.testing.assert_array_equal(tail.train[:, 0], datasets.long_tail_indices(labels, 2))
+    assert tuple(np.bincount(tail.train_labels)) == datasets.LONG_TAIL_50
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    config = SimCLR(width=4, side=8, epochs=1, batch_size=8)
+    images = np.random.default_rng(0).integers(0, 256, (16, 3, 8, 8), dtype=np.uint8)
+    return simclr.train(images, config, tmp_path_factory.mktemp("encoder"))
+
+
+def test_embed_takes_images_of_any_size_in_any_batches(encoder):
+    images = np.random.default_rng(1).integers(0, 256, (9, 3, 8, 8), dtype=np.uint8)
+    whole = features.embed(encoder, images)
+    assert whole.shape == (9, 32)
+    assert whole.dtype == np.float32
+    np.testing.assert_allclose(features.embed(encoder, images, batch_size=2), whole, rtol=1e-4, atol=1e-4)
+    large = images.repeat(3, axis=2).repeat(3, axis=3)
+    assert features.embed(encoder, large).shape == (9, 32)
+
+
+def test_extract_says_what_made_the_features(encoder):
+    digits = datasets.load("digits").subset(range(10))
+    extracted = features.extract(encoder, digits, digits.subset([1]))
+    assert extracted.train.shape == (10, 32)
+    np.testing.assert_allclose(extracted.test[0], extracted.train[1], rtol=1e-4, atol=1e-4)
+    assert extracted.made_by["dataset"] == "digits"
+    assert extracted.made_by["encoder"] == encoder.checksum
+    assert extracted.made_by["config"] == dataclasses.asdict(encoder.config)
+    assert {"torch", "torchvision", "numpy"} <= set(extracted.made_by["versions"])
+    json.dumps(extracted.made_by)
+
+
+def test_extract_claims_no_training_it_does_not_know(encoder):
+    unknown = dataclasses.replace(encoder, history=())
+    config = features.extract(unknown, datasets.load("digits").subset([0])).made_by["config"]
+    assert config == {"network": "resnet18", "width": 4, "side": 8}
+
+
+def test_knn_accuracy_is_at_hand():
+    assert features.knn_accuracy is networks.knn_accuracy
+
+
+def test_of_trains_once_then_reads(out):
+    epochs = []
+    first = features.of(FAST, "digits", on_epoch=lambda history: epochs.append(len(history)))
+    assert epochs == [1]
+    assert first.train.shape == (1437, 32)
+    assert first.test.shape == (360, 32)
+    np.testing.assert_array_equal(first.test_labels, datasets.load("digits", "test").labels)
+    features._load_version.cache_clear()
+    again = features.of(FAST, "digits", on_epoch=lambda history: epochs.append(len(history)))
+    assert epochs == [1]
+    assert_same(again, first)
+    assert features.of(FAST, "digits") is again  # read once per process
+    saved = out / "artefacts" / "quick" / "digits" / "features.safetensors"
+    saved.unlink()
+    assert features.of(FAST, "digits", on_epoch=lambda history: epochs.append(len(history))).checksum == first.checksum
+    assert epochs == [1]  # from the finished checkpoint
+
+
+def test_of_refuses_a_broken_file_even_after_reading_it(out):
+    features.of(FAST, "digits")
+    saved = out / "artefacts" / "quick" / "digits" / "features.safetensors"
+    whole = saved.read_bytes()
+    saved.write_bytes(whole[:-1])
+    with pytest.raises(ValueError, match=f"the feature file {saved} is damaged"):
+        features.of(FAST, "digits")
+    assert saved.read_bytes() == whole[:-1]  # neither used nor replaced
+
+
+def test_of_does_not_take_the_features_of_another_config(out):
+    features.of(FAST, "digits")
+    other = dataclasses.replace(FAST, simclr=dataclasses.replace(FAST.simclr, seed=1))
+    with pytest.raises(ValueError, match="seed is 0 there and 1 here"):
+        features.of(other, "digits")
+
+
+def test_of_reads_what_is_shipped_and_draws_the_long_tail_from_it(out, monkeypatch):
+    monkeypatch.setattr(paths, "SHIPPED", out)
+    laptop = profiles.get("laptop")
+    with pytest.raises(FileNotFoundError, match="comes with the package"):
+        features.of(laptop, "cifar10")
+    labels = np.repeat(np.arange(10), 5000)
+    rows = np.arange(50_000, dtype=np.float32)[:, None]
+    whole = made(train=rows, test=rows[:2], train_labels=labels, test_labels=np.array([0, 1]))
+    features.save(paths.shipped_features("cifar10"), whole)
+    assert features.of(laptop, "cifar10").checksum == whole.checksum
+    drawn = features.of(laptop, "cifar10-lt50", seed=3)
+    np.testing.assert_array_equal(drawn.train[:, 0], datasets.long_tail_indices(labels, 3))
+
+
+def test_of_takes_a_folder_of_images_without_labels(out):
+    for i in range(6):
+        noise = np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        (out / "mine").mkdir(exist_ok=True)
+        Image.fromarray(noise).save(out / "mine" / f"{i}.png")
+    mine = features.of(FAST, str(out / "mine"))
+    assert mine.train.shape == (6, 32)
+    assert mine.test.shape == (0, 32)
+    assert mine.train_labels is None
+    assert mine.test_labels is None
+
+
+def test_of_lists_the_known_data_sets(out):
+    with pytest.raises(ValueError, match="unknown data set 'cifar11'; known: digits, cifar10, cifar10-lt50"):
+        features.of(FAST, "cifar11")
+    assert not (out / "artefacts").exists()
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar10-lt50"])
+def test_of_says_where_it_looked_for_absent_images(out, monkeypatch, name):
+    monkeypatch.setenv("SUPCLUST_DATA", str(out))
+    with pytest.raises(FileNotFoundError, match="supclust data cifar10"):
+        features.of(FAST, name)

@@ -1,0 +1,38 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from supclust import files
+
+
+def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path):
+    path = tmp_path / "new folder" / "file.txt"
+    files.write_text(path, "ä first")
+    with pytest.raises(RuntimeError), files.replacing(path) as temporary:
+        temporary.write_text("half of the sec")
+        raise RuntimeError
+    assert path.read_text(encoding="utf-8") == "ä first"
+    files.write_bytes(path, b"second")
+    assert path.read_bytes() == b"second"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from supclust import files
+with files.replacing(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file.txt"
+    files.write_text(path, "old")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path)], env=os.environ)
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
