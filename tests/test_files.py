@@ -11,13 +11,26 @@ from supclust import files
 def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path):
     path = tmp_path / "new folder" / "file.txt"
     files.write_text(path, "ä first")
-    with pytest.raises(RuntimeError), files.replacing(path) as temporary:
-        temporary.write_text("half of the sec")
-        raise RuntimeError
+    with pytest.raises(ZeroDivisionError), files.replacing(path) as temporary:
+        temporary.write_text(f"half of the sec {1 / 0}")
     assert path.read_text(encoding="utf-8") == "ä first"
     files.write_bytes(path, b"second")
     assert path.read_bytes() == b"second"
     assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file.txt"
+    files.write_text(path, "old")
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="no space"):
+        files.write_text(path, "new")
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file.txt"]
 
 
 KILLED = """

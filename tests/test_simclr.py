@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import os
 import signal
 import subprocess
 import sys
@@ -263,19 +262,6 @@ def test_checkpoint_that_is_a_hostile_pickle_is_not_run(images, tmp_path):
     with pytest.raises(ValueError, match="cannot be read"):
         simclr.train(images, TINY, tmp_path)
     assert not (tmp_path / "harm").exists()
-
-
-def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    simclr.write_atomically(path, b"old")
-
-    def fail(*_):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="no space"):
-        simclr.write_atomically(path, b"new, but not all of it")
-    assert path.read_bytes() == b"old"
 
 
 def test_diverged_training_says_so_and_keeps_no_checkpoint(images, tmp_path):
