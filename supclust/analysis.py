@@ -64,7 +64,7 @@ def final_accuracy(table: pd.DataFrame) -> pd.DataFrame:
 
 def paired_differences(table: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     """Accuracy of the first strategy less that of the second, in points, seed by seed, one row per (run, seed, labels)."""
-    wide = table.pivot_table(index=[*RUN, "seed", "labels"], columns="strategy", values="accuracy")
+    wide = table.pivot_table(index=[*RUN, "seed", "labels"], columns="strategy", values="accuracy", sort=False)
     missing = [name for name in (first, second) if name not in wide]
     if missing:
         raise ValueError(f"the table has no strategy {missing[0]!r}; it has: {', '.join(wide.columns)}")
