@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -18,6 +20,8 @@ from torchvision.datasets.utils import check_integrity
 from tqdm import tqdm
 
 from supclust import paths
+
+log = logging.getLogger(__name__)
 
 NAMES = ("digits", "cifar10", "cifar10-lt50")
 SPLITS = ("train", "test")
@@ -66,6 +70,15 @@ def load(name: str, split: str = "train", *, seed: int = 0, side: int = 32, down
     if not name or not Path(name).is_dir():
         raise ValueError(f"unknown data set {name!r}; known: {', '.join(NAMES)}, or the path of a folder of images")
     return _load_folder(Path(name), split, side)
+
+
+def identity(name: str) -> str:
+    """What a data set is known by: its name, or of a folder its last name and a digest of its files' names, sizes and times."""
+    if not Path(name).is_dir() or name in NAMES:
+        return name
+    root = Path(name).resolve()
+    listing = [(str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns) for f in _image_files(root)]
+    return f"{root.name}-{hashlib.sha256(repr(listing).encode()).hexdigest()[:12]}"
 
 
 def long_tail_indices(labels: np.ndarray, seed: int) -> np.ndarray:
@@ -137,6 +150,8 @@ def _load_unlabelled(root: Path, split: str, side: int) -> Dataset:
     files = _image_files(root)
     if not files:
         raise ValueError(f"no image in {root} (looked for {', '.join(IMG_EXTENSIONS)})")
+    if any(file.parent != root for file in files):
+        log.warning("the images of %s are read without labels; folders are classes only below train/ and test/", root)
     return Dataset(str(root), _read_images(files, side), None, ())
 
 

@@ -117,7 +117,7 @@ def of(
 ) -> Features:
     """The features a profile works on: shipped with the package, or extracted by an encoder trained here, once.
 
-    dataset: one of datasets.NAMES, or a folder of images.
+    dataset: one of datasets.NAMES, or a folder of images; when its files change, its features are made anew.
     seed: of the long-tailed draw. The pool of cifar10-lt50 is rows of CIFAR-10's features: its encoder has seen all of
         CIFAR-10, a deviation from the paper.
     on_epoch: handed to simclr.train.
@@ -128,7 +128,7 @@ def of(
         return of(profile, "cifar10", on_epoch=on_epoch).long_tail(seed)
     if dataset == "cifar10" and profile.features == "shipped":
         return _load_cached(paths.shipped_features(dataset))
-    path = paths.artefacts(profile.name) / Path(dataset).resolve().name / "features.safetensors"
+    path = paths.artefacts(profile.name) / datasets.identity(dataset) / "features.safetensors"
     if path.exists() and _is_of(_load_cached(path), profile, dataset):
         return _load_cached(path)
     save(path, _train_and_extract(profile, dataset, path.parent, on_epoch))

@@ -31,7 +31,9 @@ def check_features(features: ArrayLike) -> np.ndarray:
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
         more = " ..." if len(bad) > 5 else ""
-        raise ValueError(f"features are NaN or infinite in {len(bad)} row(s): {', '.join(map(str, bad[:5]))}{more}")
+        raise ValueError(
+            f"features are NaN, infinite or too large for float32 in {len(bad)} row(s): {', '.join(map(str, bad[:5]))}{more}"
+        )
     return features
 
 

@@ -31,7 +31,8 @@ STRATEGIES = {
     "supclust-no-typicality": ("SUPClust without typicality", "#CC79A7", "v", "--"),
 }
 TITLES = {"digits": "Digits", "cifar10": "CIFAR-10", "cifar10-lt50": "CIFAR-10-LT50"}
-GROUPS = sns.color_palette("colorblind", 10)  # of classes and clusters
+GROUPS = sns.color_palette("colorblind", 10)  # of classes
+CLUSTERS = GROUPS[3:] + GROUPS[:3]  # in another order: cluster 3 is not class 3
 DRAWN_POINTS = 5_000  # a scatter of more is a blot
 
 
@@ -86,15 +87,16 @@ def support_vectors(points: np.ndarray, labels: np.ndarray, model: SVC) -> Figur
 # -- 01: training --------------------------------------------------------------------------------------------------------------
 
 
-def training(history: Sequence[Mapping[str, Any]]) -> Figure:
+def training(history: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
     """Loss and kNN accuracy of SimCLR, epoch by epoch."""
     table = pd.DataFrame(history, columns=["epoch", "loss", "knn", "seconds"])
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     left.plot(table["epoch"], table["loss"], color="0.2")
-    left.set(xlabel="epoch", ylabel="NT-Xent loss", title="The loss falls")
+    left.set(xlabel="epoch", ylabel="NT-Xent loss", title="Loss")
     known = table.dropna(subset=["knn"])
     right.plot(known["epoch"], 100 * known["knn"].astype(float), color="0.2", marker="o")
-    right.set(xlabel="epoch", ylabel="20-NN accuracy (%)", title="Neighbours agree more")
+    right.set(xlabel="epoch", ylabel="20-NN accuracy (%)", title="Neighbours that agree")
+    figure.suptitle(title, fontweight="bold")
     return figure
 
 
@@ -122,16 +124,18 @@ def embedding(
     figure, axes = plt.subplots(2, len(maps), figsize=(5 * len(maps), 8.6), layout="constrained", squeeze=False)
     for column, (name, points) in enumerate(maps.items()):
         _scatter_groups(axes[0, column], points, labels, classes)
-        _scatter_groups(axes[1, column], points, assignments, [str(k + 1) for k in range(assignments.max() + 1)])
+        _scatter_groups(axes[1, column], points, assignments, [str(k + 1) for k in range(assignments.max() + 1)], CLUSTERS)
         axes[0, column].set_title(f"{name}, coloured by class")
         axes[1, column].set_title(f"{name}, coloured by k-means cluster")
     figure.suptitle(title, fontweight="bold")
     return figure
 
 
-def _scatter_groups(ax: Axes, points: np.ndarray, groups: np.ndarray, names: Sequence[str], faint: bool = False) -> None:
+def _scatter_groups(
+    ax: Axes, points: np.ndarray, groups: np.ndarray, names: Sequence[str], palette: Sequence = GROUPS, faint: bool = False
+) -> None:
     """Points in the colour of their group, the group's name at its median."""
-    colors = np.array([GROUPS[k % len(GROUPS)] for k in range(len(names))])
+    colors = np.array([palette[k % len(palette)] for k in range(len(names))])
     ax.scatter(*points.T, s=5, c=colors[groups], alpha=0.25 if faint else 0.6, linewidths=0, rasterized=True)
     if not faint:
         box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
@@ -154,7 +158,7 @@ def queries(
     """
     figure, axes = plt.subplots(1, len(picks) + 1, figsize=(15, 5), layout="constrained", width_ratios=[1] * len(picks) + [0.9])
     for ax, (strategy, places) in zip(axes, picks.items(), strict=False):
-        _scatter_groups(ax, points, assignments, range(assignments.max() + 1), faint=True)
+        _scatter_groups(ax, points, assignments, range(assignments.max() + 1), CLUSTERS, faint=True)
         _mark(ax, places, strategy)
         ax.set_title(f"{STRATEGIES[strategy][0]} queries", color=STRATEGIES[strategy][1])
     _dumbbells(axes[-1], gaps)
@@ -185,7 +189,7 @@ def query_round(points: np.ndarray, assignments: np.ndarray, rounds: Mapping[str
     """One frame of the animation: picks (B, 2) of each strategy up to round `number` (from 0), the newest ones large."""
     figure, axes = plt.subplots(1, len(rounds), figsize=(10, 5.2), layout="constrained")
     for ax, (strategy, places) in zip(axes, rounds.items(), strict=True):
-        _scatter_groups(ax, points, assignments, range(assignments.max() + 1), faint=True)
+        _scatter_groups(ax, points, assignments, range(assignments.max() + 1), CLUSTERS, faint=True)
         if number:
             _mark(ax, np.concatenate(places[:number]), strategy, s=40, alpha=0.75, linewidths=0.7)
         _mark(ax, places[number], strategy)
@@ -217,7 +221,7 @@ def sup_against_typicality(
 ) -> Figure:
     """Figure 4: scatter of the two scores (n,) with their distributions, coloured by cluster (n,)."""
     shown = np.random.default_rng(seed).permutation(len(sup))[:DRAWN_POINTS]
-    colors = [GROUPS[k % len(GROUPS)] for k in assignments[shown]]
+    colors = [CLUSTERS[k % len(CLUSTERS)] for k in assignments[shown]]
     grid = sns.JointGrid(x=typicality[shown], y=sup[shown], height=6, ratio=6)
     grid.ax_joint.scatter(typicality[shown], sup[shown], c=colors, s=7, alpha=0.6, linewidths=0, rasterized=True)
     grid.ax_joint.set_xscale("log")  # images that are in the set more than once are very typical

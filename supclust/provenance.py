@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import json
 import logging
 import os
 import platform
@@ -110,8 +111,14 @@ def _checksum(file: Path) -> str | None:
         return None
     try:
         with safe_open(file, framework="numpy") as opened:
-            return (opened.metadata() or {}).get("checksum")
-    except (SafetensorError, OSError) as error:  # whoever computes with the file stops at it; a log of the run need not
+            return json.loads(opened.metadata()["about"])["checksum"]
+    except (
+        SafetensorError,
+        OSError,
+        TypeError,
+        KeyError,
+        ValueError,
+    ) as error:  # whoever computes with the file stops at it; a log of the run need not
         log.warning("no checksum of %s: %s", file, error)
         return None
 

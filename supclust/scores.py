@@ -21,8 +21,8 @@ def typicality(points: ArrayLike, n_neighbors: int = N_NEIGHBORS, *, squared: bo
     Returns (n,) float64; inf for a point with K exact copies, 0 for a point that is alone.
     """
     points = geometry.check_features(points)
-    if n_neighbors < 1:
-        raise ValueError(f"n_neighbors must be at least 1, not {n_neighbors}")
+    if not is_count(n_neighbors):
+        raise ValueError(f"n_neighbors must be a whole number of at least 1, not {n_neighbors!r}")
     if len(points) == 1:
         return np.zeros(1)
     k = max(1, min(n_neighbors, len(points) // 2))
@@ -31,11 +31,22 @@ def typicality(points: ArrayLike, n_neighbors: int = N_NEIGHBORS, *, squared: bo
         return 1 / (near**2 if squared else near).mean(axis=1)
 
 
+def is_count(value: object) -> bool:
+    """Whether it is a whole number of at least 1."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
+
+
+def check_temperature(temperature: float) -> None:
+    """ValueError unless it is a number above zero."""
+    if not isinstance(temperature, int | float | np.number) or isinstance(temperature, bool) or not temperature > 0:
+        raise ValueError(f"temperature must be positive, not {temperature!r}")
+
+
 def default_temperature(centers: ArrayLike) -> float:
     """The temperature used where none is given: a tenth of the mean distance between the centres (K, d); it sees no label.
 
-    The paper does not print its T. At a tenth, a centre at the mean distance weighs e^-1 of one that is a tenth nearer: the few
-    nearest clusters count. Notebook 07 is to show what other values do. 1.0 where all the centres are one.
+    The paper does not print its T. At a tenth, a centre that is farther by a tenth of the mean distance weighs e^-1 as much, so
+    nearer clusters count more but no single one alone. 1.0 where all the centres are one.
     """
     centers = np.asarray(centers, dtype=float)
     between = geometry.distances(centers, centers)[np.triu_indices(len(centers), 1)]
@@ -48,8 +59,7 @@ def cluster_weights(centers: ArrayLike, temperature: float) -> np.ndarray:
     centers (K, d); temperature T > 0 in units of distance: towards 0 only the nearest other centre counts, at infinity all alike.
     Returns (K, K) float64 with a zero diagonal and rows that sum to 1; for one centre alone [[0.]]. ValueError unless T > 0.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, not {temperature}")
+    check_temperature(temperature)
     centers = geometry.check_features(centers).astype(float)
     if len(centers) == 1:
         return np.zeros((1, 1))
@@ -72,8 +82,10 @@ def sup(points: ArrayLike, assignments: ArrayLike, centers: ArrayLike, temperatu
     """
     points, centers = geometry.check_features(points), geometry.check_features(centers)
     assignments = np.asarray(assignments)
-    if assignments.shape != (len(points),):
-        raise ValueError(f"assignments must have shape ({len(points)},), not {assignments.shape}")
+    if assignments.shape != (len(points),) or assignments.dtype.kind not in "iu":
+        raise ValueError(f"assignments must be whole numbers ({len(points)},), not {assignments.dtype} {assignments.shape}")
+    if points.shape[1] != centers.shape[1]:
+        raise ValueError(f"points have {points.shape[1]} dimensions and centers {centers.shape[1]}")
     if assignments.min() < 0 or assignments.max() >= len(centers):
         raise ValueError(f"assignments must lie in 0..{len(centers) - 1}")
     weights = cluster_weights(centers, temperature)

@@ -39,6 +39,7 @@ class Key:
 
     @property
     def filename(self) -> str:
+        """Of the record."""
         return "--".join(map(str, asdict(self).values())) + ".json"
 
     @property
@@ -81,8 +82,11 @@ def run(
     """Run what has no record yet, over all cores, and return the table of all the runs asked for, a row per round.
 
     A record is a JSON file in folder (default: records/ in the profile's reports), written whole or not at all. One that cannot be
-    read, or that was made from other features, is made anew. The table does not depend on the number of jobs.
+    read, whose checksum differs, or that was made from other features, is made anew. The table does not depend on the number of
+    jobs.
     """
+    if jobs == 0:
+        raise ValueError("jobs must not be 0: a number of processes, or -1 for one on each core")
     wanted = keys(profile, datasets, strategies, budgets, seeds)
     folder = folder or records_folder(profile)
     sources = _sources(profile, wanted)
@@ -132,9 +136,10 @@ def read_record(folder: Path, key: Key, source: dict) -> dict | None:
     path = folder / key.filename
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        rounds = [active.Round(**one) for one in record["rounds"]]
-        if record["key"] != asdict(key) or not rounds:
-            raise ValueError("not the record of this run")
+        if record["sha256"] != _record_digest(record):
+            raise ValueError("its checksum differs")
+        if record["key"] != asdict(key):
+            raise ValueError("it is the record of another run")
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, OSError) as error:
@@ -152,7 +157,7 @@ def _run_task(profile: Profile, task: list[Key], folder: Path, source: dict) -> 
             begin = time.perf_counter()
             rounds = [asdict(one) for one in active.run(data, pool, key.strategy, key.budget, profile.rounds)]
             record = {"key": asdict(key), "source": source, "seconds": round(time.perf_counter() - begin, 2), "rounds": rounds}
-            files.write_text(folder / key.filename, json.dumps(record))
+            files.write_text(folder / key.filename, json.dumps(record | {"sha256": _record_digest(record)}))
     return len(task)
 
 
@@ -200,6 +205,10 @@ def _rows_of(path: Path, sources: dict[str, dict]) -> pd.DataFrame:
         return pd.DataFrame(columns=COLUMNS)
     same = [name for name, source in sources.items() if made_from["sources"].get(name) == source]
     return kept[kept["dataset"].isin(same)]
+
+
+def _record_digest(record: dict) -> str:
+    return _digest(json.dumps([record[part] for part in ("key", "source", "rounds")]))
 
 
 def _digest(text: str) -> str:

@@ -43,3 +43,11 @@ def test_the_run_ends_when_the_pool_is_used_up():
 def test_unknown_budget_lists_the_known_ones():
     with pytest.raises(ValueError, match="unknown budget 'large'; known: tiny, small"):
         run(budget="large")
+
+
+def test_the_length_of_a_feature_vector_does_not_matter():
+    """The head is trained and tested on normalised features."""
+    features = make_features()
+    lengths = np.random.default_rng(0).uniform(0.1, 10, (len(features.test), 1)).astype(np.float32)
+    longer = dataclasses.replace(features, train=features.train * 3, test=features.test * lengths, checksum="")
+    assert [r.accuracy for r in run("random", features=longer)] == [r.accuracy for r in run("random", features=features)]

@@ -255,3 +255,20 @@ def test_every_colour_mode_becomes_rgb(tmp_path, mode):
 def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
     Image.fromarray(np.full((9, 9), 257 * 100, dtype=np.uint16)).save(tmp_path / "xray.png")
     assert (datasets.load(str(tmp_path), side=8).images == 100).all()
+
+
+def test_class_folders_without_train_are_read_without_labels_and_said_so(tmp_path, caplog):
+    write_image(tmp_path / "cat" / "a.png")
+    assert datasets.load(str(tmp_path)).labels is None
+    assert "read without labels" in caplog.text
+
+
+def test_the_identity_of_a_folder_changes_with_its_files(tmp_path):
+    for folder in ("one/images", "two/images"):
+        write_image(tmp_path / folder / "a.png")
+    first, second = (datasets.identity(str(tmp_path / name / "images")) for name in ("one", "two"))
+    assert first.startswith("images-")
+    assert first != second
+    write_image(tmp_path / "one" / "images" / "b.png")
+    assert datasets.identity(str(tmp_path / "one" / "images")) != first
+    assert datasets.identity("cifar10") == "cifar10"

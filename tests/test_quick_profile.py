@@ -23,7 +23,9 @@ def test_the_quick_profile_runs_from_nothing(tmp_path):
 def check_reports(folder):
     """An executed copy and a page of every notebook, and an entry that says it went well."""
     names = sorted(file.stem for file in paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
-    entries = json.loads((folder / "provenance.json").read_text())["notebooks"]
+    provenance = json.loads((folder / "provenance.json").read_text())
+    entries = provenance["notebooks"]
+    assert len(provenance["features"]["digits"]) == 64
     assert list(entries) == names
     assert {entry["status"] for entry in entries.values()} == {"ok"}
     assert all((folder / f"{name}.{suffix}").stat().st_size > 0 for name in names for suffix in ("ipynb", "html"))

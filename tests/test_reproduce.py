@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 
 import nbformat
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
-from supclust import files, paths, profiles, provenance, reproduce
+from supclust import features, files, paths, profiles, provenance, reproduce
 from tests import notebook_samples as samples
+from tests.conftest import make_features
 from tests.notebook_samples import make
 
 BOOM = 'values = []\nraise RuntimeError(f"no record in {folder}")'
@@ -343,8 +342,8 @@ def test_feature_checksums_are_read_from_the_files(tmp_path, monkeypatch, caplog
     monkeypatch.setenv("SUPCLUST_OUT", str(tmp_path))
     monkeypatch.setattr(paths, "SHIPPED", tmp_path)
     assert provenance.feature_checksums(profiles.get("laptop")) == {"cifar10": None}
-    save_file({"train": np.zeros(3, np.float32)}, tmp_path / "cifar10-features.safetensors", {"checksum": "abc"})
-    assert provenance.feature_checksums(profiles.get("laptop")) == {"cifar10": "abc"}
+    kept = features.save(tmp_path / "cifar10-features.safetensors", make_features(), "uint8")
+    assert provenance.feature_checksums(profiles.get("laptop")) == {"cifar10": kept.checksum}
     trained = tmp_path / "artefacts" / "paper" / "cifar10" / "features.safetensors"
     files.write_text(trained, "truncated")
     assert provenance.feature_checksums(profiles.get("paper")) == {"cifar10": None}
@@ -381,7 +380,7 @@ def test_git_state(tmp_path, monkeypatch):
     ("text", "without"),
     [
         ("no file /opt/data/cifar/a.txt", "no file .../a.txt"),
-        ("'/work/main' and (/tmp/x/y.py:3)", "'.../main' and (.../y.py:3)"),
+        ("'/srv/project' and (/tmp/x/y.py:3)", "'.../project' and (.../y.py:3)"),
         (f"{Path.home()}/x/y.png", "~/x/y.png"),
         ("https://arxiv.org/abs/2403.03741", "https://arxiv.org/abs/2403.03741"),
         ("figures/quick/a.png, 1/2 and /", "figures/quick/a.png, 1/2 and /"),

@@ -66,16 +66,21 @@ def test_default_temperature_is_a_tenth_of_the_mean_distance_between_centers():
     assert scores.default_temperature([[0.0]]) == scores.default_temperature([[2.0], [2.0]]) == 1.0
 
 
-@pytest.mark.parametrize("temperature", [0, -1, float("nan")])
+@pytest.mark.parametrize("temperature", [0, -1, float("nan"), "warm", None])
 def test_temperature_must_be_positive(temperature):
     with pytest.raises(ValueError, match="temperature must be positive"):
         scores.cluster_weights(np.eye(3), temperature)
 
 
-@pytest.mark.parametrize("assignments", [[0, 1], [0, 1, 3], [0, -1, 1]])
+@pytest.mark.parametrize("assignments", [[0, 1], [0, 1, 3], [0, -1, 1], [0.0, 1.0, 2.0]])
 def test_sup_refuses_assignments_that_do_not_fit(assignments):
     with pytest.raises(ValueError, match="assignments must"):
         scores.sup(np.eye(3), assignments, np.eye(3), 1.0)
+
+
+def test_sup_refuses_centers_of_another_width():
+    with pytest.raises(ValueError, match="points have 3 dimensions and centers 2"):
+        scores.sup(np.eye(3), [0, 1, 1], np.eye(2), 1.0)
 
 
 def test_scores_refuse_features_that_are_not_finite():

@@ -1,3 +1,4 @@
+import inspect
 import math
 
 import numpy as np
@@ -6,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import supclust
+from supclust import strategies
 from tests import reference
 from tests.conftest import make_blobs
 
@@ -108,12 +110,17 @@ def test_one_cluster_falls_back_to_the_most_typical_point(blobs):
 
 
 def test_small_clusters_are_used_only_when_nothing_else_is_left():
-    lone = make_blobs(3, 4, 6, seed=1, spread=0.001)
-    features = np.concatenate([make_blobs(2, 40, 6, seed=2, spread=0.001), lone])
+    small = make_blobs(3, 5, 6, seed=1, spread=0.001)
+    features = np.concatenate([make_blobs(2, 40, 6, seed=2, spread=0.001), small])
     picks, details = supclust.select(features, 5, return_details=True)
-    sizes = np.bincount(details.assignments)[details.assignments[picks]]
-    assert (sizes > 5).all()
-    assert len(set(supclust.select(features, 92).tolist())) == 92  # all of them, the lone ones too
+    assert sorted(np.bincount(details.assignments)) == [5, 5, 5, 40, 40]
+    assert (picks < 80).all()
+    assert len(set(supclust.select(features, 95).tolist())) == 95  # all of them, the small ones too
+
+
+def test_a_cluster_of_six_is_large_enough():
+    features = np.concatenate([make_blobs(1, size, 6, seed=s, spread=0.001) for s, size in [(1, 40), (2, 6), (3, 5)]])
+    assert np.searchsorted([40, 46], supclust.select(features, 3), side="right").tolist() == [0, 1, 0]
 
 
 def test_capped_clusters_are_gone_round_fewest_labels_first():
@@ -141,7 +148,14 @@ def test_budget_may_not_exceed_what_is_unlabelled():
 
 @pytest.mark.parametrize(
     ("labeled", "message"),
-    [([480], "out of range"), ([-1], "out of range"), ([3, 3], "repeated"), ([0.5], "list of indices"), ([[1]], "list of indices")],
+    [
+        ([480], "out of range"),
+        ([-1], "out of range"),
+        ([3, 3], "repeated"),
+        ([0.5], "list of indices"),
+        ([[1]], "list of indices"),
+        ([True], "not a mask"),
+    ],
 )
 def test_labeled_must_be_distinct_indices(blobs, labeled, message):
     with pytest.raises(ValueError, match=message):
@@ -157,6 +171,11 @@ def test_labeled_must_be_distinct_indices(blobs, labeled, message):
         ({"top_fraction": 1.5}, "top_fraction"),
         ({"n_neighbors": 0}, "n_neighbors"),
         ({"max_clusters": 0}, "max_clusters"),
+        ({"max_clusters": 2.5}, "max_clusters"),
+        ({"n_neighbors": 2.5}, "n_neighbors"),
+        ({"temperature": "warm"}, "temperature must be positive"),
+        ({"seed": -1}, "seed must be"),
+        ({"seed": None}, "seed must be"),
     ],
 )
 def test_settings_out_of_range_are_refused(blobs, setting, message):
@@ -168,3 +187,11 @@ def test_features_must_be_finite(blobs):
     blobs[17, 2] = np.nan
     with pytest.raises(ValueError, match=r"row\(s\): 17"):
         supclust.select(blobs, 3)
+
+
+def test_defaults_are_those_of_the_design(blobs):
+    """K = 20, the most typical tenth, at most 500 clusters."""
+    explicit = {"temperature": None, "top_fraction": 0.1, "n_neighbors": 20, "max_clusters": 500, "seed": 0}
+    parameters = inspect.signature(supclust.select).parameters
+    assert {name: parameters[name].default for name in explicit} == explicit
+    assert strategies.Settings() == strategies.Settings(20, 500, 0.1, None, squared=False)

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from supclust import strategies
+from supclust import scores, strategies
 from tests.conftest import make_blobs
 
 
@@ -63,3 +63,15 @@ def test_random_is_uniform_over_the_unlabelled():
 def test_unknown_strategy_lists_the_known_ones(blobs):
     with pytest.raises(ValueError, match="unknown strategy 'typclust'; known: random, typiclust, supclust"):
         query("typclust", strategies.Pool(blobs), 3)
+
+
+def test_squared_typicality_is_a_setting_and_is_logged(blobs, caplog):
+    caplog.set_level("INFO")
+    plain = strategies.Pool(blobs).clusters(12)
+    assert "squared" not in caplog.text
+    squared = strategies.Pool(blobs, settings=strategies.Settings(squared=True)).clusters(12)
+    assert "squared" in caplog.text
+    members = plain.members[0]
+    expected = scores.typicality(plain.points[members], squared=True)
+    np.testing.assert_allclose(squared.typicality(0)[members], expected)
+    assert not np.allclose(plain.typicality(0)[members], expected)

@@ -53,14 +53,17 @@ def test_records_that_are_there_are_not_made_again(workplace):
     assert written == {path: path.stat().st_mtime_ns for path in sweep.records_folder(PROFILE).iterdir()}
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", "{}", "null", '{"rounds": []}', "\x00\x00", "of another run", "of a flat round"])
+@pytest.mark.parametrize("damage", ["", "{", "[]", "{}", "null", '{"rounds": []}', "\x00\x00", "of another run", "better", "cut"])
 def test_a_broken_record_is_named_and_made_again(workplace, caplog, damage):
     first = sweep.run(PROFILE, jobs=1)
     here, there = (sweep.records_folder(PROFILE) / key.filename for key in sweep.keys(PROFILE)[:2])
     if damage == "of another run":
         damage = there.read_text()
-    if damage == "of a flat round":
-        damage = here.read_text().replace('"accuracy"', '"accurcy"')
+    if damage == "better":
+        damage = here.read_text().replace('"accuracy": 0', '"accuracy": 1')
+    if damage == "cut":
+        record = json.loads(here.read_text())
+        damage = json.dumps(record | {"rounds": record["rounds"][:2]})
     here.write_text(damage)
     pd.testing.assert_frame_equal(first, sweep.run(PROFILE, jobs=1))
     assert str(here) in caplog.text
@@ -110,6 +113,7 @@ def test_what_is_not_in_the_kept_table_is_run(workplace):
         ({"datasets": ["mnist"]}, "has no data set 'mnist'; it has: digits"),
         ({"budgets": ["large"]}, "unknown budget 'large'; known: tiny, small"),
         ({"seeds": 0}, "seeds must be at least 1"),
+        ({"jobs": 0}, "jobs must not be 0"),
     ],
 )
 def test_unknown_parts_are_refused_before_anything_runs(workplace, part, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,6 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from supclust import geometry, scores
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -23,14 +26,16 @@ class Settings:
     squared: bool = False  # squared distances in typicality, as in TypiClust's code
 
     def __post_init__(self) -> None:
-        if self.n_neighbors < 1:
-            raise ValueError(f"n_neighbors must be at least 1, not {self.n_neighbors}")
-        if self.max_clusters is not None and self.max_clusters < 1:
-            raise ValueError(f"max_clusters must be at least 1 or None, not {self.max_clusters}")
+        if not scores.is_count(self.n_neighbors):
+            raise ValueError(f"n_neighbors must be a whole number of at least 1, not {self.n_neighbors!r}")
+        if self.max_clusters is not None and not scores.is_count(self.max_clusters):
+            raise ValueError(f"max_clusters must be a whole number of at least 1, or None, not {self.max_clusters!r}")
         if not 0 < self.top_fraction <= 1:
             raise ValueError(f"top_fraction must lie in (0, 1], not {self.top_fraction}")
-        if self.temperature is not None and not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, not {self.temperature}")
+        if self.temperature is not None:
+            scores.check_temperature(self.temperature)
+        if self.squared:
+            log.info("typicality from squared distances, as in the code of TypiClust and not as in the paper")
 
 
 class ClusteredPoints:
@@ -94,6 +99,8 @@ class Pool:
     _shared: dict = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int | np.integer) or self.seed < 0:
+            raise ValueError(f"seed must be a whole number of at least 0, not {self.seed!r}")
         if "points" not in self._shared:
             features = geometry.check_features(self.features)
             self._shared["points"] = geometry.normalise(features)
@@ -133,6 +140,8 @@ def check_labeled(labeled: ArrayLike | Sequence[int], n: int) -> np.ndarray:
     given = np.asarray(labeled)
     if given.size == 0:
         return np.empty(0, dtype=np.int64)
+    if given.dtype == bool:
+        raise ValueError("labeled must be a list of indices, not a mask: pass np.flatnonzero(mask)")
     if given.ndim != 1 or given.dtype.kind not in "iu":
         raise ValueError(f"labeled must be a list of indices, not {given.dtype} of shape {given.shape}")
     outside = given[(given < 0) | (given >= n)]
