@@ -1,7 +1,8 @@
 """Where data sets, artefacts, reports and figures live; nothing else.
 
 SUPCLUST_DATA names the folder of the data sets (default: data/ in the repository). SUPCLUST_OUT names the folder below which
-reports/, figures/ and artefacts/ are written (default: the repository).
+reports/, figures/ and artefacts/ are written (default: the repository). Where the package is installed without its repository, the
+working folder takes its place.
 """
 
 import os
@@ -13,14 +14,19 @@ NOTEBOOKS = REPOSITORY / "notebooks"
 SHIPPED = PACKAGE / "shipped"
 
 
+def root() -> Path:
+    """The repository, or the working folder if the package is installed without one."""
+    return REPOSITORY if (REPOSITORY / "pyproject.toml").exists() else Path.cwd()
+
+
 def data() -> Path:
     """The folder that holds the data sets, one subfolder or archive each."""
-    return Path(os.environ.get("SUPCLUST_DATA") or REPOSITORY / "data").expanduser().resolve()
+    return Path(os.environ.get("SUPCLUST_DATA") or root() / "data").expanduser().resolve()
 
 
 def out() -> Path:
     """The folder below which everything is written."""
-    return Path(os.environ.get("SUPCLUST_OUT") or REPOSITORY).expanduser().resolve()
+    return Path(os.environ.get("SUPCLUST_OUT") or root()).expanduser().resolve()
 
 
 def reports(profile: str) -> Path:
