@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torchvision.datasets.utils import check_integrity
 from tqdm import tqdm
 
 from supclust import paths
+from supclust.files import sha256
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def identity(name: str) -> str:
         return name
     root = Path(name).resolve()
     listing = [(str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns) for f in _image_files(root)]
-    return f"{root.name}-{hashlib.sha256(repr(listing).encode()).hexdigest()[:12]}"
+    return f"{root.name}-{sha256(repr(listing))[:12]}"
 
 
 def long_tail_indices(labels: np.ndarray, seed: int) -> np.ndarray:

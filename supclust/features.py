@@ -87,7 +87,7 @@ def save(path: Path, features: Features, dtype: str = "float32") -> Features:
     arrays = _stored(features, dtype)
     about = {"made_by": features.made_by, "classes": features.classes, "checksum": _checksum(arrays)}
     text = json.dumps(about)
-    files.write_bytes(Path(path), safetensors.numpy.save(arrays, {"about": text, "about_sha256": _sha256(text)}))
+    files.write_bytes(Path(path), safetensors.numpy.save(arrays, {"about": text, "about_sha256": files.sha256(text)}))
     return load(path)
 
 
@@ -168,7 +168,7 @@ def _made_by(dataset: str, encoder: Encoder) -> dict[str, Any]:
 def _read(path: Path) -> Features:
     with safetensors.safe_open(path, "np") as file:
         metadata, arrays = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if _sha256(metadata["about"]) != metadata["about_sha256"]:
+    if files.sha256(metadata["about"]) != metadata["about_sha256"]:
         raise ValueError("the checksum of its description differs")
     about = json.loads(metadata["about"])
     if _checksum(arrays) != about["checksum"]:
@@ -214,10 +214,6 @@ def _checksum(arrays: dict[str, np.ndarray]) -> str:
             digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
             digest.update(arrays[name].tobytes())
     return digest.hexdigest()
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _check(features: Features) -> None:

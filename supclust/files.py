@@ -1,7 +1,8 @@
-"""Writing files so that a reader, or a power cut, never sees half of one."""
+"""Writing files so that a reader, or a power cut, never sees half of one, and checksums to tell that they are whole."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,11 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sha256(text: str) -> str:
+    """Checksum of a text, in hexadecimal digits."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import itertools
 import json
@@ -122,7 +121,7 @@ def write_table(profile: Profile, folder: Path | None = None) -> Path:
     curves = _as_table({key: record for key, record in records.items() if record})
     path = paths.reports(profile.name) / "curves.csv"
     body = curves.to_csv(index=False)
-    files.write_text(path, f"# {json.dumps({'sources': sources, 'sha256': _digest(body)})}\n{body}")
+    files.write_text(path, f"# {json.dumps({'sources': sources, 'sha256': files.sha256(body)})}\n{body}")
     return path
 
 
@@ -197,7 +196,7 @@ def _rows_of(path: Path, sources: dict[str, dict]) -> pd.DataFrame:
     try:
         head, _, body = path.read_text(encoding="utf-8").partition("\n")
         made_from = json.loads(head.removeprefix("#"))
-        if _digest(body) != made_from["sha256"]:
+        if files.sha256(body) != made_from["sha256"]:
             raise ValueError("its checksum differs")
         kept = pd.read_csv(io.StringIO(body))[COLUMNS]
     except (ValueError, KeyError, TypeError, OSError) as error:
@@ -208,8 +207,4 @@ def _rows_of(path: Path, sources: dict[str, dict]) -> pd.DataFrame:
 
 
 def _record_digest(record: dict) -> str:
-    return _digest(json.dumps([record[part] for part in ("key", "source", "rounds")]))
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return files.sha256(json.dumps([record[part] for part in ("key", "source", "rounds")]))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from supclust import scores
 from supclust.strategies import clustered
 from supclust.strategies.pool import Pool, Settings
 from supclust.strategies.uniform import random
@@ -32,7 +33,7 @@ def query(name: str, pool: Pool, budget: int, rng: np.random.Generator) -> np.nd
     """
     check_names([name])
     unlabeled = len(pool.features) - len(pool.labeled)
-    if isinstance(budget, bool) or not isinstance(budget, int | np.integer) or budget < 1:
+    if not scores.is_count(budget):
         raise ValueError(f"budget must be a positive whole number, not {budget!r}")
     if budget > unlabeled:
         raise ValueError(f"budget is {budget}, but only {unlabeled} points are unlabelled")
