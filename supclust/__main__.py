@@ -1,4 +1,4 @@
-"""The command `supclust`: figures, sweep, data and ship."""
+"""The command `supclust`: figures, sweep, data, train and ship."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from supclust import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit code: 0 fine, 1 something failed on the way, 2 wrong input, 130 interrupted."""
+    """Run a command line; returns the exit code.
+
+    0 fine, 1 something failed on the way, 2 wrong input, 3 a training that is not finished, 130 interrupted.
+    """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("supclust").setLevel(logging.INFO)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where cores are shared, threads that spin make small steps crawl
@@ -46,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_figures(commands)
     _add_sweep(commands)
     _add_data(commands)
+    _add_train(commands)
     _add_ship(commands)
     return parser
 
@@ -87,8 +91,30 @@ def _add_data(commands: argparse._SubParsersAction) -> None:
         help="download a data set and check it",
         description="Download a data set into the folder that SUPCLUST_DATA names (default: data/) and check it.",
     )
-    command.add_argument("name", metavar="NAME", help="for example cifar10")
+    command.add_argument("name", metavar="NAME", help="cifar10, cifar10-lt50, cifar100, or isic2019 (checked only)")
+    command.add_argument("--leave-out-missing", action="store_true", help="of isic2019, use the images that are there")
     command.set_defaults(run=_data)
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "train",
+        help="train a SimCLR encoder",
+        description="Train a SimCLR encoder on the images of a data set, without labels, and write encoder.safetensors. Stopped or "
+        "killed, the same command goes on from its checkpoint. On several GPUs or machines: torchrun ... -m supclust train ...",
+    )
+    command.add_argument("name", metavar="NAME", help="a data set, or a folder of images")
+    command.add_argument("--recipe", default="paper", help="paper (default; 500 epochs: for a GPU), laptop or digits")
+    command.add_argument(
+        "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+        help="another value for a number of the recipe; may be repeated",
+    )  # fmt: skip
+    command.add_argument("--start", type=Path, metavar="WEIGHTS", help="go on from an encoder's weights, a safetensors file")
+    command.add_argument("--seed", type=int, default=0, help="of the training, and of the draw of cifar10-lt50 and isic2019")
+    command.add_argument("--minutes", type=float, metavar="M", help="stop after M minutes; exit code 3 if epochs are left")
+    command.add_argument("--folder", type=Path, metavar="DIR", help="keeps checkpoint and encoder (default: below artefacts/)")
+    command.add_argument("--leave-out-missing", action="store_true", help="of isic2019, use the images that are there")
+    command.set_defaults(run=_train)
 
 
 def _add_ship(commands: argparse._SubParsersAction) -> None:
@@ -138,9 +164,35 @@ def _data(options: argparse.Namespace) -> int:
     from supclust import datasets
 
     for split in datasets.SPLITS:
-        loaded = datasets.load(options.name, split, download=True)
+        download, missing = options.name in datasets.CIFAR, "leave out" if options.leave_out_missing else "error"
+        loaded = datasets.load(options.name, split, download=download, missing=missing)
         print(f"{loaded.name} {split}: {len(loaded)} images of {len(loaded.classes)} classes")
     return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from supclust import datasets, features, parallel, profiles, simclr
+
+    config = profiles.parsed(profiles.recipe(options.recipe, options.name), dict(options.parameter), seed=options.seed)
+    folder = options.folder or features.folder(options.recipe, options.name, options.seed)
+    missing = "leave out" if options.leave_out_missing else "error"
+    with parallel.joined():
+        pool = datasets.load(options.name, seed=options.seed, side=config.side, missing=missing)
+        encoder = simclr.train(
+            pool.images, config, folder, labels=pool.labels, minutes=options.minutes, on_epoch=_report_epoch,
+            start=options.start and simclr.load_weights(options.start),
+        )  # fmt: skip
+        first = parallel.rank() == 0
+    if first and encoder.finished:
+        simclr.save_weights(encoder, folder / "encoder.safetensors")
+        print(folder / "encoder.safetensors")
+    return 0 if encoder.finished else 3
+
+
+def _report_epoch(history: list[dict]) -> None:
+    last = history[-1]
+    knn = "" if last["knn"] is None else f", 20-NN accuracy of held-out images {last['knn']:.2%}"
+    logging.getLogger(__name__).info("epoch %d: loss %.4f, %.0f s%s", last["epoch"], last["loss"], last["seconds"], knn)
 
 
 def _ship(options: argparse.Namespace) -> int:

@@ -1,19 +1,23 @@
-"""The image data sets, all as one type: digits, CIFAR-10, its long-tailed draw, and any folder of images."""
+"""The image data sets, all as one type: digits, CIFAR-10, its long-tailed draw, CIFAR-100, ISIC-2019, any folder of images."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+import pandas as pd
+from PIL import ExifTags, Image, ImageOps
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from torchvision.datasets import CIFAR10
+from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.datasets.utils import check_integrity
 from tqdm import tqdm
@@ -23,11 +27,72 @@ from supclust.files import sha256
 
 log = logging.getLogger(__name__)
 
-NAMES = ("digits", "cifar10", "cifar10-lt50")
+NAMES = ("digits", "cifar10", "cifar10-lt50", "cifar100", "isic2019")
 SPLITS = ("train", "test")
+MISSING = ("error", "leave out")  # what to do about images of ISIC-2019 that are not there
+CIFAR = {"cifar10": CIFAR10, "cifar10-lt50": CIFAR10, "cifar100": CIFAR100}
+LARGEST_ARRAY = 2_000_000_000  # bytes; a folder of more is read file by file, when its images are asked for
+THREADS = min(8, os.cpu_count() or 1)  # that decode images at once; Pillow works outside Python's lock
 
 # int(5000 * 0.02 ** (i / 9)), truncated as in the reference code: 13,996 images, the largest class 50 times the smallest.
 LONG_TAIL_50 = (5000, 3237, 2096, 1357, 878, 568, 368, 238, 154, 100)
+
+# The classes of ISIC-2019 and the number of their images, 25,331 in all; its column UNK belongs to the challenge's test set.
+ISIC_COUNTS = {"MEL": 4522, "NV": 12875, "BCC": 3323, "AK": 867, "BKL": 2624, "DF": 239, "VASC": 253, "SCC": 628}
+ISIC_LABELS = "ISIC_2019_Training_GroundTruth.csv"
+ISIC_IMAGES = "ISIC_2019_Training_Input"
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFiles:
+    """Images that stay in their files until they are asked for: stands in for an array uint8 (n, 3, side, side).
+
+    images[i] is one image (3, side, side), images[a:b] and images[indices] are arrays (m, 3, side, side), decoded by THREADS
+    threads; indices follow NumPy's rules, on the first axis only. It pickles as a list of names, so that workers of a DataLoader
+    can read from it. Reading raises ValueError naming the file for an image that cannot be read.
+    """
+
+    folder: Path
+    names: tuple[str, ...] = field(repr=False)  # relative to folder
+    side: int  # pixels
+
+    dtype = np.dtype(np.uint8)
+    ndim = 4
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return len(self), 3, self.side, self.side
+
+    @property
+    def size(self) -> int:
+        """Number of values, and of bytes once decoded."""
+        return len(self) * 3 * self.side**2
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, key: int | slice | Sequence[int] | np.ndarray) -> np.ndarray:
+        rows = self._rows(key)
+        if rows.ndim == 0:
+            return _read_image(self.folder / self.names[rows], self.side)
+        return _read_images([self.folder / self.names[row] for row in rows], self.side)
+
+    def take(self, indices: slice | Sequence[int] | np.ndarray) -> ImageFiles:
+        """The images at these indices, in that order, still in their files."""
+        return dataclasses.replace(self, names=tuple(self.names[row] for row in np.atleast_1d(self._rows(indices))))
+
+    def checksum(self) -> str:
+        """SHA-256 of side and of the files' names, sizes and times of modification: tells images apart without reading them."""
+        return sha256(repr((self.side, _listing(self.folder, self.names))))
+
+    def _rows(self, key: int | slice | Sequence[int] | np.ndarray) -> np.ndarray:
+        """NumPy's own rules: negative positions, steps, masks, and IndexError for what does not exist."""
+        rows = np.arange(len(self))[key]
+        if rows.ndim > 1:
+            raise IndexError(
+                f"images in files are indexed by one position or a list of them, not by an array of shape {rows.shape}"
+            )
+        return rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +100,7 @@ class Dataset:
     """Images of one split, and what is known about them."""
 
     name: str
-    images: np.ndarray  # uint8 (n, 3, height, width)
+    images: np.ndarray | ImageFiles  # uint8 (n, 3, height, width)
     labels: np.ndarray | None  # int64 (n,), positions in `classes`; None where nobody has labelled them
     classes: tuple[str, ...]
 
@@ -43,33 +108,47 @@ class Dataset:
         return len(self.images)
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> Dataset:
-        """The images at these indices, in that order."""
+        """The images at these indices, in that order; images in files stay there."""
         labels = None if self.labels is None else self.labels[indices]
-        return dataclasses.replace(self, images=self.images[indices], labels=labels)
+        images = self.images.take(indices) if isinstance(self.images, ImageFiles) else self.images[indices]
+        return dataclasses.replace(self, images=images, labels=labels)
 
 
-def load(name: str, split: str = "train", *, seed: int = 0, side: int = 32, download: bool = False) -> Dataset:
+def load(
+    name: str,
+    split: str = "train",
+    *,
+    seed: int = 0,
+    side: int | None = None,
+    download: bool = False,
+    missing: str = "error",
+) -> Dataset:
     """One split of a data set.
 
     name: one of NAMES, or the path of a folder of images: root/{train,test}/<class>/* with labels, or any other
         arrangement of image files below root, without labels.
     split: "train" (the pool to query from) or "test".
-    seed: of the long-tailed draw; nothing else here depends on it.
-    side: pixels; images of a folder become side x side. The others keep their own size (digits 8, CIFAR-10 32).
-    download: fetch CIFAR-10 into the data folder if it is not there.
+    seed: of the long-tailed draw and of ISIC-2019's split (80 : 20 in each class); nothing else here depends on it.
+    side: pixels; images of ISIC-2019 (default 224) and of a folder (default 32) become side x side. The others keep their
+        own size (digits 8, CIFAR 32).
+    download: fetch CIFAR-10 or CIFAR-100 into the data folder if it is not there.
+    missing: "error", or "leave out" to do without those images of ISIC-2019 that are not there. Its split does not depend on it.
+
+    The images of ISIC-2019, and of a folder that would take more than LARGEST_ARRAY bytes, are ImageFiles.
 
     Raises ValueError for an unknown name or split, a damaged file or an image that cannot be read, and
     FileNotFoundError, with what to do about it, for a data set that is not on this machine.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    _check_options(split, side, missing)
     if name == "digits":
         return _load_digits(split)
-    if name in ("cifar10", "cifar10-lt50"):
-        return _load_cifar10(name, split, seed, download)
+    if name in CIFAR:
+        return _load_cifar(name, split, seed, download)
+    if name == "isic2019":
+        return _load_isic2019(split, seed, side or 224, download, missing)
     if not name or not Path(name).is_dir():
         raise ValueError(f"unknown data set {name!r}; known: {', '.join(NAMES)}, or the path of a folder of images")
-    return _load_folder(Path(name), split, side)
+    return _load_folder(Path(name), split, side or 32)
 
 
 def identity(name: str) -> str:
@@ -77,8 +156,7 @@ def identity(name: str) -> str:
     if not Path(name).is_dir() or name in NAMES:
         return name
     root = Path(name).resolve()
-    listing = [(str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns) for f in _image_files(root)]
-    return f"{root.name}-{sha256(repr(listing))[:12]}"
+    return f"{root.name}-{sha256(repr(_listing(root, _relative(root, _image_files(root)))))[:12]}"
 
 
 def long_tail_indices(labels: np.ndarray, seed: int) -> np.ndarray:
@@ -95,6 +173,24 @@ def long_tail_indices(labels: np.ndarray, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(drawn))
 
 
+def stratified_split(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted indices of the pool (80 %) and of the test set (20 %), drawn within each class of labels, int (n,)."""
+    rng, test = np.random.default_rng(seed), np.zeros(len(labels), dtype=bool)
+    for c in np.unique(labels):
+        members = np.flatnonzero(labels == c)
+        test[rng.choice(members, round(0.2 * len(members)), replace=False)] = True
+    return np.flatnonzero(~test), np.flatnonzero(test)
+
+
+def _check_options(split: str, side: int | None, missing: str) -> None:
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    if missing not in MISSING:
+        raise ValueError(f"missing must be one of {', '.join(map(repr, MISSING))}, not {missing!r}")
+    if side is not None and side < 1:
+        raise ValueError(f"side must be at least 1 pixel, not {side}")
+
+
 def _load_digits(split: str) -> Dataset:
     """Scikit-learn's 1,797 digits, 8 x 8, split 1,437 + 360; always the same split, so that their features are one thing."""
     digits = load_digits()
@@ -105,12 +201,13 @@ def _load_digits(split: str) -> Dataset:
     return Dataset("digits", images, digits.target[rows].astype(np.int64), tuple(map(str, digits.target_names)))
 
 
-def _load_cifar10(name: str, split: str, seed: int, download: bool) -> Dataset:
-    """CIFAR-10 in its official order. Of the long-tailed variant only the pool is a draw: its test set stays balanced."""
+def _load_cifar(name: str, split: str, seed: int, download: bool) -> Dataset:
+    """CIFAR in its official order. Of the long-tailed variant only the pool is a draw: its test set stays balanced."""
+    source = CIFAR[name]
     try:
-        official = CIFAR10(paths.data(), train=split == "train", download=download)
+        official = source(paths.data(), train=split == "train", download=download)
     except RuntimeError as error:  # torchvision's one message for files that are absent and files that are damaged
-        raise _cifar10_problem(paths.data()) from error
+        raise _cifar_problem(source, paths.data()) from error
     images = np.ascontiguousarray(official.data.transpose(0, 3, 1, 2))
     dataset = Dataset(name, images, np.array(official.targets, dtype=np.int64), tuple(official.classes))
     if name == "cifar10-lt50" and split == "train":
@@ -118,20 +215,98 @@ def _load_cifar10(name: str, split: str, seed: int, download: bool) -> Dataset:
     return dataset
 
 
-def _cifar10_problem(root: Path) -> Exception:
+def _cifar_problem(source: type[CIFAR10], root: Path) -> Exception:
     """Which of the official files is damaged, or where they were looked for in vain."""
-    folder = root / CIFAR10.base_folder
-    official = [*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])]
+    folder, name = root / source.base_folder, source.__name__.lower()
+    title = name.replace("cifar", "CIFAR-")
+    official = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
     damaged = [file for file, md5 in official if (folder / file).exists() and not check_integrity(folder / file, md5)]
     if damaged:
         return ValueError(
-            f"{folder / damaged[0]} is not the official CIFAR-10 file: its MD5 sum differs. "
-            "Remove it and get it again with `supclust data cifar10`"
+            f"{folder / damaged[0]} is not the official {title} file: its MD5 sum differs. "
+            f"Remove it and get it again with `supclust data {name}`"
         )
     return FileNotFoundError(
-        f"CIFAR-10 is not, or not completely, in {folder}. Get it with `supclust data cifar10`, "
-        f"or set SUPCLUST_DATA to the folder that holds {CIFAR10.base_folder}/"
+        f"{title} is not, or not completely, in {folder}. Get it with `supclust data {name}`, "
+        f"or set SUPCLUST_DATA to the folder that holds {source.base_folder}/"
     )
+
+
+def _load_isic2019(split: str, seed: int, side: int, download: bool, missing: str) -> Dataset:
+    """ISIC-2019, split over all its labelled images, so that the split does not depend on which of them are here."""
+    root = paths.data() / "isic2019"
+    if download:
+        raise ValueError(f"ISIC-2019 cannot be downloaded from here; it must be fetched by hand. {_isic_advice(root)}")
+    names, labels = _read_isic_labels(root / ISIC_LABELS)
+    rows = stratified_split(labels, seed)[SPLITS.index(split)]
+    images = ImageFiles(root / ISIC_IMAGES, tuple(f"{names[row]}.jpg" for row in rows), side)
+    whole = Dataset("isic2019", images, labels[rows], tuple(ISIC_COUNTS))
+    here = _present(images)
+    if here.all():
+        return whole
+    _check_missing(here, split, root, missing)
+    return _leave_out(whole, here, split)
+
+
+def _present(images: ImageFiles) -> np.ndarray:
+    """bool (n,): which of the files are there, from one look at their folder."""
+    found = set(os.listdir(images.folder)) if images.folder.is_dir() else set()
+    return np.array([name in found for name in images.names], dtype=bool)
+
+
+def _check_missing(here: np.ndarray, split: str, root: Path, missing: str) -> None:
+    """Without all the images, one may do with some; without any, not."""
+    if missing == "leave out" and here.any():
+        return
+    others = ', or do without them: load("isic2019", ..., missing="leave out")' if here.any() else ""
+    raise FileNotFoundError(
+        f"{(~here).sum()} of the {len(here)} images of ISIC-2019's {split} split are not in {root / ISIC_IMAGES}. "
+        f"{_isic_advice(root)}{others}"
+    )
+
+
+def _leave_out(whole: Dataset, here: np.ndarray, split: str) -> Dataset:
+    kept = whole.subset(np.flatnonzero(here))
+    gone = [name for c, name in enumerate(whole.classes) if c in whole.labels and c not in kept.labels]
+    none = f", among them all of {', '.join(gone)}" if gone else ""
+    log.warning("%s of the %s images of ISIC-2019's %s split are missing and left out%s", (~here).sum(), len(here), split, none)
+    return kept
+
+
+def _isic_advice(root: Path) -> str:
+    return (
+        f"Get {ISIC_IMAGES}.zip and {ISIC_LABELS} from challenge.isic-archive.com/data/#2019 and unpack them into {root}, "
+        "or set SUPCLUST_DATA to the folder that holds isic2019/"
+    )
+
+
+def _read_isic_labels(file: Path) -> tuple[list[str], np.ndarray]:
+    """Names of the images and their classes int64 (n,), positions in ISIC_COUNTS, in the order of the official CSV file."""
+    if not file.is_file():
+        raise FileNotFoundError(f"ISIC-2019 is not here: there is no {file}. {_isic_advice(file.parent)}")
+    try:
+        table = pd.read_csv(file, dtype={"image": str})
+    except ValueError as error:  # pandas' parser errors are among these
+        raise ValueError(f"cannot read {file}: {error}. Get the official one again") from error
+    _check_isic_labels(table, file)
+    if len(table) != sum(ISIC_COUNTS.values()):
+        log.warning("%s labels %s images, the official one %s: this is another split", file, len(table), sum(ISIC_COUNTS.values()))
+    return table["image"].tolist(), table[list(ISIC_COUNTS)].to_numpy(float).argmax(axis=1).astype(np.int64)
+
+
+def _check_isic_labels(table: pd.DataFrame, file: Path) -> None:
+    """Raises ValueError unless each row is an image of its own with a 1.0 in one class and 0.0 elsewhere."""
+    columns = ["image", *ISIC_COUNTS, "UNK"]
+    if list(table.columns) != columns or table.empty:
+        raise ValueError(f"{file} must have the columns {', '.join(columns)} and a row for each image. Get the official one again")
+    values = table[columns[1:]].apply(pd.to_numeric, errors="coerce")
+    ones, zeros = values.eq(1), values.eq(0)
+    single = (ones | zeros).all(axis=1) & (ones.sum(axis=1) == 1) & zeros["UNK"]
+    for bad, what in ((~single, "not exactly one class"), (table["image"].duplicated(), "the name of an earlier row")):
+        if bad.any():
+            raise ValueError(
+                f"{file}: {table['image'][bad].iloc[0]} has {what} ({bad.sum()} such rows). Get the official one again"
+            )
 
 
 def _load_folder(root: Path, split: str, side: int) -> Dataset:
@@ -141,7 +316,7 @@ def _load_folder(root: Path, split: str, side: int) -> Dataset:
     files = {name: _image_files(root / split / name) for name in classes}
     _check_classes(root, split, files)
     labels = np.repeat(np.arange(len(classes)), [len(files[name]) for name in classes]).astype(np.int64)
-    return Dataset(str(root), _read_images(list(chain.from_iterable(files.values())), side), labels, classes)
+    return Dataset(str(root), _images_of(root, list(chain.from_iterable(files.values())), side), labels, classes)
 
 
 def _load_unlabelled(root: Path, split: str, side: int) -> Dataset:
@@ -152,7 +327,7 @@ def _load_unlabelled(root: Path, split: str, side: int) -> Dataset:
         raise ValueError(f"no image in {root} (looked for {', '.join(IMG_EXTENSIONS)})")
     if any(file.parent != root for file in files):
         log.warning("the images of %s are read without labels; folders are classes only below train/ and test/", root)
-    return Dataset(str(root), _read_images(files, side), None, ())
+    return Dataset(str(root), _images_of(root, files, side), None, ())
 
 
 def _check_classes(root: Path, split: str, files: dict[str, list[Path]]) -> None:
@@ -176,11 +351,33 @@ def _image_files(folder: Path) -> list[Path]:
     return sorted(f for f in found if not any(part.startswith(".") for part in f.relative_to(folder).parts))
 
 
-def _read_images(files: list[Path], side: int) -> np.ndarray:
+def _relative(root: Path, files: Sequence[Path]) -> tuple[str, ...]:
+    return tuple(file.relative_to(root).as_posix() for file in files)
+
+
+def _listing(folder: Path, names: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Name, size and time of modification of each file."""
+    stats = [(folder / name).stat() for name in names]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(names, stats, strict=True)]
+
+
+def _images_of(root: Path, files: list[Path], side: int) -> np.ndarray | ImageFiles:
+    """An array where it is small enough, else the files."""
+    images = ImageFiles(root.absolute(), _relative(root, files), side)
+    return images if images.size > LARGEST_ARRAY else _read_images(files, side, progress=True)
+
+
+def _read_images(files: list[Path], side: int, progress: bool = False) -> np.ndarray:
     """uint8 (n, 3, side, side)."""
     images = np.empty((len(files), 3, side, side), dtype=np.uint8)
-    for i, file in enumerate(tqdm(files, desc="reading images", unit="image", leave=False)):
-        images[i] = _read_image(file, side)
+    threads = ThreadPoolExecutor(THREADS)
+    try:
+        decoded = threads.map(partial(_read_image, side=side), files)
+        bar = tqdm(decoded, total=len(files), desc="reading images", unit="image", leave=False) if progress else decoded
+        for i, image in enumerate(bar):
+            images[i] = image
+    finally:  # a broken file, or a reader who stops it, leaves nothing running
+        threads.shutdown(cancel_futures=True)
     return images
 
 
@@ -188,10 +385,31 @@ def _read_image(file: Path, side: int) -> np.ndarray:
     """One image, upright as its camera meant it, its central square scaled to side x side: uint8 (3, side, side)."""
     try:
         with Image.open(file) as opened:
-            upright = _eight_bit(ImageOps.exif_transpose(opened)).convert("RGB")
+            box = _central_square(opened, side)
+            square = _eight_bit(opened).convert("RGB").resize((side, side), Image.Resampling.BICUBIC, box)
+            upright = _turned(square, opened.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception as error:  # Pillow's decoders raise whatever the damaged bytes lead them to
         raise ValueError(f"cannot read the image {file}: {error}") from error
-    return np.asarray(ImageOps.fit(upright, (side, side), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    return np.asarray(upright).transpose(2, 0, 1).copy()
+
+
+def _central_square(opened: Image.Image, side: int) -> tuple[float, float, float, float]:
+    """Its box in the image as it will be decoded: a large JPEG at half, a quarter or an eighth of its size, but still 2 * side.
+
+    That saves most of the time, and the scaling would have left out the rest. Such a size is rounded up: the box is not.
+    """
+    _, whole = opened.draft(None, (2 * side, 2 * side)) or (None, (0, 0, *opened.size))
+    width, height = whole[2:]
+    edge = min(width, height)
+    left, top = (width - edge) / 2, (height - edge) / 2
+    return left, top, left + edge, top + edge
+
+
+def _turned(square: Image.Image, orientation: int) -> Image.Image:
+    """Turned and mirrored as an EXIF orientation asks for."""
+    square.info.clear()  # the rest of the metadata may be broken, and is not needed
+    square.getexif()[ExifTags.Base.Orientation] = orientation
+    return ImageOps.exif_transpose(square)
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

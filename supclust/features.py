@@ -16,15 +16,16 @@ import safetensors.numpy
 import torch
 import torchvision
 
-from supclust import datasets, files, networks, paths, simclr
+from supclust import datasets, files, networks, paths, profiles, simclr
 from supclust.datasets import Dataset
 from supclust.networks import knn_accuracy
-from supclust.profiles import Profile
+from supclust.profiles import Profile, SimCLR
 from supclust.simclr import Encoder
 
 __all__ = ["Features", "embed", "extract", "knn_accuracy", "load", "of", "save"]
 
 ARRAYS = ("train", "test", "train_labels", "test_labels")
+SEEDED = ("cifar10-lt50", "isic2019")  # data sets whose pool is drawn from the seed
 STEPS = ("step", "offset")  # (d,) float32, of uint8 features only: value = code * step + offset
 
 
@@ -118,34 +119,35 @@ def of(
     """The features a profile works on: shipped with the package, or extracted by an encoder trained here, once.
 
     dataset: one of datasets.NAMES, or a folder of images; when its files change, its features are made anew.
-    seed: of the long-tailed draw. The pool of cifar10-lt50 is rows of CIFAR-10's features: its encoder has seen all of
-        CIFAR-10, a deviation from the paper.
+    seed: of the pool's draw (cifar10-lt50, isic2019). Where features are trained, each draw gets an encoder that has seen its
+        images only; the shipped ones are of one encoder, which has seen all of CIFAR-10, a deviation from the paper.
     on_epoch: handed to simclr.train.
 
     Raises ValueError for an unknown data set, a broken file, or a checkpoint made by another config.
     """
-    if dataset == "cifar10-lt50":
-        return of(profile, "cifar10", on_epoch=on_epoch).long_tail(seed)
-    if dataset == "cifar10" and profile.features == "shipped":
-        return _load_cached(paths.shipped_features(dataset))
-    path = paths.artefacts(profile.name) / datasets.identity(dataset) / "features.safetensors"
-    if path.exists() and _is_of(_load_cached(path), profile, dataset):
+    if profile.features == "shipped" and dataset in ("cifar10", "cifar10-lt50"):
+        shipped = _load_cached(paths.shipped_features("cifar10"))
+        return shipped.long_tail(seed) if dataset == "cifar10-lt50" else shipped
+    config = profiles.adapted(profile.simclr, dataset)
+    path = folder(profile.name, dataset, seed) / "features.safetensors"
+    if path.exists() and _is_of(_load_cached(path), config, dataset):
         return _load_cached(path)
-    save(path, _train_and_extract(profile, dataset, path.parent, on_epoch))
+    train = datasets.load(dataset, seed=seed, side=config.side)
+    test = None if train.labels is None else datasets.load(dataset, "test", seed=seed, side=config.side)
+    encoder = simclr.train(train.images, config, path.parent, labels=train.labels, on_epoch=on_epoch)
+    save(path, extract(encoder, train, test))
     return _load_cached(path)
 
 
-def _train_and_extract(profile: Profile, dataset: str, folder: Path, on_epoch: Callable | None) -> Features:
-    config = profile.simclr
-    train = datasets.load(dataset, side=config.side)
-    test = None if train.labels is None else datasets.load(dataset, "test", side=config.side)
-    encoder = simclr.train(train.images, config, folder, labels=train.labels, on_epoch=on_epoch)
-    return extract(encoder, train, test)
+def folder(name: str, dataset: str, seed: int = 0) -> Path:
+    """Where the encoder and the features of a data set's pool are kept; name: of the profile or recipe."""
+    draw = f"-seed{seed}" if dataset in SEEDED else ""
+    return paths.artefacts(name) / f"{datasets.identity(dataset)}{draw}"
 
 
-def _is_of(features: Features, profile: Profile, dataset: str) -> bool:
+def _is_of(features: Features, config: SimCLR, dataset: str) -> bool:
     made_by = features.made_by
-    return (made_by.get("dataset"), made_by.get("config")) == (dataset, dataclasses.asdict(profile.simclr))
+    return (made_by.get("dataset"), made_by.get("config")) == (dataset, dataclasses.asdict(config))
 
 
 def _load_cached(path: Path) -> Features:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import torch
@@ -18,16 +20,22 @@ from supclust.augment import normalise
 DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}  # blocks of each stage
 
 
-class SmallResNet(nn.Module):
-    """ResNet (He et al. 2016) for small images: 3 x 3 stem of stride 1, no max-pooling, no classifier.
+class ResNet(nn.Module):
+    """ResNet (He et al. 2016) without a classifier; by default its stem is 3 x 3, of stride 1, without max-pooling.
 
     Its state dict has the names of torchvision's. (n, 3, height, width) -> (n, 8 * width), the average pool's outputs.
     """
 
-    def __init__(self, depths: tuple[int, ...], width: int) -> None:
+    def __init__(self, depths: tuple[int, ...], width: int, stem: str = "small") -> None:
         super().__init__()
         self.width = width
-        self.conv1 = nn.Conv2d(3, width, kernel_size=3, padding=1, bias=False)
+        if stem == "small":
+            self.conv1, self.maxpool = nn.Conv2d(3, width, kernel_size=3, padding=1, bias=False), nn.Identity()
+        elif stem == "imagenet":
+            self.conv1 = nn.Conv2d(3, width, kernel_size=7, stride=2, padding=3, bias=False)
+            self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        else:
+            raise ValueError(f"unknown stem {stem!r}; known: small, imagenet")
         self.bn1 = nn.BatchNorm2d(width)
         self.layer1 = _stage(width, width, depths[0], stride=1)
         self.layer2 = _stage(width, 2 * width, depths[1], stride=2)
@@ -35,16 +43,69 @@ class SmallResNet(nn.Module):
         self.layer4 = _stage(4 * width, 8 * width, depths[3], stride=2)
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = F.relu(self.bn1(self.conv1(images)))
+        maps = self.maxpool(F.relu(self.bn1(self.conv1(images))))
         maps = self.layer4(self.layer3(self.layer2(self.layer1(maps))))
         return maps.mean(dim=(2, 3))
 
 
-def resnet(name: str, width: int = 64) -> SmallResNet:
-    """The network of that name ("resnet18" or "resnet34"); `width` channels in its first stage, 8 * width features."""
+class TinyMapConv2d(nn.Conv2d):
+    """3 x 3 convolution of stride 1; on a CPU, of maps of 1 x 1 and 2 x 2 pixels as one matrix product.
+
+    Each pixel of such a map sees all the others, so the convolution is a linear map of (side^2 channels) to themselves: 1 and 16
+    blocks of channels x channels instead of the 9 and 36 that a convolution multiplies, most of them with padding.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        n, channels, height, side = maps.shape
+        if maps.device.type != "cpu" or side > 2 or height != side:
+            return super().forward(maps)
+        offset = torch.arange(side)[:, None] - torch.arange(side) + 1  # of pixel i in the kernel around pixel j
+        blocks = self.weight[:, :, offset[:, :, None, None], offset]  # (out, in, y, y', x, x')
+        matrix = blocks.permute(2, 4, 1, 3, 5, 0).reshape(side * side * channels, -1)
+        products = maps.permute(0, 2, 3, 1).reshape(n, -1) @ matrix
+        return products.view(n, side, side, -1).permute(0, 3, 1, 2)
+
+
+def resnet(name: str, width: int = 64, stem: str = "small") -> ResNet:
+    """The network of that name ("resnet18" or "resnet34"); `width` channels in its first stage, 8 * width features.
+
+    stem: "small" for images of up to about 64 pixels, "imagenet" (7 x 7, stride 2, then max-pooling) for larger ones.
+    """
     if name not in DEPTHS:
         raise ValueError(f"unknown network {name!r}; known: {', '.join(DEPTHS)}")
-    return SmallResNet(DEPTHS[name], width)
+    return ResNet(DEPTHS[name], width, stem)
+
+
+def autocast(device: torch.device) -> AbstractContextManager:
+    """bfloat16 where the device multiplies it fast: on GPUs, and on CPUs with AMX. Other CPUs are faster with float32."""
+    fast = device.type == "cuda" or (device.type == "cpu" and _has_amx())
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+
+
+def _has_amx() -> bool:
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # since PyTorch 2.10
+    return bool(capabilities.get("amx_bf16", False))
+
+
+@contextmanager
+def kept_memory() -> Iterator[None]:
+    """glibc keeps freed memory instead of returning it to the system after every step, which costs a quarter of a training's time.
+
+    Returned at the end of the block. Without glibc (macOS, Windows, or a preloaded jemalloc) nothing happens.
+    """
+    m_trim_threshold, m_mmap_max, m_mmap_default = -1, -4, 65_536  # <malloc.h>
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if not hasattr(libc, "mallopt"):
+        yield
+        return
+    libc.mallopt(m_mmap_max, 0)
+    libc.mallopt(m_trim_threshold, 2**31 - 1)
+    try:
+        yield
+    finally:
+        libc.mallopt(m_mmap_max, m_mmap_default)
+        libc.mallopt(m_trim_threshold, 128 * 1024)
+        libc.malloc_trim(0)
 
 
 def memory_format(width: int) -> torch.memory_format:
@@ -86,7 +147,7 @@ def initialise(network: nn.Module, generator: Generator) -> None:
 
 
 @torch.inference_mode()
-def embed(network: SmallResNet, images: np.ndarray, side: int, batch_size: int = 256, progress: bool = True) -> np.ndarray:
+def embed(network: ResNet, images: np.ndarray, side: int, batch_size: int = 256, progress: bool = True) -> np.ndarray:
     """The network's features of images, float32 (n, 8 * width), in evaluation mode, on the device of its weights.
 
     images: uint8 (n, 3, height, width); resized to side x side pixels where they differ from it.
@@ -162,4 +223,9 @@ def _stage(channels_in: int, channels: int, depth: int, stride: int) -> nn.Seque
         convolution = nn.Conv2d(channels_in, channels, kernel_size=1, stride=stride, bias=False)
         shortcut = nn.Sequential(convolution, nn.BatchNorm2d(channels))
     first = BasicBlock(channels_in, channels, stride, shortcut)
-    return nn.Sequential(first, *(BasicBlock(channels, channels) for _ in range(depth - 1)))
+    blocks = [first, *(BasicBlock(channels, channels) for _ in range(depth - 1))]
+    for block in blocks:
+        block.conv2 = TinyMapConv2d(channels, channels, kernel_size=3, padding=1, bias=False)
+    for block in blocks[1:]:
+        block.conv1 = TinyMapConv2d(channels, channels, kernel_size=3, padding=1, bias=False)
+    return nn.Sequential(*blocks)

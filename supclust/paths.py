@@ -47,3 +47,8 @@ def artefacts(profile: str) -> Path:
 def shipped_features(dataset: str) -> Path:
     """The features of a data set that come with the package."""
     return SHIPPED / f"{dataset}-features.safetensors"
+
+
+def shipped_weights(dataset: str) -> Path:
+    """The encoder's weights that these features were made with."""
+    return SHIPPED / f"{dataset}-encoder.safetensors"

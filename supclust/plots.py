@@ -30,7 +30,13 @@ STRATEGIES = {
     "supclust-no-sup": ("SUPClust without SUP", "#009E73", "^", "--"),
     "supclust-no-typicality": ("SUPClust without typicality", "#CC79A7", "v", "--"),
 }
-TITLES = {"digits": "Digits", "cifar10": "CIFAR-10", "cifar10-lt50": "CIFAR-10-LT50"}
+TITLES = {
+    "digits": "Digits",
+    "cifar10": "CIFAR-10",
+    "cifar10-lt50": "CIFAR-10-LT50",
+    "cifar100": "CIFAR-100",
+    "isic2019": "ISIC-2019",
+}
 GROUPS = sns.color_palette("colorblind", 10)  # of classes
 CLUSTERS = GROUPS[3:] + GROUPS[:3]  # in another order: cluster 3 is not class 3
 DRAWN_POINTS = 5_000  # a scatter of more is a blot

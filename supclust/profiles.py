@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, get_type_hints
 
@@ -13,10 +14,14 @@ class SimCLR:
 
     network: str = "resnet18"  # or resnet34
     width: int = 64  # channels of the first stage; features have 8 * width dimensions
-    side: int = 32  # pixels
+    stem: str = "small"  # 3 x 3, stride 1, no max-pooling; or "imagenet" for large images: 7 x 7, stride 2, max-pooling
+    side: int = 32  # pixels of a view
     epochs: int = 500
+    small_epochs: int = 0  # so many of them, the first, train on smaller views: progressive resolution
+    small_side: int = 16  # pixels of these
     batch_size: int = 512  # images; twice as many views
     learning_rate: float = 0.4
+    warm_up: float = 1.0  # epochs in which the rate rises to it
     momentum: float = 0.9
     weight_decay: float = 1e-4
     temperature: float = 0.1  # of NT-Xent, not of SUP
@@ -25,7 +30,7 @@ class SimCLR:
     flip: float = 0.5  # probability
     jitter: float = 0.8  # probability of (0.4, 0.4, 0.4, 0.1) brightness, contrast, saturation, hue
     grayscale: float = 0.2  # probability
-    knn_every: int = 10  # epochs between two kNN accuracies
+    knn_every: int = 10  # epochs between two kNN accuracies; 0: none
     seed: int = 0
 
 
@@ -57,6 +62,19 @@ DIGITS = SimCLR(
     flip=0.0,
     knn_every=4,
 )
+
+# What 2 CPU cores can do for CIFAR-10 in two hours, and what they can add in one more, by `--start`. Views of 24 pixels cost half
+# as much as those of 32; and as a random crop magnifies what it shows, images of 32 pixels then look as large as in training.
+LAPTOP = SimCLR(epochs=38, small_epochs=32, small_side=16, learning_rate=0.5, temperature=0.2, weight_decay=3e-4, knn_every=0)
+LAPTOP_MORE = dataclasses.replace(LAPTOP, epochs=3, small_epochs=3, small_side=24, learning_rate=0.2, warm_up=0.1)
+
+# What the paper, and the code it builds on, change for a data set.
+CHANGES = {
+    "cifar100": {"network": "resnet34"},
+    "isic2019": {"stem": "imagenet", "side": 224},
+}
+
+RECIPES = {"paper": SimCLR(), "laptop": LAPTOP, "laptop-more": LAPTOP_MORE, "digits": DIGITS}
 
 PROFILES = {
     "quick": Profile(
@@ -96,6 +114,21 @@ def get(name: str, **changes: Any) -> Profile:
     return replace(PROFILES[name], **changes)
 
 
+def recipe(name: str, dataset: str) -> SimCLR:
+    """How an encoder is trained on a data set: one of RECIPES, with what the paper changes for that data set.
+
+    Raises ValueError for an unknown recipe, listing the known ones.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}")
+    return adapted(RECIPES[name], dataset)
+
+
+def adapted(config: SimCLR, dataset: str) -> SimCLR:
+    """A recipe with what the paper changes for a data set: a deeper network for CIFAR-100, larger images for ISIC-2019."""
+    return replace(config, **CHANGES.get(dataset, {}))
+
+
 def replace(config: Any, **changes: Any) -> Any:
     """A copy of a frozen configuration with some values replaced; names and types are checked."""
     hints, known = get_type_hints(type(config)), [f.name for f in fields(config)]
@@ -105,6 +138,20 @@ def replace(config: Any, **changes: Any) -> Any:
         if not _fits(value, hints[key]):
             raise TypeError(f"{type(config).__name__}.{key} must be {hints[key]}, not {value!r}")
     return dataclasses.replace(config, **changes)
+
+
+def parsed(config: Any, texts: Mapping[str, str], **changes: Any) -> Any:
+    """`replace` with values given as texts, as on a command line: 0.1, 500, resnet34.
+
+    Raises ValueError for an unknown key and for a text that is no value of its type.
+    """
+    kinds = get_type_hints(type(config))
+    for key, text in texts.items():
+        try:
+            changes[key] = kinds.get(key, str)(text)
+        except ValueError as error:
+            raise ValueError(f"{type(config).__name__}.{key} must be {kinds[key].__name__}, not {text!r}") from error
+    return replace(config, **changes)
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -1,14 +1,15 @@
-"""SimCLR (Chen et al. 2020): trains the encoder on images without their labels, and survives being stopped at any moment."""
+"""SimCLR (Chen et al. 2020): trains the encoder on images without their labels, fast, and survives being stopped at any moment."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 import math
+import os
+import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ import safetensors
 import safetensors.torch
 import torch
 from lightly.loss import NTXentLoss
-from lightly.models.modules import SimCLRProjectionHead
+from lightly.models.modules.heads import ProjectionHead
 from torch import Generator, Tensor, nn
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from supclust import files, networks
-from supclust.augment import augment
+from supclust import augment, checkpoints, files, networks, parallel
+from supclust.datasets import ImageFiles
 from supclust.profiles import SimCLR
 
 CHECKPOINT = "checkpoint.pt"
@@ -32,79 +34,113 @@ HELD_OUT = 0.1  # share of the labelled images that the kNN accuracy is measured
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """A trained network without its projection head, and where it comes from."""
+    """A trained network, with the projection head it was trained with, and where it comes from."""
 
     network: nn.Module  # in evaluation mode, (n, 3, side, side) normalised -> (n, 8 * width)
     config: SimCLR
     history: tuple[dict[str, Any], ...]  # one {"epoch", "loss", "knn", "seconds"} per epoch; empty where it was not kept
-    checksum: str  # SHA-256 of the weights
+    checksum: str  # SHA-256 of the network's weights
+    head: nn.Module | None = None  # (n, 8 * width) -> (n, projection); None where it was not kept
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs of its config are done."""
+        return len(self.history) >= self.config.epochs
 
 
 def train(
-    images: np.ndarray,
+    images: np.ndarray | ImageFiles,
     config: SimCLR,
     folder: Path,
     *,
     labels: np.ndarray | None = None,
     on_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
+    start: Encoder | None = None,
+    minutes: float | None = None,
+    save_every: float = 60.0,
+    compiled: bool | None = None,
     device: torch.device | str | None = None,
 ) -> Encoder:
     """Train an encoder on images, or go on where a stopped training of the same images and config left its checkpoint.
 
-    images: uint8 (n, 3, height, width), at least 2.
-    folder: keeps the checkpoint, rewritten after every epoch. A finished one returns at once.
+    images: uint8 (n, 3, height, width), at least 2; or files, which worker processes decode as they are needed.
+    folder: keeps the checkpoint and the one before it. A finished training returns at once.
     labels: int (n,), never trained on; with them the history holds the weighted 20-NN accuracy of a held-out tenth,
         every `config.knn_every` epochs and after the last.
     on_epoch: called after each epoch with the history so far, a list of {"epoch", "loss", "knn" or None, "seconds"}.
+    start: an encoder to go on from, its projection head included where it has one, instead of random weights.
+    minutes: stop after so many, with a checkpoint. The encoder returned is then not `finished`; call again to go on.
+    save_every: seconds between two checkpoints. A last one is written at the end.
+    compiled: whether torch.compile prepares the network; by default where that pays: networks that are not tiny, where there
+        is a C++ compiler or a GPU.
     device: by default the GPU where there is one.
 
-    A stopped training continues bit for bit on the same machine with the same number of threads: all randomness of an epoch
-    comes from a generator seeded with (config.seed, epoch). Raises ValueError for a checkpoint of other images or another
-    config, naming the difference, and for one that cannot be read; nothing is silently started again.
+    A stopped or killed training continues bit for bit on the same machine with the same number of threads: all randomness of
+    a step comes from a generator seeded with (config.seed, epoch, step). Under torchrun, all processes train together: each
+    renders and embeds its part of every batch, all see the same negatives and batch statistics, and the first one writes.
+
+    Raises ValueError for a checkpoint of other images, start or config, naming the difference, and for one that cannot be
+    read where the one before it cannot either; nothing is silently started again.
     """
     _check(images, config, labels)
-    training = _set_up(images, config, torch.device(device or default_device()))
-    checkpoint = Path(folder) / CHECKPOINT
-    if checkpoint.exists():
-        _resume(training, checkpoint)
+    device = torch.device(device or default_device())
+    training = _set_up(images, config, device, start, _pays(config, device) if compiled is None else compiled)
+    clock = _Clock(minutes, save_every, Path(folder) / CHECKPOINT)
+    if (saved := checkpoints.load(clock.checkpoint)) is not None:
+        _resume(training, saved, clock.checkpoint)
     steady = torch.backends.cudnn.flags(benchmark=False, deterministic=True)
-    with _bar(training) as bar, networks.few_threads(config.width, config.side), steady:
-        while len(training.history) < config.epochs:
-            training.history.append(_run_epoch(training, images, labels, bar))
-            _save(training, checkpoint)
-            if on_epoch is not None:
+    with _bar(training) as bar, networks.few_threads(config.width, config.side), networks.kept_memory(), steady:
+        while len(training.history) < config.epochs and _fit_epoch(training, clock, bar):
+            training.history.append(_record(training, images, labels, bar))
+            if on_epoch is not None and parallel.rank() == 0:
                 on_epoch([dict(record) for record in training.history])
-    return _encoder(training.network, config, training.history)
+    if training.unsaved:
+        _save(training, clock)
+    return _encoder(training)
 
 
 def contrastive_loss(projections: Tensor, temperature: float) -> Tensor:
-    """NT-Xent (Chen et al. 2020, Eq. 1) of projections (2n, d): rows i and n + i are the two views of image i."""
-    return NTXentLoss(temperature)(*projections.chunk(2))
+    """NT-Xent (Chen et al. 2020, Eq. 1) of projections (2n, d): rows i and n + i are the two views of image i.
+
+    Of several processes, each has n images of its own and all as negatives; their mean is the loss of the whole batch.
+    """
+    return NTXentLoss(temperature, gather_distributed=parallel.size() > 1)(*projections.chunk(2))
 
 
 def learning_rate(step: int, steps_per_epoch: int, config: SimCLR) -> float:
-    """Cosine from the full rate to zero at the end of training, after a linear warm-up over the first epoch.
+    """Cosine from the full rate to zero at the end of training, after a linear warm-up over `config.warm_up` epochs.
 
     The warm-up is a deviation from the reference code: without it, large batches can diverge in their first steps.
     """
-    warm_up = min(1.0, (step + 1) / steps_per_epoch)
+    warm_up = min(1.0, (step + 1) / max(1.0, config.warm_up * steps_per_epoch))
     return config.learning_rate * warm_up * 0.5 * (1 + math.cos(math.pi * step / (steps_per_epoch * config.epochs)))
 
 
+def view_side(epoch: int, config: SimCLR) -> int:
+    """Pixels of the views in an epoch, counted from 1."""
+    return config.small_side if epoch <= config.small_epochs else config.side
+
+
 def default_device() -> torch.device:
-    """The GPU where there is one, otherwise the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU where there is one, otherwise the CPU; under torchrun the process's own."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def save_weights(encoder: Encoder, path: Path) -> None:
-    """Write the weights (keys b.*), config and history of an encoder as one safetensors file."""
-    weights = {f"b.{key}": tensor.cpu().contiguous() for key, tensor in encoder.network.state_dict().items()}
+def save_weights(encoder: Encoder, path: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write weights (keys b.* of the network, h.* of the projection head), config and history as one safetensors file."""
+    modules = {"b": encoder.network, "h": encoder.head}
+    weights = {
+        f"{letter}.{key.removeprefix('layers.')}": _as_stored(tensor, dtype)
+        for letter, module in modules.items()
+        if module is not None
+        for key, tensor in module.state_dict().items()
+    }
     about = {"config": json.dumps(dataclasses.asdict(encoder.config)), "history": json.dumps(encoder.history)}
     files.write_bytes(Path(path), safetensors.torch.save(weights, about))
 
 
 def load_weights(path: Path) -> Encoder:
-    """The encoder of a safetensors file: keys b.* or bare, any float type; other keys (a projection head) are left out.
+    """The encoder of a safetensors file: keys b.* and h.* (the projection head, if it is there), or bare; any float type.
 
     A file that does not say how it was trained gets a config of which only network and width are known; the rest, side
     included, are the defaults.
@@ -115,33 +151,33 @@ def load_weights(path: Path) -> Encoder:
     try:
         with safetensors.safe_open(path, "pt") as file:
             about, stored = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        weights = _encoder_weights(stored)
-        config = SimCLR(**json.loads(about["config"])) if "config" in about else _config_from(weights)
-        network = networks.resnet(config.network, config.width)
-        network.load_state_dict(weights)
-        return _encoder(network.to(default_device()), config, json.loads(about.get("history", "[]")))
+        return _from_stored(stored, about)
     except (safetensors.SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not hold the weights of an encoder: {error}") from error
 
 
 @dataclass
 class _Training:
-    """A training at the end of an epoch: what its checkpoint holds, and the images on the device."""
+    """A training after any of its steps: what its checkpoint holds, and the images."""
 
     config: SimCLR
-    images: Tensor  # uint8 (n, 3, height, width)
-    images_checksum: str
+    images: Tensor | ImageFiles  # uint8 (n, 3, height, width), on the device; or files
+    origin: dict[str, str]  # checksums of images and start
+    device: torch.device
     model: nn.Sequential  # the encoder, then the projection head
+    fast_model: nn.Module  # the same, compiled and wrapped for several processes
+    render: Callable  # augment.render, compiled
     optimizer: torch.optim.SGD
     history: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def network(self) -> nn.Module:
-        return self.model[0]
+    losses: list[Tensor] = field(default_factory=list)  # of the epoch's steps so far
+    seconds: float = 0.0  # of the epoch so far
+    unsaved: bool = False
 
     @property
     def batch_size(self) -> int:
-        return min(self.config.batch_size, len(self.images))
+        """Images of all processes together: a multiple of their number."""
+        batch = min(self.config.batch_size, len(self.images))
+        return batch - batch % parallel.size()
 
     @property
     def steps(self) -> int:
@@ -149,78 +185,177 @@ class _Training:
         return len(self.images) // self.batch_size
 
 
-def _check(images: np.ndarray, config: SimCLR, labels: np.ndarray | None) -> None:
+@dataclass
+class _Clock:
+    """When to write a checkpoint, and when to stop."""
+
+    minutes: float | None
+    save_every: float
+    checkpoint: Path
+    started: float = field(default_factory=time.monotonic)
+    saved: float = field(default_factory=time.monotonic)
+
+    def is_over(self, device: torch.device) -> bool:
+        if self.minutes is None:
+            return False
+        return parallel.first_decides(time.monotonic() - self.started >= 60 * self.minutes, device)
+
+    def is_due(self) -> bool:
+        return time.monotonic() - self.saved >= self.save_every
+
+
+def _check(images: np.ndarray | ImageFiles, config: SimCLR, labels: np.ndarray | None) -> None:
     networks.check_images(images)
-    if min(len(images), config.batch_size) < 2:
-        raise ValueError(f"SimCLR contrasts images: {len(images)} images in batches of {config.batch_size} are too few")
+    if min(len(images), config.batch_size) < 2 * parallel.size():
+        raise ValueError(
+            f"SimCLR contrasts images: {len(images)} images in batches of {config.batch_size} are too few"
+            + (f" for {parallel.size()} processes" if parallel.size() > 1 else "")
+        )
     if labels is not None and len(labels) != len(images):
         raise ValueError(f"{len(labels)} labels for {len(images)} images")
 
 
-def _set_up(images: np.ndarray, config: SimCLR, device: torch.device) -> _Training:
-    network, features = networks.resnet(config.network, config.width), 8 * config.width
-    model = nn.Sequential(network, SimCLRProjectionHead(features, features, config.projection))
-    networks.initialise(model, _generator(config.seed, 0, torch.device("cpu")))
+def _pays(config: SimCLR, device: torch.device) -> bool:
+    """Whether to compile: digits train faster than they compile, and inductor needs a compiler on CPUs."""
+    large = config.width * config.side > 256
+    return large and (device.type == "cuda" or shutil.which(os.environ.get("CXX", "g++")) is not None)
+
+
+def _set_up(
+    images: np.ndarray | ImageFiles, config: SimCLR, device: torch.device, start: Encoder | None = None, compiled: bool = False
+) -> _Training:
+    model = nn.Sequential(networks.resnet(config.network, config.width, config.stem), projection_head(config))
+    networks.initialise(model, _generator(device=torch.device("cpu"), of=(config.seed, 0)))
+    if start is not None:
+        _start_from(start, model)
     model.to(device, memory_format=networks.memory_format(config.width))
+    model = parallel.synchronise(model, device)
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
+        model.parameters(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
     )
-    checksum = hashlib.sha256(f"{images.shape}".encode() + images.tobytes()).hexdigest()
-    return _Training(config, torch.from_numpy(images).to(device), checksum, model, optimizer)
+    prepare = torch.compile if compiled else lambda function: function
+    origin = {"images": _images_checksum(images), "start": start.checksum if start else ""}
+    resident = images if isinstance(images, ImageFiles) else torch.from_numpy(images).to(device)
+    fast_model = prepare(parallel.wrap(model))
+    render = prepare(augment.render) if device.type == "cuda" else augment.render
+    return _Training(config, resident, origin, device, model, fast_model, render, optimizer)
 
 
-def _generator(seed: int, epoch: int, device: torch.device) -> Generator:
-    """The randomness of one epoch (0: the initial weights), the same however often training stopped before it."""
-    mixed = np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)
+def projection_head(config: SimCLR) -> ProjectionHead:
+    """Linear, batch norm, ReLU, linear: 8 * width -> 8 * width -> projection."""
+    d = 8 * config.width
+    return ProjectionHead([(d, d, nn.BatchNorm1d(d), nn.ReLU()), (d, config.projection, None, None)])
+
+
+def _start_from(start: Encoder, model: nn.Sequential) -> None:
+    try:
+        model[0].load_state_dict(start.network.state_dict())
+        if start.head is not None:
+            model[1].load_state_dict(start.head.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"the encoder to start from is another network: {error}") from error
+
+
+def _images_checksum(images: np.ndarray | ImageFiles) -> str:
+    if isinstance(images, ImageFiles):
+        return images.checksum()
+    return hashlib.sha256(f"{images.shape}".encode() + images.tobytes()).hexdigest()
+
+
+def _generator(device: torch.device, of: tuple[int, ...]) -> Generator:
+    """The randomness of (seed, 0), the initial weights; of (seed, epoch), its order; and of (seed, epoch, step), its views."""
+    mixed = np.random.SeedSequence(of).generate_state(1, np.uint64)
     return Generator(device).manual_seed(int(mixed[0]))
 
 
 def _bar(training: _Training) -> tqdm:
-    total, done = training.config.epochs * training.steps, len(training.history) * training.steps
-    return tqdm(total=total, initial=done, desc="SimCLR", unit="step", leave=False)
+    total, done = training.config.epochs * training.steps, len(training.history) * training.steps + len(training.losses)
+    silent = {"disable": True} if parallel.rank() > 0 else {}
+    return tqdm(total=total, initial=done, desc="SimCLR", unit="step", leave=False, **silent)
 
 
-def _run_epoch(training: _Training, images: np.ndarray, labels: np.ndarray | None, bar: tqdm) -> dict[str, Any]:
-    """One pass over the images: its record for the history."""
-    start, epoch, config = time.perf_counter(), len(training.history) + 1, training.config
-    loss = _fit_epoch(training, epoch, bar)
-    due = labels is not None and (epoch % config.knn_every == 0 or epoch == config.epochs)
-    knn = _held_out_knn(training.network, images, labels, config) if due else None
-    bar.set_postfix(loss=f"{loss:.3f}", kNN=_last_knn([*training.history, {"knn": knn}]))
-    return {"epoch": epoch, "loss": loss, "knn": knn, "seconds": round(time.perf_counter() - start, 3)}
-
-
-def _fit_epoch(training: _Training, epoch: int, bar: tqdm) -> float:
-    """The mean loss over the epoch's batches."""
+def _fit_epoch(training: _Training, clock: _Clock, bar: tqdm) -> bool:
+    """The steps of the epoch that are left to do; False if the time is over before its end."""
     training.model.train()
-    device, steps = training.images.device, training.steps
-    generator, losses = _generator(training.config.seed, epoch, device), []
-    order = torch.randperm(len(training.images), generator=generator, device=device)
-    for i, batch in enumerate(order[: steps * training.batch_size].split(training.batch_size)):
-        rate = learning_rate((epoch - 1) * steps + i, steps, training.config)
-        losses.append(_fit_batch(training, training.images[batch], rate, generator))
+    begin, before, epoch = time.perf_counter(), training.seconds, len(training.history) + 1
+    done, steps = len(training.losses), training.steps
+    for step, images in enumerate(_batches(training, epoch, done), start=done):
+        if clock.is_over(training.device):
+            return False
+        rate = learning_rate((epoch - 1) * steps + step, steps, training.config)
+        generator = _generator(training.device, (training.config.seed, epoch, step))
+        training.losses.append(_fit_batch(training, images, rate, generator, view_side(epoch, training.config)))
+        training.seconds, training.unsaved = before + time.perf_counter() - begin, True
+        if clock.is_due():
+            _save(training, clock)
         bar.update()
-    mean = float(torch.stack(losses).mean())
-    if not math.isfinite(mean):
-        raise FloatingPointError(f"the loss of epoch {epoch} is {mean}: training diverged, try a smaller learning_rate")
-    return mean
+    return True
 
 
-def _fit_batch(training: _Training, images: Tensor, rate: float, generator: Generator) -> Tensor:
-    """One step on two views of each image; both go through the network at once and share its batch statistics."""
-    views = torch.cat([augment(images, training.config, generator) for _ in range(2)])
-    with torch.autocast("cuda", torch.bfloat16, enabled=images.device.type == "cuda"):
-        projections = training.model(views.contiguous(memory_format=networks.memory_format(training.config.width)))
+def _batches(training: _Training, epoch: int, first: int) -> Iterator[Tensor]:
+    """This process's part of the epoch's batches from the first-th on: uint8, on the device."""
+    order = torch.randperm(len(training.images), generator=_generator(torch.device("cpu"), (training.config.seed, epoch)))
+    rows = [batch[_own_rows(len(batch))] for batch in order.split(training.batch_size)[first : training.steps]]
+    if isinstance(training.images, Tensor):
+        for batch in rows:
+            yield training.images[batch.to(training.device)]
+    else:
+        workers = max(1, (os.cpu_count() or 1) // parallel.size())
+        loader = DataLoader(training.images, batch_sampler=rows, num_workers=workers, collate_fn=_stack, pin_memory=False)
+        for batch in loader:
+            yield batch.to(training.device)
+
+
+def _own_rows(n: int) -> slice:
+    """The part of n rows that this process takes."""
+    part = n // parallel.size()
+    return slice(parallel.rank() * part, (parallel.rank() + 1) * part)
+
+
+def _stack(images: list[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(images))
+
+
+def _fit_batch(training: _Training, images: Tensor, rate: float, generator: Generator, side: int) -> Tensor:
+    """One step on two views of each image; both go through the network at once and share its batch statistics.
+
+    images: this process's part of the batch. Views are drawn for all of it, so that they do not depend on the number of processes.
+    """
+    n = len(images) * parallel.size()
+    draws = [augment.draw(n, training.config, generator)[_own_rows(n)] for _ in range(2)]
+    views = torch.cat([training.render(images, drawn, side) for drawn in draws])
+    with networks.autocast(training.device):
+        projections = training.fast_model(views.contiguous(memory_format=networks.memory_format(training.config.width)))
     loss = contrastive_loss(projections.float(), training.config.temperature)
     training.optimizer.zero_grad()
     loss.backward()
     for group in training.optimizer.param_groups:
         group["lr"] = rate
     training.optimizer.step()
-    return loss.detach()
+    return parallel.mean(loss.detach())
 
 
-def _held_out_knn(network: nn.Module, images: np.ndarray, labels: np.ndarray, config: SimCLR) -> float:
+def _record(training: _Training, images: np.ndarray | ImageFiles, labels: np.ndarray | None, bar: tqdm) -> dict[str, Any]:
+    """The history's record of the epoch that has just ended."""
+    epoch, config, loss = len(training.history) + 1, training.config, float(np.mean(_finite_losses(training)))
+    due = labels is not None and config.knn_every > 0 and (epoch % config.knn_every == 0 or epoch == config.epochs)
+    knn = _held_out_knn(training.model[0], images, labels, config) if due and parallel.rank() == 0 else None
+    parallel.barrier()
+    record = {"epoch": epoch, "loss": loss, "knn": knn, "seconds": round(training.seconds, 3)}
+    training.losses, training.seconds = [], 0.0
+    bar.set_postfix(loss=f"{loss:.3f}", kNN=_last_knn([*training.history, record]))
+    return record
+
+
+def _finite_losses(training: _Training) -> list[float]:
+    losses = torch.stack(training.losses).tolist() if training.losses else []
+    if not all(map(math.isfinite, losses)):
+        epoch = len(training.history) + 1
+        raise FloatingPointError(f"the loss is not finite in epoch {epoch}: training diverged, try a smaller learning_rate")
+    return losses
+
+
+def _held_out_knn(network: nn.Module, images: np.ndarray | ImageFiles, labels: np.ndarray, config: SimCLR) -> float:
     """Weighted 20-NN accuracy of a tenth of the labelled images, the same at every epoch, against the others."""
     features = networks.embed(network, images, config.side, progress=False)
     order = np.random.default_rng(config.seed).permutation(len(images))
@@ -233,49 +368,36 @@ def _last_knn(history: list[dict[str, Any]]) -> str:
     return f"{known[-1]:.1%}" if known else "-"
 
 
-def _save(training: _Training, checkpoint: Path) -> None:
+def _save(training: _Training, clock: _Clock) -> None:
+    """The first process writes for all; weights, momentum and history are the same in each."""
+    epoch = {"losses": _finite_losses(training), "seconds": training.seconds, "history": training.history}
+    clock.saved, training.unsaved = time.monotonic(), False
+    if parallel.rank() > 0:
+        return
     state = {"model": training.model.state_dict(), "optimizer": training.optimizer.state_dict()}
-    about = {"config": dataclasses.asdict(training.config), "images": training.images_checksum}
-    buffer = io.BytesIO()
-    torch.save({**about, **state, "history": training.history, "checksum": _state_checksum(state)}, buffer)
-    files.write_bytes(checkpoint, buffer.getvalue())
+    checkpoints.save(clock.checkpoint, {"config": dataclasses.asdict(training.config), **training.origin, **state, **epoch})
 
 
-def _resume(training: _Training, checkpoint: Path) -> None:
-    saved = _read_checkpoint(checkpoint)
+def _resume(training: _Training, saved: dict[str, Any], checkpoint: Path) -> None:
     _check_same_training(checkpoint, saved, training)
     training.model.load_state_dict(saved["model"])
     training.optimizer.load_state_dict(saved["optimizer"])
-    training.history = saved["history"]
-
-
-def _read_checkpoint(checkpoint: Path) -> dict[str, Any]:
-    try:
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        intact = saved["checksum"] == _state_checksum(saved)  # PyTorch reads past flipped bits
-    except Exception as error:  # a torn archive fails in whatever part of it is read first
-        raise ValueError(f"the checkpoint {checkpoint} cannot be read ({error}); remove it to train anew") from error
-    if not intact:
-        raise ValueError(f"the checkpoint {checkpoint} is damaged: its checksum differs; remove it to train anew")
-    return saved
+    training.history, training.seconds = saved["history"], saved["seconds"]
+    training.losses = [torch.tensor(loss, device=training.device) for loss in saved["losses"]]
 
 
 def _check_same_training(checkpoint: Path, saved: Mapping[str, Any], training: _Training) -> None:
     ours, theirs = dataclasses.asdict(training.config), saved["config"]
     changed = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
     differences = [f"{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here" for key in changed]
-    if saved["images"] != training.images_checksum:
+    if saved["images"] != training.origin["images"]:
         differences.append("it was trained on other images")
+    if saved["start"] != training.origin["start"]:
+        differences.append("it went on from other weights")
     if differences:
         raise ValueError(
             f"the checkpoint {checkpoint} is of another training: {'; '.join(differences)}. Remove it or train in another folder"
         )
-
-
-def _state_checksum(state: Mapping[str, Any]) -> str:
-    """Of weights and momentum."""
-    momentum = {str(key): value["momentum_buffer"] for key, value in state["optimizer"]["state"].items()}
-    return _checksum({**state["model"], **momentum})
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:
@@ -287,19 +409,49 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _encoder(network: nn.Module, config: SimCLR, history: list[dict[str, Any]]) -> Encoder:
-    network = network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
-    return Encoder(network, config, tuple(history), _checksum(network.state_dict()))
+def _encoder(training: _Training) -> Encoder:
+    """A copy of the trained weights in modules of their own, free of what several processes need."""
+    network, head = (module.state_dict() for module in training.model)
+    return _assemble(training.config, network, head, training.history)
 
 
-def _encoder_weights(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The encoder's part of a file's tensors, floats as float32."""
-    if any(key.startswith("b.") for key in stored):
-        stored = {key.removeprefix("b."): tensor for key, tensor in stored.items() if key.startswith("b.")}
-    return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in stored.items()}
+def _assemble(
+    config: SimCLR, network_weights: Mapping[str, Tensor], head_weights: Mapping[str, Tensor], history: list[dict[str, Any]]
+) -> Encoder:
+    network = networks.resnet(config.network, config.width, config.stem)
+    network.load_state_dict(network_weights)
+    network = network.to(default_device(), memory_format=torch.channels_last).eval().requires_grad_(False)
+    head = _head_of(config, head_weights)
+    return Encoder(network, config, tuple(history), _checksum(network.state_dict()), head)
+
+
+def _head_of(config: SimCLR, weights: Mapping[str, Tensor]) -> ProjectionHead | None:
+    """The projection head; None where the weights are of one that is built differently."""
+    head = projection_head(config)
+    if {key: tensor.shape for key, tensor in weights.items()} != {key: tensor.shape for key, tensor in head.state_dict().items()}:
+        return None
+    head.load_state_dict(weights)
+    return head.to(default_device()).eval().requires_grad_(False)
+
+
+def _as_stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    tensor = tensor.cpu().contiguous()
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def _from_stored(stored: Mapping[str, Tensor], about: Mapping[str, str]) -> Encoder:
+    """The encoder of a file's tensors and metadata; floats become float32."""
+    weights = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in stored.items()}
+    if not any(key.startswith("b.") for key in weights):
+        weights = {f"b.{key}": tensor for key, tensor in weights.items()}
+    network = {key.removeprefix("b."): tensor for key, tensor in weights.items() if key.startswith("b.")}
+    head = {f"layers.{key.removeprefix('h.')}": tensor for key, tensor in weights.items() if key.startswith("h.")}
+    config = SimCLR(**json.loads(about["config"])) if "config" in about else _config_from(network)
+    return _assemble(config, network, head, json.loads(about.get("history", "[]")))
 
 
 def _config_from(weights: Mapping[str, Tensor]) -> SimCLR:
     """What the shapes tell."""
     network = "resnet34" if "layer1.2.conv1.weight" in weights else "resnet18"
-    return SimCLR(network=network, width=len(weights["conv1.weight"]))
+    stem = "imagenet" if weights["conv1.weight"].shape[-1] == 7 else "small"
+    return SimCLR(network=network, width=len(weights["conv1.weight"]), stem=stem)

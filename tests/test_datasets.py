@@ -1,18 +1,29 @@
 """The data sets: known sizes and orders, folders of every arrangement, and clear errors for what is absent or damaged."""
 
+import hashlib
+import os
+import pickle
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
-from PIL import Image
+import torch
+from PIL import Image, ImageDraw, ImageOps
 from sklearn.datasets import load_digits
-from torchvision.datasets import CIFAR10
+from torch.utils.data import DataLoader
+from torchvision.datasets import CIFAR10, CIFAR100
 
-from supclust import datasets, paths
+from supclust import datasets, networks, paths
+from supclust.datasets import ImageFiles
 
 needs_cifar10 = pytest.mark.skipif(
     not (paths.data() / CIFAR10.base_folder).exists(), reason="CIFAR-10 is not in the folder that SUPCLUST_DATA names"
 )
+needs_isic2019 = pytest.mark.skipif(
+    not (paths.data() / "isic2019").exists(), reason="ISIC-2019 is not in the folder that SUPCLUST_DATA names"
+)
+ISIC_SIZES = (20, 60, 15, 10, 12, 5, 6, 7)  # images of each class in the fabricated ISIC-2019
 
 
 def write_image(path, color=(200, 30, 30), size=(12, 9), **options):
@@ -29,6 +40,40 @@ def labelled(tmp_path):
             write_image(tmp_path / split / "cat" / f"{i}.png", (200, 0, 0))
         write_image(tmp_path / split / "dog" / "only.PNG", (0, 0, 200))
     return tmp_path
+
+
+def write_labels(folder, labels):
+    """The CSV file of ISIC-2019 for these classes, in its own format; returns its path."""
+    table = pd.DataFrame(np.eye(9)[labels], columns=[*datasets.ISIC_COUNTS, "UNK"])
+    table.insert(0, "image", [f"ISIC_{i:07d}" for i in range(len(labels))])
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_csv(folder / datasets.ISIC_LABELS, index=False)
+    return folder / datasets.ISIC_LABELS
+
+
+@pytest.fixture
+def isic(tmp_path, monkeypatch):
+    """A small ISIC-2019, whole; each image has its number in red and its class in green."""
+    monkeypatch.setenv("SUPCLUST_DATA", str(tmp_path))
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(8), ISIC_SIZES))
+    write_labels(tmp_path / "isic2019", labels)
+    for i, label in enumerate(labels):
+        write_image(tmp_path / "isic2019" / datasets.ISIC_IMAGES / f"ISIC_{i:07d}.jpg", (i, 30 * label, 0), quality=95)
+    return tmp_path / "isic2019"
+
+
+@pytest.fixture
+def noisy(tmp_path):
+    """Seven files of noise, of several formats and sizes, as ImageFiles."""
+    rng, names = (
+        np.random.default_rng(0),
+        [f"{i}.{kind}" for i, kind in enumerate(["png", "jpg", "tiff", "jpg", "bmp", "png", "jpg"])],
+    )
+    (tmp_path / "below").mkdir()
+    names[2] = "below/" + names[2]
+    for i, name in enumerate(names):
+        Image.fromarray(rng.integers(0, 256, (20 + i, 33 - i, 3), dtype=np.uint8)).save(tmp_path / name)
+    return ImageFiles(tmp_path, tuple(names), 16)
 
 
 def test_digits_are_split_once_and_for_all():
@@ -83,13 +128,24 @@ def test_long_tail_needs_enough_of_each_class():
 
 @pytest.mark.parametrize("name", ["cifar", "", "/nowhere/at/all"])
 def test_unknown_data_set_lists_the_known(name):
-    with pytest.raises(ValueError, match="known: digits, cifar10, cifar10-lt50, or the path"):
+    with pytest.raises(ValueError, match="known: digits, cifar10, cifar10-lt50, cifar100, isic2019, or the path"):
         datasets.load(name)
 
 
 def test_unknown_split_lists_the_known():
     with pytest.raises(ValueError, match="unknown split 'valid'; known: train, test"):
         datasets.load("digits", "valid")
+
+
+@pytest.mark.parametrize("side", [0, -1])
+def test_side_is_at_least_one_pixel(side):
+    with pytest.raises(ValueError, match=f"side must be at least 1 pixel, not {side}"):
+        datasets.load("digits", side=side)
+
+
+def test_missing_is_error_or_leave_out():
+    with pytest.raises(ValueError, match="missing must be one of 'error', 'leave out', not 'skip'"):
+        datasets.load("digits", missing="skip")
 
 
 def test_absent_cifar10_says_where_and_how(tmp_path, monkeypatch):
@@ -107,6 +163,57 @@ def test_cifar10_file_with_another_md5_is_named_and_not_unpickled(tmp_path, monk
     (folder / "data_batch_3").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
     with pytest.raises(ValueError, match="data_batch_3 is not the official CIFAR-10 file"):
         datasets.load("cifar10")
+
+
+def fabricate_cifar100(root, monkeypatch):
+    """Files as CIFAR-100's, 5 + 3 images of noise and two classes, which torchvision takes for the official ones."""
+    folder, rng = root / CIFAR100.base_folder, np.random.default_rng(0)
+    folder.mkdir()
+    digests = {}
+    for name, n in (("train", 5), ("test", 3)):
+        content = {
+            "data": rng.integers(0, 256, (n, 3072), dtype=np.uint8),
+            "fine_labels": [1, 0, 1, 0, 0][:n],
+            "coarse_labels": [7] * n,
+        }
+        digests[name] = write_pickle(folder / name, content)
+    digests["meta"] = write_pickle(folder / "meta", {"fine_label_names": ["apple", "worm"]})
+    for name in ("train", "test"):
+        monkeypatch.setattr(CIFAR100, f"{name}_list", [[name, digests[name]]])
+    monkeypatch.setattr(CIFAR100, "meta", CIFAR100.meta | {"md5": digests["meta"]})
+    monkeypatch.setenv("SUPCLUST_DATA", str(root))
+    return folder
+
+
+def write_pickle(path, content):
+    """Returns its MD5 sum."""
+    path.write_bytes(pickle.dumps(content))
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def test_cifar100_has_its_fine_labels_and_images_row_by_row(tmp_path, monkeypatch):
+    folder = fabricate_cifar100(tmp_path, monkeypatch)
+    train, test = datasets.load("cifar100"), datasets.load("cifar100", "test")
+    raw = pickle.loads((folder / "test").read_bytes())["data"]
+    np.testing.assert_array_equal(test.images, raw.reshape(3, 3, 32, 32))
+    assert (len(train), len(test)) == (5, 3)
+    assert train.labels.tolist() == [1, 0, 1, 0, 0]
+    assert train.labels.dtype == np.int64
+    assert train.classes == ("apple", "worm")
+    assert train.name == "cifar100"
+
+
+def test_damaged_cifar100_file_is_named(tmp_path, monkeypatch):
+    folder = fabricate_cifar100(tmp_path, monkeypatch)
+    (folder / "train").write_bytes(b"torn")
+    with pytest.raises(ValueError, match=r"cifar-100-python/train is not the official CIFAR-100 file.*`supclust data cifar100`"):
+        datasets.load("cifar100")
+
+
+def test_absent_cifar100_says_where_and_how(tmp_path, monkeypatch):
+    monkeypatch.setenv("SUPCLUST_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"CIFAR-100 is not.*cifar-100-python.*`supclust data cifar100`"):
+        datasets.load("cifar100", "test")
 
 
 @pytest.mark.cifar10
@@ -272,3 +379,268 @@ def test_the_identity_of_a_folder_changes_with_its_files(tmp_path):
     write_image(tmp_path / "one" / "images" / "b.png")
     assert datasets.identity(str(tmp_path / "one" / "images")) != first
     assert datasets.identity("cifar10") == "cifar10"
+
+
+# --- images that stay in their files --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", [slice(None), slice(1, 6, 2), slice(0, 0), [3, 3, -1], [], np.array([6, 0]), np.arange(7) > 4])
+def test_lazy_images_are_the_eager_ones_pixel_by_pixel(noisy, key):
+    eager = datasets._read_images([noisy.folder / name for name in noisy.names], 16)
+    assert noisy.shape == eager.shape
+    assert (noisy.dtype, noisy.ndim, noisy.size, len(noisy)) == (eager.dtype, eager.ndim, eager.size, len(eager))
+    for found in (noisy[key], noisy.take(key)[:]):
+        np.testing.assert_array_equal(found, eager[key])
+        assert found.dtype == np.uint8
+        assert found.flags.c_contiguous
+
+
+@pytest.mark.parametrize("key", [0, -7, np.int64(3), torch.tensor(5)])
+def test_one_lazy_image(noisy, key):
+    np.testing.assert_array_equal(noisy[key], noisy[:][key])
+    assert noisy[key].shape == (3, 16, 16)
+
+
+@pytest.mark.parametrize("key", [7, -8, [0, 7], (0, 1), [[0, 1]], np.ones(6, bool), 1.5])
+def test_lazy_images_know_their_bounds(noisy, key):
+    with pytest.raises(IndexError):
+        noisy[key]
+
+
+def test_subset_of_lazy_images_reads_nothing(noisy):
+    (noisy.folder / noisy.names[1]).unlink()
+    part = datasets.Dataset("x", noisy, np.arange(7), ("a",)).subset([4, 1])
+    assert isinstance(part.images, ImageFiles)
+    assert part.labels.tolist() == [4, 1]
+    assert part.images.names == (noisy.names[4], noisy.names[1])
+    with pytest.raises(ValueError, match=f"cannot read the image .*{noisy.names[1]}"):
+        part.images[:]
+
+
+def test_lazy_images_pass_for_an_array_where_it_is_checked(noisy):
+    networks.check_images(noisy)
+    with pytest.raises(ValueError, match="images must be"):
+        networks.check_images(noisy.take([]))
+
+
+def test_checksum_tells_files_and_sides_apart(noisy):
+    first, file = noisy.checksum(), noisy.folder / noisy.names[1]
+    assert len(first) == 64
+    assert pickle.loads(pickle.dumps(noisy)).checksum() == first
+    others = {
+        noisy.take([0, 1]).checksum(),
+        noisy.take(slice(None, None, -1)).checksum(),
+        ImageFiles(noisy.folder, noisy.names, 8).checksum(),
+    }
+    os.utime(file, (1, 1))
+    others.add(noisy.checksum())
+    write_image(file)
+    os.utime(file, (1, 1))
+    others.add(noisy.checksum())
+    assert len(others | {first}) == 6
+
+
+def test_checksum_does_not_depend_on_where_the_folder_is(noisy, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "moved"
+    shutil.copytree(noisy.folder, elsewhere)  # with times
+    assert ImageFiles(elsewhere, noisy.names, 16).checksum() == noisy.checksum()
+
+
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_workers_of_a_data_loader_read_lazy_images(noisy, start):
+    batches = list(DataLoader(noisy, batch_size=3, num_workers=2, multiprocessing_context=start))
+    assert [len(batch) for batch in batches] == [3, 3, 1]
+    np.testing.assert_array_equal(np.concatenate(batches), noisy[:])
+
+
+def test_large_folders_stay_in_their_files(labelled, monkeypatch):
+    eager = datasets.load(str(labelled), side=6)
+    monkeypatch.setattr(datasets, "LARGEST_ARRAY", eager.images.size - 1)
+    lazy = datasets.load(str(labelled), side=6)
+    assert isinstance(lazy.images, ImageFiles)
+    np.testing.assert_array_equal(lazy.images[:], eager.images)
+    np.testing.assert_array_equal(lazy.labels, eager.labels)
+    assert isinstance(datasets.load(str(labelled / "train"), side=12).images, ImageFiles)  # and without labels
+
+
+def test_lazy_images_of_a_folder_outlive_a_change_of_directory(labelled, monkeypatch):
+    monkeypatch.setattr(datasets, "LARGEST_ARRAY", 0)
+    monkeypatch.chdir(labelled)
+    lazy = datasets.load("train", side=4)
+    monkeypatch.chdir("/")
+    assert lazy.images[:].shape == (3, 3, 4, 4)
+
+
+def test_folders_have_32_pixels_unless_asked(labelled):
+    assert datasets.load(str(labelled)).images.shape == (3, 3, 32, 32)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(900, 640), (401, 333), (129, 513), (60, 60)])
+def test_large_jpegs_are_decoded_small_and_look_the_same(tmp_path, size, orientation):
+    picture = Image.radial_gradient("L").resize(size).convert("RGB")
+    ImageDraw.Draw(picture).ellipse((size[0] // 3, size[1] // 4, size[0] // 2, size[1] // 3), fill=(200, 80, 20))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture.save(tmp_path / "a.jpg", quality=95, exif=exif)
+    with Image.open(tmp_path / "a.jpg") as opened:
+        whole = ImageOps.fit(ImageOps.exif_transpose(opened).convert("RGB"), (32, 32), Image.Resampling.BICUBIC)
+    difference = np.abs(datasets.load(str(tmp_path)).images[0].transpose(1, 2, 0).astype(int) - np.asarray(whole))
+    assert difference.mean() < 0.6
+    assert difference.max() <= 12
+
+
+# --- ISIC-2019 ------------------------------------------------------------------------------------------------------------
+
+
+def test_split_is_stratified_disjoint_whole_and_of_the_seed():
+    labels = np.random.default_rng(1).permutation(np.repeat(np.arange(8), ISIC_SIZES))
+    for seed in range(5):
+        pool, test = datasets.stratified_split(labels, seed)
+        assert sorted([*pool, *test]) == list(range(len(labels)))
+        assert np.bincount(labels[test]).tolist() == [round(0.2 * size) for size in ISIC_SIZES]
+        assert (np.diff(pool) > 0).all()
+        np.testing.assert_array_equal(test, datasets.stratified_split(labels, seed)[1])
+        assert not np.array_equal(test, datasets.stratified_split(labels, seed + 1)[1])
+
+
+def test_isic2019_is_lazy_and_its_labels_go_with_its_images(isic):
+    train, test = datasets.load("isic2019", side=8), datasets.load("isic2019", "test", side=8)
+    assert train.classes == test.classes == ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
+    assert len(train) + len(test) == sum(ISIC_SIZES)
+    numbers = np.concatenate([d.images[:][:, 0].mean(axis=(1, 2)) for d in (train, test)])
+    np.testing.assert_allclose(np.sort(numbers), np.arange(sum(ISIC_SIZES)), atol=2)
+    for part in (train, test):
+        assert isinstance(part.images, ImageFiles)
+        assert part.labels.dtype == np.int64
+        np.testing.assert_allclose(part.images[:][:, 1].mean(axis=(1, 2)), 30 * part.labels, atol=3)
+
+
+def test_isic2019_has_224_pixels_unless_asked(isic):
+    assert datasets.load("isic2019", "test").images[0].shape == (3, 224, 224)
+
+
+def test_isic2019_split_is_of_the_seed(isic):
+    first, again, other = (datasets.load("isic2019", "test", seed=seed).images.names for seed in (3, 3, 4))
+    assert first == again != other
+
+
+def test_missing_images_are_counted_with_what_to_do(isic):
+    names = datasets.load("isic2019", "test").images.names
+    for name in names[:4]:
+        (isic / datasets.ISIC_IMAGES / name).unlink()
+    with pytest.raises(FileNotFoundError) as caught:
+        datasets.load("isic2019", "test")
+    message = str(caught.value)
+    assert message.startswith(f"4 of the {len(names)} images of ISIC-2019's test split are not in {isic}")
+    for part in ("challenge.isic-archive.com", "SUPCLUST_DATA", 'missing="leave out"'):
+        assert part in message
+    assert len(datasets.load("isic2019", "train")) == sum(ISIC_SIZES) - len(names)
+
+
+def test_missing_images_can_be_left_out_and_change_no_split(isic, caplog):
+    whole = {split: datasets.load("isic2019", split, side=4) for split in datasets.SPLITS}
+    gone = {name for part in whole.values() for name in part.images.names[::3]}
+    for name in gone:
+        (isic / datasets.ISIC_IMAGES / name).unlink()
+    for split, before in whole.items():
+        part = datasets.load("isic2019", split, side=4, missing="leave out")
+        kept = [i for i, name in enumerate(before.images.names) if name not in gone]
+        assert part.images.names == before.images.take(kept).names
+        assert part.labels.tolist() == before.labels[kept].tolist()
+        assert part.images[:].shape == (len(kept), 3, 4, 4)
+        missing = len(before) - len(kept)
+        assert f"{missing} of the {len(before)} images of ISIC-2019's {split} split are missing and left out" in caplog.text
+
+
+def test_classes_that_are_left_out_altogether_are_told(isic, caplog):
+    test = datasets.load("isic2019", "test")
+    for name in np.array(test.images.names)[np.isin(test.labels, [0, 7])]:
+        (isic / datasets.ISIC_IMAGES / name).unlink()
+    assert len(datasets.load("isic2019", "test", missing="leave out").classes) == 8
+    assert "left out, among them all of MEL, SCC" in caplog.text
+
+
+@pytest.mark.parametrize("missing", datasets.MISSING)
+def test_isic2019_without_any_image(isic, missing):
+    shutil.rmtree(isic / datasets.ISIC_IMAGES)
+    with pytest.raises(FileNotFoundError, match="of the 109 images of ISIC-2019's train split are not in"):
+        datasets.load("isic2019", missing=missing)
+
+
+def test_broken_image_of_isic2019_is_named(isic):
+    test = datasets.load("isic2019", "test", side=8)
+    file = isic / datasets.ISIC_IMAGES / test.images.names[2]
+    file.write_bytes(file.read_bytes()[:200])
+    for key in (2, slice(None)):
+        with pytest.raises(ValueError, match=f"cannot read the image {file}"):
+            test.images[key]
+
+
+def test_another_number_of_labels_is_another_split_and_said_so(isic, caplog):
+    datasets.load("isic2019")
+    assert f"labels {sum(ISIC_SIZES)} images, the official one 25331" in caplog.text
+
+
+def test_isic2019_is_fetched_by_hand(isic):
+    with pytest.raises(ValueError, match=r"by hand.*challenge\.isic-archive\.com"):
+        datasets.load("isic2019", download=True)
+
+
+def test_absent_isic2019_says_where_and_how(tmp_path, monkeypatch):
+    monkeypatch.setenv("SUPCLUST_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError) as caught:
+        datasets.load("isic2019", missing="leave out")
+    for part in (str(tmp_path / "isic2019" / datasets.ISIC_LABELS), "challenge.isic-archive.com", "SUPCLUST_DATA"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "replacement", "message"),
+    [
+        (0, "image,MEL,NV", "must have the columns image, MEL, .*, SCC, UNK"),
+        (0, "image,NV,MEL,BCC,AK,BKL,DF,VASC,SCC,UNK", "must have the columns"),
+        (2, "ISIC_0000001,1.0,1.0,0,0,0,0,0,0,0", r"ISIC_0000001 has not exactly one class \(1 such rows\)"),
+        (2, "ISIC_0000001,0,0,0,0,0,0,0,0,0", "ISIC_0000001 has not exactly one class"),
+        (2, "ISIC_0000001,0,0,0,0,0,0,0,0,1", "ISIC_0000001 has not exactly one class"),
+        (2, "ISIC_0000001,0.5,1,0,0,0,0,0,0,0", "ISIC_0000001 has not exactly one class"),
+        (2, "ISIC_0000001,yes,1,0,0,0,0,0,0,0", r"ISIC_0000001 has not exactly one class \(1 such rows\)"),
+        (2, "ISIC_0000001,1", "ISIC_0000001 has not exactly one class"),
+        (2, "ISIC_0000000,0,1,0,0,0,0,0,0,0", "ISIC_0000000 has the name of an earlier row"),
+        (2, "ISIC_0000001,0,1,0,0,0,0,0,0,0,0,0,0", "cannot read .*Expected 10 fields"),
+    ],
+)
+def test_bad_labels_are_named_with_their_file(isic, line, replacement, message):
+    file = isic / datasets.ISIC_LABELS
+    lines = file.read_text().splitlines()
+    lines[line] = replacement
+    file.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=message) as caught:
+        datasets.load("isic2019")
+    assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00\x81", b"image,MEL,NV,BCC,AK,BKL,DF,VASC,SCC,UNK\n"])
+def test_label_file_without_rows_is_named(isic, content):
+    (isic / datasets.ISIC_LABELS).write_bytes(content)
+    with pytest.raises(ValueError, match=datasets.ISIC_LABELS):
+        datasets.load("isic2019")
+
+
+@needs_isic2019
+def test_isic2019_has_its_official_counts_whatever_images_are_here():
+    names, labels = datasets._read_isic_labels(paths.data() / "isic2019" / datasets.ISIC_LABELS)
+    assert len(names) == 25_331
+    assert dict(zip(datasets.ISIC_COUNTS, np.bincount(labels), strict=True)) == datasets.ISIC_COUNTS
+    pool, test = datasets.stratified_split(labels, 0)
+    assert (len(pool), len(test)) == (20_264, 5_067)
+    assert [names[row][-3:] for row in test[:3]] == ["003", "004", "009"]
+
+
+@needs_isic2019
+def test_real_images_of_isic2019_are_read():
+    test = datasets.load("isic2019", "test", missing="leave out")
+    some = test.images[:20]
+    assert some.shape == (20, 3, 224, 224)
+    assert 20 < some.std() < 120
+    assert some[:, 0].mean() > some[:, 2].mean()  # skin

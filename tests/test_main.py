@@ -5,7 +5,7 @@ import sys
 import pandas as pd
 import pytest
 
-from supclust import __main__, datasets, paths, reproduce, sweep
+from supclust import __main__, datasets, paths, reproduce, simclr, sweep
 from tests import notebook_samples as samples
 from tests.notebook_samples import make
 
@@ -151,12 +151,52 @@ def test_data_downloads_both_splits(monkeypatch, capsys):
 
     def record(name, split, **more):
         asked.append((name, split, more))
-        return load(name, split)
+        return load("digits", split)
 
     monkeypatch.setattr(datasets, "load", record)
-    assert __main__.main(["data", "digits"]) == 0
-    assert asked == [("digits", "train", {"download": True}), ("digits", "test", {"download": True})]
+    assert __main__.main(["data", "cifar100"]) == 0
+    more = {"download": True, "missing": "error"}
+    assert asked == [("cifar100", "train", more), ("cifar100", "test", more)]
     assert capsys.readouterr().out == "digits train: 1437 images of 10 classes\ndigits test: 360 images of 10 classes\n"
+    assert __main__.main(["data", "isic2019", "--leave-out-missing"]) == 0
+    assert asked[2:] == [("isic2019", split, {"download": False, "missing": "leave out"}) for split in ("train", "test")]
+
+
+# --- train ----------------------------------------------------------------------------------------------------------------
+
+
+def test_train_in_pieces_then_from_its_weights(tmp_path, capsys):
+    """No time: exit code 3 and no weights. Again: the encoder. From it: another one."""
+    line = ["train", "digits", "--recipe", "digits", "-p", "epochs", "1", "-p", "width", "4", "--folder"]
+    assert __main__.main([*line, str(tmp_path / "a"), "--minutes", "0"]) == 3
+    weights = tmp_path / "a" / "encoder.safetensors"
+    assert not weights.exists()
+    assert __main__.main([*line, str(tmp_path / "a")]) == 0
+    assert capsys.readouterr().out == f"{weights}\n"
+    first = simclr.load_weights(weights)
+    assert (first.config.epochs, first.config.width, first.config.side) == (1, 4, 8)
+    assert 0 < first.history[0]["knn"] < 1
+    assert __main__.main([*line, str(tmp_path / "b"), "--start", str(weights), "--seed", "3"]) == 0
+    second = simclr.load_weights(tmp_path / "b" / "encoder.safetensors")
+    assert second.config.seed == 3
+    assert second.history[0]["loss"] < first.history[0]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("train mnist", "unknown data set 'mnist'"),
+        ("train digits --recipe fast", "unknown recipe 'fast'; known: paper, laptop"),
+        ("train digits -p depth 3", "unknown key 'depth' of SimCLR; known: network"),
+        ("train digits -p epochs many", "SimCLR.epochs must be int, not 'many'"),
+        ("train digits --recipe digits --start nowhere.safetensors", "no encoder weights at nowhere.safetensors"),
+    ],
+)
+def test_train_refuses_in_one_line(capsys, line, message, tmp_path):
+    assert __main__.main([*line.split(), "--folder", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
 
 
 # --- the command itself ---------------------------------------------------------------------------------------------------
@@ -170,7 +210,7 @@ def test_help_lists_the_commands_without_loading_what_they_need():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("[]\n")
-    assert all(command in done.stdout for command in ("figures", "sweep", "data"))
+    assert all(command in done.stdout for command in ("figures", "sweep", "data", "train", "ship"))
 
 
 def test_the_module_is_the_command():

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
-from supclust import networks, simclr
-from supclust.augment import augment
+from supclust import checkpoints, datasets, networks, simclr
+from supclust.augment import draw, render
 from supclust.profiles import SimCLR
 
 TINY = SimCLR(width=4, side=8, epochs=3, batch_size=16, learning_rate=0.1, projection=8, knn_every=2)
@@ -77,12 +79,12 @@ def test_a_step_goes_down_the_right_gradient(images, width):
     before = copy.deepcopy(training.model).double()
     generator = torch.Generator().manual_seed(5)
     with networks.few_threads(width, TINY.side):
-        views = torch.cat([augment(training.images, TINY, generator) for _ in range(2)])
+        views = torch.cat([render(training.images, draw(len(images), TINY, generator), TINY.side) for _ in range(2)])
         simclr.contrastive_loss(before(views.double()), TINY.temperature).backward()
-        simclr._fit_batch(training, training.images, 1e-3, torch.Generator().manual_seed(5))
+        simclr._fit_batch(training, training.images, 1e-3, torch.Generator().manual_seed(5), TINY.side)
     for (name, ours), reference in zip(training.model.named_parameters(), before.parameters(), strict=True):
-        scale = reference.grad.abs().max().item()
-        torch.testing.assert_close(ours.grad.double(), reference.grad, atol=0.02 * scale, rtol=0, msg=name)
+        error = (ours.grad - reference.grad).norm() / reference.grad.norm()
+        assert error < 0.1, name  # a rectifier near zero may open in one precision and not in the other: up to 0.05
 
 
 def test_training_lowers_the_loss_and_tells_classes_apart(tmp_path):
@@ -131,7 +133,7 @@ def test_another_seed_trains_another_encoder(images, finished, tmp_path):
 
 def test_every_view_of_every_epoch_is_another(images, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(simclr, "augment", lambda *drawn: seen.append(augment(*drawn)) or seen[-1])
+    monkeypatch.setattr(simclr.augment, "render", lambda *drawn: seen.append(render(*drawn)) or seen[-1])
     simclr.train(images[:16], TINY, tmp_path)  # one batch an epoch
     views = torch.stack(seen).sum(dim=(2, 3, 4)).sort(dim=1).values  # whatever the order of the images
     assert len(views) == 2 * TINY.epochs
@@ -143,25 +145,120 @@ def test_encoder_is_ready_to_use(finished):
     assert not encoder.network.training
     assert not any(parameter.requires_grad for parameter in encoder.network.parameters())
     assert encoder.config == TINY
-    assert encoder.network(torch.zeros(2, 3, 8, 8)).shape == (2, 32)
+    assert encoder.finished
+    features = encoder.network(torch.zeros(2, 3, 8, 8))
+    assert features.shape == (2, 32)
+    assert encoder.head(features).shape == (2, 8)
 
 
+@pytest.mark.parametrize("save_every", [0, 1e9])
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_stopped_training_ends_bit_for_bit_as_the_unbroken_one(images, labels, finished, tmp_path, epoch):
+def test_stopped_training_ends_bit_for_bit_as_the_unbroken_one(images, labels, finished, tmp_path, epoch, save_every):
     with pytest.raises(Stop):
-        simclr.train(images, TINY, tmp_path, labels=labels, on_epoch=stop_after(epoch))
+        simclr.train(images, TINY, tmp_path, labels=labels, on_epoch=stop_after(epoch), save_every=save_every)
     encoder = simclr.train(images, TINY, tmp_path, labels=labels)
     assert_same_weights(encoder, finished[0])
     assert untimed(encoder) == untimed(finished[0])
 
 
-def test_stopped_training_of_a_channels_last_network_does_too(images, tmp_path):
-    config = dataclasses.replace(TINY, width=16)
-    assert networks.memory_format(config.width) == torch.channels_last
+@pytest.mark.parametrize("step", range(1, 6))
+def test_stopped_in_the_middle_of_an_epoch_too(images, labels, finished, tmp_path, step, monkeypatch):
+    """After each of the six steps: two an epoch."""
+    steps, fit = [], simclr._fit_batch
+    monkeypatch.setattr(simclr, "_fit_batch", lambda *batch: _fail_after(step, steps) or fit(*batch))
     with pytest.raises(Stop):
-        simclr.train(images, config, tmp_path / "stopped", on_epoch=stop_after(2))
+        simclr.train(images, TINY, tmp_path, labels=labels, save_every=0)
+    monkeypatch.undo()
+    saved = checkpoints.load(tmp_path / simclr.CHECKPOINT)
+    assert 2 * len(saved["history"]) + len(saved["losses"]) == step
+    encoder = simclr.train(images, TINY, tmp_path, labels=labels)
+    assert_same_weights(encoder, finished[0])
+    assert untimed(encoder) == untimed(finished[0])
+
+
+def _fail_after(step, steps):
+    if len(steps) == step:
+        raise Stop
+    steps.append(step)
+
+
+def test_pieces_of_time_end_bit_for_bit_as_the_unbroken_one(images, finished, tmp_path, monkeypatch):
+    """Each piece's time is over after two steps, as the clock shows."""
+    done = []
+    for _ in range(3):
+        calls = iter([False, False, True])
+        monkeypatch.setattr(simclr._Clock, "is_over", lambda *_, calls=calls: next(calls))
+        encoder = simclr.train(images, TINY, tmp_path, minutes=1)
+        done.append(encoder.finished)
+    assert done == [False, False, True]
+    assert_same_weights(encoder, finished[0])
+
+
+def test_no_time_is_a_checkpoint_and_nothing_trained(images, tmp_path):
+    encoder = simclr.train(images, TINY, tmp_path, minutes=0)
+    assert not encoder.finished
+    assert encoder.history == ()
+
+
+@pytest.mark.parametrize("width", [4, 16])
+@pytest.mark.parametrize("changes", [{"small_epochs": 2, "small_side": 4}, {"side": 16}, {"network": "resnet34"}])
+def test_other_sizes_stop_and_go_on_too(images, tmp_path, width, changes):
+    config = dataclasses.replace(TINY, width=width, **changes)
+    with pytest.raises(Stop):
+        simclr.train(images, config, tmp_path / "stopped", on_epoch=stop_after(2), save_every=0)
     continued = simclr.train(images, config, tmp_path / "stopped")
     assert_same_weights(continued, simclr.train(images, config, tmp_path / "unbroken"))
+
+
+def test_progressive_resolution(images, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(simclr.augment, "render", lambda *drawn: seen.append(drawn[2]) or render(*drawn))
+    simclr.train(images, dataclasses.replace(TINY, small_epochs=2, small_side=4), tmp_path)
+    assert seen == [4] * 8 + [8] * 4
+
+
+def test_large_images_train_with_the_stem_for_them(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (8, 3, 80, 64), dtype=np.uint8)
+    config = dataclasses.replace(TINY, stem="imagenet", side=64, epochs=1, batch_size=8)
+    encoder = simclr.train(images, config, tmp_path)
+    assert encoder.network.conv1.weight.shape == (4, 3, 7, 7)
+    assert encoder.network(torch.zeros(1, 3, 64, 64)).shape == (1, 32)
+
+
+@pytest.mark.slow
+def test_images_in_files_train_as_their_arrays_do(tmp_path):
+    """Decoded by worker processes as they are needed."""
+    for i, image in enumerate(np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)):
+        Image.fromarray(image).save(tmp_path / f"{i:02}.png")
+    lazy = datasets.ImageFiles(tmp_path, tuple(f"{i:02}.png" for i in range(20)), 8)
+    encoder = simclr.train(lazy, TINY, tmp_path / "lazy")
+    assert_same_weights(encoder, simclr.train(lazy[:], TINY, tmp_path / "eager"))
+    with pytest.raises(ValueError, match="trained on other images"):
+        simclr.train(lazy.take(np.arange(19)), TINY, tmp_path / "lazy")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_training_is_the_plain_one(images, tmp_path):
+    config = dataclasses.replace(TINY, width=16, epochs=1)
+    plain, compiled = (simclr.train(images, config, tmp_path / str(c), compiled=c) for c in (False, True))
+    assert compiled.history[0]["loss"] == pytest.approx(plain.history[0]["loss"], rel=1e-4)
+    for name, reference in plain.network.state_dict().items():
+        torch.testing.assert_close(compiled.network.state_dict()[name], reference, rtol=1e-2, atol=1e-3, msg=name)
+
+
+def test_going_on_from_an_encoder(images, finished, tmp_path):
+    start, _ = finished
+    config = dataclasses.replace(TINY, learning_rate=0.0, weight_decay=0.0, epochs=1)
+    encoder = simclr.train(images, config, tmp_path, start=start)
+    for ours, theirs in zip(encoder.network.parameters(), start.network.parameters(), strict=True):
+        assert torch.equal(ours, theirs)  # at rate 0
+    for ours, theirs in zip(encoder.head.parameters(), start.head.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    with pytest.raises(ValueError, match="it went on from other weights"):
+        simclr.train(images, config, tmp_path)
+    with pytest.raises(ValueError, match="is another network"):
+        simclr.train(images, dataclasses.replace(config, width=8), tmp_path / "wide", start=start)
 
 
 CHILD = """
@@ -169,30 +266,34 @@ import sys, numpy as np
 from pathlib import Path
 from supclust import simclr
 from supclust.profiles import SimCLR
-simclr.train(np.load(sys.argv[1]), SimCLR(**eval(sys.argv[2])), Path(sys.argv[3]),
-             on_epoch=lambda history: print(len(history), flush=True))
+fit = simclr._fit_batch
+simclr._fit_batch = lambda *batch: print("step", flush=True) or fit(*batch)
+simclr.train(np.load(sys.argv[1]), SimCLR(**eval(sys.argv[2])), Path(sys.argv[3]), save_every=0)
 """
 
 
-def test_killed_training_ends_bit_for_bit_as_the_unbroken_one(tmp_path):
+@pytest.mark.parametrize("steps", [1, 21, 38])
+def test_killed_training_ends_bit_for_bit_as_the_unbroken_one(tmp_path, steps):
+    """SIGKILL in the middle of an epoch of 16 steps, somewhere in the step after this one."""
     images = np.random.default_rng(1).integers(0, 256, (256, 3, 8, 8), dtype=np.uint8)
-    config = dataclasses.replace(TINY, epochs=8, seed=3)
+    config = dataclasses.replace(TINY, seed=3)
     np.save(tmp_path / "images.npy", images)
-    kill_after_epoch(2, tmp_path / "images.npy", config, tmp_path / "killed")
-    done = len(torch.load(tmp_path / "killed" / simclr.CHECKPOINT, weights_only=True)["history"])
-    assert 2 <= done < 8  # it died between the second epoch and the last
+    kill_in_step(steps + 1, tmp_path / "images.npy", config, tmp_path / "killed")
+    saved = checkpoints.load(tmp_path / "killed" / simclr.CHECKPOINT)
+    if steps > 1:
+        assert 16 * len(saved["history"]) + len(saved["losses"]) in (steps - 1, steps, steps + 1)
     continued = simclr.train(images, config, tmp_path / "killed")
     unbroken = simclr.train(images, config, tmp_path / "unbroken")
     assert_same_weights(continued, unbroken)
     assert untimed(continued) == untimed(unbroken)
 
 
-def kill_after_epoch(epoch: int, images: Path, config: SimCLR, folder: Path) -> None:
-    """Train in a process of its own, and send it SIGKILL in the epoch after this one."""
+def kill_in_step(step: int, images: Path, config: SimCLR, folder: Path) -> None:
+    """Train in a process of its own, and send it SIGKILL as soon as this step begins."""
     command = [sys.executable, "-c", CHILD, str(images), repr(dataclasses.asdict(config)), str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
-        for line in child.stdout:
-            if int(line) == epoch:
+        for begun, _ in enumerate(child.stdout, start=1):
+            if begun == step:
                 child.send_signal(signal.SIGKILL)
                 break
     assert child.returncode == -signal.SIGKILL
@@ -233,35 +334,22 @@ def test_checkpoint_of_other_images_is_refused(images, finished):
         simclr.train(images[::-1].copy(), TINY, finished[1])
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.999])
-def test_torn_checkpoint_is_named_and_kept(images, finished, tmp_path, share):
+def test_of_a_torn_checkpoint_the_one_before_is_used(images, finished, tmp_path, caplog):
+    with pytest.raises(Stop):
+        simclr.train(images, TINY, tmp_path, on_epoch=stop_after(2), save_every=0)
+    newest = tmp_path / simclr.CHECKPOINT
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    assert_same_weights(simclr.train(images, TINY, tmp_path), finished[0])
+    assert f"{newest} is damaged" in caplog.text
+
+
+def test_torn_checkpoint_without_one_before_is_named_and_kept(images, finished, tmp_path):
     whole = (finished[1] / simclr.CHECKPOINT).read_bytes()
     torn = tmp_path / simclr.CHECKPOINT
-    torn.write_bytes(whole[: int(share * len(whole))])
+    torn.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=f"checkpoint {torn} cannot be read"):
         simclr.train(images, TINY, tmp_path)
-    assert torn.stat().st_size == int(share * len(whole))
-
-
-@pytest.mark.parametrize("part", ["model", "optimizer"])
-def test_flipped_bit_in_a_checkpoint_is_noticed(images, finished, tmp_path, part):
-    saved = torch.load(finished[1] / simclr.CHECKPOINT, weights_only=True)
-    weights = saved["model"]["0.conv1.weight"] if part == "model" else saved["optimizer"]["state"][0]["momentum_buffer"]
-    weights[0, 0, 0, 0] = -weights[0, 0, 0, 0]
-    torch.save(saved, tmp_path / simclr.CHECKPOINT)
-    with pytest.raises(ValueError, match="damaged: its checksum differs"):
-        simclr.train(images, TINY, tmp_path)
-
-
-def test_checkpoint_that_is_a_hostile_pickle_is_not_run(images, tmp_path):
-    class Hostile:
-        def __reduce__(self):
-            return (Path.touch, (tmp_path / "harm",))
-
-    torch.save({"config": Hostile()}, tmp_path / simclr.CHECKPOINT)
-    with pytest.raises(ValueError, match="cannot be read"):
-        simclr.train(images, TINY, tmp_path)
-    assert not (tmp_path / "harm").exists()
+    assert torn.stat().st_size == len(whole) // 2
 
 
 def test_diverged_training_says_so_and_keeps_no_checkpoint(images, tmp_path):
@@ -289,6 +377,12 @@ def test_bad_input(images, tmp_path):
         simclr.train(images, dataclasses.replace(TINY, network="vit"), tmp_path)
 
 
+def test_learning_rate_warms_up_for_so_many_epochs():
+    rates = [simclr.learning_rate(step, 20, SimCLR(epochs=10, learning_rate=0.4, warm_up=0.25)) for step in range(200)]
+    assert rates[:5] == pytest.approx([0.08, 0.16, 0.24, 0.32, 0.4], rel=0.01)
+    assert simclr.learning_rate(0, 20, SimCLR(warm_up=0.0)) == 0.4
+
+
 def test_learning_rate_warms_up_for_an_epoch_then_falls_to_zero():
     config = SimCLR(epochs=10, learning_rate=0.4)
     rates = [simclr.learning_rate(step, 20, config) for step in range(200)]
@@ -308,6 +402,8 @@ def test_weights_survive_their_file(finished, tmp_path):
     assert loaded.config == encoder.config
     assert loaded.history == encoder.history
     assert not loaded.network.training
+    for key, tensor in encoder.head.state_dict().items():
+        assert torch.equal(loaded.head.state_dict()[key], tensor)
 
 
 @pytest.mark.parametrize("prefix", ["b.", ""])
@@ -316,7 +412,7 @@ def test_half_precision_weights_of_unknown_training_load_as_float32(tmp_path, pr
     network = networks.resnet(name, 4)
     stored = {prefix + k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
     if prefix:
-        stored["h.0.weight"] = torch.zeros(3, 3)  # a projection head, as the start encoder has one
+        stored["h.0.weight"] = torch.zeros(3, 3)  # a projection head of another shape
     safetensors.torch.save_file(stored, tmp_path / "half.safetensors")
     encoder = simclr.load_weights(tmp_path / "half.safetensors")
     assert (encoder.config.network, encoder.config.width, encoder.config.side) == (name, 4, 32)

@@ -1,0 +1,145 @@
+"""How fast training is: images per second of the engine and of the ecosystem's stock way, side by side in one run."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from lightly.loss import NTXentLoss
+from lightly.transforms import SimCLRTransform
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader
+
+from supclust import augment, files, networks, simclr
+from supclust.profiles import SimCLR
+
+STOCK = "lightly transform, DataLoader, fp32"
+SHARES = "augmentation, share of a step"
+
+
+def training(images: np.ndarray, config: SimCLR, sides: tuple[int, ...], repeats: int = 3) -> pd.DataFrame:
+    """Images per second of training steps: the stock way at the config's side, then the engine at each of the sides.
+
+    images: uint8 (n, 3, height, width), at least 2 batches. config: network, width and batch size of all ways.
+    Index "way"; columns "pixels", "images per second" (median of repeats), "times stock", and the engine's SHARES. All ways take
+    turns, so that what else the machine does meets all of them; each gets a step of warm-up before every step that counts.
+    """
+    ways = {STOCK: (config.side, _stock_steps(images, config))}
+    for side in sides:
+        ways[f"engine, views of {side} pixels"] = side, _engine_steps(images, dataclasses.replace(config, side=side))
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(repeats):
+        for way, (_, run_steps) in ways.items():
+            seconds[way].append(run_steps())
+    table = pd.DataFrame({"pixels": {way: side for way, (side, _) in ways.items()}}).rename_axis("way")
+    table["images per second"] = [config.batch_size / np.median(seconds[way]) for way in ways]
+    table["times stock"] = table["images per second"] / table["images per second"][STOCK]
+    shares = [_augmentation_seconds(images, config, side) / np.median(seconds[way]) for way, (side, _) in list(ways.items())[1:]]
+    return table.assign(**{SHARES: [np.nan, *shares]})
+
+
+def machine() -> str:
+    """What the speeds were measured on: processor, threads, GPU, PyTorch."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    cpu = getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name", platform.machine())
+    return f"{cpu}, {torch.get_num_threads()} threads, {gpu}, PyTorch {torch.__version__.split('+')[0]}"
+
+
+def save(table: pd.DataFrame, path: Path) -> None:
+    """Write a table of speeds, under a line that says which machine they are of."""
+    files.write_text(path, f"# {machine()}\n{table.round(4).to_csv()}")
+
+
+def load(path: Path) -> tuple[pd.DataFrame, str]:
+    """A table that `save` wrote, and the machine it is of."""
+    first = path.read_text().splitlines()[0]
+    return pd.read_csv(path, comment="#", index_col="way"), first.removeprefix("# ")
+
+
+def _stock_steps(images: np.ndarray, config: SimCLR) -> Callable[[], float]:
+    """Runs two steps as lightly's own CIFAR-10 benchmark does them; returns the seconds of the second.
+
+    Views made one by one by worker processes, a forward pass for each of the two, float32, default memory format. The network is
+    ours but for its matrix products on tiny maps.
+    """
+    network = networks.resnet(config.network, config.width, config.stem)
+    model = nn.Sequential(network, simclr.projection_head(config)).to(simclr.default_device())
+    for module in model.modules():
+        if isinstance(module, networks.TinyMapConv2d):
+            module.__class__ = nn.Conv2d
+    optimizer, loss = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9), NTXentLoss(config.temperature)
+
+    def run_steps() -> float:
+        ends = []
+        for first, second in islice(_stock_batches(images, config), 2):
+            optimizer.zero_grad()
+            loss(model(first), model(second)).backward()
+            optimizer.step()
+            ends.append(_now())
+        return ends[1] - ends[0]
+
+    return run_steps
+
+
+def _stock_batches(images: np.ndarray, config: SimCLR) -> Iterator[list[torch.Tensor]]:
+    transform = SimCLRTransform(input_size=config.side, cj_strength=0.5, min_scale=config.smallest_crop, gaussian_blur=0.0)
+    loader = DataLoader(_Views(images, transform), config.batch_size, shuffle=True, drop_last=True, num_workers=os.cpu_count() or 1)
+    for views in loader:
+        yield [view.to(simclr.default_device()) for view in views]
+
+
+@dataclasses.dataclass
+class _Views(torch.utils.data.Dataset):
+    images: np.ndarray
+    transform: SimCLRTransform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> list[torch.Tensor]:
+        return self.transform(Image.fromarray(self.images[i].transpose(1, 2, 0)))
+
+
+def _engine_steps(images: np.ndarray, config: SimCLR) -> Callable[[], float]:
+    """Runs two steps of the engine, the very ones of simclr.train; returns the seconds of the second."""
+    device = simclr.default_device()
+    training = simclr._set_up(images, config, device, compiled=simclr._pays(config, device))
+    training.model.train()
+
+    def run_steps() -> float:
+        with networks.kept_memory(), networks.few_threads(config.width, config.side):
+            ends = []
+            for step, batch in enumerate(islice(simclr._batches(training, 1, 0), 2)):
+                simclr._fit_batch(training, batch, 0.01, torch.Generator(device).manual_seed(step), config.side)
+                ends.append(_now())
+            return ends[1] - ends[0]
+
+    return run_steps
+
+
+def _augmentation_seconds(images: np.ndarray, config: SimCLR, side: int, repeats: int = 3) -> float:
+    """Median time to make the two views of a batch."""
+    device = simclr.default_device()
+    batch, seconds = torch.from_numpy(images[: config.batch_size]).to(device), []
+    for seed in range(repeats + 1):
+        begin, generator = _now(), torch.Generator(device).manual_seed(seed)
+        for _ in range(2):
+            augment.augment(batch, config, generator, side)
+        seconds.append(_now() - begin)
+    return float(np.median(seconds[1:]))
+
+
+def _now() -> float:
+    """Seconds, once the GPU has done what it was told."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
