@@ -18,12 +18,39 @@ from lightly.transforms import SimCLRTransform
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
 
-from supclust import augment, files, networks, simclr
-from supclust.profiles import SimCLR
+from supclust import augment, files, networks, paths, profiles, simclr
+from supclust.profiles import Profile, SimCLR
 
 STOCK = "lightly transform, DataLoader, fp32"
 SHARES = "augmentation, share of a step"
+
+
+def of(profile: Profile, measure: bool = False) -> tuple[pd.DataFrame, str]:
+    """The `training` table of a profile and the machine it is of: a kept one, or measured now, on noise (contents do not matter).
+
+    The laptop profile measures the paper's network, of which its encoder is one; minutes on CPUs.
+    """
+    kept = paths.reports(profile.name) / "speed.csv"
+    for path in (kept, paths.REPOSITORY / "reports" / profile.name / "speed.csv"):
+        if path.exists() and not measure:
+            return load(path)
+    config = profile.simclr if profile.name == "quick" else profiles.recipe("paper", "cifar10")
+    images = np.random.default_rng(0).integers(0, 256, (3 * config.batch_size, 3, config.side, config.side), dtype=np.uint8)
+    save(training(images, config, (config.side, config.side * 3 // 4, config.side // 2)), kept)
+    return load(kept)
+
+
+def operations(config: SimCLR, side: int) -> int:
+    """Floating-point operations, two for a multiplication and addition, of one image's share of a training step.
+
+    Two views, each forward once and backward for twice that. Of convolutions and matrix products; the rest does not count.
+    """
+    network = networks.resnet(config.network, config.width, config.stem).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 3, side, side))
+    return 2 * 3 * counter.get_total_flops()
 
 
 def training(images: np.ndarray, config: SimCLR, sides: tuple[int, ...], repeats: int = 3) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from supclust import features, shipping
+from supclust import datasets, features, geometry, paths, shipping, simclr
 from tests.conftest import make_features
 
 CANDIDATES = (shipping.Encoding("float16", 2), shipping.Encoding("uint8", None), shipping.Encoding("uint8", 6))
@@ -37,3 +37,49 @@ def test_steps_of_uint8_are_half_a_step_from_the_truth(tmp_path):
     assert (np.abs(kept.train - full.train) <= np.ptp(both, axis=0) / 255 * 0.501).all()
     constant = features.Features(np.ones((5, 2), np.float32), np.ones((5, 2), np.float32), None, None, (), {})
     np.testing.assert_array_equal(features.save(tmp_path / "c.safetensors", constant, "uint8").train, constant.train)
+
+
+# --- what is shipped ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return simclr.load_weights(paths.shipped_weights("cifar10"))
+
+
+def test_shipped_files_are_small_enough():
+    assert paths.shipped_weights("cifar10").stat().st_size <= 25_000_000
+    assert paths.shipped_features("cifar10").stat().st_size <= shipping.LARGEST
+
+
+def test_shipped_features_are_of_the_shipped_weights(encoder):
+    stored = features.load(paths.shipped_features("cifar10"))
+    assert stored.made_by["encoder"] == encoder.checksum
+    assert encoder.head is not None  # to go on training from
+
+
+def test_the_model_card_names_what_is_shipped(encoder):
+    card = (paths.SHIPPED / "README.md").read_text()
+    stored = features.load(paths.shipped_features("cifar10"))
+    assert encoder.checksum in card
+    assert stored.checksum in card
+    assert f"{100 * stored.made_by['stored']['kNN']:.2f} %" in card
+
+
+@pytest.mark.slow
+@pytest.mark.cifar10
+@pytest.mark.skipif(not (paths.data() / "cifar-10-batches-py").exists(), reason="CIFAR-10 is not in SUPCLUST_DATA")
+@pytest.mark.parametrize("split", datasets.SPLITS)
+def test_shipped_weights_make_the_shipped_features_of_real_images(encoder, split):
+    """Angles between images: the stored features are turned, cut to fewer dimensions and rounded, which leaves angles nearly alone."""
+    images = datasets.load("cifar10", split).images
+    rows = np.random.default_rng(0).choice(len(images), 150, replace=False)
+    fresh = geometry.normalise(features.embed(encoder, images[rows]))
+    stored = getattr(features.load(paths.shipped_features("cifar10")), split)[rows]
+    np.testing.assert_allclose(stored @ stored.T, fresh @ fresh.T, atol=0.02)
+    wrong = np.roll(stored, 1, axis=0)
+    assert np.abs(wrong @ wrong.T - fresh @ fresh.T).max() > 0.2
+
+
+def test_a_linear_probe_tells_blobs_apart():
+    assert shipping.linear_probe(make_features()) == 1.0

@@ -23,3 +23,16 @@ def test_training_compares_the_ways_side_by_side(tmp_path):
     again, machine = speed.load(tmp_path / "speed.csv")
     pd.testing.assert_frame_equal(again, table.round(4), check_dtype=False)
     assert machine == speed.machine()
+
+
+def test_operations_are_those_counted_by_hand():
+    """Of a network of width 1: each layer's side^2 x kernel x inputs x outputs, two operations each, six passes."""
+    layers = [(8, 27, 1, 1), *[(8, 9, 1, 1)] * 4]  # side, kernel, inputs, outputs: stem (3 inputs in the kernel), first stage
+    for side, channels in ((4, 2), (2, 4), (1, 8)):
+        layers += [(side, 9, channels // 2, channels), (side, 1, channels // 2, channels)]
+        layers += [(side, 9, channels, channels)] * 3
+    by_hand = sum(side**2 * kernel * inputs * outputs for side, kernel, inputs, outputs in layers)
+    dense = {2: 16 / (4 * 9), 1: 1 / 9}  # of the stride-1 layers on tiny maps, as blocks multiplied of those of a convolution
+    for side, channels in ((2, 4), (1, 8)):
+        by_hand -= 3 * side**2 * 9 * channels**2 * (1 - dense[side])
+    assert speed.operations(SimCLR(width=1), 8) == pytest.approx(12 * by_hand)
