@@ -104,14 +104,16 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         "killed, the same command goes on from its checkpoint. On several GPUs or machines: torchrun ... -m supclust train ...",
     )
     command.add_argument("name", metavar="NAME", help="a data set, or a folder of images")
-    command.add_argument("--recipe", default="paper", help="paper (default; 500 epochs: for a GPU), laptop or digits")
+    command.add_argument("--recipe", default="paper", help="paper (default; 500 epochs: for a GPU), laptop, laptop-more or digits")
     command.add_argument(
         "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
         help="another value for a number of the recipe; may be repeated",
     )  # fmt: skip
     command.add_argument("--start", type=Path, metavar="WEIGHTS", help="go on from an encoder's weights, a safetensors file")
     command.add_argument("--seed", type=int, default=0, help="of the training, and of the draw of cifar10-lt50 and isic2019")
-    command.add_argument("--minutes", type=float, metavar="M", help="stop after M minutes; exit code 3 if epochs are left")
+    command.add_argument(
+        "--minutes", type=float, metavar="M", help="stop after M minutes; exit code 3 if epochs are left (0 under torchrun)"
+    )
     command.add_argument("--folder", type=Path, metavar="DIR", help="keeps checkpoint and encoder (default: below artefacts/)")
     command.add_argument("--leave-out-missing", action="store_true", help="of isic2019, use the images that are there")
     command.set_defaults(run=_train)
@@ -173,6 +175,8 @@ def _data(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     from supclust import datasets, features, parallel, profiles, simclr
 
+    if "seed" in dict(options.parameter):
+        raise ValueError("the seed, which also draws pools, is given as --seed")
     config = profiles.parsed(profiles.recipe(options.recipe, options.name), dict(options.parameter), seed=options.seed)
     folder = options.folder or features.folder(options.recipe, options.name, options.seed)
     missing = "leave out" if options.leave_out_missing else "error"
@@ -182,11 +186,13 @@ def _train(options: argparse.Namespace) -> int:
             pool.images, config, folder, labels=pool.labels, minutes=options.minutes, on_epoch=_report_epoch,
             start=options.start and simclr.load_weights(options.start),
         )  # fmt: skip
-        first = parallel.rank() == 0
+        first, alone = parallel.rank() == 0, parallel.size() == 1
     if first and encoder.finished:
         simclr.save_weights(encoder, folder / "encoder.safetensors")
         print(folder / "encoder.safetensors")
-    return 0 if encoder.finished else 3
+    elif first:
+        print(f"{len(encoder.history)} of {config.epochs} epochs are done; the same command goes on", file=sys.stderr)
+    return 3 if alone and not encoder.finished else 0  # torchrun would take 3 for a crash
 
 
 def _report_epoch(history: list[dict]) -> None:

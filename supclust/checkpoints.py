@@ -22,12 +22,14 @@ def save(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint; the one that was there becomes `previous(path)`.
 
     state: what torch.load reads with weights_only: tensors, numbers, texts, and lists and dictionaries of them.
-    Whenever the process dies in here, one of the two files is whole.
+    Whenever the process dies in here, one of the two files is whole: a damaged one never takes the place of the one before it.
     """
+    for left_over in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed in here
+        left_over.unlink()
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
-    if path.exists():
+    if path.exists() and _is_whole(path.read_bytes()):
         os.replace(path, previous(path))
     files.write_bytes(path, content + hashlib.sha256(content).digest())
 
@@ -55,8 +57,12 @@ def previous(path: Path) -> Path:
     return path.with_name(f"previous-{path.name}")
 
 
+def _is_whole(content: bytes) -> bool:
+    return hashlib.sha256(content[:-DIGEST]).digest() == content[-DIGEST:]
+
+
 def _read(file: Path) -> dict[str, Any]:
     content = file.read_bytes()
-    if hashlib.sha256(content[:-DIGEST]).digest() != content[-DIGEST:]:
+    if not _is_whole(content):
         raise ValueError("its checksum differs")
     return torch.load(io.BytesIO(content[:-DIGEST]), map_location="cpu", weights_only=True)

@@ -82,8 +82,8 @@ class ImageFiles:
         return dataclasses.replace(self, names=tuple(self.names[row] for row in np.atleast_1d(self._rows(indices))))
 
     def checksum(self) -> str:
-        """SHA-256 of side and of the files' names, sizes and times of modification: tells images apart without reading them."""
-        return sha256(repr((self.side, _listing(self.folder, self.names))))
+        """SHA-256 of side and of the files' names and sizes: tells images apart without reading them, on any machine."""
+        return sha256(repr((self.side, [(name, size) for name, size, _ in _listing(self.folder, self.names)])))
 
     def _rows(self, key: int | slice | Sequence[int] | np.ndarray) -> np.ndarray:
         """NumPy's own rules: negative positions, steps, masks, and IndexError for what does not exist."""

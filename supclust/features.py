@@ -17,7 +17,7 @@ import torch
 import torchvision
 
 from supclust import datasets, files, networks, paths, profiles, simclr
-from supclust.datasets import Dataset
+from supclust.datasets import Dataset, ImageFiles
 from supclust.networks import knn_accuracy
 from supclust.profiles import Profile, SimCLR
 from supclust.simclr import Encoder
@@ -57,7 +57,7 @@ class Features:
         return self.subset(datasets.long_tail_indices(self.train_labels, seed))
 
 
-def embed(encoder: Encoder, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
+def embed(encoder: Encoder, images: np.ndarray | ImageFiles, batch_size: int = 256) -> np.ndarray:
     """Raw penultimate features, float32 (n, 8 * width), of images uint8 (n, 3, height, width) of any size."""
     return networks.embed(encoder.network, images, encoder.config.side, batch_size)
 
@@ -129,6 +129,7 @@ def of(
         shipped = _load_cached(paths.shipped_features("cifar10"))
         return shipped.long_tail(seed) if dataset == "cifar10-lt50" else shipped
     config = profiles.adapted(profile.simclr, dataset)
+    config = dataclasses.replace(config, seed=seed) if dataset in SEEDED else config
     path = folder(profile.name, dataset, seed) / "features.safetensors"
     if path.exists() and _is_of(_load_cached(path), config, dataset):
         return _load_cached(path)

@@ -16,6 +16,7 @@ from torchvision.models.resnet import BasicBlock
 from tqdm import tqdm
 
 from supclust.augment import normalise
+from supclust.datasets import ImageFiles
 
 DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}  # blocks of each stage
 
@@ -59,9 +60,9 @@ class TinyMapConv2d(nn.Conv2d):
         n, channels, height, side = maps.shape
         if maps.device.type != "cpu" or side > 2 or height != side:
             return super().forward(maps)
-        offset = torch.arange(side)[:, None] - torch.arange(side) + 1  # of pixel i in the kernel around pixel j
-        blocks = self.weight[:, :, offset[:, :, None, None], offset]  # (out, in, y, y', x, x')
-        matrix = blocks.permute(2, 4, 1, 3, 5, 0).reshape(side * side * channels, -1)
+        kernel = self.weight[:, :, 2 - side : 1 + side, 2 - side : 1 + side]  # what a pixel of the map can see
+        blocks = kernel.unfold(2, side, 1).unfold(3, side, 1).flip(4, 5)  # (out, in, y, x, y', x'): of pixel y, x to y', x'
+        matrix = blocks.permute(2, 3, 1, 4, 5, 0).reshape(side * side * channels, -1)
         products = maps.permute(0, 2, 3, 1).reshape(n, -1) @ matrix
         return products.view(n, side, side, -1).permute(0, 3, 1, 2)
 
@@ -91,9 +92,9 @@ def _has_amx() -> bool:
 def kept_memory() -> Iterator[None]:
     """glibc keeps freed memory instead of returning it to the system after every step, which costs a quarter of a training's time.
 
-    Returned at the end of the block. Without glibc (macOS, Windows, or a preloaded jemalloc) nothing happens.
+    Returned at the end of the block. Without glibc (macOS, Windows) nothing happens, and with a preloaded allocator it is idle.
     """
-    m_trim_threshold, m_mmap_max, m_mmap_default = -1, -4, 65_536  # <malloc.h>
+    m_trim_threshold, m_mmap_threshold, m_mmap_max = -1, -3, -4  # <malloc.h>
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if not hasattr(libc, "mallopt"):
         yield
@@ -103,8 +104,9 @@ def kept_memory() -> Iterator[None]:
     try:
         yield
     finally:
-        libc.mallopt(m_mmap_max, m_mmap_default)
-        libc.mallopt(m_trim_threshold, 128 * 1024)
+        libc.mallopt(m_mmap_max, 65_536)  # the default; thresholds as high as glibc itself raises them
+        libc.mallopt(m_mmap_threshold, 32 * 2**20)
+        libc.mallopt(m_trim_threshold, 64 * 2**20)
         libc.malloc_trim(0)
 
 
@@ -147,7 +149,7 @@ def initialise(network: nn.Module, generator: Generator) -> None:
 
 
 @torch.inference_mode()
-def embed(network: ResNet, images: np.ndarray, side: int, batch_size: int = 256, progress: bool = True) -> np.ndarray:
+def embed(network: ResNet, images: np.ndarray | ImageFiles, side: int, batch_size: int = 256, progress: bool = True) -> np.ndarray:
     """The network's features of images, float32 (n, 8 * width), in evaluation mode, on the device of its weights.
 
     images: uint8 (n, 3, height, width); resized to side x side pixels where they differ from it.
@@ -167,7 +169,7 @@ def embed(network: ResNet, images: np.ndarray, side: int, batch_size: int = 256,
     return torch.cat(features).numpy()
 
 
-def check_images(images: np.ndarray) -> None:
+def check_images(images: np.ndarray | ImageFiles) -> None:
     """Raises ValueError for anything but uint8 (n, 3, height, width), n > 0."""
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != 3 or images.size == 0:
         raise ValueError(f"images must be uint8 (n, 3, height, width), not {images.dtype} {images.shape}")

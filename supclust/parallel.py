@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -55,6 +56,28 @@ def first_decides(decision: bool, device: torch.device) -> bool:
     return bool(flag.item())
 
 
+def of_first(function: Callable[[], Any]) -> Any:
+    """What the function returns, or raises, in the first process: in all of them. Only there it is called."""
+    if size() == 1:
+        return function()
+    outcome: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            outcome[0] = function()
+        except Exception as error:  # the others would wait for ever
+            outcome[1] = error
+    dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+def workers() -> int:
+    """Worker processes that each process of this machine can have to itself."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
 def mean(value: Tensor) -> Tensor:
     """The mean over the processes."""
     if size() > 1:
@@ -103,6 +126,7 @@ class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, batch: Tensor) -> Tensor:
         if not self.training:
             return super().forward(batch)
+        given, batch = batch.dtype, batch.float() if batch.dtype.itemsize < 4 else batch  # sums need more than 16 bits
         dims = [d for d in range(batch.ndim) if d != 1]
         count = size() * batch.numel() // batch.shape[1]
         mean = _Sum.apply(batch.sum(dims)) / count
@@ -113,7 +137,7 @@ class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
-        return centred * self._along_channels(scale, batch) + self._along_channels(self.bias, batch)
+        return (centred * self._along_channels(scale, batch) + self._along_channels(self.bias, batch)).to(given)
 
     def _check_input_dim(self, batch: Tensor) -> None:
         """Any number of dimensions."""

@@ -63,15 +63,17 @@ DIGITS = SimCLR(
     knn_every=4,
 )
 
-# What 2 CPU cores can do for CIFAR-10 in two hours, and what they can add in one more, by `--start`. Views of 24 pixels cost half
-# as much as those of 32; and as a random crop magnifies what it shows, images of 32 pixels then look as large as in training.
+# What 2 CPU cores can do for CIFAR-10 in two hours.
 LAPTOP = SimCLR(epochs=38, small_epochs=32, small_side=16, learning_rate=0.5, temperature=0.2, weight_decay=3e-4, knn_every=0)
+
+# What they can add in one more, by `--start`. Views of 24 pixels cost half as much as those of 32; and as a random crop magnifies
+# what it shows, whole images of 32 pixels then look about as large as the crops did in training.
 LAPTOP_MORE = dataclasses.replace(LAPTOP, epochs=3, small_epochs=3, small_side=24, learning_rate=0.2, warm_up=0.1)
 
 # What the paper, and the code it builds on, change for a data set.
 CHANGES = {
     "cifar100": {"network": "resnet34"},
-    "isic2019": {"stem": "imagenet", "side": 224},
+    "isic2019": {"stem": "imagenet", "side": 224, "small_epochs": 0},
 }
 
 RECIPES = {"paper": SimCLR(), "laptop": LAPTOP, "laptop-more": LAPTOP_MORE, "digits": DIGITS}

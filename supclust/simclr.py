@@ -10,7 +10,9 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from supclust.datasets import ImageFiles
 from supclust.profiles import SimCLR
 
 CHECKPOINT = "checkpoint.pt"
+WEIGHTS, ORDER, VIEWS = 1, 2, 3  # what randomness is for
 HELD_OUT = 0.1  # share of the labelled images that the kNN accuracy is measured on
 
 
@@ -69,7 +72,8 @@ def train(
         every `config.knn_every` epochs and after the last.
     on_epoch: called after each epoch with the history so far, a list of {"epoch", "loss", "knn" or None, "seconds"}.
     start: an encoder to go on from, its projection head included where it has one, instead of random weights.
-    minutes: stop after so many, with a checkpoint. The encoder returned is then not `finished`; call again to go on.
+    minutes: stop after so many; every step until then is in the checkpoint. The encoder returned is then not `finished`;
+        call again to go on.
     save_every: seconds between two checkpoints. A last one is written at the end.
     compiled: whether torch.compile prepares the network; by default where that pays: networks that are not tiny, where there
         is a C++ compiler or a GPU.
@@ -86,17 +90,25 @@ def train(
     device = torch.device(device or default_device())
     training = _set_up(images, config, device, start, _pays(config, device) if compiled is None else compiled)
     clock = _Clock(minutes, save_every, Path(folder) / CHECKPOINT)
-    if (saved := checkpoints.load(clock.checkpoint)) is not None:
+    if (saved := parallel.of_first(lambda: checkpoints.load(clock.checkpoint))) is not None:
         _resume(training, saved, clock.checkpoint)
-    steady = torch.backends.cudnn.flags(benchmark=False, deterministic=True)
-    with _bar(training) as bar, networks.few_threads(config.width, config.side), networks.kept_memory(), steady:
+    with _bar(training) as bar, conditions(config):
         while len(training.history) < config.epochs and _fit_epoch(training, clock, bar):
             training.history.append(_record(training, images, labels, bar))
             if on_epoch is not None and parallel.rank() == 0:
                 on_epoch([dict(record) for record in training.history])
     if training.unsaved:
         _save(training, clock)
+    parallel.barrier()
     return _encoder(training)
+
+
+@contextmanager
+def conditions(config: SimCLR) -> Iterator[None]:
+    """What training a config runs under: threads that have enough to do, memory that is kept, convolutions that repeat."""
+    steady = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+    with networks.few_threads(config.width, config.side), networks.kept_memory(), steady:
+        yield
 
 
 def contrastive_loss(projections: Tensor, temperature: float) -> Tensor:
@@ -211,6 +223,8 @@ def _check(images: np.ndarray | ImageFiles, config: SimCLR, labels: np.ndarray |
             f"SimCLR contrasts images: {len(images)} images in batches of {config.batch_size} are too few"
             + (f" for {parallel.size()} processes" if parallel.size() > 1 else "")
         )
+    if config.epochs < 1:
+        raise ValueError(f"epochs must be at least 1, not {config.epochs}")
     if labels is not None and len(labels) != len(images):
         raise ValueError(f"{len(labels)} labels for {len(images)} images")
 
@@ -225,7 +239,7 @@ def _set_up(
     images: np.ndarray | ImageFiles, config: SimCLR, device: torch.device, start: Encoder | None = None, compiled: bool = False
 ) -> _Training:
     model = nn.Sequential(networks.resnet(config.network, config.width, config.stem), projection_head(config))
-    networks.initialise(model, _generator(device=torch.device("cpu"), of=(config.seed, 0)))
+    networks.initialise(model, _generator(torch.device("cpu"), (config.seed, WEIGHTS)))
     if start is not None:
         _start_from(start, model)
     model.to(device, memory_format=networks.memory_format(config.width))
@@ -233,8 +247,9 @@ def _set_up(
     optimizer = torch.optim.SGD(
         model.parameters(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
     )
-    prepare = torch.compile if compiled else lambda function: function
-    origin = {"images": _images_checksum(images), "start": start.checksum if start else ""}
+    # Not dynamic: after a change of resolution, an unbroken training would go on with other kernels than a resumed one.
+    prepare = partial(torch.compile, dynamic=False) if compiled else lambda function: function
+    origin = {"images": _images_checksum(images), "start": _start_checksum(start)}
     resident = images if isinstance(images, ImageFiles) else torch.from_numpy(images).to(device)
     fast_model = prepare(parallel.wrap(model))
     render = prepare(augment.render) if device.type == "cuda" else augment.render
@@ -256,6 +271,12 @@ def _start_from(start: Encoder, model: nn.Sequential) -> None:
         raise ValueError(f"the encoder to start from is another network: {error}") from error
 
 
+def _start_checksum(start: Encoder | None) -> str:
+    if start is None:
+        return ""
+    return start.checksum + (_checksum(start.head.state_dict()) if start.head is not None else "")
+
+
 def _images_checksum(images: np.ndarray | ImageFiles) -> str:
     if isinstance(images, ImageFiles):
         return images.checksum()
@@ -263,7 +284,7 @@ def _images_checksum(images: np.ndarray | ImageFiles) -> str:
 
 
 def _generator(device: torch.device, of: tuple[int, ...]) -> Generator:
-    """The randomness of (seed, 0), the initial weights; of (seed, epoch), its order; and of (seed, epoch, step), its views."""
+    """The randomness of (seed, WEIGHTS), of (seed, ORDER, epoch) and of (seed, VIEWS, epoch, step)."""
     mixed = np.random.SeedSequence(of).generate_state(1, np.uint64)
     return Generator(device).manual_seed(int(mixed[0]))
 
@@ -283,7 +304,7 @@ def _fit_epoch(training: _Training, clock: _Clock, bar: tqdm) -> bool:
         if clock.is_over(training.device):
             return False
         rate = learning_rate((epoch - 1) * steps + step, steps, training.config)
-        generator = _generator(training.device, (training.config.seed, epoch, step))
+        generator = _generator(training.device, (training.config.seed, VIEWS, epoch, step))
         training.losses.append(_fit_batch(training, images, rate, generator, view_side(epoch, training.config)))
         training.seconds, training.unsaved = before + time.perf_counter() - begin, True
         if clock.is_due():
@@ -294,16 +315,18 @@ def _fit_epoch(training: _Training, clock: _Clock, bar: tqdm) -> bool:
 
 def _batches(training: _Training, epoch: int, first: int) -> Iterator[Tensor]:
     """This process's part of the epoch's batches from the first-th on: uint8, on the device."""
-    order = torch.randperm(len(training.images), generator=_generator(torch.device("cpu"), (training.config.seed, epoch)))
+    order = torch.randperm(len(training.images), generator=_generator(torch.device("cpu"), (training.config.seed, ORDER, epoch)))
     rows = [batch[_own_rows(len(batch))] for batch in order.split(training.batch_size)[first : training.steps]]
     if isinstance(training.images, Tensor):
         for batch in rows:
             yield training.images[batch.to(training.device)]
     else:
-        workers = max(1, (os.cpu_count() or 1) // parallel.size())
-        loader = DataLoader(training.images, batch_sampler=rows, num_workers=workers, collate_fn=_stack, pin_memory=False)
+        pinned = training.device.type == "cuda"
+        loader = DataLoader(
+            training.images, batch_sampler=rows, num_workers=parallel.workers(), collate_fn=_stack, pin_memory=pinned
+        )
         for batch in loader:
-            yield batch.to(training.device)
+            yield batch.to(training.device, non_blocking=pinned)
 
 
 def _own_rows(n: int) -> slice:
@@ -370,6 +393,8 @@ def _last_knn(history: list[dict[str, Any]]) -> str:
 
 def _save(training: _Training, clock: _Clock) -> None:
     """The first process writes for all; weights, momentum and history are the same in each."""
+    if not all(torch.isfinite(parameter).all() for parameter in training.model.parameters()):
+        raise FloatingPointError("the weights are not finite: training diverged, try a smaller learning_rate")
     epoch = {"losses": _finite_losses(training), "seconds": training.seconds, "history": training.history}
     clock.saved, training.unsaved = time.monotonic(), False
     if parallel.rank() > 0:
@@ -435,8 +460,11 @@ def _head_of(config: SimCLR, weights: Mapping[str, Tensor]) -> ProjectionHead | 
 
 
 def _as_stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    tensor = tensor.cpu().contiguous()
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+    stored = tensor.cpu().contiguous()
+    stored = stored.to(dtype) if stored.is_floating_point() else stored
+    if not torch.isfinite(stored).all():
+        raise ValueError(f"weights are not finite as {dtype}")
+    return stored
 
 
 def _from_stored(stored: Mapping[str, Tensor], about: Mapping[str, str]) -> Encoder:

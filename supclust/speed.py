@@ -77,8 +77,10 @@ def training(images: np.ndarray, config: SimCLR, sides: tuple[int, ...], repeats
 def machine() -> str:
     """What the speeds were measured on: processor, threads, GPU, PyTorch."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    cpu = getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name", platform.machine())
-    return f"{cpu}, {torch.get_num_threads()} threads, {gpu}, PyTorch {torch.__version__.split('+')[0]}"
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    cpu = known.get("cpu_name", platform.machine())
+    features = ", ".join(name for name in ("avx2", "avx512_f", "avx512_bf16", "amx_bf16") if known.get(name))
+    return f"{cpu} ({features}), {torch.get_num_threads()} threads, {gpu}, PyTorch {torch.__version__.split('+')[0]}"
 
 
 def save(table: pd.DataFrame, path: Path) -> None:
@@ -93,7 +95,7 @@ def load(path: Path) -> tuple[pd.DataFrame, str]:
 
 
 def _stock_steps(images: np.ndarray, config: SimCLR) -> Callable[[], float]:
-    """Runs two steps as lightly's own CIFAR-10 benchmark does them; returns the seconds of the second.
+    """Runs two steps as lightly's own CIFAR-10 benchmark does them; returns the seconds of the second, its views included.
 
     Views made one by one by worker processes, a forward pass for each of the two, float32, default memory format. The network is
     ours but for its matrix products on tiny maps.
@@ -143,7 +145,7 @@ def _engine_steps(images: np.ndarray, config: SimCLR) -> Callable[[], float]:
     training.model.train()
 
     def run_steps() -> float:
-        with networks.kept_memory(), networks.few_threads(config.width, config.side):
+        with simclr.conditions(config):
             ends = []
             for step, batch in enumerate(islice(simclr._batches(training, 1, 0), 2)):
                 simclr._fit_batch(training, batch, 0.01, torch.Generator(device).manual_seed(step), config.side)
@@ -159,8 +161,9 @@ def _augmentation_seconds(images: np.ndarray, config: SimCLR, side: int, repeats
     batch, seconds = torch.from_numpy(images[: config.batch_size]).to(device), []
     for seed in range(repeats + 1):
         begin, generator = _now(), torch.Generator(device).manual_seed(seed)
-        for _ in range(2):
-            augment.augment(batch, config, generator, side)
+        with simclr.conditions(config):
+            for _ in range(2):
+                augment.augment(batch, config, generator, side)
         seconds.append(_now() - begin)
     return float(np.median(seconds[1:]))
 

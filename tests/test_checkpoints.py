@@ -46,6 +46,26 @@ def test_one_flipped_bit_is_noticed(two, place):
     assert checkpoints.load(two)["step"] == 1
 
 
+def test_a_damaged_one_never_takes_the_place_of_the_one_before(two, monkeypatch):
+    """Killed while it writes the next: the good one must still be there."""
+    two.write_bytes(two.read_bytes()[:-7])
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints.files, "write_bytes", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save(two, {"step": 3})
+    assert checkpoints.load(two)["step"] == 1
+
+
+def test_what_a_killed_process_left_over_is_removed(two):
+    left_over = two.with_name(f".{two.name}.99999.tmp")
+    left_over.write_bytes(b"half")
+    checkpoints.save(two, {"step": 3})
+    assert {file.name for file in two.parent.iterdir()} == {two.name, checkpoints.previous(two).name}
+
+
 def test_none_left_undamaged_is_an_error_that_names_the_file(two):
     for file in (two, checkpoints.previous(two)):
         file.write_bytes(file.read_bytes()[:-7])

@@ -433,11 +433,10 @@ def test_checksum_tells_files_and_sides_apart(noisy):
         ImageFiles(noisy.folder, noisy.names, 8).checksum(),
     }
     os.utime(file, (1, 1))
-    others.add(noisy.checksum())
+    assert noisy.checksum() == first  # unpacked again, on another machine
     write_image(file)
-    os.utime(file, (1, 1))
     others.add(noisy.checksum())
-    assert len(others | {first}) == 6
+    assert len(others | {first}) == 5
 
 
 def test_checksum_does_not_depend_on_where_the_folder_is(noisy, tmp_path_factory):

@@ -188,6 +188,7 @@ def test_train_in_pieces_then_from_its_weights(tmp_path, capsys):
         ("train mnist", "unknown data set 'mnist'"),
         ("train digits --recipe fast", "unknown recipe 'fast'; known: paper, laptop"),
         ("train digits -p depth 3", "unknown key 'depth' of SimCLR; known: network"),
+        ("train digits -p seed 3", "is given as --seed"),
         ("train digits -p epochs many", "SimCLR.epochs must be int, not 'many'"),
         ("train digits --recipe digits --start nowhere.safetensors", "no encoder weights at nowhere.safetensors"),
     ],

@@ -1,5 +1,8 @@
 """The networks against torchvision's, and the kNN accuracy against a slow, obvious one."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -161,3 +164,64 @@ def test_knn_names_rows_that_are_not_finite():
 def test_knn_refuses_labels_of_another_length():
     with pytest.raises(ValueError, match="do not go with labels"):
         networks.knn_accuracy(np.ones((5, 2)), np.zeros(4), np.ones((1, 2)), np.zeros(1))
+
+
+# --- what makes training fast ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, (2, 1)])
+@pytest.mark.parametrize("channels", [(1, 1), (3, 5), (16, 8)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_tiny_maps_as_matrix_products_are_convolved(side, channels, layout):
+    """Output and both gradients, float64, against PyTorch's convolution."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (4, channels[0], *((side, side) if isinstance(side, int) else side))
+    ours = networks.TinyMapConv2d(*channels, kernel_size=3, padding=1, bias=False).double()
+    drawn = torch.randn(shape, generator=generator, dtype=torch.float64).contiguous(memory_format=layout)
+    maps = [drawn.clone().requires_grad_() for _ in range(2)]
+    weight = ours.weight.detach().clone().requires_grad_()
+    outputs = ours(maps[0]), nn.functional.conv2d(maps[1], weight, padding=1)
+    torch.testing.assert_close(*outputs)
+    for output in outputs:
+        (output**3).sum().backward()
+    torch.testing.assert_close(maps[0].grad, maps[1].grad)
+    torch.testing.assert_close(ours.weight.grad, weight.grad)
+
+
+def test_the_stem_for_large_images_is_torchvisions():
+    reference = torchvision.models.resnet18()
+    reference.fc = nn.Identity()
+    network = networks.resnet("resnet18", stem="imagenet")
+    network.load_state_dict(reference.state_dict())
+    images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(network.eval()(images), reference.eval()(images), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="unknown stem 'large'; known: small, imagenet"):
+        networks.resnet("resnet18", stem="large")
+
+
+def test_bfloat16_only_where_it_is_fast(monkeypatch):
+    product = torch.ones(2, 2)
+    for amx, kind in ((False, torch.float32), (True, torch.bfloat16)):
+        monkeypatch.setattr(networks, "_has_amx", lambda amx=amx: amx)
+        with networks.autocast(torch.device("cpu")):
+            assert (product @ product).dtype == kind
+
+
+def test_kept_memory_is_given_back():
+    """Resident memory: the block keeps what was freed in it, and its end returns that to the system."""
+    script = """
+import torch
+from supclust import networks
+def resident(): return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
+with networks.kept_memory():
+    before = resident()
+    for _ in range(3): torch.ones(100, 2**18)  # 100 MiB
+    kept = resident() - before
+print(kept, resident() - before)
+"""
+    if sys.platform != "linux":
+        pytest.skip("glibc only")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    kept, after = map(float, done.stdout.split())
+    assert kept > 80
+    assert after < 20

@@ -71,7 +71,7 @@ def test_the_model_card_names_what_is_shipped(encoder):
 @pytest.mark.skipif(not (paths.data() / "cifar-10-batches-py").exists(), reason="CIFAR-10 is not in SUPCLUST_DATA")
 @pytest.mark.parametrize("split", datasets.SPLITS)
 def test_shipped_weights_make_the_shipped_features_of_real_images(encoder, split):
-    """Angles between images: the stored features are turned, cut to fewer dimensions and rounded, which leaves angles nearly alone."""
+    """Angles between images: the stored features are turned, cut and rounded, which leaves angles nearly alone."""
     images = datasets.load("cifar10", split).images
     rows = np.random.default_rng(0).choice(len(images), 150, replace=False)
     fresh = geometry.normalise(features.embed(encoder, images[rows]))

@@ -194,8 +194,9 @@ def test_pieces_of_time_end_bit_for_bit_as_the_unbroken_one(images, finished, tm
     assert_same_weights(encoder, finished[0])
 
 
-def test_no_time_is_a_checkpoint_and_nothing_trained(images, tmp_path):
+def test_no_time_is_nothing_trained(images, tmp_path):
     encoder = simclr.train(images, TINY, tmp_path, minutes=0)
+    assert not (tmp_path / simclr.CHECKPOINT).exists()
     assert not encoder.finished
     assert encoder.history == ()
 
@@ -245,6 +246,42 @@ def test_compiled_training_is_the_plain_one(images, tmp_path):
     assert compiled.history[0]["loss"] == pytest.approx(plain.history[0]["loss"], rel=1e-4)
     for name, reference in plain.network.state_dict().items():
         torch.testing.assert_close(compiled.network.state_dict()[name], reference, rtol=1e-2, atol=1e-3, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_stopped_compiled_training_in_two_threads_with_another_resolution_ends_bit_for_bit(tmp_path):
+    """Large enough that nothing is made simpler for it: stopped in the second epoch, whose views are larger."""
+    images = np.random.default_rng(0).integers(0, 256, (48, 3, 16, 16), dtype=np.uint8)
+    config = dataclasses.replace(TINY, width=32, side=16, epochs=2, small_epochs=1, small_side=8)
+    with pytest.MonkeyPatch.context() as patch:
+        calls = iter([False] * 4 + [True])
+        patch.setattr(simclr._Clock, "is_over", lambda *_: next(calls))
+        assert not simclr.train(images, config, tmp_path / "stopped", minutes=1, compiled=True).finished
+    torch.compiler.reset()  # as a new process would
+    continued = simclr.train(images, config, tmp_path / "stopped", compiled=True)
+    torch.compiler.reset()
+    assert_same_weights(continued, simclr.train(images, config, tmp_path / "unbroken", compiled=True))
+
+
+def test_bfloat16_trains_where_the_processor_multiplies_it(images, tmp_path, monkeypatch):
+    """As with AMX: the loss stays near that of float32, and the weights are float32."""
+    plain = simclr.train(images, dataclasses.replace(TINY, epochs=1), tmp_path / "plain")
+    monkeypatch.setattr(networks, "_has_amx", lambda: True)
+    half = simclr.train(images, dataclasses.replace(TINY, epochs=1), tmp_path / "half")
+    assert half.checksum != plain.checksum
+    assert half.history[0]["loss"] == pytest.approx(plain.history[0]["loss"], rel=0.1)
+    assert half.network.conv1.weight.dtype == torch.float32
+
+
+def test_training_repeats_its_convolutions_and_uses_cudnn(images, tmp_path, monkeypatch):
+    seen, fit = [], simclr._fit_batch
+    cudnn = torch.backends.cudnn
+    monkeypatch.setattr(
+        simclr, "_fit_batch", lambda *b: seen.append((cudnn.enabled, cudnn.deterministic, cudnn.benchmark)) or fit(*b)
+    )
+    simclr.train(images, TINY, tmp_path)
+    assert set(seen) == {(True, True, False)}
 
 
 def test_going_on_from_an_encoder(images, finished, tmp_path):
@@ -352,9 +389,10 @@ def test_torn_checkpoint_without_one_before_is_named_and_kept(images, finished, 
     assert torn.stat().st_size == len(whole) // 2
 
 
-def test_diverged_training_says_so_and_keeps_no_checkpoint(images, tmp_path):
+@pytest.mark.parametrize("save_every", [0, 60])
+def test_diverged_training_says_so_and_keeps_no_checkpoint(images, tmp_path, save_every):
     with pytest.raises(FloatingPointError, match="diverged, try a smaller learning_rate"):
-        simclr.train(images, dataclasses.replace(TINY, learning_rate=1e30), tmp_path)
+        simclr.train(images, dataclasses.replace(TINY, learning_rate=1e38), tmp_path, save_every=save_every)
     assert not (tmp_path / simclr.CHECKPOINT).exists()
 
 
@@ -375,6 +413,10 @@ def test_bad_input(images, tmp_path):
         simclr.train(images / 255, TINY, tmp_path)
     with pytest.raises(ValueError, match="unknown network"):
         simclr.train(images, dataclasses.replace(TINY, network="vit"), tmp_path)
+    with pytest.raises(ValueError, match="epochs must be at least 1"):
+        simclr.train(images, dataclasses.replace(TINY, epochs=0), tmp_path)
+    with pytest.raises(ValueError, match="unknown stem"):
+        simclr.train(images, dataclasses.replace(TINY, stem="round"), tmp_path)
 
 
 def test_learning_rate_warms_up_for_so_many_epochs():
