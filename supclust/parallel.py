@@ -103,7 +103,7 @@ def synchronise(model: nn.Module, device: torch.device) -> nn.Module:
 
 def wrap(model: nn.Module) -> nn.Module:
     """The model in PyTorch's DistributedDataParallel, which averages gradients over the processes; alone, the model itself."""
-    return DistributedDataParallel(model, broadcast_buffers=False) if size() > 1 else model
+    return DistributedDataParallel(model) if size() > 1 else model
 
 
 class _Sum(torch.autograd.Function):
