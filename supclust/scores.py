@@ -1,8 +1,9 @@
-"""The scores of the paper, as pure functions: typicality (Eq. 1), weights between clusters (Eq. 2) and SUP (Eq. 3)."""
+"""Scores as pure functions: the paper's typicality (Eq. 1), cluster weights (Eq. 2) and SUP (Eq. 3), and a model's uncertainty."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -36,13 +37,13 @@ def is_count(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
 
 
-def check_temperature(temperature: float) -> None:
+def check_positive(name: str, value: float) -> None:
     """ValueError unless it is a number above zero."""
-    if not isinstance(temperature, int | float | np.number) or isinstance(temperature, bool) or not temperature > 0:
-        raise ValueError(f"temperature must be positive, not {temperature!r}")
+    if not isinstance(value, int | float | np.number) or isinstance(value, bool) or not value > 0:
+        raise ValueError(f"{name} must be positive, not {value!r}")
 
 
-def default_temperature(centers: ArrayLike) -> float:
+def default_temperature(centers: ArrayLike, relative: float = DEFAULT_TEMPERATURE) -> float:
     """The temperature used where none is given: a tenth of the mean distance between the centres (K, d); it sees no label.
 
     The paper does not print its T. At a tenth, a centre that is farther by a tenth of the mean distance weighs e^-1 as much, so
@@ -50,7 +51,7 @@ def default_temperature(centers: ArrayLike) -> float:
     """
     centers = np.asarray(centers, dtype=float)
     between = geometry.distances(centers, centers)[np.triu_indices(len(centers), 1)]
-    return DEFAULT_TEMPERATURE * float(between.mean()) if len(between) and between.any() else 1.0
+    return relative * float(between.mean()) if len(between) and between.any() else 1.0
 
 
 def cluster_weights(centers: ArrayLike, temperature: float) -> np.ndarray:
@@ -59,7 +60,7 @@ def cluster_weights(centers: ArrayLike, temperature: float) -> np.ndarray:
     centers (K, d); temperature T > 0 in units of distance: towards 0 only the nearest other centre counts, at infinity all alike.
     Returns (K, K) float64 with a zero diagonal and rows that sum to 1; for one centre alone [[0.]]. ValueError unless T > 0.
     """
-    check_temperature(temperature)
+    check_positive("temperature", temperature)
     centers = geometry.check_features(centers).astype(float)
     if len(centers) == 1:
         return np.zeros((1, 1))
@@ -92,3 +93,77 @@ def sup(points: ArrayLike, assignments: ArrayLike, centers: ArrayLike, temperatu
     if len(centers) == 1:
         return np.full(len(points), math.nan)
     return -np.einsum("nk,nk->n", weights[assignments], geometry.distances(points, centers))
+
+
+def margin_uncertainty(log_probabilities: ArrayLike) -> np.ndarray:
+    """One minus the difference between the two largest probabilities; (n, C) logarithms of them to (n,) float64.
+
+    1 - p1 + p2 is summed up from the classes other than the first, so that points of which a model is all but certain keep their
+    order where p1 itself has rounded to 1. With one class only it is 0.
+    """
+    others = _probabilities_but_the_largest(log_probabilities)
+    return others.sum(axis=1) + others.max(axis=1, initial=0)
+
+
+def least_confidence(log_probabilities: ArrayLike) -> np.ndarray:
+    """One minus the largest probability, summed up from the others; (n, C) logarithms to (n,) float64."""
+    return _probabilities_but_the_largest(log_probabilities).sum(axis=1)
+
+
+def entropy(log_probabilities: ArrayLike) -> np.ndarray:
+    """Predictive entropy - sum p log p in nats, where 0 log 0 = 0; (n, C) logarithms to (n,) float64."""
+    logs = check_log_probabilities(log_probabilities)
+    return _entropy(np.exp(logs), logs)
+
+
+def mean_entropy(passes: Iterable[ArrayLike]) -> np.ndarray:
+    """Entropy of the mean of several passes' probabilities, as DBAL takes it (Gal, Islam & Ghahramani, 2017).
+
+    passes: (n, C) logarithms each, taken one after the other, so that only one of them needs to exist. Returns (n,) float64.
+    """
+    return _entropies_of_passes(passes)[0]
+
+
+def bald(passes: Iterable[ArrayLike]) -> np.ndarray:
+    """Mutual information between a point's class and the model (Houlsby et al., 2011; Gal et al., 2017).
+
+    Entropy of the mean of the passes less the mean of their entropies. passes as in `mean_entropy`. Returns (n,) float64 >= 0.
+    """
+    of_mean, of_each = _entropies_of_passes(passes)
+    return np.maximum(of_mean - of_each, 0)  # below zero by rounding only
+
+
+def _entropies_of_passes(passes: Iterable[ArrayLike]) -> tuple[np.ndarray, np.ndarray]:
+    """Entropy of the passes' mean, and mean of their entropies, (n,) each."""
+    total, entropies, count = 0.0, 0.0, 0
+    for log_probabilities in passes:
+        logs = check_log_probabilities(log_probabilities)
+        probabilities = np.exp(logs)
+        total, entropies, count = total + probabilities, entropies + _entropy(probabilities, logs), count + 1
+    if count == 0:
+        raise ValueError("there must be at least one pass")
+    mean = total / count
+    with np.errstate(divide="ignore"):
+        return _entropy(mean, np.log(mean)), entropies / count
+
+
+def _entropy(probabilities: np.ndarray, logs: np.ndarray) -> np.ndarray:
+    return -np.einsum("nc,nc->n", probabilities, np.where(np.isneginf(logs), 0, logs))
+
+
+def _probabilities_but_the_largest(log_probabilities: ArrayLike) -> np.ndarray:
+    """Probabilities (n, C), the largest of each row set to 0."""
+    logs = check_log_probabilities(log_probabilities)
+    probabilities = np.exp(logs)
+    np.put_along_axis(probabilities, logs.argmax(axis=1)[:, None], 0, axis=1)
+    return probabilities
+
+
+def check_log_probabilities(log_probabilities: ArrayLike) -> np.ndarray:
+    """They as float64 (n, C); ValueError if not 2-d, without a class, NaN, or clearly above zero, which no logarithm of them is."""
+    logs = np.asarray(log_probabilities, dtype=float)
+    if logs.ndim != 2 or logs.shape[1] == 0:
+        raise ValueError(f"log-probabilities must be 2-d (points, classes), not of shape {logs.shape}")
+    if not (logs <= 1e-3).all():  # NaN fails too; float32 rounds a certain 0 up a little
+        raise ValueError("log-probabilities must not be NaN, nor above zero")
+    return logs

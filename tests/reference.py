@@ -54,3 +54,46 @@ def select_given_clusters(points, assignments, centers, budget, temperature, lab
         candidates = members[k][np.argsort(-typical, kind="stable")[:keep]]
         picks.append(int(candidates[np.argmax(scores[candidates])]))
     return picks
+
+
+def uncertainties(probabilities):
+    """One minus margin, one minus the largest probability, and entropy, one point at a time."""
+    result = []
+    for row in np.asarray(probabilities, dtype=float):
+        first, second = sorted([*row, 0.0], reverse=True)[:2]
+        result.append((1 - (first - second), 1 - first, -sum(p * math.log(p) for p in row if p > 0)))
+    return tuple(np.array(result).T)
+
+
+def bald(probabilities):
+    """Mutual information of class and model, and entropy of the mean, from probabilities (passes, n, C)."""
+    mean = np.mean(probabilities, axis=0)
+    of_mean = uncertainties(mean)[2]
+    return of_mean - np.mean([uncertainties(one)[2] for one in probabilities], axis=0), of_mean
+
+
+def all_distances(points):
+    """Between every two of the points, (n, n)."""
+    points = np.asarray(points, dtype=float)
+    return np.array([[math.dist(a, b) for b in points] for a in points])
+
+
+def coreset(points, labeled, budget):
+    """Greedy k-centre from the labelled points on; points that tie must not occur."""
+    between, chosen = all_distances(points), list(labeled)
+    for _ in range(budget):
+        chosen.append(int(np.argmax(between[:, chosen].min(axis=1))))
+    return chosen[len(labeled) :]
+
+
+def uncovered_in_balls(inside, chosen):
+    """How many points lie in the ball around each, of those in no ball around a chosen one; the chosen themselves get -1."""
+    counts = (inside & ~inside[list(chosen)].any(axis=0)).sum(axis=1)
+    counts[list(chosen)] = -1
+    return counts
+
+
+def share_of_pure_balls(points, assignments, radius):
+    """Of the closed balls of that radius, those that hold points of one cluster only."""
+    inside = all_distances(points) <= radius
+    return np.mean([len(set(np.asarray(assignments)[row])) == 1 for row in inside])

@@ -50,7 +50,7 @@ def test_clustering_strategies_share_their_clusters(blobs, monkeypatch):
     monkeypatch.setattr(strategies.pool.geometry, "kmeans", lambda *args, **more: calls.append(args[1]) or real(*args, **more))
     for name in strategies.NAMES:
         query(name, pool.with_labeled(query(name, pool, 6)), 6)
-    assert calls == [6, 12]
+    assert calls == [6, 12]  # probcover's six classes are the six of the first round
 
 
 def test_random_is_uniform_over_the_unlabelled():
@@ -61,7 +61,7 @@ def test_random_is_uniform_over_the_unlabelled():
 
 
 def test_unknown_strategy_lists_the_known_ones(blobs):
-    with pytest.raises(ValueError, match="unknown strategy 'typclust'; known: random, typiclust, supclust"):
+    with pytest.raises(ValueError, match=r"'typclust'; known: random, margin, .*supclust-no-typicality; controls: class-balanced"):
         query("typclust", strategies.Pool(blobs), 3)
 
 
@@ -75,3 +75,68 @@ def test_squared_typicality_is_a_setting_and_is_logged(blobs, caplog):
     expected = scores.typicality(plain.points[members], squared=True)
     np.testing.assert_allclose(squared.typicality(0)[members], expected)
     assert not np.allclose(plain.typicality(0)[members], expected)
+
+
+def test_the_names_come_in_the_order_of_the_papers_tables():
+    assert strategies.NAMES[:6] == ("random", "margin", "least-confidence", "entropy", "bald", "dbal")
+    assert strategies.NAMES[6:9] == ("coreset", "typiclust", "probcover")
+    assert strategies.NAMES[9:] == ("supclust", "supclust-no-sup", "supclust-no-typicality")
+    assert set(strategies.NAMES) > strategies.MODEL_BASED
+    assert not set(strategies.NAMES) & set(strategies.CONTROLS)
+
+
+@pytest.mark.parametrize("budget", [1, 5, 37, 94])
+def test_class_balanced_fills_the_classes_with_the_fewest_labels_first(budget):
+    labels = np.repeat(["a", "b", "c", "d"], [60, 30, 6, 4])
+    labeled = np.array([0, 1, 2, 60, 96, 97])
+    pool = strategies.Pool(make_blobs(1, 100, 3), labeled, labels=labels).with_labeled(labeled)
+    picks = query("class-balanced", pool, budget)
+    assert picks.dtype == np.int64
+    assert len(set(picks)) == budget
+    assert not set(picks) & set(labeled)
+    counts = {name: int((labels[labeled] == name).sum()) for name in "abcd"}
+    for name in labels[picks]:  # in the order of the picks
+        left = [other for other in "abcd" if counts[other] < (labels == other).sum()]
+        assert counts[name] == min(counts[other] for other in left)
+        counts[name] += 1
+
+
+def test_class_balanced_draws_its_points_and_the_classes_that_tie_at_random():
+    labels = np.repeat([0, 1], [90, 10])
+    pool = strategies.Pool(make_blobs(1, 100, 3), labels=labels)
+    draws = np.array([query("class-balanced", pool, 3, seed) for seed in range(400)])
+    assert set(draws.ravel()) == set(range(100))
+    assert abs((labels[draws[:, 0]] == 1).mean() - 0.5) < 0.1  # the rare class goes first as often as the other
+
+
+def test_class_balanced_asks_for_labels_and_strategies_see_none(blobs):
+    with pytest.raises(ValueError, match="the pool has none"):
+        query("class-balanced", strategies.Pool(blobs), 3)
+    strategies.check_names(["class-balanced", "random"])
+    for name in strategies.NAMES:
+        labelled = strategies.Pool(blobs, labels=np.zeros(len(blobs)))
+        np.testing.assert_array_equal(query(name, labelled, 5), query(name, strategies.Pool(blobs), 5))
+
+
+def test_settings_share_clusters_and_the_typicality_that_they_leave_alone(blobs, monkeypatch):
+    calls = {"kmeans": 0, "typicality": 0}
+    for module, name in ((strategies.pool.geometry, "kmeans"), (scores, "typicality")):
+        real = getattr(module, name)
+
+        def counted(*args, _real=real, _name=name, **more):
+            calls[_name] += 1
+            return _real(*args, **more)
+
+        monkeypatch.setattr(module, name, counted)
+    pool = strategies.Pool(blobs)
+    first = query("supclust", pool, 6)
+    assert calls == {"kmeans": 1, "typicality": 6}
+    others = [query("supclust", pool.with_settings(relative_temperature=t), 6) for t in (0.01, 10.0)]
+    assert calls == {"kmeans": 1, "typicality": 6}
+    fresh = [
+        query("supclust", strategies.Pool(blobs, settings=strategies.Settings(relative_temperature=t)), 6) for t in (0.01, 10.0)
+    ]
+    np.testing.assert_array_equal(others, fresh)
+    query("supclust", pool.with_settings(n_neighbors=5), 6)
+    assert calls == {"kmeans": 3, "typicality": 24}  # two of each were for the fresh pools
+    np.testing.assert_array_equal(first, query("supclust", pool, 6))

@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import numpy as np
 
 from supclust import scores
-from supclust.strategies import clustered
+from supclust.strategies import clustered, coverage, uncertainty
 from supclust.strategies.pool import Pool, Settings
-from supclust.strategies.uniform import random
+from supclust.strategies.uniform import class_balanced, random
 
-__all__ = ["NAMES", "STRATEGIES", "Pool", "Settings", "check_names", "query"]
+__all__ = ["CONTROLS", "MODEL_BASED", "NAMES", "STRATEGIES", "Pool", "Settings", "check_names", "first_batch", "query"]
+
+log = logging.getLogger(__name__)
 
 Strategy = Callable[[Pool, int, np.random.Generator], np.ndarray]
 
 STRATEGIES: dict[str, Strategy] = {
     "random": random,
+    "margin": uncertainty.margin,
+    "least-confidence": uncertainty.least_confidence,
+    "entropy": uncertainty.entropy,
+    "bald": uncertainty.bald,
+    "dbal": uncertainty.dbal,
+    "coreset": coverage.coreset,
     "typiclust": clustered.typiclust,
+    "probcover": coverage.probcover,
     "supclust": clustered.supclust,
     "supclust-no-sup": clustered.supclust_no_sup,
     "supclust-no-typicality": clustered.supclust_no_typicality,
 }
 NAMES = tuple(STRATEGIES)
+MODEL_BASED = frozenset({"margin", "least-confidence", "entropy", "bald", "dbal"})  # cannot query before there is a model
+CONTROLS: dict[str, Strategy] = {"class-balanced": class_balanced}  # see labels that no strategy sees; not among NAMES
+FIRST_BATCH = 2012  # sets the draw of the first batch apart from others of the same seed
 
 
 def query(name: str, pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
-    """The indices (budget,) int64 that the strategy of that name wants labelled next: distinct, none of them labelled.
+    """The indices (budget,) int64 that the strategy or control of that name wants labelled next: distinct, none of them labelled.
 
+    A strategy that goes by a model gets `first_batch` while the pool has none.
     Raises ValueError for an unknown strategy (listing the known ones) and a budget that is not a positive whole number or larger
     than the number of unlabelled points.
     """
@@ -37,11 +51,19 @@ def query(name: str, pool: Pool, budget: int, rng: np.random.Generator) -> np.nd
         raise ValueError(f"budget must be a positive whole number, not {budget!r}")
     if budget > unlabeled:
         raise ValueError(f"budget is {budget}, but only {unlabeled} points are unlabelled")
-    return STRATEGIES[name](pool, int(budget), rng)
+    if name in MODEL_BASED and pool.model is None:
+        return first_batch(pool, int(budget))
+    return (STRATEGIES | CONTROLS)[name](pool, int(budget), rng)
+
+
+def first_batch(pool: Pool, budget: int) -> np.ndarray:
+    """Random unlabelled points (budget,) for those who have no model to ask yet: the same for all of them at a seed."""
+    log.info("no model yet: a random first batch of %d, from seed %d", budget, pool.seed)
+    return random(pool, budget, np.random.default_rng([pool.seed, FIRST_BATCH]))
 
 
 def check_names(names: list[str] | tuple[str, ...]) -> None:
-    """ValueError for the first name that is no strategy, listing those that are."""
+    """ValueError for the first name that is neither a strategy nor a control, listing those that are."""
     for name in names:
-        if name not in STRATEGIES:
-            raise ValueError(f"unknown strategy {name!r}; known: {', '.join(NAMES)}")
+        if name not in STRATEGIES and name not in CONTROLS:
+            raise ValueError(f"unknown strategy {name!r}; known: {', '.join(NAMES)}; controls: {', '.join(CONTROLS)}")
