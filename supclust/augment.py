@@ -1,4 +1,4 @@
-"""SimCLR's random views of a batch of images: crop, flip, colour jitter and grayscale, drawn per image, on the device.
+"""Random views of a batch of images, drawn per image, on the device: SimCLR's, and the shifts of supervised training.
 
 Drawing and rendering are apart: processes that share a batch draw for all of it, then each renders its own rows.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from supclust.profiles import SimCLR
 
@@ -87,6 +87,22 @@ def render(images: Tensor, draws: Draws, side: int) -> Tensor:
     views = crop(images, draws.size, draws.center, side)
     views = jitter(views, draws.before, draws.hue, draws.after)
     return normalise(views.lerp_(_gray(views), draws.gray.view(-1, 1, 1, 1)))
+
+
+def shift(images: Tensor, padding: int, flip: float, generator: Generator) -> Tensor:
+    """Each image moved by up to `padding` pixels in x and y, black where it came from, and mirrored with probability `flip`.
+
+    The augmentation of supervised training on CIFAR (He et al. 2016, section 4.2): a crop of the padded image.
+    images: (n, 3, height, width) of any type, on the generator's device; returns the same shape and type.
+    """
+    n, _, height, width = images.shape
+    padded = nn.functional.pad(images, [padding] * 4)
+    offsets = torch.randint(2 * padding + 1, (2, n, 1), device=images.device, generator=generator)
+    rows = offsets[0] + torch.arange(height, device=images.device)
+    columns = torch.arange(width, device=images.device).expand(n, width)
+    columns = offsets[1] + torch.where(_chosen(n, flip, generator)[:, None], columns.flip(1), columns)
+    each = torch.arange(n, device=images.device)[:, None, None]
+    return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def normalise(images: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
@@ -75,6 +75,25 @@ def resnet(name: str, width: int = 64, stem: str = "small") -> ResNet:
     if name not in DEPTHS:
         raise ValueError(f"unknown network {name!r}; known: {', '.join(DEPTHS)}")
     return ResNet(DEPTHS[name], width, stem)
+
+
+def default_device() -> torch.device:
+    """The GPU where there is one, otherwise the CPU; under torchrun the process's own."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def generator(device: torch.device, of: Sequence[int]) -> Generator:
+    """A stream of random numbers of its own for each tuple of whole numbers, such as (seed, purpose, epoch)."""
+    mixed = np.random.SeedSequence(of).generate_state(1, np.uint64)
+    return Generator(device).manual_seed(int(mixed[0]))
+
+
+@contextmanager
+def conditions(width: int, side: int) -> Iterator[None]:
+    """What a network trains under: threads that have enough to do, memory that is kept, convolutions that repeat."""
+    steady = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+    with few_threads(width, side), kept_memory(), steady:
+        yield
 
 
 def autocast(device: torch.device) -> AbstractContextManager:

@@ -35,16 +35,47 @@ class SimCLR:
 
 
 @dataclass(frozen=True)
+class FSL:
+    """How the networks of the fully supervised framework are trained, from scratch in each round (paper, section 4)."""
+
+    network: str = "resnet18"
+    width: int = 64
+    stem: str = "small"
+    side: int = 32  # pixels; images are resized to it
+    epochs: int = 200
+    batch_size: int = 100  # fewer labels are repeated to fill it
+    learning_rate: float = 0.025
+    momentum: float = 0.9  # Nesterov's
+    weight_decay: float = 3e-4
+    flip: float = 0.5  # probability; and each image is moved by up to an eighth of its side
+    evaluation_batch: int = 512  # images
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """The runs of a profile in the fully supervised framework, whose cost is of another order than a linear layer's."""
+
+    datasets: tuple[str, ...]
+    seeds: int = 5
+    budgets: tuple[str, ...] = ("tiny", "small")
+    strategies: tuple[str, ...] = ()  # all
+    on_request: bool = False  # hours of work, so done only where the framework is asked for by name
+    network: FSL = field(default_factory=FSL)
+
+
+@dataclass(frozen=True)
 class Profile:
     """What one size of the whole reproduction computes."""
 
     name: str
-    datasets: tuple[str, ...]
+    datasets: tuple[str, ...]  # of the self-supervised framework, as are seeds and budgets
     features: str  # "shipped" with the package, or "trained" by notebook 01 on the data set's own images
     seeds: int
-    frameworks: tuple[str, ...] = ("ssl",)
     budgets: tuple[str, ...] = ("tiny", "small")
     rounds: int = 6
+    fsl: Supervised | None = None
+    encoders: tuple[str, ...] = ()  # of different age, the oldest last, for notebook 07: data set and features, see features.of
+    missing: str = "error"  # or "leave out": what is done about images of ISIC-2019 that are not there
     encoder_dataset: str = "cifar10"  # what notebook 01 trains on
     embedding_points: int = 5_000  # images that t-SNE and UMAP draw
     simclr: SimCLR = field(default_factory=SimCLR)
@@ -70,13 +101,21 @@ LAPTOP = SimCLR(epochs=38, small_epochs=32, small_side=16, learning_rate=0.5, te
 # what it shows, whole images of 32 pixels then look about as large as the crops did in training.
 LAPTOP_MORE = dataclasses.replace(LAPTOP, epochs=3, small_epochs=3, small_side=24, learning_rate=0.2, warm_up=0.1)
 
-# What the paper, and the code it builds on, change for a data set.
+# As with SimCLR, digits need a narrow network and are not mirrored.
+DIGITS_FSL = FSL(width=8, side=8, epochs=20, learning_rate=0.1, flip=0.0)
+
+# What 2 CPU cores can do: images of half the size, half the channels.
+LAPTOP_FSL = FSL(width=32, side=16)
+
+# What the paper, and the code it builds on, change for a data set; a configuration takes what concerns it.
 CHANGES = {
     "cifar100": {"network": "resnet34"},
     "isic2019": {"stem": "imagenet", "side": 224, "small_epochs": 0},
 }
 
 RECIPES = {"paper": SimCLR(), "laptop": LAPTOP, "laptop-more": LAPTOP_MORE, "digits": DIGITS}
+
+PAPER_DATASETS = ("cifar10", "cifar100", "cifar10-lt50", "isic2019")
 
 PROFILES = {
     "quick": Profile(
@@ -87,6 +126,8 @@ PROFILES = {
         encoder_dataset="digits",
         embedding_points=1_437,
         simclr=DIGITS,
+        encoders=("digits@1", "digits@4", "digits@12", "digits"),
+        fsl=Supervised(("digits",), seeds=2, budgets=("tiny",), network=DIGITS_FSL),
     ),
     "laptop": Profile(
         name="laptop",
@@ -95,13 +136,24 @@ PROFILES = {
         seeds=10,
         encoder_dataset="digits",
         simclr=DIGITS,
+        encoders=("cifar10@0-epochs", "cifar10@38-epochs", "cifar10"),
+        fsl=Supervised(
+            ("cifar10",),
+            seeds=3,
+            budgets=("tiny",),
+            strategies=("random", "typiclust", "supclust"),
+            on_request=True,
+            network=LAPTOP_FSL,
+        ),
     ),
     "paper": Profile(
         name="paper",
-        datasets=("cifar10", "cifar10-lt50"),
+        datasets=PAPER_DATASETS,
         features="trained",
         seeds=10,
         embedding_points=10_000,
+        encoders=("cifar10@50", "cifar10@150", "cifar10"),
+        fsl=Supervised(PAPER_DATASETS),
     ),
 }
 
@@ -126,9 +178,10 @@ def recipe(name: str, dataset: str) -> SimCLR:
     return adapted(RECIPES[name], dataset)
 
 
-def adapted(config: SimCLR, dataset: str) -> SimCLR:
-    """A recipe with what the paper changes for a data set: a deeper network for CIFAR-100, larger images for ISIC-2019."""
-    return replace(config, **CHANGES.get(dataset, {}))
+def adapted(config: Any, dataset: str) -> Any:
+    """A SimCLR or FSL with what the paper changes for a data set: a deeper network for CIFAR-100, larger images for ISIC-2019."""
+    known = {f.name for f in fields(config)}
+    return replace(config, **{key: value for key, value in CHANGES.get(dataset, {}).items() if key in known})
 
 
 def replace(config: Any, **changes: Any) -> Any:

@@ -10,7 +10,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -87,12 +86,12 @@ def train(
     read where the one before it cannot either; nothing is silently started again.
     """
     _check(images, config, labels)
-    device = torch.device(device or default_device())
+    device = torch.device(device or networks.default_device())
     training = _set_up(images, config, device, start, _pays(config, device) if compiled is None else compiled)
     clock = _Clock(minutes, save_every, Path(folder) / CHECKPOINT)
     if (saved := parallel.of_first(lambda: checkpoints.load(clock.checkpoint))) is not None:
         _resume(training, saved, clock.checkpoint)
-    with _bar(training) as bar, conditions(config):
+    with _bar(training) as bar, networks.conditions(config.width, config.side):
         while len(training.history) < config.epochs and _fit_epoch(training, clock, bar):
             training.history.append(_record(training, images, labels, bar))
             if on_epoch is not None and parallel.rank() == 0:
@@ -101,14 +100,6 @@ def train(
         _save(training, clock)
     parallel.barrier()
     return _encoder(training)
-
-
-@contextmanager
-def conditions(config: SimCLR) -> Iterator[None]:
-    """What training a config runs under: threads that have enough to do, memory that is kept, convolutions that repeat."""
-    steady = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
-    with networks.few_threads(config.width, config.side), networks.kept_memory(), steady:
-        yield
 
 
 def contrastive_loss(projections: Tensor, temperature: float) -> Tensor:
@@ -131,11 +122,6 @@ def learning_rate(step: int, steps_per_epoch: int, config: SimCLR) -> float:
 def view_side(epoch: int, config: SimCLR) -> int:
     """Pixels of the views in an epoch, counted from 1."""
     return config.small_side if epoch <= config.small_epochs else config.side
-
-
-def default_device() -> torch.device:
-    """The GPU where there is one, otherwise the CPU; under torchrun the process's own."""
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def save_weights(encoder: Encoder, path: Path, dtype: torch.dtype = torch.float32) -> None:
@@ -239,7 +225,7 @@ def _set_up(
     images: np.ndarray | ImageFiles, config: SimCLR, device: torch.device, start: Encoder | None = None, compiled: bool = False
 ) -> _Training:
     model = nn.Sequential(networks.resnet(config.network, config.width, config.stem), projection_head(config))
-    networks.initialise(model, _generator(torch.device("cpu"), (config.seed, WEIGHTS)))
+    networks.initialise(model, networks.generator(torch.device("cpu"), (config.seed, WEIGHTS)))
     if start is not None:
         _start_from(start, model)
     model.to(device, memory_format=networks.memory_format(config.width))
@@ -283,12 +269,6 @@ def _images_checksum(images: np.ndarray | ImageFiles) -> str:
     return hashlib.sha256(f"{images.shape}".encode() + images.tobytes()).hexdigest()
 
 
-def _generator(device: torch.device, of: tuple[int, ...]) -> Generator:
-    """The randomness of (seed, WEIGHTS), of (seed, ORDER, epoch) and of (seed, VIEWS, epoch, step)."""
-    mixed = np.random.SeedSequence(of).generate_state(1, np.uint64)
-    return Generator(device).manual_seed(int(mixed[0]))
-
-
 def _bar(training: _Training) -> tqdm:
     total, done = training.config.epochs * training.steps, len(training.history) * training.steps + len(training.losses)
     silent = {"disable": True} if parallel.rank() > 0 else {}
@@ -304,7 +284,7 @@ def _fit_epoch(training: _Training, clock: _Clock, bar: tqdm) -> bool:
         if clock.is_over(training.device):
             return False
         rate = learning_rate((epoch - 1) * steps + step, steps, training.config)
-        generator = _generator(training.device, (training.config.seed, VIEWS, epoch, step))
+        generator = networks.generator(training.device, (training.config.seed, VIEWS, epoch, step))
         training.losses.append(_fit_batch(training, images, rate, generator, view_side(epoch, training.config)))
         training.seconds, training.unsaved = before + time.perf_counter() - begin, True
         if clock.is_due():
@@ -315,7 +295,8 @@ def _fit_epoch(training: _Training, clock: _Clock, bar: tqdm) -> bool:
 
 def _batches(training: _Training, epoch: int, first: int) -> Iterator[Tensor]:
     """This process's part of the epoch's batches from the first-th on: uint8, on the device."""
-    order = torch.randperm(len(training.images), generator=_generator(torch.device("cpu"), (training.config.seed, ORDER, epoch)))
+    shuffled = networks.generator(torch.device("cpu"), (training.config.seed, ORDER, epoch))
+    order = torch.randperm(len(training.images), generator=shuffled)
     rows = [batch[_own_rows(len(batch))] for batch in order.split(training.batch_size)[first : training.steps]]
     if isinstance(training.images, Tensor):
         for batch in rows:
@@ -445,7 +426,7 @@ def _assemble(
 ) -> Encoder:
     network = networks.resnet(config.network, config.width, config.stem)
     network.load_state_dict(network_weights)
-    network = network.to(default_device(), memory_format=torch.channels_last).eval().requires_grad_(False)
+    network = network.to(networks.default_device(), memory_format=torch.channels_last).eval().requires_grad_(False)
     head = _head_of(config, head_weights)
     return Encoder(network, config, tuple(history), _checksum(network.state_dict()), head)
 
@@ -456,7 +437,7 @@ def _head_of(config: SimCLR, weights: Mapping[str, Tensor]) -> ProjectionHead | 
     if {key: tensor.shape for key, tensor in weights.items()} != {key: tensor.shape for key, tensor in head.state_dict().items()}:
         return None
     head.load_state_dict(weights)
-    return head.to(default_device()).eval().requires_grad_(False)
+    return head.to(networks.default_device()).eval().requires_grad_(False)
 
 
 def _as_stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:

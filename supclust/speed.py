@@ -101,7 +101,7 @@ def _stock_steps(images: np.ndarray, config: SimCLR) -> Callable[[], float]:
     ours but for its matrix products on tiny maps.
     """
     network = networks.resnet(config.network, config.width, config.stem)
-    model = nn.Sequential(network, simclr.projection_head(config)).to(simclr.default_device())
+    model = nn.Sequential(network, simclr.projection_head(config)).to(networks.default_device())
     for module in model.modules():
         if isinstance(module, networks.TinyMapConv2d):
             module.__class__ = nn.Conv2d
@@ -123,7 +123,7 @@ def _stock_batches(images: np.ndarray, config: SimCLR) -> Iterator[list[torch.Te
     transform = SimCLRTransform(input_size=config.side, cj_strength=0.5, min_scale=config.smallest_crop, gaussian_blur=0.0)
     loader = DataLoader(_Views(images, transform), config.batch_size, shuffle=True, drop_last=True, num_workers=os.cpu_count() or 1)
     for views in loader:
-        yield [view.to(simclr.default_device()) for view in views]
+        yield [view.to(networks.default_device()) for view in views]
 
 
 @dataclasses.dataclass
@@ -140,12 +140,12 @@ class _Views(torch.utils.data.Dataset):
 
 def _engine_steps(images: np.ndarray, config: SimCLR) -> Callable[[], float]:
     """Runs two steps of the engine, the very ones of simclr.train; returns the seconds of the second."""
-    device = simclr.default_device()
+    device = networks.default_device()
     training = simclr._set_up(images, config, device, compiled=simclr._pays(config, device))
     training.model.train()
 
     def run_steps() -> float:
-        with simclr.conditions(config):
+        with networks.conditions(config.width, config.side):
             ends = []
             for step, batch in enumerate(islice(simclr._batches(training, 1, 0), 2)):
                 simclr._fit_batch(training, batch, 0.01, torch.Generator(device).manual_seed(step), config.side)
@@ -157,11 +157,11 @@ def _engine_steps(images: np.ndarray, config: SimCLR) -> Callable[[], float]:
 
 def _augmentation_seconds(images: np.ndarray, config: SimCLR, side: int, repeats: int = 3) -> float:
     """Median time to make the two views of a batch."""
-    device = simclr.default_device()
+    device = networks.default_device()
     batch, seconds = torch.from_numpy(images[: config.batch_size]).to(device), []
     for seed in range(repeats + 1):
         begin, generator = _now(), torch.Generator(device).manual_seed(seed)
-        with simclr.conditions(config):
+        with networks.conditions(config.width, config.side):
             for _ in range(2):
                 augment.augment(batch, config, generator, side)
         seconds.append(_now() - begin)

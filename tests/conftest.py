@@ -16,11 +16,11 @@ def blobs() -> np.ndarray:
     return make_blobs(12, 40, 8)
 
 
-def make_features(n_classes: int = 4, size: int = 50, d: int = 8):
+def make_features(n_classes: int = 4, size: int = 50, d: int = 8, spread: float = 0.2):
     """Features of clear blobs, one class each."""
     from supclust.features import Features
 
-    points, labels = make_blobs(n_classes, size, d, spread=0.2), np.repeat(np.arange(n_classes), size)
+    points, labels = make_blobs(n_classes, size, d, spread=spread), np.repeat(np.arange(n_classes), size)
     order = np.random.default_rng(0).permutation(len(points))
     points, labels = points[order], labels[order]
     half = len(points) // 2

@@ -338,3 +338,32 @@ def test_grayscale_takes_torchvisions_luminance(photos):
     views = a.augment(images, SimCLR(grayscale=0.2, **options), generator())
     colours = (views * torch.tensor(a.STD).view(3, 1, 1) + torch.tensor(a.MEAN).view(3, 1, 1)).std(dim=1)
     assert (colours.amax(dim=(1, 2)) < 1e-6).float().mean().item() == pytest.approx(0.2, abs=0.03)
+
+
+def test_a_shift_is_a_crop_of_the_padded_image_mirrored_or_not():
+    images = torch.randint(1, 255, (40, 3, 6, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    moved = a.shift(images, 2, 0.5, torch.Generator().manual_seed(1))
+    assert moved.dtype == images.dtype
+    found = [places(image, view) for image, view in zip(images, moved, strict=True)]
+    assert all(len(place) == 1 for place in found)
+    places_seen = {place for (place,) in found}
+    assert {y for y, _, _ in places_seen} == {x for _, x, _ in places_seen} == set(range(5))
+    assert {mirrored for _, _, mirrored in places_seen} == {False, True}
+
+
+def places(image, view):
+    """All the crops (y, x, mirrored) of the padded image that the view is."""
+    padded = torch.nn.functional.pad(image, [2] * 4)
+    height, width = view.shape[1:]
+    return [
+        (y, x, mirrored)
+        for y in range(5)
+        for x in range(5)
+        for mirrored in (False, True)
+        if torch.equal(view.flip(2) if mirrored else view, padded[:, y : y + height, x : x + width])
+    ]
+
+
+def test_without_padding_and_flip_a_shift_changes_nothing():
+    images = torch.rand(4, 3, 8, 8)
+    assert torch.equal(a.shift(images, 0, 0.0, torch.Generator()), images)
