@@ -118,32 +118,61 @@ def of(
 ) -> Features:
     """The features a profile works on: shipped with the package, or extracted by an encoder trained here, once.
 
-    dataset: one of datasets.NAMES, or a folder of images; when its files change, its features are made anew.
+    dataset: one of datasets.NAMES, or a folder of images; when its files change, its features are made anew. After an @, another
+        encoder: where features are trained, a number of epochs (digits@4: 4 of them), else the name of a file, see `folder`.
     seed: of the pool's draw (cifar10-lt50, isic2019). Where features are trained, each draw gets an encoder that has seen its
         images only; the shipped ones are of one encoder, which has seen all of CIFAR-10, a deviation from the paper.
     on_epoch: handed to simclr.train.
 
     Raises ValueError for an unknown data set, a broken file, or a checkpoint made by another config.
     """
-    if profile.features == "shipped" and dataset in ("cifar10", "cifar10-lt50"):
-        shipped = _load_cached(paths.shipped_features("cifar10"))
-        return shipped.long_tail(seed) if dataset == "cifar10-lt50" else shipped
-    config = profiles.adapted(profile.simclr, dataset)
-    config = dataclasses.replace(config, seed=seed) if dataset in SEEDED else config
-    path = folder(profile.name, dataset, seed) / "features.safetensors"
-    if path.exists() and _is_of(_load_cached(path), config, dataset):
+    if _ships(profile, dataset):
+        whole = _load_cached(_file(profile, dataset.replace("-lt50", ""), seed))
+        return whole.long_tail(seed) if dataset.startswith("cifar10-lt50") else whole
+    path, (name, epochs) = _file(profile, dataset, seed), split_encoder(dataset)
+    config = profiles.adapted(profile.simclr, name)
+    config = dataclasses.replace(config, seed=seed) if name in SEEDED else config
+    config = profiles.parsed(config, {"epochs": epochs}) if epochs else config
+    if path.exists() and _is_of(_load_cached(path), config, name):
         return _load_cached(path)
-    train = datasets.load(dataset, seed=seed, side=config.side)
-    test = None if train.labels is None else datasets.load(dataset, "test", seed=seed, side=config.side)
+    train = datasets.load(name, seed=seed, side=config.side, missing=profile.missing)
+    test = None if train.labels is None else datasets.load(name, "test", seed=seed, side=config.side, missing=profile.missing)
     encoder = simclr.train(train.images, config, path.parent, labels=train.labels, on_epoch=on_epoch)
     save(path, extract(encoder, train, test))
     return _load_cached(path)
 
 
+def exist(profile: Profile, dataset: str, seed: int = 0) -> bool:
+    """Whether `of` has its features at hand, so that it need not train."""
+    return _file(profile, dataset.replace("-lt50", "") if _ships(profile, dataset) else dataset, seed).exists()
+
+
+def obtainable(profile: Profile, dataset: str, seed: int = 0) -> bool:
+    """Whether `of` has its features or can train for them; features of other encoders than the shipped one it can only read."""
+    return exist(profile, dataset, seed) or not _ships(profile, dataset)
+
+
+def _ships(profile: Profile, dataset: str) -> bool:
+    return profile.features == "shipped" and split_encoder(dataset)[0] in ("cifar10", "cifar10-lt50")
+
+
+def _file(profile: Profile, dataset: str, seed: int) -> Path:
+    if profile.features == "shipped" and dataset == "cifar10":
+        return paths.shipped_features("cifar10")
+    return folder(profile.name, dataset, seed) / "features.safetensors"
+
+
 def folder(name: str, dataset: str, seed: int = 0) -> Path:
     """Where the encoder and the features of a data set's pool are kept; name: of the profile or recipe."""
+    dataset, encoder = split_encoder(dataset)
     draw = f"-seed{seed}" if dataset in SEEDED else ""
-    return paths.artefacts(name) / f"{datasets.identity(dataset)}{draw}"
+    return paths.artefacts(name) / f"{datasets.identity(dataset)}{'@' * bool(encoder)}{encoder}{draw}"
+
+
+def split_encoder(dataset: str) -> tuple[str, str]:
+    """A data set's name and what stands after its @, if anything; paths of folders may contain one of their own."""
+    name, _, encoder = dataset.partition("@")
+    return (name, encoder) if name in datasets.NAMES else (dataset, "")
 
 
 def _is_of(features: Features, config: SimCLR, dataset: str) -> bool:

@@ -6,6 +6,8 @@ working folder takes its place.
 """
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -29,9 +31,33 @@ def out() -> Path:
     return Path(os.environ.get("SUPCLUST_OUT") or root()).expanduser().resolve()
 
 
+def folders() -> dict[str, str]:
+    """The two environment variables, as they stand in this process: for `same_folders` in another."""
+    return {"SUPCLUST_DATA": str(data()), "SUPCLUST_OUT": str(out())}
+
+
+@contextmanager
+def same_folders(as_there: Mapping[str, str]) -> Iterator[None]:
+    """The folders of another process, for as long as the block lasts: workers may have been started with other ones."""
+    before = {name: os.environ.get(name) for name in as_there}
+    os.environ.update(as_there)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
 def reports(profile: str) -> Path:
     """Executed notebooks, HTML pages, records, curves.csv and provenance.json of a profile."""
     return out() / "reports" / profile
+
+
+def reports_to_read(profile: str) -> list[Path]:
+    """Where tables that are kept may be: among one's own reports, and among those that come with the repository."""
+    return list(dict.fromkeys((reports(profile), REPOSITORY / "reports" / profile)))
 
 
 def figures(profile: str) -> Path:

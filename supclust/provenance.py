@@ -82,12 +82,14 @@ def hardware() -> dict[str, Any]:
 def feature_checksums(profile: Profile) -> dict[str, str | None]:
     """The checksum in each feature file that a profile reads, None for a file that is not there (yet).
 
-    The long-tailed draw is taken from the features of the whole data set, so it has no file of its own.
+    Of shipped features, the long-tailed draw is taken from those of the whole data set, so it has no file of its own. Of trained
+    ones, each draw and each encoder has one.
     """
     if profile.features == "shipped":
         return {"cifar10": _checksum(paths.shipped_features("cifar10"))}
-    names = dict.fromkeys(name.removesuffix("-lt50") for name in profile.datasets)
-    return {name: _checksum(paths.artefacts(profile.name) / name / "features.safetensors") for name in names}
+    files = sorted(paths.artefacts(profile.name).glob("*/features.safetensors"))
+    found = {file.parent.name: _checksum(file) for file in files}
+    return dict.fromkeys(profile.datasets) | found
 
 
 def without_paths(text: str) -> str:

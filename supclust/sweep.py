@@ -1,29 +1,38 @@
-"""Many active-learning runs: one record each, kept as it is finished, so that a sweep that was stopped goes on where it was."""
+"""Many active-learning runs: one record each, kept as it is finished, so that a sweep that was stopped goes on where it was.
+
+Runs are spread over the cores by joblib, without naming a backend: under `joblib.parallel_config(backend="dask")` the same call
+spreads them over a cluster whose machines share the folder of the records.
+"""
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import logging
+import threading
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import joblib
 import pandas as pd
+import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from supclust import active, features, files, paths
+from supclust import active, datasets, features, files, paths, profiles, tables
 from supclust.profiles import Profile
-from supclust.strategies import NAMES, Pool, check_names
+from supclust.strategies import CONTROLS, NAMES, Pool
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ["dataset", "framework", "strategy", "budget", "seed", "round", "labels", "accuracy"]
-EXPERIMENT = 1  # raised when a change of the code changes what a run comes to: older records and tables are then made anew
+RUN = ["dataset", "framework", "strategy", "budget", "seed"]
+MEASURES = ["labels", "accuracy", "balanced_accuracy", "tail_accuracy", "classes"]  # of a round
+COLUMNS = [*RUN, "round", *MEASURES]
+EXPERIMENT = 2  # raised when a change of the code changes what a run comes to: older records and tables are then made anew
 
 
 @dataclass(frozen=True, order=True)
@@ -39,12 +48,20 @@ class Key:
     @property
     def filename(self) -> str:
         """Of the record."""
-        return "--".join(map(str, asdict(self).values())) + ".json"
+        return "--".join(map(str, asdict(self).values())).replace(":", "~") + ".json"
 
     @property
-    def task(self) -> tuple[str, int]:
-        """Runs of one task have their clusters in common."""
-        return self.dataset, self.seed
+    def failure(self) -> str:
+        """Of the record that a failed run leaves."""
+        return self.filename.replace(".json", ".failed.json")
+
+    @property
+    def task(self) -> tuple[str, ...]:
+        """Runs of one task are done by one process, because they have k-means clusters in common: each is computed once.
+
+        Networks take longer than clusters, so in FSL a task is smaller.
+        """
+        return self.dataset, self.framework, str(self.seed), self.budget if self.framework == "fsl" else ""
 
 
 def keys(
@@ -53,81 +70,102 @@ def keys(
     strategies: Sequence[str] | None = None,
     budgets: Sequence[str] | None = None,
     seeds: int | None = None,
+    frameworks: Sequence[str] | None = None,
 ) -> list[Key]:
-    """The runs of a profile, or of a slice of it. ValueError for a data set, strategy or budget that it does not have."""
-    datasets, budgets, strategies = datasets or profile.datasets, budgets or profile.budgets, strategies or NAMES
-    seeds = profile.seeds if seeds is None else seeds
-    check_names(strategies)
-    for budget in budgets:
-        active.step_size(budget, 1)
-    for dataset in datasets:
-        if dataset not in profile.datasets:
-            raise ValueError(f"profile {profile.name!r} has no data set {dataset!r}; it has: {', '.join(profile.datasets)}")
-    if seeds < 1:
-        raise ValueError(f"seeds must be at least 1, not {seeds}")
-    return [Key(*key) for key in itertools.product(datasets, profile.frameworks, strategies, budgets, range(seeds))]
+    """The runs of a profile, or of a slice of it; of frameworks that are on request only where they are named.
+
+    strategies: names, the control "class-balanced", or names with other settings, see active.parse.
+    Raises ValueError for a framework, data set, strategy or budget that there is not.
+    """
+    on_request = ("fsl",) if profile.fsl and profile.fsl.on_request else ()
+    frameworks = frameworks or [name for name in active.FRAMEWORKS if name not in on_request]
+    _check_part(profile, frameworks, datasets, strategies, budgets, seeds)
+    wanted = []
+    for framework in frameworks:
+        grid = profile if framework == "ssl" else profile.fsl
+        if grid is not None:
+            names = strategies or getattr(grid, "strategies", ()) or (*NAMES, *CONTROLS)
+            own = [name for name in datasets or grid.datasets if features.split_encoder(name)[0] in grid.datasets]
+            numbers = range(grid.seeds if seeds is None else seeds)
+            wanted += [Key(*key) for key in itertools.product(own, [framework], names, budgets or grid.budgets, numbers)]
+    return wanted
 
 
 def run(
     profile: Profile,
     *,
-    datasets: Sequence[str] | None = None,
-    strategies: Sequence[str] | None = None,
-    budgets: Sequence[str] | None = None,
-    seeds: int | None = None,
     folder: Path | None = None,
     jobs: int = -1,
+    shard: tuple[int, int] = (1, 1),
+    **part: Sequence[str] | int | None,
 ) -> pd.DataFrame:
-    """Run what has no record yet, over all cores, and return the table of all the runs asked for, a row per round.
+    """Run what has no record yet, over all cores, and return the table of the runs asked for that are done, a row per round.
 
+    part: of the profile, as `keys` takes it. shard: (i, n), the i-th of n parts of the work, from 1.
     A record is a JSON file in folder (default: records/ in the profile's reports), written whole or not at all. One that cannot be
-    read, whose checksum differs, or that was made from other features, is made anew. The table does not depend on the number of
-    jobs.
+    read, whose checksum differs, or that was made from other features, is made anew; one that another sweep on the same folder
+    has made meanwhile is not. A run that fails leaves its traceback as a record, see `failures`, and is tried again next time.
+    The table does not depend on the number of jobs.
+    Raises OSError, with the records so far left valid, when the disk is full.
     """
     if jobs == 0:
         raise ValueError("jobs must not be 0: a number of processes, or -1 for one on each core")
-    wanted = keys(profile, datasets, strategies, budgets, seeds)
-    folder = folder or records_folder(profile)
+    wanted, folder = keys(profile, **part), (folder or records_folder(profile)).absolute()
     sources = _sources(profile, wanted)
-    missing = [key for key in wanted if read_record(folder, key, sources[key.dataset]) is None]
-    tasks = [list(group) for _, group in itertools.groupby(sorted(missing, key=lambda key: key.task), key=lambda key: key.task)]
-    work = (joblib.delayed(_run_task)(profile, task, folder, sources[task[0].dataset]) for task in tasks)
-    with tqdm(total=len(missing), desc="runs", unit="run", leave=False) as bar:
-        for count in joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(work):
-            bar.update(count)
-    return _as_table({key: read_record(folder, key, sources[key.dataset]) for key in wanted})
+    missing = [key for key in wanted if read_record(folder, key, _source(sources, key)) is None]
+    tasks = _tasks(missing, *shard)
+    work = (joblib.delayed(_run_task)(profile, task, folder, _source(sources, task[0]), paths.folders()) for task in tasks)
+    with _progress(folder, list(itertools.chain.from_iterable(tasks))):
+        for _ in joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(work):
+            pass
+    _report(failures(wanted, folder))
+    return _as_table({key: read_record(folder, key, _source(sources, key)) for key in wanted})
 
 
-def table(profile: Profile, *, recompute: bool = False, **part: Sequence[str] | int | None) -> pd.DataFrame:
+def table(profile: Profile, *, recompute: bool = False, kept: str = "curves", **part: Sequence[str] | int | None) -> pd.DataFrame:
     """The table of a profile, or of the part that `keys` takes: read from curves.csv if it is there and whole, else run.
 
-    curves.csv is used only if it was made from the same features by the same experiment. recompute=True passes it over; records of
-    an earlier run are still used. After a run, curves.csv is written anew from all the records there are.
+    A table is used only if it was made from the same features by the same experiment. recompute=True passes it over; records of
+    an earlier run are still used. After a run, curves.csv is written anew from all the records there are. Runs that are on request
+    are never started from here: the rows returned are those that curves.csv has. kept: the table's name, for a table of other runs
+    than the profile's own.
     """
     wanted = keys(profile, **part)
-    if not recompute and (kept := _read_table(profile, wanted)) is not None:
-        return kept
-    result = run(profile, **part)
-    write_table(profile)
-    return result
+    rows, _ = _kept(profile, wanted, kept)
+    due = [key for key in wanted if not _on_request(profile, key)]
+    if due and (recompute or not _has(rows, due)):
+        narrowed = {"frameworks": {key.framework for key in due}, "datasets": {key.dataset for key in due}}
+        run(profile, **part | {name: list(dict.fromkeys(values)) for name, values in narrowed.items()})
+        write_table(profile, kept=kept, wanted=None if kept == "curves" else wanted)
+        rows, _ = _kept(profile, wanted, kept)
+    return rows
 
 
-def write_table(profile: Profile, folder: Path | None = None) -> Path:
-    """Write curves.csv of all the profile's records that are there and valid, in the profile's reports; returns its path."""
+def write_table(profile: Profile, folder: Path | None = None, *, kept: str = "curves", wanted: Sequence[Key] | None = None) -> Path:
+    """Write a table, of all the profile's runs or those wanted, in the profile's reports; returns its path.
+
+    It holds what the valid records say, and of runs without one what the table said before.
+    """
     folder = folder or records_folder(profile)
-    everything = keys(profile)
-    sources = _sources(profile, everything)
-    records = {key: read_record(folder, key, sources[key.dataset]) for key in everything}
-    curves = _as_table({key: record for key, record in records.items() if record})
-    path = paths.reports(profile.name) / "curves.csv"
-    body = curves.to_csv(index=False)
-    files.write_text(path, f"# {json.dumps({'sources': sources, 'sha256': files.sha256(body)})}\n{body}")
+    wanted = keys(profile, frameworks=active.FRAMEWORKS) if wanted is None else wanted
+    sources = _sources(profile, wanted, make=False)
+    records = {key: read_record(folder, key, _source(sources, key)) for key in wanted}
+    fresh = _as_table(records)
+    before, made_from = _kept(profile, [key for key in wanted if records[key] is None], kept)
+    path = paths.reports(profile.name) / f"{kept}.csv"
+    rows = _in_order(pd.concat([fresh, before]) if len(before) else fresh, wanted)
+    tables.write(path, rows, {name: source if source["features"] else made_from.get(name) for name, source in sources.items()})
     return path
 
 
 def records_folder(profile: Profile) -> Path:
     """Where a profile's records live."""
     return paths.reports(profile.name) / "records"
+
+
+def failures(wanted: Sequence[Key], folder: Path) -> dict[Key, str]:
+    """The tracebacks of the runs that failed when they were last tried."""
+    return {key: json.loads((folder / key.failure).read_text())["error"] for key in wanted if (folder / key.failure).exists()}
 
 
 def read_record(folder: Path, key: Key, source: dict) -> dict | None:
@@ -147,63 +185,211 @@ def read_record(folder: Path, key: Key, source: dict) -> dict | None:
     return record if record.get("source") == source else None
 
 
-def _run_task(profile: Profile, task: list[Key], folder: Path, source: dict) -> int:
-    """Run and record the runs of one data set and seed, on one core, so that the result does not depend on how many there are."""
-    with threadpool_limits(1):
-        data = features.of(profile, task[0].dataset, task[0].seed)
-        pool = Pool(data.train, seed=task[0].seed)
-        for key in task:
-            begin = time.perf_counter()
-            rounds = [asdict(one) for one in active.run(data, pool, key.strategy, key.budget, profile.rounds)]
-            record = {"key": asdict(key), "source": source, "seconds": round(time.perf_counter() - begin, 2), "rounds": rounds}
-            files.write_text(folder / key.filename, json.dumps(record | {"sha256": _record_digest(record)}))
-    return len(task)
+def _check_part(
+    profile: Profile,
+    frameworks: Sequence[str],
+    names: Sequence[str] | None,
+    strategies: Sequence[str] | None,
+    budgets: Sequence[str] | None,
+    seeds: int | None,
+) -> None:
+    known = dict.fromkeys((*profile.datasets, *(profile.fsl.datasets if profile.fsl else ())))
+    for framework in frameworks:
+        if framework not in active.FRAMEWORKS:
+            raise ValueError(f"unknown framework {framework!r}; known: {', '.join(active.FRAMEWORKS)}")
+    for dataset in names or ():
+        if features.split_encoder(dataset)[0] not in known:
+            raise ValueError(f"profile {profile.name!r} has no data set {dataset!r}; it has: {', '.join(known)}")
+    for strategy in strategies or ():
+        active.parse(strategy)
+    for budget in budgets or ():
+        active.step_size(budget, 1)
+    if seeds is not None and seeds < 1:
+        raise ValueError(f"seeds must be at least 1, not {seeds}")
 
 
-def _sources(profile: Profile, wanted: Sequence[Key]) -> dict[str, dict]:
-    """What the records of each data set are made from; a record of another source does not count."""
-    names = sorted({key.dataset for key in wanted})
-    checksums = {name: features.of(profile, name).checksum for name in names}
-    return {name: {"experiment": EXPERIMENT, "features": checksums[name], "rounds": profile.rounds} for name in names}
+def _on_request(profile: Profile, key: Key) -> bool:
+    """Whether `table` leaves it at what is kept: networks where they take hours, and features that cannot be made from here."""
+    return (key.framework == "fsl" and profile.fsl.on_request) or not features.obtainable(profile, key.dataset, key.seed)
 
 
-def _as_table(records: dict[Key, dict]) -> pd.DataFrame:
-    rows = [
-        {**asdict(key), "round": number, "labels": one["labels"], "accuracy": one["accuracy"]}
-        for key, record in records.items()
-        for number, one in enumerate(record["rounds"], start=1)
-    ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+def _tasks(missing: Sequence[Key], i: int, n: int) -> list[list[Key]]:
+    """The i-th of n parts of the work that is left. Which runs belong to a part does not depend on what is left."""
+    if not 1 <= i <= n:
+        raise ValueError(f"a shard is i/n with i from 1 to n, not {i}/{n}")
+    by_task: dict[tuple, list[Key]] = {}
+    for key in missing:
+        by_task.setdefault(key.task, []).append(key)
+    return [by_task[task] for task in sorted(by_task) if _part_of(task, n) == i - 1]
 
 
-def _read_table(profile: Profile, wanted: Sequence[Key]) -> pd.DataFrame | None:
-    """The wanted rows of curves.csv, of one's own or else as it comes with the repository; None unless all of them are valid."""
-    sources = _sources(profile, wanted)
-    for folder in (paths.reports(profile.name), paths.REPOSITORY / "reports" / profile.name):
-        path = folder / "curves.csv"
-        if not path.exists():
-            continue
-        kept = _rows_of(path, sources)
-        runs = pd.MultiIndex.from_frame(kept[COLUMNS[:5]])
-        index = pd.MultiIndex.from_tuples([tuple(asdict(key).values()) for key in wanted])
-        if index.isin(runs).all():
-            return kept[runs.isin(index)].reset_index(drop=True)
-    return None
+def _part_of(task: tuple[str, ...], n: int) -> int:
+    """Seed after seed goes to the next part; data sets, frameworks and budgets begin at different ones."""
+    dataset, framework, seed, budget = task
+    return (int(seed) + int(files.sha256(f"{dataset} {framework} {budget}"), 16)) % n
 
 
-def _rows_of(path: Path, sources: dict[str, dict]) -> pd.DataFrame:
-    """The rows of a curves.csv whose data sets have the given sources; none, with a warning, if the file is broken."""
+@contextmanager
+def _progress(folder: Path, awaited: Sequence[Key]) -> Iterator[None]:
+    """A bar with the time left, that sees records as they appear, whichever process of whichever machine writes them."""
+    with tqdm(total=len(awaited), desc="runs", unit="run", leave=False) as bar:
+        done = threading.Event()
+        watcher = threading.Thread(target=_watch, args=(bar, folder, awaited, done), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
+
+
+def _watch(bar: tqdm, folder: Path, awaited: Sequence[Key], done: threading.Event) -> None:
+    begin = time.time() - 1  # clocks of file systems may lag
+    awaited_names, ended = [name for key in awaited for name in (key.filename, key.failure)], False
+    while not ended:
+        ended = done.wait(1)
+        here = {name for name in awaited_names if _is_newer(folder / name, begin)}
+        bar.n = sum(key.filename in here or key.failure in here for key in awaited)
+        bar.refresh()
+
+
+def _is_newer(path: Path, seconds: float) -> bool:
     try:
-        head, _, body = path.read_text(encoding="utf-8").partition("\n")
-        made_from = json.loads(head.removeprefix("#"))
-        if files.sha256(body) != made_from["sha256"]:
-            raise ValueError("its checksum differs")
-        kept = pd.read_csv(io.StringIO(body))[COLUMNS]
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        log.warning("table %s is broken (%s); it is not used", path, error)
-        return pd.DataFrame(columns=COLUMNS)
-    same = [name for name, source in sources.items() if made_from["sources"].get(name) == source]
-    return kept[kept["dataset"].isin(same)]
+        return path.stat().st_mtime >= seconds
+    except OSError:
+        return False
+
+
+def _run_task(profile: Profile, task: list[Key], folder: Path, source: dict, folders: dict[str, str]) -> None:
+    """Run and record the runs of one task, on one thread, so that the result does not depend on how many there are."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1), paths.same_folders(folders):
+            prepared = None
+            for key in task:
+                if read_record(folder, key, source) is None:  # no other sweep has made it meanwhile
+                    prepared = _run_and_record(profile, key, folder, source, prepared)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run_and_record(
+    profile: Profile, key: Key, folder: Path, source: dict, prepared: Callable[[Key], Iterator[active.Round]] | None
+) -> Callable[[Key], Iterator[active.Round]] | None:
+    """Write the run's record, or that of its failure; returns what the next run of the task needs."""
+    begin = time.perf_counter()
+    try:
+        prepared = prepared or _prepare(profile, key)
+        rounds = [asdict(one) for one in prepared(key)]
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in files.DISK_FULL:
+            raise _disk_full(folder, error) from error
+        _write(folder / key.failure, {"key": asdict(key), "source": source, "error": traceback.format_exc()})
+        return prepared
+    record = {"key": asdict(key), "source": source, "seconds": round(time.perf_counter() - begin, 2), "rounds": rounds}
+    _write(folder / key.filename, record | {"sha256": _record_digest(record)})
+    (folder / key.failure).unlink(missing_ok=True)
+    return prepared
+
+
+def _prepare(profile: Profile, key: Key) -> Callable[[Key], Iterator[active.Round]]:
+    """Loads what the runs of a task have in common; the function returned does one of them."""
+    data = features.of(profile, key.dataset, key.seed)
+    pool = Pool(data.train, seed=key.seed, labels=data.train_labels)
+    framework = active.linear(data) if key.framework == "ssl" else _network(profile, key)
+    return lambda key: active.run(data, pool, key.strategy, key.budget, profile.rounds, framework)
+
+
+def _network(profile: Profile, key: Key) -> active.Framework:
+    config = profiles.adapted(profile.fsl.network, key.dataset)
+    options = {"seed": key.seed, "side": config.side, "missing": profile.missing}
+    return active.network(*(datasets.load(key.dataset, split, **options) for split in datasets.SPLITS), config)
+
+
+def _write(path: Path, record: dict) -> None:
+    try:
+        files.write_text(path, json.dumps(record))
+    except OSError as error:
+        raise (_disk_full(path.parent, error) if error.errno in files.DISK_FULL else error) from error
+
+
+def _disk_full(folder: Path, error: OSError) -> OSError:
+    done = sum(1 for _ in folder.glob("*.json"))
+    return OSError(
+        error.errno, f"the disk is full; the {done} records in {folder} are whole. Make room, and the same command goes on"
+    )
+
+
+def _report(failed: dict[Key, str]) -> None:
+    for key, error in itertools.islice(failed.items(), 3):
+        log.error("failed: %s: %s", " ".join(map(str, asdict(key).values())), error.strip().splitlines()[-1])
+    if failed:
+        log.error(
+            "%d runs failed; their tracebacks are in the records *.failed.json, and they are tried again next time", len(failed)
+        )
+
+
+def _sources(profile: Profile, wanted: Sequence[Key], make: bool = True) -> dict[str, dict]:
+    """What the records of each data set and framework are made from; a record of another source does not count.
+
+    make: train and extract features that are not there; else their checksum is None.
+    """
+    names = sorted({key.dataset for key in wanted})
+    at_hand = {name: features.of(profile, name) if make or features.exist(profile, name) else None for name in names}
+    checksums, sources = {name: data and data.checksum for name, data in at_hand.items()}, {}
+    for dataset, framework in sorted({(key.dataset, key.framework) for key in wanted}):
+        source = {"experiment": EXPERIMENT, "features": checksums[dataset], "rounds": profile.rounds}
+        if framework == "fsl":
+            source["network"] = asdict(profiles.adapted(profile.fsl.network, dataset))
+        sources[f"{dataset} {framework}"] = source
+    return sources
+
+
+def _agree(source: dict, other: dict | None) -> bool:
+    """Whether a table's source is this one; where the features are not at hand, whatever they were will do."""
+    return other is not None and source == (other if source["features"] else other | {"features": None})
+
+
+def _source(sources: dict[str, dict], key: Key) -> dict:
+    return sources[f"{key.dataset} {key.framework}"]
+
+
+def _as_table(records: dict[Key, dict | None]) -> pd.DataFrame:
+    rows = [
+        {**asdict(key), "round": number, **{measure: one[measure] for measure in MEASURES}}
+        for key, record in records.items()
+        for number, one in enumerate(record["rounds"] if record else (), start=1)
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"tail_accuracy": float})
+
+
+def _kept(profile: Profile, wanted: Sequence[Key], kept: str) -> tuple[pd.DataFrame, dict[str, dict]]:
+    """Those of the wanted rows that a kept table has, one's own or else the one that comes with the repository, and its sources."""
+    best, sources = (pd.DataFrame(columns=COLUMNS), {}), _sources(profile, wanted, make=False)
+    for folder in paths.reports_to_read(profile.name):
+        if (found := tables.read(folder / f"{kept}.csv")) is not None and set(COLUMNS) <= set(found[0]):
+            rows, made_from = found
+            same = {name for name, source in sources.items() if _agree(source, made_from.get(name))}
+            rows = rows[(rows["dataset"] + " " + rows["framework"]).isin(same)]
+            rows = _in_order(rows[_runs(rows).isin([tuple(asdict(key).values()) for key in wanted])], wanted)
+            best = (rows, made_from) if len(rows) > len(best[0]) else best
+    return best
+
+
+def _has(rows: pd.DataFrame, wanted: Sequence[Key]) -> bool:
+    return pd.MultiIndex.from_tuples([tuple(asdict(key).values()) for key in wanted]).isin(_runs(rows)).all()
+
+
+def _runs(rows: pd.DataFrame) -> pd.MultiIndex:
+    return pd.MultiIndex.from_frame(rows[RUN])
+
+
+def _in_order(rows: pd.DataFrame, wanted: Sequence[Key]) -> pd.DataFrame:
+    """Rows in the order of the runs wanted, round by round."""
+    order = {tuple(asdict(key).values()): i for i, key in enumerate(wanted)}
+    place = [order[run] for run in _runs(rows)]
+    return rows[COLUMNS].assign(place=place).sort_values(["place", "round"]).drop(columns="place").reset_index(drop=True)
 
 
 def _record_digest(record: dict) -> str:

@@ -1,15 +1,19 @@
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 
-from supclust import active, strategies
+from supclust import active, datasets, strategies
+from supclust.features import Features
+from supclust.profiles import FSL
 from tests.conftest import make_features
 
 
-def run(strategy="supclust", budget="tiny", seed=0, rounds=6, features=None):
+def run(strategy="supclust", budget="tiny", seed=0, rounds=6, features=None, framework=None):
     features = features or make_features()
-    return list(active.run(features, strategies.Pool(features.train, seed=seed), strategy, budget, rounds))
+    pool = strategies.Pool(features.train, seed=seed, labels=features.train_labels)
+    return list(active.run(features, pool, strategy, budget, rounds, framework))
 
 
 @pytest.mark.parametrize(("budget", "step"), [("tiny", 4), ("small", 20)])
@@ -20,7 +24,7 @@ def test_six_rounds_of_the_step_from_nothing(budget, step):
     assert all(0 <= r.accuracy <= 1 for r in rounds)
 
 
-@pytest.mark.parametrize("strategy", strategies.NAMES)
+@pytest.mark.parametrize("strategy", [*strategies.NAMES, *strategies.CONTROLS])
 def test_a_run_depends_on_its_seed_only(strategy):
     assert run(strategy, seed=1) == run(strategy, seed=1)
     assert run(strategy, seed=1) != run(strategy, seed=2)
@@ -51,3 +55,87 @@ def test_the_length_of_a_feature_vector_does_not_matter():
     lengths = np.random.default_rng(0).uniform(0.1, 10, (len(features.test), 1)).astype(np.float32)
     longer = dataclasses.replace(features, train=features.train * 3, test=features.test * lengths, checksum="")
     assert [r.accuracy for r in run("random", features=longer)] == [r.accuracy for r in run("random", features=features)]
+
+
+class Recorder:
+    """A framework that fits linear layers and remembers which points they were trained on."""
+
+    def __init__(self, features, learns):
+        self.labeled, self.framework = [], active.Framework(self.fit, learns)
+        self.fit_linear = active.linear(features).fit
+
+    def fit(self, pool):
+        self.labeled.append(tuple(pool.labeled.tolist()))
+        return self.fit_linear(pool)
+
+
+def test_each_round_trains_on_all_labels_so_far():
+    recorder = Recorder(make_features(), learns=False)
+    picks = [r.picks for r in run("margin", framework=recorder.framework)]
+    assert recorder.labeled == list(itertools.accumulate(picks))
+
+
+def test_strategies_that_need_a_model_share_their_first_batch_and_differ_later(caplog):
+    caplog.set_level("INFO")
+    names = sorted(strategies.MODEL_BASED)
+    rounds = {name: run(name, seed=3, rounds=3, features=make_features(spread=1.0)) for name in names}
+    assert len({r[0].picks for r in rounds.values()}) == 1
+    assert len({r[1].picks for r in rounds.values()}) > 1
+    assert caplog.text.count("no model yet") == len(names)
+    assert rounds[names[0]][0].picks != run(names[0], seed=4, rounds=1)[0].picks
+
+
+def test_coreset_starts_with_the_shared_batch_only_where_it_goes_by_learned_features():
+    features = make_features()
+    shared = run("margin", rounds=1)[0].picks
+    assert run("coreset", rounds=1)[0].picks != shared
+    assert run("coreset", rounds=1, framework=Recorder(features, learns=True).framework)[0].picks == shared
+
+
+def test_accuracies_are_those_of_the_classes():
+    labels, predicted = np.array([0, 0, 0, 1, 1, 3]), np.array([0, 0, 1, 1, 1, 0])
+    np.testing.assert_allclose(active.recall_per_class(predicted, labels, 4), [2 / 3, 1, np.nan, 0])
+
+
+@pytest.mark.parametrize(("counts", "tail"), [([9, 9, 8], []), ([8, 4, 5], [1]), ([90, 1, 50, 2, 70, 3], [1, 3]), ([5, 0], [])])
+def test_the_tail_is_the_rarest_third_of_an_imbalanced_pool(counts, tail):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    assert active.tail_classes(labels, len(counts)).tolist() == tail
+
+
+def test_rounds_say_what_is_covered_and_how_the_tail_fares():
+    features = make_features()
+    few = features.subset(np.flatnonzero((features.train_labels != 2) | (np.cumsum(features.train_labels == 2) <= 3)))
+    rounds = run("random", features=few)
+    assert all(r.tail_accuracy is not None and 1 <= r.classes <= 4 for r in rounds)
+    assert rounds[0].classes < 4
+    assert rounds[0].balanced_accuracy <= rounds[0].classes / 4
+    assert run("class-balanced", features=few)[0].classes == 4
+    assert all(r.tail_accuracy is None for r in run("random"))
+
+
+def test_settings_of_a_strategy_are_named_behind_a_colon():
+    assert active.parse("supclust") == ("supclust", {})
+    named = "supclust:relative_temperature=0.5,squared=True,max_clusters=None"
+    assert active.parse(named) == ("supclust", {"relative_temperature": 0.5, "squared": True, "max_clusters": None})
+    assert run("supclust:top_fraction=0.1") == run("supclust")
+    assert [r.picks for r in run("supclust:top_fraction=1.0")] == [r.picks for r in run("supclust-no-typicality")]
+
+
+@pytest.mark.parametrize(
+    "name", ["supclust:t=1", "supclust:top_fraction", "supclust:top_fraction=2", "supclust:squared=yes", "sup:"]
+)
+def test_settings_that_there_are_not_are_refused(name):
+    with pytest.raises(ValueError, match=r"does not name settings|unknown strategy"):
+        active.parse(name)
+
+
+def test_networks_are_trained_on_the_labelled_images_and_asked_about_the_pool():
+    train, test = (datasets.load("digits", split) for split in datasets.SPLITS)
+    pixels = [part.images[:, 0].reshape(len(part), -1).astype(np.float32) for part in (train, test)]
+    features = Features(*pixels, train.labels, test.labels, train.classes, {"dataset": "digits"})
+    framework = active.network(train, test, FSL(width=4, side=8, epochs=40, learning_rate=0.1, flip=0.0))
+    for strategy in ("margin", "bald", "coreset"):
+        rounds = run(strategy, "small", rounds=2, features=features, framework=framework)
+        assert [r.labels for r in rounds] == [50, 100]
+        assert rounds[-1].accuracy > 0.25  # chance: 0.1

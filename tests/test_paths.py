@@ -1,3 +1,5 @@
+import os
+
 from supclust import paths
 
 
@@ -25,3 +27,13 @@ def test_an_installed_package_writes_into_the_working_folder(tmp_path, monkeypat
 
 def test_the_features_that_ship_are_there():
     assert paths.shipped_features("cifar10").is_file()
+
+
+def test_folders_of_another_process_hold_for_a_block(monkeypatch, tmp_path):
+    monkeypatch.delenv("SUPCLUST_DATA", raising=False)
+    monkeypatch.setenv("SUPCLUST_OUT", str(tmp_path / "here"))
+    before = paths.folders()
+    with paths.same_folders({"SUPCLUST_DATA": str(tmp_path / "a"), "SUPCLUST_OUT": str(tmp_path / "b")}):
+        assert (paths.data(), paths.out()) == (tmp_path / "a", tmp_path / "b")
+    assert paths.folders() == before
+    assert "SUPCLUST_DATA" not in os.environ

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -6,13 +7,18 @@ import subprocess
 import sys
 import time
 
+import joblib
+import numpy as np
 import pandas as pd
 import pytest
 
-from supclust import features, profiles, sweep
+from supclust import active, datasets, features, files, profiles, strategies, sweep
+from supclust.features import Features
+from supclust.profiles import FSL, Supervised
 from tests.conftest import make_features
 
-PROFILE = dataclasses.replace(profiles.get("quick"), datasets=("digits",), seeds=2, rounds=3)
+PROFILE = profiles.get("quick", datasets=("digits",), seeds=2, rounds=3, fsl=None)
+ALL = [*strategies.NAMES, *strategies.CONTROLS]
 
 
 @pytest.fixture
@@ -28,7 +34,7 @@ def workplace(tmp_path, monkeypatch):
 def test_one_record_for_each_run_and_one_row_for_each_round(workplace):
     table = sweep.run(PROFILE, jobs=1)
     assert list(table.columns) == sweep.COLUMNS
-    assert len(table) == 5 * 2 * 2 * 3
+    assert len(table) == len(ALL) * 2 * 2 * 3
     assert not table.duplicated(sweep.COLUMNS[:6]).any()
     names = {path.name for path in sweep.records_folder(PROFILE).iterdir()}
     assert names == {key.filename for key in sweep.keys(PROFILE)}
@@ -87,7 +93,7 @@ def test_the_kept_table_is_used_until_it_is_damaged_or_passed_over(workplace, ca
     calls, real = [], sweep.run
     monkeypatch.setattr(sweep, "run", lambda *args, **part: calls.append(part) or real(*args, **part))
     pd.testing.assert_frame_equal(table, sweep.table(PROFILE))
-    assert len(sweep.table(PROFILE, strategies=["random"])) == len(table) / 5
+    assert len(sweep.table(PROFILE, strategies=["random"])) == len(table) / len(ALL)
     assert not calls
     sweep.table(PROFILE, recompute=True)
     assert len(calls) == 1
@@ -103,7 +109,7 @@ def test_what_is_not_in_the_kept_table_is_run(workplace):
     part = sweep.table(PROFILE, strategies=["random"])
     whole = sweep.table(PROFILE)
     assert set(part["strategy"]) == {"random"}
-    assert len(whole) == 5 * len(part)
+    assert len(whole) == len(ALL) * len(part)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +118,9 @@ def test_what_is_not_in_the_kept_table_is_run(workplace):
         ({"strategies": ["typclust"]}, "unknown strategy 'typclust'; known: random"),
         ({"datasets": ["mnist"]}, "has no data set 'mnist'; it has: digits"),
         ({"budgets": ["large"]}, "unknown budget 'large'; known: tiny, small"),
+        ({"frameworks": ["ssl", "fls"]}, "unknown framework 'fls'; known: ssl, fsl"),
+        ({"strategies": ["supclust:top=1"]}, "'supclust:top=1' does not name settings"),
+        ({"shard": (3, 2)}, "i from 1 to n, not 3/2"),
         ({"seeds": 0}, "seeds must be at least 1"),
         ({"jobs": 0}, "jobs must not be 0"),
     ],
@@ -126,25 +135,176 @@ SCRIPT = """
 import dataclasses, sys
 from pathlib import Path
 from supclust import profiles, sweep
-sweep.run(dataclasses.replace(profiles.get("quick"), seeds=2, rounds=3), folder=Path(sys.argv[1]), jobs=1)
+sweep.run(profiles.get("quick", seeds=2, rounds=3, fsl=None), folder=Path(sys.argv[1]), jobs=int(sys.argv[2]))
 """
 
 
-def start(folder):
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder)], stderr=subprocess.DEVNULL, start_new_session=True)
+def start(folder, jobs=1):
+    command = [sys.executable, "-c", SCRIPT, str(folder), str(jobs)]
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
+def wait_for(folder, enough, process=None):
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob("*.json"))) < enough and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert time.monotonic() < deadline
+
+
+def check_whole(folder):
+    """No half record, whatever the moment."""
+    for path in folder.glob("*.json"):
+        record = json.loads(path.read_text())
+        assert len(record["rounds"]) == 3
 
 
 @pytest.mark.slow
 def test_a_sweep_killed_again_and_again_ends_with_the_same_table(workplace, tmp_path):
-    folder = tmp_path / "killed"
-    for enough in (1, 6, 13):
-        process, deadline = start(folder), time.monotonic() + 120
-        while len(list(folder.glob("*.json"))) < enough and time.monotonic() < deadline:
-            time.sleep(0.005)
+    folder, total = tmp_path / "killed", len(sweep.keys(PROFILE))
+    for enough in (1, total // 3, 2 * total // 3):
+        process = start(folder)
+        wait_for(folder, enough)
         os.killpg(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-    assert 13 <= len(list(folder.glob("*.json"))) < 20
-    for path in folder.glob("*.json"):
-        json.loads(path.read_text())  # each whole, whatever the moment
+        check_whole(folder)
+    assert 2 * total // 3 <= len(list(folder.glob("*.json"))) < total
     killed, clean = (sweep.run(PROFILE, folder=tmp_path / name, jobs=1) for name in ("killed", "clean"))
     pd.testing.assert_frame_equal(killed, clean)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_ctrl_c_leaves_no_half_record(workplace, tmp_path, jobs):
+    folder = tmp_path / "stopped"
+    process = start(folder, jobs)
+    wait_for(folder, 3)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    assert process.wait(timeout=60) != 0
+    check_whole(folder)
+    assert len(list(folder.glob("*.json"))) < len(sweep.keys(PROFILE))
+    assert not list(folder.glob(".*.tmp"))
+
+
+@pytest.mark.slow
+def test_two_sweeps_on_one_folder_do_not_harm_each_other(workplace, tmp_path):
+    folder = tmp_path / "shared"
+    both = [start(folder), start(folder)]
+    assert [process.wait(timeout=300) for process in both] == [0, 0]
+    check_whole(folder)
+    together, alone = (sweep.run(PROFILE, folder=tmp_path / name, jobs=1) for name in ("shared", "alone"))
+    pd.testing.assert_frame_equal(together, alone)
+    assert {path.name for path in folder.iterdir()} == {key.filename for key in sweep.keys(PROFILE)}
+
+
+def test_a_run_that_fails_leaves_its_traceback_and_stops_no_other(workplace, monkeypatch, caplog):
+    real = active.run
+
+    def broken(data, pool, strategy, *more):
+        if strategy == "typiclust" and pool.seed == 1:
+            raise RuntimeError("a cosmic ray")
+        return real(data, pool, strategy, *more)
+
+    monkeypatch.setattr(active, "run", broken)
+    table, folder = sweep.run(PROFILE, jobs=1), sweep.records_folder(PROFILE)
+    failed = sweep.failures(sweep.keys(PROFILE), folder)
+    assert {(key.strategy, key.seed, key.budget) for key in failed} == {("typiclust", 1, "tiny"), ("typiclust", 1, "small")}
+    assert all("Traceback" in error and "cosmic ray" in error and "in broken" in error for error in failed.values())
+    assert "2 runs failed" in caplog.text
+    assert len(table) == (len(ALL) * 4 - 2) * 3
+    monkeypatch.undo()
+    monkeypatch.setenv("SUPCLUST_OUT", str(workplace))
+    assert len(sweep.run(PROFILE, jobs=1)) == len(ALL) * 4 * 3
+    assert not sweep.failures(sweep.keys(PROFILE), folder)
+    assert not list(folder.glob("*.failed.json"))
+
+
+@pytest.mark.parametrize("where", ["fsync", "write"])
+def test_a_full_disk_stops_the_sweep_with_a_message_and_valid_records(workplace, monkeypatch, where):
+    calls = []
+
+    def full(*args):
+        calls.append(args)
+        if len(calls) > 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*args)
+
+    target, name = (os, "fsync") if where == "fsync" else (type(workplace), "write_bytes")
+    real = getattr(target, name)
+    monkeypatch.setattr(target, name, full)
+    with pytest.raises(OSError, match=r"disk is full; the 5 records in .* are whole. Make room") as raised:
+        sweep.run(PROFILE, jobs=1)
+    assert raised.value.errno in files.DISK_FULL
+    folder = sweep.records_folder(PROFILE)
+    check_whole(folder)
+    assert not list(folder.glob(".*.tmp"))
+    monkeypatch.undo()
+    monkeypatch.setenv("SUPCLUST_OUT", str(workplace))
+    assert len(sweep.run(PROFILE, jobs=1)) == len(ALL) * 4 * 3
+
+
+def test_a_pool_smaller_than_the_budget_keeps_the_rounds_done_so_far(workplace):
+    profile = profiles.replace(PROFILE, rounds=12)
+    rows = sweep.run(profile, strategies=["random", "typiclust"], seeds=1, jobs=1)
+    assert rows.groupby(["strategy", "budget"])["labels"].max().to_dict() == {
+        ("random", "small"): 200, ("random", "tiny"): 48, ("typiclust", "small"): 200, ("typiclust", "tiny"): 48,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7])
+def test_shards_are_the_whole_each_run_once(n):
+    wanted = sweep.keys(profiles.get("paper"), frameworks=["ssl", "fsl"])
+    parts = [[key for task in sweep._tasks(wanted, i, n) for key in task] for i in range(1, n + 1)]
+    assert sorted(key for part in parts for key in part) == sorted(wanted)
+    assert max(map(len, parts)) <= 1.5 * len(wanted) / n
+    later = sweep._tasks(wanted[len(wanted) // 2 :], 1, n)
+    assert {key for task in later for key in task} <= set(parts[0])  # whatever has been done by now
+
+
+def test_shards_together_give_the_table_of_the_whole(workplace, tmp_path):
+    for i in (1, 2):
+        sweep.run(PROFILE, folder=tmp_path / "parts", jobs=1, shard=(i, 2))
+    pd.testing.assert_frame_equal(sweep.run(PROFILE, folder=tmp_path / "parts", jobs=1), sweep.run(PROFILE, jobs=1))
+
+
+def test_frameworks_on_request_run_only_where_they_are_named():
+    laptop = profiles.get("laptop")
+    assert {key.framework for key in sweep.keys(laptop)} == {"ssl"}
+    named = sweep.keys(laptop, frameworks=["fsl"])
+    assert {(key.dataset, key.budget) for key in named} == {("cifar10", "tiny")}
+    assert {key.framework for key in sweep.keys(profiles.get("paper"))} == {"ssl", "fsl"}
+
+
+def test_networks_run_in_a_sweep_and_their_table_is_kept_apart(workplace, tmp_path):
+    train, test = (datasets.load("digits", split) for split in datasets.SPLITS)
+    pixels = [part.images[:, 0].reshape(len(part), -1).astype(np.float32) for part in (train, test)]
+    made_by = {"dataset": "digits", "config": dataclasses.asdict(PROFILE.simclr)}
+    path = workplace / "artefacts" / "quick" / "digits" / "features.safetensors"
+    features.save(path, Features(*pixels, train.labels, test.labels, train.classes, made_by))
+    runs = Supervised(("digits",), 2, ("tiny",), ("random", "bald"), True, FSL(width=4, side=8, epochs=2, flip=0.0))
+    profile = profiles.replace(PROFILE, fsl=runs, rounds=2)
+    one, two = (sweep.run(profile, frameworks=["fsl"], folder=tmp_path / str(jobs), jobs=jobs) for jobs in (1, 2))
+    pd.testing.assert_frame_equal(one, two)
+    assert len(one) == 2 * 2 * 2
+    assert sweep.table(profile, frameworks=["fsl"]).empty  # on request, so not run from here
+    sweep.write_table(profile, tmp_path / "1")
+    pd.testing.assert_frame_equal(sweep.table(profile, frameworks=["fsl"]), one)
+    sweep.table(profile, strategies=["random"], recompute=True)
+    pd.testing.assert_frame_equal(sweep.table(profile, frameworks=["fsl"]), one)  # kept, though there is no record in the folder
+    other = profiles.replace(profile, fsl=profiles.replace(runs, network=profiles.replace(runs.network, epochs=3)))
+    assert sweep.table(other, frameworks=["fsl"]).empty
+
+
+@pytest.mark.slow
+def test_the_same_code_runs_on_a_dask_cluster_of_two_workers(workplace, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+        joblib.parallel_config(backend="dask"),
+    ):
+        before = client.run(os.getpid)
+        spread = sweep.run(PROFILE, folder=tmp_path / "cluster")
+        workers = client.run(lambda: "supclust.sweep" in sys.modules)
+        assert before == client.run(os.getpid)
+    assert list(workers.values()) == [True, True]  # both have worked
+    pd.testing.assert_frame_equal(spread, sweep.run(PROFILE, folder=tmp_path / "alone", jobs=1))
