@@ -1,4 +1,4 @@
-"""The command `supclust`: figures, sweep, data, train and ship."""
+"""The command `supclust`: figures, sweep, claims, data, train and ship."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from supclust import __version__
+from supclust.files import DISK_FULL
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,6 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f"supclust {options.command}: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        print(f"supclust {options.command}: {error.strerror}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"supclust {options.command}: interrupted; what was finished is kept", file=sys.stderr)
         return 130
@@ -48,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_figures(commands)
     _add_sweep(commands)
+    _add_claims(commands)
     _add_data(commands)
     _add_train(commands)
     _add_ship(commands)
@@ -75,14 +82,35 @@ def _add_sweep(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "sweep",
         help="run the active-learning experiments of a profile",
-        description="Run the active-learning experiments of a profile; those that have a record already are not repeated.",
+        description="Run the active-learning experiments of a profile; those that have a record already are not repeated. "
+        "Stopped or killed, the same command goes on. Exit code 1 if runs failed; their tracebacks are in records/*.failed.json.",
     )
     _add_profile(command)
-    for name in ("datasets", "strategies", "budgets"):
+    for name in ("frameworks", "datasets", "strategies", "budgets"):
         command.add_argument(f"--{name}", nargs="+", metavar="NAME", help="only these (default: those of the profile)")
     command.add_argument("--seeds", type=int, metavar="N", help="number of seeds (default: that of the profile)")
     command.add_argument("--jobs", type=int, default=-1, metavar="N", help="processes (default: one per core)")
+    command.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="the I-th of N parts, for job arrays")
+    _add_missing(command)
     command.set_defaults(run=_sweep)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    i, _, n = text.partition("/")
+    if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a part such as 1/8, the first of eight")
+    return int(i), int(n)
+
+
+def _add_claims(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "claims",
+        help="a verdict on each claim of the paper",
+        description="Hold each claim of the paper against the table of a profile and write claims.md into its reports.",
+    )
+    _add_profile(command)
+    command.add_argument("--readme", type=Path, metavar="FILE", help="also put the table between the markers of this file")
+    command.set_defaults(run=_claims)
 
 
 def _add_data(commands: argparse._SubParsersAction) -> None:
@@ -92,7 +120,7 @@ def _add_data(commands: argparse._SubParsersAction) -> None:
         description="Download a data set into the folder that SUPCLUST_DATA names (default: data/) and check it.",
     )
     command.add_argument("name", metavar="NAME", help="cifar10, cifar10-lt50, cifar100, or isic2019 (checked only)")
-    command.add_argument("--leave-out-missing", action="store_true", help="of isic2019, use the images that are there")
+    _add_missing(command)
     command.set_defaults(run=_data)
 
 
@@ -115,7 +143,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         "--minutes", type=float, metavar="M", help="stop after M minutes; exit code 3 if epochs are left (0 under torchrun)"
     )
     command.add_argument("--folder", type=Path, metavar="DIR", help="keeps checkpoint and encoder (default: below artefacts/)")
-    command.add_argument("--leave-out-missing", action="store_true", help="of isic2019, use the images that are there")
+    _add_missing(command)
     command.set_defaults(run=_train)
 
 
@@ -128,6 +156,13 @@ def _add_ship(commands: argparse._SubParsersAction) -> None:
     command.add_argument("name", metavar="NAME", help="for example cifar10")
     command.add_argument("weights", type=Path, metavar="WEIGHTS", help="the encoder's weights, a safetensors file")
     command.set_defaults(run=_ship)
+
+
+def _add_missing(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--leave-out-missing", dest="missing", action="store_const", const="leave out", default="error",
+        help="of isic2019, use the images that are there",
+    )  # fmt: skip
 
 
 def _add_profile(command: argparse.ArgumentParser) -> None:
@@ -151,14 +186,28 @@ def _figures(options: argparse.Namespace) -> int:
 def _sweep(options: argparse.Namespace) -> int:
     from supclust import profiles, sweep
 
-    profile = profiles.get(options.profile)
+    profile = profiles.get(options.profile, missing=options.missing)
     _set_out(options.out)
-    part = {name: getattr(options, name) for name in ("datasets", "strategies", "budgets", "seeds")}
-    table = sweep.run(profile, **part, jobs=options.jobs)
-    last = table[table["round"] == table["round"].max()]
+    part = {name: getattr(options, name) for name in ("frameworks", "datasets", "strategies", "budgets", "seeds")}
+    table = sweep.run(profile, **part, jobs=options.jobs, shard=options.shard)
+    last = table[table["round"] == profile.rounds]
     runs = last.groupby(["dataset", "framework", "budget", "strategy"], sort=False)["accuracy"]
     print(runs.agg(["mean", "std", "count"]).round(4).to_string())
     print(sweep.write_table(profile))
+    return 1 if sweep.failures(sweep.keys(profile, **part), sweep.records_folder(profile)) else 0
+
+
+def _claims(options: argparse.Namespace) -> int:
+    from supclust import claims, profiles
+
+    profile = profiles.get(options.profile)
+    _set_out(options.out)
+    found = claims.run(profile)
+    for claim in found:
+        print(f"{claim.number}  {claim.verdict:<13} {claim.statement}")
+    print(claims.write(profile, found))
+    if options.readme:
+        claims.update_readme(options.readme, claims.summary_table(found))
     return 0
 
 
@@ -166,8 +215,7 @@ def _data(options: argparse.Namespace) -> int:
     from supclust import datasets
 
     for split in datasets.SPLITS:
-        download, missing = options.name in datasets.CIFAR, "leave out" if options.leave_out_missing else "error"
-        loaded = datasets.load(options.name, split, download=download, missing=missing)
+        loaded = datasets.load(options.name, split, download=options.name in datasets.CIFAR, missing=options.missing)
         print(f"{loaded.name} {split}: {len(loaded)} images of {len(loaded.classes)} classes")
     return 0
 
@@ -179,9 +227,8 @@ def _train(options: argparse.Namespace) -> int:
         raise ValueError("the seed, which also draws pools, is given as --seed")
     config = profiles.parsed(profiles.recipe(options.recipe, options.name), dict(options.parameter), seed=options.seed)
     folder = options.folder or features.folder(options.recipe, options.name, options.seed)
-    missing = "leave out" if options.leave_out_missing else "error"
     with parallel.joined():
-        pool = datasets.load(options.name, seed=options.seed, side=config.side, missing=missing)
+        pool = datasets.load(options.name, seed=options.seed, side=config.side, missing=options.missing)
         encoder = simclr.train(
             pool.images, config, folder, labels=pool.labels, minutes=options.minutes, on_epoch=_report_epoch,
             start=options.start and simclr.load_weights(options.start),

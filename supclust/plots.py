@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,6 +15,8 @@ import seaborn as sns
 from IPython.display import DisplayHandle
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from PIL import Image
 from sklearn.svm import SVC
@@ -22,13 +25,35 @@ from supclust import analysis, files, paths
 
 log = logging.getLogger(__name__)
 
-# Okabe and Ito's colours; markers differ too
+# Label, colour, marker and line. Okabe and Ito's colours for what is compared most; the uncertainty strategies are one family of
+# purples, told apart by marker and line.
 STRATEGIES = {
     "random": ("Random", "#666666", "o", ":"),
+    "margin": ("Margin", "#4B2E83", "<", "--"),
+    "least-confidence": ("Least confidence", "#7B5EA7", ">", "-."),
+    "entropy": ("Entropy", "#9C8AC0", "h", "--"),
+    "bald": ("BALD", "#8C7F99", "p", "-."),
+    "dbal": ("DBAL", "#B5A3C9", "d", (0, (4, 1, 1, 1, 1, 1))),
+    "coreset": ("Coreset", "#E69F00", "P", "-"),
+    "probcover": ("ProbCover", "#56B4E9", "X", "-"),
     "typiclust": ("TypiClust", "#0072B2", "s", "-"),
     "supclust": ("SUPClust", "#D55E00", "D", "-"),
     "supclust-no-sup": ("SUPClust without SUP", "#009E73", "^", "--"),
     "supclust-no-typicality": ("SUPClust without typicality", "#CC79A7", "v", "--"),
+    "class-balanced": ("class-balanced oracle", "#000000", "*", (0, (7, 2, 1, 2))),
+}
+HIGHLIGHTED = ("random", "typiclust", "supclust")  # among many
+FEW = 5  # strategies, of which none needs to step back
+MEASURES = {
+    "accuracy": "test accuracy (%)",
+    "balanced_accuracy": "balanced test accuracy (%)",
+    "tail_accuracy": "accuracy on rare classes (%)",
+    "classes": "classes with a label",
+}
+VERDICTS = {
+    "supported": ("#0072B2", "o"),
+    "contradicted": ("#D55E00", "X"),
+    "inconclusive": ("#999999", "d"),
 }
 TITLES = {
     "digits": "Digits",
@@ -38,6 +63,7 @@ TITLES = {
     "isic2019": "ISIC-2019",
 }
 GROUPS = sns.color_palette("colorblind", 10)  # of classes
+DATASETS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # where lines are data sets
 CLUSTERS = GROUPS[3:] + GROUPS[:3]  # in another order: cluster 3 is not class 3
 DRAWN_POINTS = 5_000  # a scatter of more is a blot
 
@@ -244,60 +270,304 @@ def sup_against_typicality(
     return grid.figure
 
 
-# -- 05 and 06: accuracy -------------------------------------------------------------------------------------------------------
+# -- 05 to 07: accuracy -------------------------------------------------------------------------------------------------------
 
 
-def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title: str) -> Figure:
+def panel_title(panel: Sequence[str], framework: bool = True) -> str:
+    """The name of a panel (dataset, framework, budget), with or without the framework."""
+    dataset, name, budget = panel
+    parts = [TITLES.get(dataset, dataset), name.upper() if framework else "", budget]
+    return ", ".join(filter(None, parts))
+
+
+def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title: str, measure: str = "accuracy") -> Figure:
     """Figures 5 and 6: accuracy against labels with 95 % intervals over seeds, and below it the paired difference to `reference`.
 
-    table has the columns of sweep.run. A column of panels per data set and budget.
+    table has the columns of sweep.run. A column of panels per data set and budget, at most four in a row; a framework starts a
+    row. Of more than five strategies the highlighted ones stand out. measure: one of analysis.MEASURES; a panel without it is left
+    out.
     """
-    panels = list(table[analysis.RUN].drop_duplicates().itertuples(index=False))
-    figure, axes = plt.subplots(
-        2,
-        len(panels),
-        figsize=(1 + 3.6 * len(panels), 6.4),
-        height_ratios=[3, 2],
-        sharex="col",
-        layout="constrained",
-        squeeze=False,
-    )
-    for (above, below), panel in zip(axes.T, panels, strict=True):
-        part = table[(table[analysis.RUN] == list(panel)).all(axis=1)]
-        _draw_accuracy(above, part, strategies)
-        _draw_differences(below, part, strategies, reference)
-        above.set_title(f"{TITLES.get(panel.dataset, panel.dataset)}, {panel.budget} budget")
-    axes[0, 0].set_ylabel("test accuracy (%)")
-    axes[1, 0].set_ylabel(f"points above\n{STRATEGIES[reference][0]}")
-    handles = axes[0, 0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=len(strategies))
+    table = table.dropna(subset=[measure])
+    figure, grid = _paired_panels(table)
+    frameworks = table["framework"].nunique() > 1
+    for panel, (above, below) in grid.items():
+        part = analysis.panel_of(table, panel)
+        _draw_accuracy(above, part, strategies, measure)
+        _draw_differences(below, part, strategies, reference, measure)
+        above.set_title(panel_title(panel, frameworks) + ("" if frameworks else " budget"), fontsize=12)
+        if above.get_subplotspec().is_first_col():
+            above.set_ylabel(MEASURES[measure])
+            below.set_ylabel(f"{'classes' if measure == 'classes' else 'points'} above\n{STRATEGIES[reference][0]}")
+    _legend_below(figure, strategies)
     figure.suptitle(title, fontweight="bold")
     return figure
 
 
-def _draw_accuracy(ax: Axes, part: pd.DataFrame, strategies: Sequence[str]) -> None:
-    summary = analysis.summarise(part)
+def _paired_panels(table: pd.DataFrame) -> tuple[Figure, dict[tuple[str, ...], tuple[Axes, Axes]]]:
+    """For each panel of the table an upper and a lower axes; rows of at most four panels, each of one framework."""
+    panels = list(table[analysis.RUN].drop_duplicates().itertuples(index=False, name=None))
+    by_framework = [[p for p in panels if p[1] == framework] for framework in dict.fromkeys(p[1] for p in panels)]
+    blocks = [group[i : i + 4] for group in by_framework for i in range(0, len(group), 4)]
+    width = max(map(len, blocks))
+    figure = plt.figure(figsize=(1 + 3.6 * width, 0.4 + 6 * len(blocks)), layout="constrained")
+    cells = figure.add_gridspec(2 * len(blocks), width, height_ratios=[3, 2] * len(blocks))
+    grid = {}
+    for (row, block), column in itertools.product(enumerate(blocks), range(width)):
+        if column < len(block):
+            above = figure.add_subplot(cells[2 * row, column])
+            grid[block[column]] = above, figure.add_subplot(cells[2 * row + 1, column], sharex=above)
+            above.tick_params(labelbottom=False)
+    return figure, grid
+
+
+def _legend_below(figure: Figure, strategies: Sequence[str], columns: int = 5) -> None:
+    """One legend for all axes, in the order of the strategies."""
+    known = _labelled(figure)
+    labels = [STRATEGIES[name][0] for name in strategies if STRATEGIES[name][0] in known]
+    figure.legend([known[label] for label in labels], labels, loc="outside lower center", ncols=columns, handlelength=3)
+
+
+def _labelled(figure: Figure) -> dict[str, Any]:
+    """What a legend of all axes holds, each label once."""
+    known = {}
+    for ax in figure.axes:
+        handles, labels = ax.get_legend_handles_labels()
+        known |= dict(zip(labels, handles, strict=True))
+    return known
+
+
+def _draw_accuracy(ax: Axes, part: pd.DataFrame, strategies: Sequence[str], measure: str) -> None:
+    summary, scale = analysis.summarise(part, measure), analysis.units(measure)
     for strategy in strategies:
         rows = summary[summary["strategy"] == strategy]
-        _draw_band(ax, strategy, rows["labels"], 100 * rows["mean"], 100 * rows["low"], 100 * rows["high"])
+        bands = (scale * rows[name] for name in ("mean", "low", "high"))
+        _draw_band(ax, strategy, rows["labels"], *bands, stands_out=_stands_out(strategy, strategies))
 
 
-def _draw_differences(ax: Axes, part: pd.DataFrame, strategies: Sequence[str], reference: str) -> None:
+def _draw_differences(ax: Axes, part: pd.DataFrame, strategies: Sequence[str], reference: str, measure: str) -> None:
     ax.axhline(0, color=STRATEGIES[reference][1], linewidth=1.5)
+    known = set(part["strategy"])
     for strategy in strategies:
-        if strategy == reference:
+        if strategy == reference or not {strategy, reference} <= known:
             continue
-        by_labels = analysis.paired_differences(part, strategy, reference).groupby("labels")["difference"]
+        by_labels = analysis.paired_differences(part, strategy, reference, measure).groupby("labels")["difference"]
         intervals = {labels: analysis.mean_interval(values) for labels, values in by_labels}
-        bands = np.array([(i.mean, i.low, i.high) for i in intervals.values()]).T
-        _draw_band(ax, strategy, list(intervals), *bands)
+        bands = np.array([(i.mean, i.low, i.high) for i in intervals.values()]).reshape(-1, 3).T
+        _draw_band(ax, strategy, list(intervals), *bands, stands_out=_stands_out(strategy, strategies))
     ax.set_xlabel("labels")
 
 
-def _draw_band(ax: Axes, strategy: str, x: Any, mean: Any, low: Any, high: Any) -> None:
+def _stands_out(strategy: str, strategies: Sequence[str]) -> bool:
+    return strategy in HIGHLIGHTED or len(strategies) <= FEW
+
+
+def _draw_band(ax: Axes, strategy: str, x: Any, mean: Any, low: Any, high: Any, stands_out: bool = True) -> None:
     label, color, marker, line = STRATEGIES[strategy]
-    ax.plot(x, mean, color=color, marker=marker, linestyle=line, markersize=5, label=label)
-    ax.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+    width, size, order, alpha = (1.8, 5, 3, 0.15) if stands_out else (1, 4, 2, 0.06)
+    ax.plot(x, mean, color=color, marker=marker, linestyle=line, linewidth=width, markersize=size, label=label, zorder=order)
+    low, high = (np.where(np.isfinite(bound), bound, mean) for bound in (low, high))  # of one seed there is no band
+    ax.fill_between(x, low, high, color=color, alpha=alpha, linewidth=0, zorder=order - 2)
+
+
+def class_coverage(
+    table: pd.DataFrame, strategies: Sequence[str], title: str, n_classes: Mapping[str, int] | None = None
+) -> Figure:
+    """How many classes have a label, against labels, with 95 % intervals over seeds; dashed: all of a data set's n_classes."""
+    table = table.dropna(subset=["classes"])
+    panels = list(table[analysis.RUN].drop_duplicates().itertuples(index=False, name=None))
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(1 + 3.6 * columns, 0.6 + 3.4 * rows), layout="constrained", squeeze=False)
+    for ax, panel in itertools.zip_longest(axes.flat, panels):
+        if panel is None:
+            ax.set_axis_off()
+            continue
+        _draw_accuracy(ax, analysis.panel_of(table, panel), strategies, "classes")
+        if total := (n_classes or {}).get(panel[0]):
+            ax.axhline(total, color="0.5", linestyle="--", linewidth=1, zorder=1)
+        ax.set(xlabel="labels", title=panel_title(panel, table["framework"].nunique() > 1))
+        ax.set_ylim(bottom=0)
+    for ax in axes[:, 0]:
+        ax.set_ylabel(MEASURES["classes"])
+    _legend_below(figure, strategies)
+    figure.suptitle(title, fontweight="bold")
+    return figure
+
+
+def win_matrix(matrix: pd.DataFrame, title: str) -> Figure:
+    """analysis.win_matrix as a heat map, in per cent, the strategy that wins most on top, with the mean of each row."""
+    order = matrix.mean(axis=1).sort_values(ascending=False, kind="stable").index
+    shares = 100 * matrix.loc[order, order].mask(np.eye(len(order), dtype=bool))
+    names = [STRATEGIES[name][0] for name in order]
+    side = 2.6 + 0.62 * len(order)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(side + 1.2, side - 0.6), layout="constrained", width_ratios=[len(order), 1])
+    style = {"vmin": 0, "vmax": 100, "cmap": "Blues", "cbar": False, "annot": True, "fmt": ".0f", "linewidths": 1}
+    sns.heatmap(shares, ax=left, xticklabels=names, yticklabels=names, **style)
+    sns.heatmap(shares.mean(axis=1).to_frame(), ax=right, xticklabels=["mean"], yticklabels=False, **style)
+    left.set(ylabel="this strategy ...", xlabel="... is clearly better than this one (% of panels and rounds)")
+    left.set_xticks(left.get_xticks(), names, rotation=40, ha="right", rotation_mode="anchor")
+    for ax in (left, right):
+        ax.tick_params(length=0)
+        sns.despine(ax=ax, left=True, bottom=True)
+    right.set(ylabel="", xlabel="")
+    left.tick_params(axis="y", rotation=0)
+    figure.suptitle(title, fontweight="bold")
+    return figure
+
+
+# -- the claims ----------------------------------------------------------------------------------------------------------------
+
+
+def forest(comparisons: pd.DataFrame, title: str) -> Figure:
+    """A dot and a 95 % interval for each comparison, an axes for each claim, in the colour of its verdict.
+
+    comparisons: as claims.as_table gives them. Where a claim compares several things, each has a row that holds all its panels;
+    else each panel has a row. Shaded: where the claim wants the interval to be. Rows that do not count are left out.
+    """
+    shown = comparisons[comparisons["counts"] & comparisons["verdict"].isin(list(VERDICTS))]
+    by_claim = [(name, _with_rows(rows)) for name, rows in shown.groupby("claim", sort=False)]
+    heights = [_height(rows) for _, rows in by_claim]
+    columns = _two_columns(heights)
+    figure = plt.figure(figsize=(14, 0.9 + max(sum(heights[i] for i in column) for column in columns)), layout="constrained")
+    for part, column in zip(figure.subfigures(1, 2), columns, strict=True):
+        if column:
+            axes = part.subplots(len(column), 1, height_ratios=[heights[i] for i in column], squeeze=False)[:, 0]
+            for ax, i in zip(axes, column, strict=True):
+                _draw_forest(ax, *by_claim[i])
+    _verdict_legend(figure)
+    figure.suptitle(title, fontweight="bold")
+    return figure
+
+
+def _with_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """With the label and the height of each comparison's row, and its place in the row."""
+    several = rows["what"].nunique() > 1
+    labels = rows["what"] if several else rows["panel"]
+    number = pd.Series(pd.factorize(labels)[0], index=rows.index)
+    size = labels.map(labels.value_counts())
+    place = labels.groupby(labels).cumcount()
+    return rows.assign(label=labels, y=number + 0.7 * ((place + 0.5) / size - 0.5))
+
+
+def _height(rows: pd.DataFrame) -> float:
+    """Of an axes, in inches."""
+    return 0.9 + sum(0.1 + max(0.2, 0.075 * size) for size in rows["label"].value_counts())
+
+
+def _two_columns(heights: Sequence[float]) -> tuple[list[int], list[int]]:
+    """Indices for the left and the right column, in order, cut where the taller one is lowest."""
+    cut = min(range(1, len(heights) + 1), default=0, key=lambda i: max(sum(heights[:i]), sum(heights[i:])))
+    return list(range(cut)), list(range(cut, len(heights)))
+
+
+def _draw_forest(ax: Axes, name: str, rows: pd.DataFrame) -> None:
+    small = 3.5 if len(rows) > 12 else 6
+    for verdict, part in rows.groupby("verdict"):
+        color, marker = VERDICTS[verdict]
+        low, high = (part[bound].where(np.isfinite(part[bound]), part["mean"]) for bound in ("low", "high"))
+        ax.hlines(part["y"], low, high, color=color, linewidth=1.2)
+        ax.scatter(part["mean"], part["y"], color=color, marker=marker, s=small**2, zorder=3)
+    _shade_expected(ax, rows)
+    ax.set_yticks(range(rows["label"].nunique()), rows["label"].unique(), fontsize=8)
+    ax.set_ylim(rows["label"].nunique() - 0.4, -0.6)
+    ax.tick_params(axis="x", labelsize=8)
+    ax.tick_params(axis="y", length=0)
+    ax.set_title(name, loc="left", fontsize=10)
+    ax.set_xlabel({"points": "points of accuracy", "rho": "Spearman's ρ", "distance": "distance"}[rows["unit"].iloc[0]], fontsize=8)
+
+
+def _shade_expected(ax: Axes, rows: pd.DataFrame) -> None:
+    """Where the claim says that the means lie, row by row."""
+    ax.axvline(0, color="0.3", linewidth=1)
+    limits = ax.get_xlim()
+    for number, label in enumerate(rows["label"].unique()):
+        expected = rows.loc[rows["label"] == label, "expected"].iloc[0]
+        margin = float(expected.rpartition("±")[2]) if "±" in expected else 0
+        start, end = (-margin, margin) if margin else (0, 1e9) if expected.startswith(">") else (-1e9, 0)
+        ax.fill_between([start, end], number - 0.5, number + 0.5, color="#56B4E9", alpha=0.15, linewidth=0, zorder=0)
+    ax.set_xlim(limits)
+
+
+def _verdict_legend(figure: Figure) -> None:
+    handles = [Line2D([], [], color=color, marker=marker, label=name) for name, (color, marker) in VERDICTS.items()]
+    handles.append(Patch(color="#56B4E9", alpha=0.15, label="where the claim puts it"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+
+
+# -- 07: sensitivity -----------------------------------------------------------------------------------------------------------
+
+
+def sensitivity(table: pd.DataFrame, defaults: Mapping[str, Any], title: str) -> Figure:
+    """What each setting does: points of accuracy against the default setting, with 95 % intervals, a panel for each setting.
+
+    table: a row for each setting, value, dataset and budget, with the paired difference's mean, low and high, in points.
+    defaults: the value of each setting at which the difference is zero; marked. A setting whose values are not all numbers has
+    them side by side, as they come.
+    """
+    settings = list(table["setting"].unique())
+    columns = min(3, len(settings))
+    rows = -(-len(settings) // columns)
+    size = (1 + 4 * columns, 1 + 3.1 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, sharey=True)
+    for ax, setting in itertools.zip_longest(axes.flat, settings):
+        if setting is None:
+            ax.set_axis_off()
+        else:
+            _draw_sensitivity(ax, table[table["setting"] == setting], defaults.get(setting), setting)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("points above the default")
+    known = _labelled(figure)
+    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=5)
+    figure.suptitle(title, fontweight="bold")
+    return figure
+
+
+def _draw_sensitivity(ax: Axes, part: pd.DataFrame, default: Any, setting: str) -> None:
+    """One panel: a line per data set (colour) and budget (filled or open marks, solid or dashed)."""
+    places = _places(ax, [*part["value"], *([] if default is None else [default])])
+    ax.axhline(0, color="0.6", linewidth=1, zorder=1)
+    if default is not None:
+        ax.axvline(places[default], color="0.6", linewidth=1, linestyle=":", zorder=1, label="default")
+    palette = {name: DATASETS[i % len(DATASETS)] for i, name in enumerate(part["dataset"].unique())}
+    for (dataset, budget), rows in part.groupby(["dataset", "budget"], sort=False):
+        ordered = rows.assign(x=[places[value] for value in rows["value"]]).sort_values("x")
+        tiny = budget == "tiny"
+        style = {"marker": "o", "markerfacecolor": palette[dataset] if tiny else "white", "linestyle": "-" if tiny else "--"}
+        label = f"{TITLES.get(dataset, dataset)}, {budget}"
+        ax.plot(ordered["x"], ordered["mean"], color=palette[dataset], markersize=5, label=label, **style)
+        ax.fill_between(ordered["x"], ordered["low"], ordered["high"], color=palette[dataset], alpha=0.1, linewidth=0)
+    ax.set_title(setting, fontsize=12)
+
+
+def _places(ax: Axes, values: Sequence[Any]) -> dict[Any, float]:
+    """Where each value stands on the x axis: at itself, on a logarithmic axis if they span a factor of ten, or side by side."""
+    values = list(dict.fromkeys(values))
+    numbers = all(isinstance(v, int | float | np.number) and not isinstance(v, bool) and np.isfinite(v) for v in values)
+    if not numbers:
+        ax.set_xticks(range(len(values)), [str(value) for value in values])
+        return dict(zip(values, range(len(values)), strict=True))
+    if min(values) > 0 and max(values) >= 10 * min(values):
+        ax.set_xscale("log")
+        ax.set_xticks(sorted(values), [f"{value:g}" for value in sorted(values)])
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    return {value: float(value) for value in values}
+
+
+def encoders(table: pd.DataFrame, title: str) -> Figure:
+    """What better features change: a paired difference in points against the encoder's 20-NN accuracy, a line per comparison.
+
+    table: a row for each encoder and comparison, with knn (0 to 1), mean, low and high.
+    """
+    figure, ax = plt.subplots(figsize=(7.5, 4), layout="constrained")
+    ax.axhline(0, color="0.6", linewidth=1)
+    for i, (comparison, rows) in enumerate(table.groupby("comparison", sort=False)):
+        rows = rows.sort_values("knn")
+        spread = rows["mean"] - rows["low"], rows["high"] - rows["mean"]
+        ax.errorbar(100 * rows["knn"], rows["mean"], spread, color=DATASETS[i], marker="osD^"[i], capsize=3, label=comparison)
+    ax.set(xlabel="20-NN accuracy of the encoder's features (%)", ylabel="points of accuracy")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    ax.set_title(title)
+    return figure
 
 
 # -- 09: speed -----------------------------------------------------------------------------------------------------------------

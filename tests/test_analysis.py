@@ -60,6 +60,91 @@ def test_unknown_strategy_is_named():
         analysis.compare(make_table(0), "c", "a")
 
 
+def rows(strategy, values, *, dataset="data", labels=(10, 20), classes=None, **columns):
+    """A table of one strategy from its accuracies, {seed: (round 1, round 2, ...)}."""
+    return pd.DataFrame(
+        {
+            "dataset": dataset,
+            "framework": "ssl",
+            "strategy": strategy,
+            "budget": "tiny",
+            "seed": seed,
+            "round": number + 1,
+            "labels": labels[number],
+            "accuracy": accuracy,
+            "balanced_accuracy": accuracy / 2,
+            "tail_accuracy": np.nan,
+            "classes": number + 1 if classes is None else classes,
+        }
+        | columns
+        for seed, accuracies in values.items()
+        for number, accuracy in enumerate(accuracies)
+    )
+
+
+def test_differences_by_hand():
+    table = pd.concat([rows("a", {0: (0.5, 0.6), 1: (0.4, 0.5), 2: (0.3, 0.9)}), rows("b", {0: (0.4, 0.4), 1: (0.3, 0.4)})])
+    found = analysis.compare(table, "a", "b").iloc[0]
+    assert found["a - b"] == pytest.approx((15 + 10) / 2)
+    half = 12.706204736 * np.std([15, 10], ddof=1) / np.sqrt(2)  # Student's t at 97.5 %, one degree of freedom
+    assert (found["low"], found["high"]) == pytest.approx((12.5 - half, 12.5 + half))
+    assert (found["seeds"], found["verdict"]) == (2, "no clear difference")
+    assert analysis.compare(table, "a", "b", "balanced_accuracy").iloc[0]["a - b"] == pytest.approx(6.25)
+    assert analysis.compare(table, "a", "b", "classes").iloc[0]["a - b"] == 0
+
+
+def test_a_seed_that_lacks_a_round_is_not_averaged_with_the_others():
+    first, second = (analysis.by_round(rows("a", {0: (0.5, 0.6), 1: (0.4, last)})) for last in (0.9, np.nan))
+    assert analysis.seed_differences(first, second).to_dict() == {0: 0.0}
+    assert len(analysis.seed_differences(first, analysis.by_round(rows("a", {7: (0.5, 0.6)})))) == 0
+
+
+def test_one_seed_is_never_a_clear_difference():
+    table = pd.concat([rows("a", {0: (0.9, 0.9)}), rows("b", {0: (0.1, 0.1)})])
+    assert analysis.compare(table, "a", "b").iloc[0]["verdict"] == "no clear difference"
+    assert np.isnan(analysis.win_matrix(table, ["a", "b"]).loc["a", "b"])
+
+
+def test_a_measure_that_a_panel_does_not_have_leaves_the_panel_out():
+    table = pd.concat([rows("a", {0: (0.5,), 1: (0.7,)}), rows("a", {0: (0.5,), 1: (0.7,)}, dataset="tailed", tail_accuracy=0.1)])
+    assert set(analysis.summarise(table, "tail_accuracy")["dataset"]) == {"tailed"}
+    assert list(analysis.final_accuracy(table, "tail_accuracy").columns) == [("tailed", "ssl", "tiny")]
+    assert len(analysis.compare(table, "a", "a", "tail_accuracy")) == 1
+    assert analysis.final_accuracy(rows("a", {0: (0.5,)})).loc["a"].item() == "50.0"
+    with pytest.raises(ValueError, match="unknown measure 'speed'"):
+        analysis.units("speed")
+
+
+def test_win_matrix_counts_the_cells_that_a_paired_test_finds():
+    up, level = (0.5, 0.52, 0.51), (0.5, 0.6, 0.4)
+    table = pd.concat(
+        [
+            rows("a", {seed: (0.1 + up[seed], level[seed]) for seed in range(3)}),
+            rows("b", {seed: (up[seed] + 0.001 * seed, level[2 - seed]) for seed in range(3)}),
+        ]
+    )
+    wins = analysis.win_matrix(table, ["a", "b", "c"])
+    tests = [stats.ttest_rel(*(part[part["strategy"] == s]["accuracy"] for s in "ab")).pvalue for _, part in table.groupby("round")]
+    assert (np.array(tests) < 0.05).tolist() == [True, False]
+    np.testing.assert_array_equal(wins, [[0, 0.5, np.nan], [0, 0, np.nan], [np.nan, np.nan, np.nan]])
+
+
+def test_area_under_the_budget_curve_by_hand():
+    table = rows("a", {0: (0.2, 0.4, 0.4), 1: (0.4, 0.6, 0.6)}, labels=(10, 20, 40))
+    expected = np.array([(3.0 + 8.0) / 30, (5.0 + 12.0) / 30])
+    np.testing.assert_allclose(analysis.areas(table)["area"], expected)
+    found = analysis.area_under_curve(table).iloc[0]
+    assert found["mean"] == pytest.approx(expected.mean())
+    assert found["high"] == pytest.approx(stats.ttest_1samp(expected, 0).confidence_interval(0.95).high)
+    assert analysis.areas(rows("a", {0: (0.3,)}))["area"].tolist() == [0.3]
+
+
+def test_class_coverage_and_mean_ranks():
+    table = pd.concat([rows("a", {0: (0.5, 0.6), 1: (0.5, 0.6)}), rows("b", {0: (0.6, 0.5), 1: (0.6, 0.7)}, classes=3)])
+    assert analysis.class_coverage(table).loc[("data", "ssl", "tiny", "a")].tolist() == [1, 2]
+    assert analysis.mean_ranks(table, ["a", "b"])["data", "ssl", "tiny"].to_dict() == {"a": 1.75, "b": 1.25}
+
+
 def test_rank_correlation_over_all_and_within():
     first, groups = np.arange(12.0), np.repeat([0, 1, 2], [5, 5, 2])
     second = np.concatenate([np.arange(5) - 100, -np.arange(5), [7, 8]])

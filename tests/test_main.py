@@ -1,3 +1,4 @@
+import errno
 import logging
 import subprocess
 import sys
@@ -5,7 +6,7 @@ import sys
 import pandas as pd
 import pytest
 
-from supclust import __main__, datasets, paths, reproduce, simclr, sweep
+from supclust import __main__, claims, datasets, files, paths, profiles, reproduce, simclr, sweep
 from tests import notebook_samples as samples
 from tests.notebook_samples import make
 
@@ -30,7 +31,9 @@ def calls(monkeypatch):
 
     def run(profile, **arguments):
         seen.append((profile.name, arguments))
-        rows = [("digits", "ssl", "supclust", "tiny", seed, turn, 10 * turn, 0.5) for seed in range(3) for turn in (1, 2)]
+        rows = [
+            ("digits", "ssl", "supclust", "tiny", seed, turn, 10 * turn, *3 * [0.5], 10) for seed in range(3) for turn in (5, 6)
+        ]
         return pd.DataFrame(rows, columns=sweep.COLUMNS)
 
     monkeypatch.setattr(reproduce, "figures", figures)
@@ -114,8 +117,9 @@ def test_an_interruption_ends_with_130(monkeypatch, capsys):
 
 def test_sweep_passes_its_slice_on_and_prints_the_table(calls, capsys, tmp_path):
     line = "sweep --profile quick --datasets digits --strategies supclust random --budgets tiny --seeds 2 --jobs 1"
-    assert __main__.main([*line.split(), "--out", str(tmp_path)]) == 0
+    assert __main__.main([*line.split(), "--frameworks", "ssl", "--shard", "2/3", "--out", str(tmp_path)]) == 0
     part = {"datasets": ["digits"], "strategies": ["supclust", "random"], "budgets": ["tiny"], "seeds": 2, "jobs": 1}
+    part |= {"frameworks": ["ssl"], "shard": (2, 3)}
     assert calls == [("quick", part)]
     printed = capsys.readouterr().out.splitlines()
     assert printed[-1] == str(tmp_path / "reports" / "quick" / "curves.csv")
@@ -124,17 +128,20 @@ def test_sweep_passes_its_slice_on_and_prints_the_table(calls, capsys, tmp_path)
 
 def test_sweep_defaults_to_what_the_profile_says(calls):
     assert __main__.main(["sweep", "--profile", "paper"]) == 0
-    assert calls == [("paper", {"datasets": None, "strategies": None, "budgets": None, "seeds": None, "jobs": -1})]
+    nothing = dict.fromkeys(("frameworks", "datasets", "strategies", "budgets", "seeds"))
+    assert calls == [("paper", nothing | {"jobs": -1, "shard": (1, 1)})]
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("sweep --profile fast", "unknown profile 'fast'; known: quick, laptop, paper"),
-        ("sweep --profile quick --strategies best", "unknown strategy 'best'; known: random, typiclust, supclust"),
+        ("sweep --profile quick --strategies best", "unknown strategy 'best'; known: random, margin, least-confidence"),
         ("sweep --profile quick --datasets mnist", "'mnist'; it has: digits"),
         ("sweep --profile quick --budgets huge", "'huge'; known: tiny, small"),
         ("sweep --profile quick --seeds 0", "seeds must be at least 1, not 0"),
+        ("sweep --profile quick --frameworks fls", "unknown framework 'fls'; known: ssl, fsl"),
+        ("claims --profile fast", "unknown profile 'fast'; known: quick, laptop, paper"),
         ("data mnist", "unknown data set 'mnist'; known: digits, cifar10, cifar10-lt50"),
     ],
 )
@@ -144,6 +151,43 @@ def test_unknown_names_are_one_line_that_lists_the_known(capsys, line, message):
     assert message in error
     assert error.count("\n") == 1
     assert error.startswith(f"supclust {line.split()[0]}: ")
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b", "-1/2", "1/2/3"])
+def test_a_shard_that_makes_no_sense_is_refused(calls, capsys, shard):
+    with pytest.raises(SystemExit):
+        __main__.main(["sweep", f"--shard={shard}"])
+    assert "is not a part such as 1/8" in capsys.readouterr().err
+    assert calls == []
+
+
+def test_failed_runs_end_the_sweep_with_1(calls, tmp_path):
+    key = sweep.keys(profiles.get("quick"))[0]
+    files.write_text(tmp_path / "reports" / "quick" / "records" / key.failure, '{"error": "Traceback: a cosmic ray"}')
+    assert __main__.main(["sweep", "--profile", "quick", "--out", str(tmp_path)]) == 1
+
+
+def test_a_full_disk_is_one_line(monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "the disk is full; the 3 records are whole")
+
+    monkeypatch.setattr(sweep, "run", full)
+    assert __main__.main(["sweep", "--profile", "quick"]) == 1
+    assert capsys.readouterr().err == "supclust sweep: the disk is full; the 3 records are whole\n"
+
+
+def test_claims_are_written_printed_and_put_into_the_readme(monkeypatch, tmp_path, capsys):
+    found = claims.verdicts(profiles.get("quick"), pd.DataFrame(columns=sweep.COLUMNS))
+    monkeypatch.setattr(claims, "run", lambda profile: found)
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- claims:begin -->\nold\n<!-- claims:end -->\nafter\n")
+    assert __main__.main(["claims", "--profile", "quick", "--out", str(tmp_path), "--readme", str(readme)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 9
+    assert printed[0].startswith("1  no data       ")
+    assert printed[-1] == str(tmp_path / "reports" / "quick" / "claims.md")
+    assert "\nold\n" not in readme.read_text()
+    assert "| claim | here | verdict |" in readme.read_text()
 
 
 def test_data_downloads_both_splits(monkeypatch, capsys):

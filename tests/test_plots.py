@@ -1,6 +1,7 @@
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.svm import SVC
@@ -15,6 +16,32 @@ CORRELATION = analysis.Correlation(0.1, np.array([0.1, -0.2, np.nan]))
 TABLE = make_table(0.05).replace({"a": "typiclust", "b": "supclust"})
 PICKS = {name: RNG.standard_normal((4, 2)) for name in ("typiclust", "supclust")}
 
+MANY = pd.concat(
+    [
+        make_table(0.05).replace({"a": a, "b": b, "data": data, "ssl": framework}).assign(classes=4.0)
+        for a, b in (("typiclust", "supclust"), ("random", "margin"), ("coreset", "class-balanced"))
+        for data, framework in (("cifar10", "ssl"), ("cifar10", "fsl"), ("digits", "ssl"))
+    ]
+)
+NAMES = list(MANY["strategy"].unique())
+COMPARISONS = pd.DataFrame(
+    [
+        ("2 order", what, panel, expected, 1.0, low, 2.0, 5, unit, True, verdict)
+        for what, expected, unit in (("a", "> 0", "points"), ("b", "within ±0.1", "rho"))
+        for panel, low, verdict in (("p", 0.5, "supported"), ("q", -np.inf, "inconclusive"), ("r", np.nan, "no data"))
+    ],
+    columns=["claim", "what", "panel", "expected", "mean", "low", "high", "seeds", "unit", "counts", "verdict"],
+)
+SETTINGS = pd.DataFrame(
+    [
+        (setting, value, "cifar10", budget, 0.5, -1.0, 2.0)
+        for setting, values in {"temperature": (0.01, 0.1, 1), "max_clusters": (50, None), "squared": (False, True)}.items()
+        for value in values
+        for budget in ("tiny", "small")
+    ],
+    columns=["setting", "value", "dataset", "budget", "mean", "low", "high"],
+)
+
 FIGURES = {
     "support_vectors": lambda: plots.support_vectors(
         POINTS, (POINTS[:, 0] > 0) * 1, SVC(kernel="linear").fit(POINTS, POINTS[:, 0] > 0)
@@ -28,6 +55,12 @@ FIGURES = {
     "thumbnails": lambda: plots.thumbnails(dict.fromkeys(PICKS, np.zeros((3, 3, 8, 8), np.uint8)), dict.fromkeys(PICKS, "abc")),
     "sup_against_typicality": lambda: plots.sup_against_typicality(RNG.random(200), RNG.random(200), GROUPS, CORRELATION),
     "curves": lambda: plots.curves(TABLE, ["typiclust", "supclust"], "typiclust", "title"),
+    "curves of many": lambda: plots.curves(MANY, NAMES, "random", "title"),
+    "class_coverage": lambda: plots.class_coverage(MANY, NAMES, "title", {"cifar10": 10}),
+    "win_matrix": lambda: plots.win_matrix(analysis.win_matrix(MANY, NAMES), "title"),
+    "forest": lambda: plots.forest(pd.concat([COMPARISONS, COMPARISONS.assign(claim="3 gain")]), "title"),
+    "forest of one claim": lambda: plots.forest(COMPARISONS, "title"),
+    "sensitivity": lambda: plots.sensitivity(SETTINGS, {"temperature": 0.1, "max_clusters": 500}, "title"),
 }
 
 
@@ -58,6 +91,35 @@ def test_every_strategy_has_a_look_of_its_own():
     assert set(strategies.NAMES) <= set(plots.STRATEGIES)
     assert len({color for _, color, _, _ in plots.STRATEGIES.values()}) == len(plots.STRATEGIES)
     assert len({marker for _, _, marker, _ in plots.STRATEGIES.values()}) == len(plots.STRATEGIES)
+
+
+def test_frameworks_have_rows_of_their_own_and_are_named_where_there_are_two():
+    titles = [ax.get_title() for ax in FIGURES["curves of many"]().axes if ax.get_title()]
+    assert titles == ["CIFAR-10, SSL, tiny", "Digits, SSL, tiny", "CIFAR-10, FSL, tiny"]
+    assert FIGURES["curves"]().axes[0].get_title() == "data, tiny budget"
+    plt.close("all")
+
+
+def test_a_strategy_that_a_panel_lacks_is_not_drawn_there_and_the_control_is_called_what_it_is():
+    table = pd.concat([TABLE, TABLE[TABLE["strategy"] == "supclust"].assign(dataset="digits")])
+    figure = plots.curves(table, ["typiclust", "supclust"], "typiclust", "title")
+    assert [len(ax.get_lines()) for ax in figure.axes] == [2, 2, 2, 1]  # and the line at zero below
+    assert "class-balanced oracle" in {text.get_text() for text in FIGURES["curves of many"]().legends[0].get_texts()}
+    plt.close("all")
+
+
+def test_comparisons_without_data_have_no_place_in_the_forest():
+    assert [label.get_text() for label in FIGURES["forest of one claim"]().axes[0].get_yticklabels()] == ["a", "b"]
+    assert plots.forest(COMPARISONS[COMPARISONS["verdict"] == "no data"], "title").axes == []
+    plt.close("all")
+
+
+def test_the_strategy_that_wins_most_stands_on_top():
+    matrix = pd.DataFrame([[0, 0.0], [0.5, 0]], index=["random", "supclust"], columns=["random", "supclust"])
+    figure = plots.win_matrix(matrix, "title")
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["SUPClust", "Random"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["50", "0"]
+    plt.close("all")
 
 
 def test_a_band_shows_the_interval_of_the_accuracy():

@@ -1,0 +1,323 @@
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from supclust import claims, features, profiles, strategies
+from supclust.analysis import Interval
+from supclust.claims import ABOVE, BELOW, CONTRADICTED, INCONCLUSIVE, NO_DATA, SUPPORTED, WITHIN
+from tests.conftest import make_features
+
+PROFILE = dataclasses.replace(profiles.get("laptop"), budgets=("tiny",), seeds=3)
+QUICK = dataclasses.replace(profiles.get("quick"), seeds=2)
+LADDER = {  # accuracy of each strategy if everything that the paper says of Figures 5 and 6 holds
+    "supclust": 0.60,
+    "typiclust": 0.58,
+    "supclust-no-sup": 0.56,
+    "supclust-no-typicality": 0.40,
+    "probcover": 0.57,
+    "coreset": 0.49,
+    "random": 0.50,
+    **dict.fromkeys(("margin", "least-confidence", "entropy", "bald", "dbal"), 0.45),
+}
+
+
+def make_runs(accuracy=None, *, dataset="cifar10", framework="ssl", seeds=range(4), rounds=2, spread=0.001):
+    """Runs whose accuracy is the same in all rounds and rises a little from seed to seed, by a share of its own for each."""
+    levels = LADDER if accuracy is None else accuracy
+    rows = [
+        (dataset, framework, name, "tiny", seed, number, 10 * number, value := level + spread * seed * (1 + i % 3), value, value, 5)
+        for i, (name, level) in enumerate(levels.items())
+        for seed in seeds
+        for number in range(1, rounds + 1)
+    ]
+    columns = ["dataset", "framework", "strategy", "budget", "seed", "round", "labels"]
+    return pd.DataFrame(rows, columns=[*columns, "accuracy", "balanced_accuracy", "tail_accuracy", "classes"])
+
+
+def make_world():
+    """A table in which claims 2 to 7 hold."""
+    tail = LADDER | {"coreset": 0.53}
+    lower = {name: level - 0.2 for name, level in LADDER.items()}
+    return pd.concat(
+        [
+            make_runs(dataset="cifar10"),
+            make_runs(tail, dataset="cifar10-lt50"),
+            make_runs(lower, dataset="cifar10", framework="fsl"),
+            make_runs(lower, dataset="cifar10-lt50", framework="fsl"),
+        ]
+    )
+
+
+def make_evidence(within=0.0, overall=0.0, nearer=-0.1, seeds=4):
+    rows = [
+        (name, seed, 10, overall + 0.01 * (-1) ** seed, within + 0.01 * (-1) ** seed, 0.6, 0.6 + nearer + 0.001 * seed)
+        for name in PROFILE.datasets
+        for seed in range(seeds)
+    ]
+    return pd.DataFrame(rows, columns=claims.EVIDENCE)
+
+
+def verdict_of(number, table, evidence=None):
+    return claims.verdicts(PROFILE, table, evidence)[number - 1].verdict
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected", "verdict"),
+    [
+        (0.1, 2, ABOVE, SUPPORTED),
+        (-2, -0.1, ABOVE, CONTRADICTED),
+        (-1, 2, ABOVE, INCONCLUSIVE),
+        (0, 2, ABOVE, INCONCLUSIVE),
+        (-2, -0.1, BELOW, SUPPORTED),
+        (0.1, 2, BELOW, CONTRADICTED),
+        (-np.inf, np.inf, BELOW, INCONCLUSIVE),
+        (-0.05, 0.09, WITHIN, SUPPORTED),
+        (0.11, 0.2, WITHIN, CONTRADICTED),
+        (-0.4, -0.3, WITHIN, CONTRADICTED),
+        (0.05, 0.2, WITHIN, INCONCLUSIVE),
+        (-0.2, 0.2, WITHIN, INCONCLUSIVE),
+        (-np.inf, np.inf, WITHIN, INCONCLUSIVE),
+    ],
+)
+def test_a_comparison_is_judged_by_where_its_whole_interval_lies(low, high, expected, verdict):
+    assert claims.judge(Interval((low + high) / 2, low, high), expected) == verdict
+
+
+def test_a_comparison_without_data_says_so():
+    assert claims.judge(None, ABOVE) == NO_DATA
+
+
+@pytest.mark.parametrize(
+    ("universal", "signs", "verdict"),
+    [
+        (True, "++", SUPPORTED),
+        (True, "+-", CONTRADICTED),
+        (True, "-0", CONTRADICTED),
+        (True, "+0", INCONCLUSIVE),
+        (False, "+-", INCONCLUSIVE),
+        (False, "-0", INCONCLUSIVE),
+        (False, "--", CONTRADICTED),
+        (False, "+?", SUPPORTED),
+        (True, "??", NO_DATA),
+        (True, "", NO_DATA),
+        (True, "+x", SUPPORTED),
+    ],
+)
+def test_the_rule_for_a_whole_claim(universal, signs, verdict):
+    kinds = {"+": Interval(2, 1, 3), "-": Interval(-2, -3, -1), "0": Interval(0.5, -1, 2), "?": None, "x": Interval(-2, -3, -1)}
+    some = tuple(claims.Comparison("a − b", "panel", ABOVE, kinds[sign], 5, counts=sign != "x") for sign in signs)
+    claim = dataclasses.replace(claims.PAPER[0], universal=universal, comparisons=some)
+    assert claim.verdict == verdict
+    assert bool(claims.outlook(claim)) == (verdict in (CONTRADICTED, INCONCLUSIVE))
+
+
+def test_all_claims_are_supported_where_they_hold():
+    found = claims.verdicts(PROFILE, make_world(), make_evidence())
+    assert [claim.number for claim in found] == list(range(1, 9))
+    assert {claim.title: claim.verdict for claim in found if claim.verdict != SUPPORTED} == {}
+
+
+def test_turned_upside_down_none_is_supported_and_those_that_say_everywhere_are_contradicted():
+    table = make_world().assign(accuracy=lambda t: 1 - t["accuracy"])
+    found = claims.verdicts(PROFILE, table, make_evidence(within=0.5, overall=-0.5, nearer=0.1))
+    assert {claim.number: claim.verdict for claim in found} == dict.fromkeys(range(1, 9), CONTRADICTED)
+
+
+def test_differences_are_in_points_averaged_over_rounds_with_the_number_of_seeds():
+    table = make_runs({"supclust": 0.6, "random": 0.5}, spread=0)
+    table.loc[(table["strategy"] == "supclust") & (table["round"] == 2), "accuracy"] = 0.4
+    (first, *_) = claims.verdicts(PROFILE, table)[6].comparisons
+    assert (first.panel, first.seeds, first.interval.mean) == ("CIFAR-10, SSL, tiny", 4, pytest.approx(10))  # first round only
+    table = make_runs({"supclust": 0.6, "typiclust": 0.5}, spread=0)
+    table.loc[(table["strategy"] == "supclust") & (table["round"] == 2), "accuracy"] = 0.4
+    assert claims.verdicts(PROFILE, table)[1].comparisons[0].interval.mean == pytest.approx(0)
+
+
+def test_only_seeds_that_both_have_count():
+    table = pd.concat([make_runs({"supclust": 0.6}, seeds=(0, 1, 2)), make_runs({"random": 0.5}, seeds=(1, 2, 3))])
+    assert claims.verdicts(PROFILE, table)[6].comparisons[0].seeds == 2
+    one = table[~((table["strategy"] == "random") & (table["seed"] == 2))]
+    comparison = claims.verdicts(PROFILE, one)[6].comparisons[0]
+    assert (comparison.seeds, comparison.verdict) == (1, INCONCLUSIVE)
+    none = table[(table["strategy"] == "supclust") | (table["seed"] == 3)]
+    assert claims.verdicts(PROFILE, none)[6].comparisons[0].verdict == NO_DATA
+
+
+def test_an_empty_table_is_no_data_and_no_error():
+    found = claims.verdicts(PROFILE, make_runs({}))
+    assert {claim.verdict for claim in found} == {NO_DATA}
+    assert "not measured" in claims.as_markdown(PROFILE, found)
+
+
+def test_what_a_claim_names_and_the_profile_lacks_is_no_data():
+    gain = claims.verdicts(PROFILE, make_world())[2]
+    assert {one.panel: one.verdict for one in gain.comparisons if one.counts}["ISIC-2019, SSL, tiny"] == NO_DATA
+    assert gain.verdict == SUPPORTED
+    assert "no data for 1 more" in claims.in_few_words(gain)
+    assert {one.what for one in gain.comparisons if not one.counts} == {
+        "SUPClust − TypiClust, balanced accuracy",
+        "SUPClust − TypiClust, tail accuracy",
+    }
+    lean = make_world().drop(columns=["balanced_accuracy", "tail_accuracy"])
+    assert claims.verdicts(PROFILE, lean)[2].verdict == SUPPORTED
+
+
+def test_families_are_compared_at_the_seeds_that_all_have_and_say_who_is_missing():
+    table = make_runs()
+    first = claims.verdicts(PROFILE, table[~((table["strategy"] == "bald") & (table["seed"] == 0))])[3].comparisons[0]
+    assert (first.what, first.seeds) == ("diversity − uncertainty", 3)
+    assert first.interval.mean == pytest.approx(100 * ((0.60 + 0.58 + 0.57 + 0.49) / 4 - 0.45), abs=0.5)
+    assert claims.verdicts(PROFILE, table[table["strategy"] != "bald"])[3].comparisons[0].what.endswith("(without BALD)")
+
+
+def test_ssl_is_compared_with_fsl_strategy_by_strategy_without_the_control():
+    table = pd.concat(
+        [make_runs(LADDER | {"class-balanced": 0.9}, framework=name, seeds=range(n)) for name, n in (("ssl", 4), ("fsl", 2))]
+    )
+    some = [one for one in claims.verdicts(PROFILE, table)[4].comparisons if one.panel == "CIFAR-10, tiny"]
+    assert {one.what.removeprefix("SSL − FSL, ") for one in some} == {claims.plots.STRATEGIES[name][0] for name in LADDER}
+    assert {one.seeds for one in some} == {2}
+
+
+def test_coreset_must_do_well_there_and_badly_elsewhere():
+    world = make_world()
+    assert verdict_of(6, world) == SUPPORTED
+    everywhere = world.assign(accuracy=world["accuracy"] + 0.1 * (world["strategy"] == "coreset"))
+    assert verdict_of(6, everywhere) == CONTRADICTED
+
+
+def test_number_of_seeds_that_an_open_comparison_needs():
+    assert claims.seeds_needed(claims.Comparison("", "", ABOVE, Interval(1, -1, 3), 5)) == 20
+    assert claims.seeds_needed(claims.Comparison("", "", WITHIN, Interval(0.05, -0.05, 0.15), 5, "rho")) == 20
+    assert claims.seeds_needed(claims.Comparison("", "", ABOVE, Interval(1, -np.inf, np.inf), 1)) == np.inf
+    assert claims.seeds_needed(claims.Comparison("", "", ABOVE, Interval(0, -1, 1), 5)) == np.inf
+
+
+def test_the_report_is_written_from_the_numbers(tmp_path, monkeypatch):
+    monkeypatch.setenv("SUPCLUST_OUT", str(tmp_path))
+    found = claims.verdicts(PROFILE, make_world(), make_evidence(within=-0.4))
+    path = claims.write(PROFILE, found)
+    assert path == tmp_path / "reports" / "laptop" / "claims.md"
+    text = path.read_text()
+    assert text.startswith("# The paper's claims, profile `laptop`")
+    assert "## 1. SUP and typicality are uncorrelated: inconclusive" in text
+    assert "2 comparisons are clearly for it and 2 clearly against" in text
+    assert "## 7. No cold start: supported" in text
+    assert "| ρ within clusters | CIFAR-10 | within ±0.1 | −0.40 [−0.42, −0.38] | 4 | contradicted |" in text
+    assert "of m comparisons about m/20 miss" in text
+    assert text.count("<details>") == text.count("</details>")
+
+
+def test_the_summary_has_a_row_for_each_claim():
+    lines = claims.summary_table(claims.verdicts(PROFILE, make_world(), make_evidence())).splitlines()
+    assert lines[0] == "| claim | here | verdict |"
+    assert len(lines) == 10
+    assert all(line.count("|") == 4 for line in lines)
+
+
+def test_comparisons_as_a_table():
+    table = claims.as_table(claims.verdicts(PROFILE, make_world(), make_evidence()))
+    assert {"claim", "what", "panel", "expected", "mean", "low", "high", "seeds", "unit", "counts", "verdict"} == set(table.columns)
+    assert table["claim"].nunique() == 8
+    assert table[table["verdict"] == NO_DATA]["mean"].isna().all()
+
+
+def test_readme_carries_the_summary_between_its_markers(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text("before\n<!-- claims:begin -->\nold\n<!-- claims:end -->\nafter ± \n", encoding="utf-8")
+    claims.update_readme(path, "| new |\n")
+    claims.update_readme(path, "| new |\n")
+    assert path.read_text(encoding="utf-8") == "before\n<!-- claims:begin -->\n| new |\n<!-- claims:end -->\nafter ± \n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "<!-- claims:begin -->", "<!-- claims:end --> <!-- claims:begin -->", "<!-- claims:begin --> <!-- claims:end -->" * 2],
+)
+def test_markers_that_are_absent_doubled_or_turned_round_are_an_error_and_nothing_is_written(tmp_path, text):
+    path = tmp_path / "README.md"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="markers"):
+        claims.update_readme(path, "new")
+    assert path.read_text() == text
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """An output folder, and a repository without reports, in which the digits' features are clear blobs."""
+    monkeypatch.setenv("SUPCLUST_OUT", str(tmp_path))
+    monkeypatch.setattr(claims.paths, "REPOSITORY", tmp_path / "repository")
+    write_features(tmp_path)
+    return tmp_path
+
+
+def write_features(folder, size=50):
+    made_by = {"dataset": "digits", "config": dataclasses.asdict(QUICK.simclr)}
+    path = folder / "artefacts" / "quick" / "digits" / "features.safetensors"
+    features.save(path, dataclasses.replace(make_features(size=size), made_by=made_by))
+
+
+def test_evidence_is_measured_for_each_data_set_and_seed(workplace):
+    found = claims.measure(QUICK, jobs=1)
+    assert list(found.columns) == claims.EVIDENCE
+    assert found[["dataset", "seed", "clusters"]].to_numpy().tolist() == [["digits", 0, 4], ["digits", 1, 4]]
+    assert found[["rho_all", "rho_within"]].abs().le(1).all(axis=None)
+    assert (found["gap_supclust"] <= found["gap_typiclust"]).all()
+
+
+def test_distances_to_other_centers_leave_out_ones_own():
+    details = claims.selection.Details(np.array([0, 1]), np.array([[0.0, 0], [3, 4]]), np.ones(2), np.ones(2), 1.0)
+    found = claims.distance_to_other_centers(np.array([[0.0, 0], [3, 5]]), details, np.array([0, 1]))
+    np.testing.assert_allclose(found, [5, np.sqrt(34)])
+
+
+def test_evidence_is_kept_and_measured_anew_only_where_it_must_be(workplace, monkeypatch, caplog):
+    asked = []
+    monkeypatch.setattr(
+        claims, "measure", lambda *args, measure=claims.measure, **kwargs: asked.append(args[1]) or measure(*args, **kwargs)
+    )
+    first = claims.evidence(QUICK, jobs=1)
+    pd.testing.assert_frame_equal(first, claims.evidence(QUICK, jobs=1))
+    more = claims.evidence(dataclasses.replace(QUICK, seeds=3), jobs=1)
+    pd.testing.assert_frame_equal(more[:2], first)
+    assert len(claims.evidence(QUICK, jobs=1)) == 2
+    assert asked == [[("digits", 0), ("digits", 1)], [("digits", 2)]]
+    write_features(workplace, size=60)
+    assert not claims.evidence(QUICK, jobs=1).equals(first)
+    path = workplace / "reports" / "quick" / "evidence.csv"
+    path.write_text(path.read_text().replace("digits,0", "digits,9"))
+    claims.evidence(QUICK, jobs=1)
+    assert "evidence.csv" in caplog.text
+    assert len(asked) == 4
+
+
+def test_a_data_set_that_is_not_there_is_left_out_with_a_warning(workplace, monkeypatch, caplog):
+    profile = dataclasses.replace(QUICK, datasets=("digits", "isic2019"))
+    of = features.of
+
+    def missing(profile, dataset, seed=0):
+        if dataset == "isic2019":
+            raise FileNotFoundError("no isic2019")
+        return of(profile, dataset, seed)
+
+    monkeypatch.setattr(features, "of", missing)
+    found = claims.evidence(profile, jobs=1)
+    assert set(found["dataset"]) == {"digits"}
+    assert "claims 1 and 8 are not measured on isic2019: no isic2019" in caplog.text
+    assert claims.verdicts(profile, make_runs({}), found)[7].comparisons[1].verdict == NO_DATA
+
+
+def test_verdicts_of_a_profile_rest_on_its_table_in_both_frameworks_and_its_evidence(monkeypatch):
+    asked = []
+    monkeypatch.setattr(claims.sweep, "table", lambda profile, **part: asked.append(part) or make_world())
+    monkeypatch.setattr(claims, "evidence", lambda profile: make_evidence())
+    assert {claim.verdict for claim in claims.run(PROFILE)} == {SUPPORTED}
+    assert asked == [{"frameworks": ("ssl", "fsl")}]
+
+
+def test_every_strategy_that_a_claim_names_exists():
+    named = {*claims.DIVERSITY, *claims.UNCERTAINTY, *claims.ORDER}
+    assert named <= set(strategies.NAMES)
+    assert set(strategies.CONTROLS).isdisjoint(named)
