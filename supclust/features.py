@@ -133,12 +133,14 @@ def of(
     config = profiles.adapted(profile.simclr, name)
     config = dataclasses.replace(config, seed=seed) if name in SEEDED else config
     config = profiles.parsed(config, {"epochs": epochs}) if epochs else config
-    if path.exists() and _is_of(_load_cached(path), config, name):
+    missing = profile.missing if name == "isic2019" else "error"  # the others are whole, or not there
+    if path.exists() and _is_of(_load_cached(path), config, name, missing):
         return _load_cached(path)
-    train = datasets.load(name, seed=seed, side=config.side, missing=profile.missing)
-    test = None if train.labels is None else datasets.load(name, "test", seed=seed, side=config.side, missing=profile.missing)
+    train = datasets.load(name, seed=seed, side=config.side, missing=missing)
+    test = None if train.labels is None else datasets.load(name, "test", seed=seed, side=config.side, missing=missing)
     encoder = simclr.train(train.images, config, path.parent, labels=train.labels, on_epoch=on_epoch)
-    save(path, extract(encoder, train, test))
+    found = extract(encoder, train, test)
+    save(path, dataclasses.replace(found, made_by=found.made_by | {"missing": missing}))
     return _load_cached(path)
 
 
@@ -175,9 +177,9 @@ def split_encoder(dataset: str) -> tuple[str, str]:
     return (name, encoder) if name in datasets.NAMES else (dataset, "")
 
 
-def _is_of(features: Features, config: SimCLR, dataset: str) -> bool:
-    made_by = features.made_by
-    return (made_by.get("dataset"), made_by.get("config")) == (dataset, dataclasses.asdict(config))
+def _is_of(features: Features, config: SimCLR, dataset: str, missing: str) -> bool:
+    made_by = {"missing": "error"} | features.made_by
+    return [made_by.get(key) for key in ("dataset", "config", "missing")] == [dataset, dataclasses.asdict(config), missing]
 
 
 def _load_cached(path: Path) -> Features:

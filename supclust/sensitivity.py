@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from supclust import analysis, features, paths, strategies, sweep, tables
+from supclust import analysis, features, paths, plots, strategies, sweep, tables
 from supclust.profiles import Profile
 
 # Which strategy, and which values. The default is among them; None, of ProbCover's radius, is its rule of purity.
@@ -109,3 +109,15 @@ def _quality(profile: Profile, encoder: str) -> dict[str, Any]:
     clusters = strategies.Pool(data.train, seed=0).clusters(len(data.classes))
     right = sum(np.bincount(data.train_labels[members]).max() for members in clusters.members)
     return {"encoder": encoder, "knn": knn, "purity": right / len(data.train)}
+
+
+def by_encoder(table: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
+    """What SUPClust gains on the others with each encoder, in points averaged over the rounds, as plots.encoders takes it."""
+    rows = []
+    for other in COMPARED:
+        if other != "supclust":
+            compared = analysis.compare(table, "supclust", other).rename(
+                columns={f"supclust - {other}": "mean", "dataset": "encoder"}
+            )
+            rows.append(compared[["encoder", "mean", "low", "high"]].assign(comparison=f"SUPClust − {plots.STRATEGIES[other][0]}"))
+    return pd.concat(rows, ignore_index=True).merge(quality, on="encoder")

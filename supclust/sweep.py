@@ -297,14 +297,20 @@ def _prepare(profile: Profile, key: Key) -> Callable[[Key], Iterator[active.Roun
     """Loads what the runs of a task have in common; the function returned does one of them."""
     data = features.of(profile, key.dataset, key.seed)
     pool = Pool(data.train, seed=key.seed, labels=data.train_labels)
-    framework = active.linear(data) if key.framework == "ssl" else _network(profile, key)
+    framework = active.linear(data) if key.framework == "ssl" else _network(profile, key, data)
     return lambda key: active.run(data, pool, key.strategy, key.budget, profile.rounds, framework)
 
 
-def _network(profile: Profile, key: Key) -> active.Framework:
+def _network(profile: Profile, key: Key, data: features.Features) -> active.Framework:
     config = profiles.adapted(profile.fsl.network, key.dataset)
     options = {"seed": key.seed, "side": config.side, "missing": profile.missing}
-    return active.network(*(datasets.load(key.dataset, split, **options) for split in datasets.SPLITS), config)
+    train, test = (datasets.load(key.dataset, split, **options) for split in datasets.SPLITS)
+    if (len(train), len(test)) != (len(data.train), len(data.test)):
+        raise ValueError(
+            f"the features of {key.dataset} are of {len(data.train)} + {len(data.test)} images, and there are "
+            f"{len(train)} + {len(test)}: remove {features.folder(profile.name, key.dataset, key.seed)}, and they are made anew"
+        )
+    return active.network(train, test, config)
 
 
 def _write(path: Path, record: dict) -> None:

@@ -265,6 +265,41 @@ def test_of_reads_what_is_shipped_and_draws_the_long_tail_from_it(out, monkeypat
     np.testing.assert_array_equal(drawn.train[:, 0], datasets.long_tail_indices(labels, 3))
 
 
+def test_other_encoders_are_named_behind_an_at_sign(out, monkeypatch):
+    two = features.of(FAST, "digits@2")
+    assert two.made_by["config"] == dataclasses.asdict(FAST.simclr) | {"epochs": 2}
+    assert features.folder("quick", "digits@2") == out / "artefacts" / "quick" / "digits@2"
+    assert features.exist(FAST, "digits@2")
+    assert not features.exist(FAST, "digits@3")
+    assert features.obtainable(FAST, "digits@3")
+    with pytest.raises(ValueError, match="epochs must be int"):
+        features.of(FAST, "digits@many")
+    monkeypatch.setattr(paths, "SHIPPED", out)
+    laptop, whole = profiles.get("laptop"), made()
+    assert not features.obtainable(laptop, "cifar10@older")
+    with pytest.raises(FileNotFoundError, match="no feature file"):
+        features.of(laptop, "cifar10@older")
+    features.save(features.folder("laptop", "cifar10@older") / "features.safetensors", whole)
+    assert features.of(laptop, "cifar10@older").checksum == whole.checksum
+    assert features.split_encoder("/home/me@work/images") == ("/home/me@work/images", "")
+
+
+def test_of_does_not_take_features_from_which_images_were_left_out(out, monkeypatch):
+    """Where ISIC-2019 is incomplete, what was made on request is not used where it was not asked for."""
+    asked, digits = [], datasets.load
+
+    def load(name, split="train", *, missing, **_):
+        asked.append(missing)
+        return dataclasses.replace(digits("digits", split), name=name)
+
+    monkeypatch.setattr(datasets, "load", load)
+    monkeypatch.setattr(profiles, "CHANGES", {})
+    features.of(profiles.replace(FAST, missing="leave out"), "isic2019")
+    features.of(profiles.replace(FAST, missing="leave out"), "isic2019")
+    features.of(FAST, "isic2019")
+    assert asked == ["leave out", "leave out", "error", "error"]
+
+
 def test_of_takes_a_folder_of_images_without_labels(out):
     for i in range(6):
         noise = np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8)

@@ -103,8 +103,8 @@ def draws(cell):
 
 
 def test_each_notebook_has_a_number_of_its_own():
-    """07 and 08 are kept for the sensitivity study and for labelling images of one's own."""
-    assert [file.name[:2] for file in NOTEBOOKS] == ["00", "01", "02", "03", "04", "05", "06", "09"]
+    """08 is kept for labelling images of one's own."""
+    assert [file.name[:2] for file in NOTEBOOKS] == ["00", "01", "02", "03", "04", "05", "06", "07", "09"]
 
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)

@@ -8,7 +8,8 @@ import pytest
 
 from supclust import paths
 
-FIGURES = ("figure_1", "figure_2", "figure_3", "figure_4", "figure_5", "figure_6", "simclr")
+FIGURES = [f"figure_{number}" for number in range(1, 7)]
+FIGURES += ["figure_6_fsl", "win_matrix", "class_coverage", "claims", "sensitivity", "encoders", "simclr"]
 
 
 @pytest.mark.slow
@@ -27,6 +28,8 @@ def check_reports(folder):
     entries = provenance["notebooks"]
     assert len(provenance["features"]["digits"]) == 64
     assert list(entries) == names
+    assert all((folder / f"{name}.csv").stat().st_size > 0 for name in ("curves", "evidence", "sensitivity", "encoders", "quality"))
+    assert (folder / "claims.md").read_text().count("## ") == 9  # eight claims, and how verdicts are made
     assert {entry["status"] for entry in entries.values()} == {"ok"}
     assert all((folder / f"{name}.{suffix}").stat().st_size > 0 for name in names for suffix in ("ipynb", "html"))
 
