@@ -62,6 +62,14 @@ TITLES = {
     "cifar100": "CIFAR-100",
     "isic2019": "ISIC-2019",
 }
+SETTINGS = {
+    "relative_temperature": "T of SUP, in mean distances of centres",
+    "top_fraction": "share of a cluster that is typical",
+    "n_neighbors": "neighbours K of typicality",
+    "max_clusters": "cap on the clusters",
+    "squared": "squared distances in typicality",
+    "radius": "ProbCover: radius (None: by purity)",
+}
 GROUPS = sns.color_palette("colorblind", 10)  # of classes
 DATASETS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # where lines are data sets
 CLUSTERS = GROUPS[3:] + GROUPS[:3]  # in another order: cluster 3 is not class 3
@@ -497,12 +505,14 @@ def _verdict_legend(figure: Figure) -> None:
 # -- 07: sensitivity -----------------------------------------------------------------------------------------------------------
 
 
-def sensitivity(table: pd.DataFrame, defaults: Mapping[str, Any], title: str) -> Figure:
+def sensitivity(table: pd.DataFrame, defaults: Mapping[str, Any], rival: pd.DataFrame, title: str) -> Figure:
     """What each setting does: points of accuracy against the default setting, with 95 % intervals, a panel for each setting.
 
     table: a row for each setting, value, dataset and budget, with the paired difference's mean, low and high, in points.
     defaults: the value of each setting at which the difference is zero; marked. A setting whose values are not all numbers has
     them side by side, as they come.
+    rival: rows with dataset, budget, mean and strategy (which turns the knob), and the mean by which another one, in the column
+    rival, is ahead of that strategy's default: drawn as a line for settings to reach.
     """
     settings = list(table["setting"].unique())
     columns = min(3, len(settings))
@@ -514,6 +524,7 @@ def sensitivity(table: pd.DataFrame, defaults: Mapping[str, Any], title: str) ->
             ax.set_axis_off()
         else:
             _draw_sensitivity(ax, table[table["setting"] == setting], defaults.get(setting), setting)
+            _draw_rival(ax, table[table["setting"] == setting], rival)
     for ax in axes[:, 0]:
         ax.set_ylabel("points above the default")
     known = _labelled(figure)
@@ -536,7 +547,15 @@ def _draw_sensitivity(ax: Axes, part: pd.DataFrame, default: Any, setting: str) 
         label = f"{TITLES.get(dataset, dataset)}, {budget}"
         ax.plot(ordered["x"], ordered["mean"], color=palette[dataset], markersize=5, label=label, **style)
         ax.fill_between(ordered["x"], ordered["low"], ordered["high"], color=palette[dataset], alpha=0.1, linewidth=0)
-    ax.set_title(setting, fontsize=12)
+    ax.set_title(SETTINGS.get(setting, setting), fontsize=12)
+
+
+def _draw_rival(ax: Axes, part: pd.DataFrame, rival: pd.DataFrame) -> None:
+    """How far the rival is ahead of the default, a dashed line in the colour of each data set."""
+    palette = {name: DATASETS[i % len(DATASETS)] for i, name in enumerate(part["dataset"].unique())}
+    for row in rival[rival["strategy"].isin(part["strategy"])].itertuples():
+        label = f"{STRATEGIES[row.rival][0]}, {TITLES.get(row.dataset, row.dataset)}"
+        ax.axhline(row.mean, color=palette[row.dataset], linewidth=1.2, linestyle=(0, (5, 3)), label=label)
 
 
 def _places(ax: Axes, values: Sequence[Any]) -> dict[Any, float]:

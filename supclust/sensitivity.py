@@ -34,7 +34,7 @@ def name(setting: str, value: Any) -> str:
 
 def settings_table(profile: Profile, *, recompute: bool = False) -> pd.DataFrame:
     """The runs of the study, tiny budget, on the profile's data sets: kept in sensitivity.csv, see sweep.table."""
-    names = dict.fromkeys(name(setting, value) for setting, (_, values) in STUDY.items() for value in values)
+    names = dict.fromkeys(["typiclust", *(name(setting, value) for setting, (_, values) in STUDY.items() for value in values)])
     part = {"frameworks": ["ssl"], "strategies": list(names), "budgets": ["tiny"], "seeds": min(SEEDS, profile.seeds)}
     return sweep.table(profile, kept="sensitivity", recompute=recompute, **part)
 
@@ -42,7 +42,7 @@ def settings_table(profile: Profile, *, recompute: bool = False) -> pd.DataFrame
 def differences(table: pd.DataFrame) -> pd.DataFrame:
     """Points of accuracy, averaged over the rounds, that each value gains on the default, paired by seed.
 
-    A row for each setting, value, dataset and budget, with mean, low and high of the 95 % interval over the seeds, as
+    A row for each setting, its strategy, value, dataset and budget, with mean, low and high of the 95 % interval over the seeds, as
     plots.sensitivity takes it.
     """
     rows = []
@@ -50,8 +50,15 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
         for value in values:
             compared = analysis.compare(table, name(setting, value), strategy)
             gain = compared[f"{name(setting, value)} - {strategy}"]
-            rows.append(compared[["dataset", "budget", "low", "high"]].assign(setting=setting, value=value, mean=gain))
+            parts = compared[["dataset", "budget", "low", "high"]]
+            rows.append(parts.assign(setting=setting, strategy=strategy, value=value, mean=gain))
     return pd.concat(rows, ignore_index=True).astype({"value": object})
+
+
+def lead_of_typiclust(table: pd.DataFrame) -> pd.DataFrame:
+    """By how many points TypiClust is ahead of SUPClust's default, averaged over the rounds: what a setting would have to gain."""
+    compared = analysis.compare(table, "typiclust", "supclust").rename(columns={"typiclust - supclust": "mean"})
+    return compared.assign(strategy="supclust", rival="typiclust")
 
 
 def first_queries(pools: Sequence[strategies.Pool], setting: str) -> pd.DataFrame:

@@ -34,13 +34,15 @@ COMPARISONS = pd.DataFrame(
 )
 SETTINGS = pd.DataFrame(
     [
-        (setting, value, "cifar10", budget, 0.5, -1.0, 2.0)
+        (setting, "supclust", value, "cifar10", budget, 0.5, -1.0, 2.0)
         for setting, values in {"temperature": (0.01, 0.1, 1), "max_clusters": (50, None), "squared": (False, True)}.items()
         for value in values
         for budget in ("tiny", "small")
     ],
-    columns=["setting", "value", "dataset", "budget", "mean", "low", "high"],
+    columns=["setting", "strategy", "value", "dataset", "budget", "mean", "low", "high"],
 )
+RIVAL = pd.DataFrame({"dataset": ["cifar10"], "budget": ["tiny"], "strategy": ["supclust"], "rival": ["typiclust"], "mean": [3.0]})
+ENCODERS = pd.DataFrame({"comparison": list("aabb"), "knn": [0.5, 0.8] * 2, "mean": [1.0, 2.0, 3.0, 4.0]})
 
 FIGURES = {
     "support_vectors": lambda: plots.support_vectors(
@@ -60,7 +62,8 @@ FIGURES = {
     "win_matrix": lambda: plots.win_matrix(analysis.win_matrix(MANY, NAMES), "title"),
     "forest": lambda: plots.forest(pd.concat([COMPARISONS, COMPARISONS.assign(claim="3 gain")]), "title"),
     "forest of one claim": lambda: plots.forest(COMPARISONS, "title"),
-    "sensitivity": lambda: plots.sensitivity(SETTINGS, {"temperature": 0.1, "max_clusters": 500}, "title"),
+    "sensitivity": lambda: plots.sensitivity(SETTINGS, {"temperature": 0.1, "max_clusters": 500}, RIVAL, "title"),
+    "encoders": lambda: plots.encoders(ENCODERS.assign(low=ENCODERS["mean"] - 1, high=ENCODERS["mean"] + 1), "title"),
 }
 
 

@@ -32,7 +32,10 @@ def test_the_default_is_among_the_values_and_every_name_is_a_strategy(setting):
 
 
 def test_the_default_differs_by_nothing_from_itself(workplace):
-    found = sensitivity.differences(sensitivity.settings_table(PROFILE))
+    table = sensitivity.settings_table(PROFILE)
+    found, lead = sensitivity.differences(table), sensitivity.lead_of_typiclust(table)
+    mean = {name: table[table["strategy"] == name]["accuracy"].mean() for name in ("typiclust", "supclust")}
+    assert lead["mean"].item() == pytest.approx(100 * (mean["typiclust"] - mean["supclust"]))
     assert set(found["setting"]) == set(sensitivity.STUDY)
     assert len(found) == sum(len(values) for _, values in sensitivity.STUDY.values())
     default = found[
