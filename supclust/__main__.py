@@ -28,9 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"supclust {options.command}: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno not in DISK_FULL:
+        if error.errno not in DISK_FULL and not isinstance(error, ChildProcessError):
             raise
-        print(f"supclust {options.command}: {error.strerror}", file=sys.stderr)
+        print(f"supclust {options.command}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"supclust {options.command}: interrupted; what was finished is kept", file=sys.stderr)
@@ -106,9 +106,11 @@ def _add_claims(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "claims",
         help="a verdict on each claim of the paper",
-        description="Hold each claim of the paper against the table of a profile and write claims.md into its reports.",
+        description="Hold each claim of the paper against the runs of a profile that are done (see `supclust sweep`), and write "
+        "claims.md into its reports.",
     )
     _add_profile(command)
+    _add_missing(command)
     command.add_argument("--readme", type=Path, metavar="FILE", help="also put the table between the markers of this file")
     command.set_defaults(run=_claims)
 
@@ -194,13 +196,13 @@ def _sweep(options: argparse.Namespace) -> int:
     runs = last.groupby(["dataset", "framework", "budget", "strategy"], sort=False)["accuracy"]
     print(runs.agg(["mean", "std", "count"]).round(4).to_string())
     print(sweep.write_table(profile))
-    return 1 if sweep.failures(sweep.keys(profile, **part), sweep.records_folder(profile)) else 0
+    return 1 if sweep.failures(sweep.shard_of(sweep.keys(profile, **part), *options.shard), sweep.records_folder(profile)) else 0
 
 
 def _claims(options: argparse.Namespace) -> int:
     from supclust import claims, profiles
 
-    profile = profiles.get(options.profile)
+    profile = profiles.get(options.profile, missing=options.missing)
     _set_out(options.out)
     found = claims.run(profile)
     for claim in found:

@@ -7,7 +7,7 @@ import logging
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -87,7 +87,7 @@ def run(
     """
     name, changes = parse(strategy)
     step, rng = step_size(budget, len(features.classes)), random_stream(pool.seed, name)
-    pool = pool.with_settings(n_classes=len(features.classes), **changes)
+    pool = pool.with_settings(**{"n_classes": len(features.classes)} | changes)
     framework = framework or linear(features)
     tail = tail_classes(features.train_labels, len(features.classes))
     for _ in range(rounds):
@@ -149,13 +149,19 @@ def linear(features: Features) -> Framework:
 def network(train: Dataset, test: Dataset, config: FSL) -> Framework:
     """The fully supervised framework: a network trained from scratch on the labelled images of train, the pool's, row by row.
 
-    At a seed, all strategies start their networks from the same weights, round by round.
+    At a seed, all strategies start their networks from the same weights, round by round. Images in files are read once: those of
+    the test set now, those of the pool when a strategy first asks a model about it.
     """
+    test_images = test.images[:]
+
+    @cache
+    def pool_images() -> np.ndarray:
+        return train.images[:]
 
     def fit(pool: strategies.Pool) -> tuple[Outputs, np.ndarray]:
         rows, seed = pool.labeled, (pool.seed, len(pool.labeled))
         trained = learners.fit_network(train.images[rows], train.labels[rows], len(train.classes), config, seed)
-        return Outputs(trained.head, lambda: trained.embed(train.images), learned=True), trained.predict(test.images)
+        return Outputs(trained.head, lambda: trained.embed(pool_images()), learned=True), trained.predict(test_images)
 
     return Framework(fit, learns_features=True)
 
@@ -168,9 +174,11 @@ def recall_per_class(predicted: np.ndarray, labels: np.ndarray, n_classes: int) 
 
 
 def tail_classes(labels: np.ndarray, n_classes: int) -> np.ndarray:
-    """The rarest third of the classes, rarest first; none of a pool whose largest class is less than twice its smallest."""
+    """The rarest third of the pool's classes, rarest first; none of a pool whose largest class is less than twice its smallest."""
     counts = np.bincount(labels, minlength=n_classes)
-    return np.argsort(counts, kind="stable")[: n_classes // 3] if counts.max() >= 2 * counts.min() else np.empty(0, dtype=int)
+    there = np.flatnonzero(counts)  # of an incomplete ISIC-2019, classes may be absent
+    rarest = there[np.argsort(counts[there], kind="stable")]
+    return rarest[: len(there) // 3] if counts.max() >= 2 * counts[there].min() else rarest[:0]
 
 
 def random_stream(seed: int, strategy: str) -> np.random.Generator:

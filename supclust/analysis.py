@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import integrate, stats
 
-RUN = ["dataset", "framework", "budget"]  # names a panel of a figure; with strategy and seed it names a run
+PANEL = ["dataset", "framework", "budget"]  # names a panel of a figure; with strategy and seed it names a run
 MEASURES = ("accuracy", "balanced_accuracy", "tail_accuracy", "classes")
 
 
@@ -47,7 +47,7 @@ def units(measure: str) -> int:
 
 def panel_of(table: pd.DataFrame, panel: Sequence[str]) -> pd.DataFrame:
     """The rows of one panel: (dataset, framework, budget)."""
-    return table[(table[RUN] == list(panel)).all(axis=1)]
+    return table[(table[PANEL] == list(panel)).all(axis=1)]
 
 
 def summarise(table: pd.DataFrame, measure: str = "accuracy") -> pd.DataFrame:
@@ -56,7 +56,7 @@ def summarise(table: pd.DataFrame, measure: str = "accuracy") -> pd.DataFrame:
     table has the columns of sweep.run; rows where the measure is NaN do not count. Returns its group columns, labels, mean, low,
     high (as in the table, in 0..1 for accuracies), std and seeds.
     """
-    return _describe(table, [*RUN, "strategy", "labels"], measure)
+    return _describe(table, [*PANEL, "strategy", "labels"], measure)
 
 
 def _describe(table: pd.DataFrame, keys: list[str], measure: str) -> pd.DataFrame:
@@ -74,9 +74,9 @@ def final_accuracy(table: pd.DataFrame, measure: str = "accuracy") -> pd.DataFra
     A panel in which the measure is NaN has no column, and a single seed no deviation.
     """
     table, scale = table.dropna(subset=[measure]), units(measure)
-    last = table[table["round"] == table.groupby(RUN)["round"].transform("max")]
-    cells = last.groupby([*RUN, "strategy"], sort=False)[measure].agg(lambda values: _mean_and_spread(scale * values))
-    return cells.unstack(RUN).rename_axis(index=None)
+    last = table[table["round"] == table.groupby(PANEL)["round"].transform("max")]
+    cells = last.groupby([*PANEL, "strategy"], sort=False)[measure].agg(lambda values: _mean_and_spread(scale * values))
+    return cells.unstack(PANEL).rename_axis(index=None)
 
 
 def _mean_and_spread(values: pd.Series) -> str:
@@ -93,7 +93,7 @@ def paired_differences(table: pd.DataFrame, first: str, second: str, measure: st
     """
     _check_strategies(table, [first, second])
     both = table[table["strategy"].isin([first, second])].dropna(subset=[measure])
-    wide = both.pivot_table(index=[*RUN, "seed", "labels"], columns="strategy", values=measure, sort=False)
+    wide = both.pivot_table(index=[*PANEL, "seed", "labels"], columns="strategy", values=measure, sort=False)
     wide = wide.reindex(columns=list(dict.fromkeys([first, second])))
     return (units(measure) * (wide[first] - wide[second])).dropna().rename("difference").reset_index()
 
@@ -131,13 +131,13 @@ def compare(table: pd.DataFrame, first: str, second: str, measure: str = "accura
     """
     _check_strategies(table, [first, second])
     rows = []
-    for key, part in table.groupby(RUN, sort=False):
+    for key, part in table.groupby(PANEL, sort=False):
         one, other = (by_round(part[part["strategy"] == name], measure) for name in (first, second))
         if len(values := seed_differences(one, other)):
             interval = mean_interval(values)
-            panel = dict(zip(RUN, key, strict=True))
+            panel = dict(zip(PANEL, key, strict=True))
             rows.append({**panel, **vars(interval), "seeds": len(values), "verdict": interval.verdict})
-    table = pd.DataFrame(rows, columns=[*RUN, "mean", "low", "high", "seeds", "verdict"])
+    table = pd.DataFrame(rows, columns=[*PANEL, "mean", "low", "high", "seeds", "verdict"])
     return table.rename(columns={"mean": f"{first} - {second}"})
 
 
@@ -151,14 +151,14 @@ def win_matrix(table: pd.DataFrame, strategies: Sequence[str], measure: str = "a
     seeds that both have is above zero by a two-sided paired t-test at 95 %. A cell without two such seeds does not count; with no
     cell left the entry is NaN. Where nothing differs, 0.025 is what chance brings.
     """
-    cells = table.dropna(subset=[measure]).pivot_table(index=[*RUN, "round", "seed"], columns="strategy", values=measure)
+    cells = table.dropna(subset=[measure]).pivot_table(index=[*PANEL, "round", "seed"], columns="strategy", values=measure)
     cells = cells.reindex(columns=list(strategies))
     wins = {a: {b: _share_of_wins(cells[a] - cells[b]) for b in strategies} for a in strategies}
     return pd.DataFrame(wins).T.loc[list(strategies), list(strategies)]
 
 
 def _share_of_wins(differences: pd.Series) -> float:
-    groups = [values for _, values in differences.dropna().groupby([*RUN, "round"]) if len(values) > 1]
+    groups = [values for _, values in differences.dropna().groupby([*PANEL, "round"]) if len(values) > 1]
     return float(np.mean([mean_interval(values).low > 0 for values in groups])) if groups else np.nan
 
 
@@ -168,9 +168,9 @@ def areas(table: pd.DataFrame, measure: str = "accuracy") -> pd.DataFrame:
     Returns a row per run: its columns and area, in the units of the table: the mean height of the curve. Of a run of one round
     the area is that round's value.
     """
-    runs = table.dropna(subset=[measure]).sort_values("labels").groupby([*RUN, "strategy", "seed"], sort=False)
+    runs = table.dropna(subset=[measure]).sort_values("labels").groupby([*PANEL, "strategy", "seed"], sort=False)
     rows = [(*key, _mean_height(run["labels"].to_numpy(), run[measure].to_numpy())) for key, run in runs]
-    return pd.DataFrame(rows, columns=[*RUN, "strategy", "seed", "area"])
+    return pd.DataFrame(rows, columns=[*PANEL, "strategy", "seed", "area"])
 
 
 def _mean_height(labels: np.ndarray, values: np.ndarray) -> float:
@@ -183,22 +183,7 @@ def area_under_curve(table: pd.DataFrame, measure: str = "accuracy") -> pd.DataF
 
     One number for all the rounds of a run; rounds in the middle weigh twice as much as the first and the last.
     """
-    return _describe(areas(table, measure), [*RUN, "strategy"], "area")
-
-
-def class_coverage(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean number of classes that have at least one label: a row per panel and strategy, a column per round."""
-    wide = table.dropna(subset=["classes"]).pivot_table(
-        index=[*RUN, "strategy"], columns="round", values="classes", sort=False, observed=True
-    )
-    return wide.sort_index(axis=1).rename_axis(columns="classes after round")
-
-
-def mean_ranks(table: pd.DataFrame, strategies: Sequence[str], measure: str = "accuracy") -> pd.DataFrame:
-    """Mean rank of each strategy (1 = best), strategies by panel, over the (seed, round) that all of the strategies have."""
-    wide = table.pivot_table(index=[*RUN, "seed", "round"], columns="strategy", values=measure, sort=False)
-    ranks = wide.reindex(columns=list(strategies)).dropna().rank(axis=1, ascending=False)
-    return ranks.groupby(RUN, sort=False).mean().T.rename_axis(index=None)
+    return _describe(areas(table, measure), [*PANEL, "strategy"], "area")
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ Student-t interval at 95 %; with one seed it is infinite, and nothing is clear.
 * A comparison is *supported* if the whole interval lies where the claim says (above zero, below zero, or within the margin),
   *contradicted* if the whole interval lies on the other side (for a margin: outside of it), else *inconclusive*; *no data* if no
   seed has both sides.
-* A claim is *supported* if every comparison with data is, and *no data* if none has any. A claim that holds "everywhere", or that
-  names an order, is *contradicted* by one clearly contrary comparison; a claim about a tendency only if all are clearly contrary.
-  Anything else is *inconclusive*. Extra rows are shown and do not count.
+* A claim is *supported* if every comparison with data is, and *no data* if none has any, or none about its subject. A claim that
+  holds "everywhere", or that names an order, is *contradicted* by one clearly contrary comparison, and not supported as long as
+  comparisons lack data; a claim about a tendency is contradicted only if all are clearly contrary. Anything else is *inconclusive*.
+  Extra rows are shown and do not count.
 * Each interval is 95 % on its own, without correction for their number: of m comparisons about m/20 miss the true mean, and where
   nothing differs about m/40 come out clear on either side by chance. A claim with many comparisons is therefore hard to find
   supported and easy to find contradicted: read the counts with the verdict.
@@ -24,14 +25,13 @@ import inspect
 import itertools
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import joblib
 import numpy as np
 import pandas as pd
-from threadpoolctl import threadpool_limits
 
 from supclust import active, analysis, features, files, geometry, paths, plots, selection, strategies, sweep, tables
 from supclust.analysis import Interval
@@ -65,6 +65,7 @@ class Comparison:
     seeds: int
     unit: str = "points"
     counts: bool = True  # False: extra information, no part of the claim's verdict
+    subject: bool = True  # False: what the claim sets its subject apart from; by itself it decides nothing
 
     @property
     def verdict(self) -> str:
@@ -95,10 +96,11 @@ class Claim:
     def verdict(self) -> str:
         """By the rule at the top of this module."""
         found = [one.verdict for one in self.counted]
-        if not found:
+        subject = [one for one in self.comparisons if one.counts and one.subject]
+        if not found or all(one.verdict == NO_DATA for one in subject):
             return NO_DATA
         if set(found) == {SUPPORTED}:
-            return SUPPORTED
+            return INCONCLUSIVE if self.universal and self.count(NO_DATA) else SUPPORTED
         contrary = any if self.universal else all
         return CONTRADICTED if contrary(one == CONTRADICTED for one in found) else INCONCLUSIVE
 
@@ -160,7 +162,8 @@ PAPER = (
         "SSL's accuracy less FSL's for the same data set, budget, strategy and seed.",
         True,
         "More seeds of the fully supervised runs.",
-        "It rests on the encoder and on how long the networks are trained; longer training or more labels could change it.",
+        "It rests on the encoder, and on the networks that the profile affords: those of the laptop profile have half the channels "
+        "and see images of 16 pixels.",
     ),
     Claim(
         6,
@@ -230,11 +233,19 @@ def verdicts(profile: Profile, table: pd.DataFrame, evidence: pd.DataFrame | Non
 
 
 def run(profile: Profile) -> list[Claim]:
-    """The verdicts on a profile's runs, from its kept table and evidence; what is not kept is computed first.
+    """The verdicts on what a profile's kept table holds, seeds beyond the profile's included; no run is made.
 
-    Of frameworks that run on request only, what the table has is taken.
+    Evidence that is not kept is measured where the features are at hand.
+    Raises ValueError, saying what to do, where there is no run at all.
     """
-    return verdicts(profile, sweep.table(profile, frameworks=active.FRAMEWORKS), evidence(profile))
+    wanted = sweep.keys(profile, frameworks=active.FRAMEWORKS)
+    table, _ = sweep.kept_rows(profile, wanted + sweep.more_seeds(profile))
+    if table.empty:
+        raise ValueError(f"there is no run of profile {profile.name!r} yet: run `supclust sweep --profile {profile.name}`")
+    done = len(table.drop_duplicates(sweep.RUN))
+    if done < len(wanted):
+        log.warning("%d runs of %d are done; the verdicts are on these", done, len(wanted))
+    return verdicts(profile, table, evidence(profile))
 
 
 def _correlations(profile: Profile, evidence: pd.DataFrame) -> Iterable[Comparison]:
@@ -288,7 +299,8 @@ def _frameworks(profile: Profile, table: pd.DataFrame) -> Iterable[Comparison]:
 
 def _coreset(profile: Profile, table: pd.DataFrame) -> Iterable[Comparison]:
     for panel in _panels(profile, table, ("cifar10-lt50",)):
-        yield _pair(table, panel, "coreset", "random", ABOVE if panel[:2] == ("cifar10-lt50", "ssl") else BELOW)
+        subject = panel[:2] == ("cifar10-lt50", "ssl")
+        yield dataclasses.replace(_pair(table, panel, "coreset", "random", ABOVE if subject else BELOW), subject=subject)
 
 
 def _first_round(profile: Profile, table: pd.DataFrame) -> Iterable[Comparison]:
@@ -301,7 +313,7 @@ def _panels(profile: Profile, table: pd.DataFrame, more: Sequence[str] = ()) -> 
     named = [*itertools.product(dict.fromkeys([*profile.datasets, *more]), ("ssl",), profile.budgets)]
     if profile.fsl and not profile.fsl.on_request:
         named += itertools.product(profile.fsl.datasets, ("fsl",), profile.fsl.budgets)
-    return list(dict.fromkeys([*named, *table[analysis.RUN].drop_duplicates().itertuples(index=False, name=None)]))
+    return list(dict.fromkeys([*named, *table[analysis.PANEL].drop_duplicates().itertuples(index=False, name=None)]))
 
 
 def _pair(
@@ -336,39 +348,41 @@ def _comparison(what: str, panel: str, expected: str, values: pd.Series, unit: s
 def evidence(profile: Profile, *, recompute: bool = False, jobs: int = -1) -> pd.DataFrame:
     """What `measure` finds, read from evidence.csv where it was made from the same features, and else measured and kept there.
 
-    Like the table of runs, the evidence that comes with the repository is read too. recompute=True measures anew. A data set that
-    is not on this machine is left out, with a warning.
+    Like the table of runs, the evidence that comes with the repository is read too. recompute=True measures anew. Of a data set
+    whose features are not at hand what is kept is taken; nothing is trained.
     """
-    sources = _sources(profile)
-    wanted = list(itertools.product(sources, range(profile.seeds)))
-    rows = pd.DataFrame(columns=EVIDENCE) if recompute else _kept(profile, sources)
-    if missing := sorted(set(wanted) - set(_tasks(rows))):
+    kept, made_from = _kept(profile)
+    at_hand = _at_hand(profile)
+    valid = {name: not recompute if made_from.get(name) == source else source is None for name, source in at_hand.items()}
+    rows = kept[kept["dataset"].map(valid).eq(True)]
+    wanted = list(itertools.product(profile.datasets, range(profile.seeds)))
+    if missing := [task for task in wanted if at_hand[task[0]] and task not in _tasks(rows)]:
         measured = measure(profile, missing, jobs=jobs)
         rows = (pd.concat([rows, measured]) if len(rows) else measured).sort_values(EVIDENCE[:2], ignore_index=True)
+        sources = {name: source or made_from.get(name) for name, source in at_hand.items()}
         tables.write(paths.reports(profile.name) / "evidence.csv", rows, sources)
     return rows[[task in wanted for task in _tasks(rows)]].reset_index(drop=True)
 
 
-def _sources(profile: Profile) -> dict[str, dict]:
-    """What the evidence on each data set is made from; evidence of another source does not count."""
+def _at_hand(profile: Profile) -> dict[str, dict | None]:
+    """What the evidence on each data set is made from; None where features are not at hand, so that it cannot be measured."""
     sources = {}
     for name in profile.datasets:
-        try:
-            sources[name] = {"experiment": sweep.EXPERIMENT, "features": features.of(profile, name).checksum}
-        except FileNotFoundError as error:
-            log.warning("claims 1 and 8 are not measured on %s: %s", name, error)
+        seeds = range(profile.seeds) if features.seeded(profile, name) else (0,)
+        found = [features.at_hand(profile, name, seed) for seed in seeds]
+        complete = all(one is not None for one in found)
+        sources[name] = {"experiment": sweep.EXPERIMENT, "features": [one.checksum for one in found]} if complete else None
+        if not complete:
+            log.warning("claims 1 and 8 are not measured on %s, whose features are not at hand; what is kept is taken", name)
     return sources
 
 
-def _kept(profile: Profile, sources: Mapping[str, dict]) -> pd.DataFrame:
-    """The valid rows of evidence.csv, of one's own or else as it comes with the repository."""
+def _kept(profile: Profile) -> tuple[pd.DataFrame, dict[str, dict]]:
+    """The rows of evidence.csv, of one's own or else as it comes with the repository, and what they were made from."""
     for folder in paths.reports_to_read(profile.name):
         if found := tables.read(folder / "evidence.csv"):
-            rows, made_from = found
-            valid = [name in sources and made_from.get(name) == sources[name] for name in rows["dataset"]]
-            if any(valid):
-                return rows[valid]
-    return pd.DataFrame(columns=EVIDENCE)
+            return found
+    return pd.DataFrame(columns=EVIDENCE), {}
 
 
 def _tasks(rows: pd.DataFrame) -> list[tuple[str, int]]:
@@ -387,7 +401,7 @@ def measure(profile: Profile, tasks: Sequence[tuple[str, int]] | None = None, *,
 
 
 def _measure_one(profile: Profile, dataset: str, seed: int, folders: dict[str, str]) -> dict[str, str | float]:
-    with threadpool_limits(1), paths.same_folders(folders):
+    with sweep.alone(folders):
         data = features.of(profile, dataset, seed)
         pool, budget = strategies.Pool(data.train, seed=seed), len(data.classes)
         details = selection.explain(pool, budget)
@@ -510,7 +524,8 @@ def outlook(claim: Claim) -> str:
         return ""
     for_it, against = claim.count(SUPPORTED), claim.count(CONTRADICTED)
     mixed = f"{for_it} comparisons are clearly for it and {against} clearly against: more seeds will not make these agree."
-    parts = [mixed] if for_it and against else []
+    unmeasured = f"{claim.count(NO_DATA)} comparisons have no data yet."
+    parts = [*[mixed] * bool(for_it and against), *[unmeasured] * bool(claim.count(NO_DATA))]
     return " ".join(["*What would decide it:*", *parts, *filter(None, [_more_seeds(claim)]), claim.decides])
 
 

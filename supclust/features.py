@@ -126,32 +126,59 @@ def of(
 
     Raises ValueError for an unknown data set, a broken file, or a checkpoint made by another config.
     """
+    if (found := at_hand(profile, dataset, seed)) is not None:
+        return found
     if _ships(profile, dataset):
-        whole = _load_cached(_file(profile, dataset.replace("-lt50", ""), seed))
-        return whole.long_tail(seed) if dataset.startswith("cifar10-lt50") else whole
-    path, (name, epochs) = _file(profile, dataset, seed), split_encoder(dataset)
-    config = profiles.adapted(profile.simclr, name)
-    config = dataclasses.replace(config, seed=seed) if name in SEEDED else config
-    config = profiles.parsed(config, {"epochs": epochs}) if epochs else config
-    missing = profile.missing if name == "isic2019" else "error"  # the others are whole, or not there
-    if path.exists() and _is_of(_load_cached(path), config, name, missing):
-        return _load_cached(path)
+        return load(_file(profile, _whole(dataset), seed))  # says what to do about a file that is not there
+    path, (name, _) = _file(profile, dataset, seed), split_encoder(dataset)
+    config, missing = _config(profile, dataset, seed), _missing(profile, name)
     train = datasets.load(name, seed=seed, side=config.side, missing=missing)
     test = None if train.labels is None else datasets.load(name, "test", seed=seed, side=config.side, missing=missing)
-    encoder = simclr.train(train.images, config, path.parent, labels=train.labels, on_epoch=on_epoch)
-    found = extract(encoder, train, test)
-    save(path, dataclasses.replace(found, made_by=found.made_by | {"missing": missing}))
-    return _load_cached(path)
+    with files.locked(path.with_name("training.lock")):  # another process may be at it
+        if (found := at_hand(profile, dataset, seed)) is not None:
+            return found
+        encoder = simclr.train(train.images, config, path.parent, labels=train.labels, on_epoch=on_epoch)
+        made = extract(encoder, train, test)
+        save(path, dataclasses.replace(made, made_by=made.made_by | {"missing": missing}))
+        return _load_cached(path)
 
 
-def exist(profile: Profile, dataset: str, seed: int = 0) -> bool:
-    """Whether `of` has its features at hand, so that it need not train."""
-    return _file(profile, dataset.replace("-lt50", "") if _ships(profile, dataset) else dataset, seed).exists()
+def at_hand(profile: Profile, dataset: str, seed: int = 0) -> Features | None:
+    """What `of` returns where it need not train; None where it would have to."""
+    if _ships(profile, dataset):
+        path = _file(profile, _whole(dataset), seed)
+        whole = _load_cached(path) if path.exists() else None
+        return whole.long_tail(seed) if whole and split_encoder(dataset)[0] == "cifar10-lt50" else whole
+    path, (name, _) = _file(profile, dataset, seed), split_encoder(dataset)
+    if path.exists() and _is_of(_load_cached(path), _config(profile, dataset, seed), name, _missing(profile, name)):
+        return _load_cached(path)
+    return None
 
 
-def obtainable(profile: Profile, dataset: str, seed: int = 0) -> bool:
+def obtainable(profile: Profile, dataset: str) -> bool:
     """Whether `of` has its features or can train for them; features of other encoders than the shipped one it can only read."""
-    return exist(profile, dataset, seed) or not _ships(profile, dataset)
+    return not _ships(profile, dataset) or _file(profile, _whole(dataset), 0).exists()
+
+
+def seeded(profile: Profile, dataset: str) -> bool:
+    """Whether each seed has an encoder of its own."""
+    return not _ships(profile, dataset) and split_encoder(dataset)[0] in SEEDED
+
+
+def _config(profile: Profile, dataset: str, seed: int) -> SimCLR:
+    name, epochs = split_encoder(dataset)
+    config = profiles.adapted(profile.simclr, name)
+    config = dataclasses.replace(config, seed=seed) if name in SEEDED else config
+    return profiles.parsed(config, {"epochs": epochs}) if epochs else config
+
+
+def _missing(profile: Profile, name: str) -> str:
+    return profile.missing if name == "isic2019" else "error"  # the others are whole, or not there
+
+
+def _whole(dataset: str) -> str:
+    """The data set from whose shipped features a long-tailed pool is drawn."""
+    return dataset.replace("-lt50", "")
 
 
 def _ships(profile: Profile, dataset: str) -> bool:

@@ -10,6 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
+
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # OSError.errno when there is no room left, or none of one's own
 
 
@@ -25,6 +30,19 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock, which is a file: whoever else asks for it, in another process or on another machine of the disk, waits.
+
+    It ends with the process that holds it, however that ends. Where there is no fcntl (Windows), nothing is locked.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def sha256(text: str) -> str:

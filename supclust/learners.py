@@ -79,6 +79,7 @@ def fit_linear_head(points: np.ndarray, labels: np.ndarray, n_classes: int, weig
     model = LogisticRegression(C=1 / strength, max_iter=2000, tol=1e-5)
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%")  # as it is with one label a class
         model.fit(points.astype(float), labels)
     if len(present) == 2:
         weights[present] = np.concatenate([-model.coef_, model.coef_]) / 2

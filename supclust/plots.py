@@ -313,7 +313,7 @@ def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title
 
 def _paired_panels(table: pd.DataFrame) -> tuple[Figure, dict[tuple[str, ...], tuple[Axes, Axes]]]:
     """For each panel of the table an upper and a lower axes; rows of at most four panels, each of one framework."""
-    panels = list(table[analysis.RUN].drop_duplicates().itertuples(index=False, name=None))
+    panels = list(table[analysis.PANEL].drop_duplicates().itertuples(index=False, name=None))
     by_framework = [[p for p in panels if p[1] == framework] for framework in dict.fromkeys(p[1] for p in panels)]
     blocks = [group[i : i + 4] for group in by_framework for i in range(0, len(group), 4)]
     width = max(map(len, blocks))
@@ -382,7 +382,7 @@ def class_coverage(
 ) -> Figure:
     """How many classes have a label, against labels, with 95 % intervals over seeds; dashed: all of a data set's n_classes."""
     table = table.dropna(subset=["classes"])
-    panels = list(table[analysis.RUN].drop_duplicates().itertuples(index=False, name=None))
+    panels = list(table[analysis.PANEL].drop_duplicates().itertuples(index=False, name=None))
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(1 + 3.6 * columns, 0.6 + 3.4 * rows), layout="constrained", squeeze=False)
@@ -582,7 +582,8 @@ def encoders(table: pd.DataFrame, title: str) -> Figure:
     for i, (comparison, rows) in enumerate(table.groupby("comparison", sort=False)):
         rows = rows.sort_values("knn")
         spread = rows["mean"] - rows["low"], rows["high"] - rows["mean"]
-        ax.errorbar(100 * rows["knn"], rows["mean"], spread, color=DATASETS[i], marker="osD^"[i], capsize=3, label=comparison)
+        places = 100 * rows["knn"] + 0.4 * i  # side by side
+        ax.errorbar(places, rows["mean"], spread, color=DATASETS[i], marker="osD^"[i], capsize=3, label=comparison)
     ax.set(xlabel="20-NN accuracy of the encoder's features (%)", ylabel="points of accuracy")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     ax.set_title(title)

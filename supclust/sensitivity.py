@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,10 @@ from supclust.profiles import Profile
 STUDY: dict[str, tuple[str, tuple[Any, ...]]] = {
     "relative_temperature": ("supclust", (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)),
     "top_fraction": ("supclust", (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)),
-    "n_neighbors": ("supclust", (5, 10, 20, 50, 100)),
+    "n_neighbors": ("supclust", (5, 10, 20, 50)),
     "max_clusters": ("supclust", (10, 20, 30, 500)),
     "squared": ("supclust", (False, True)),
-    "radius": ("probcover", (None, 0.4, 0.6, 0.8)),
+    "radius": ("probcover", (None, 0.4, 0.6)),
 }
 DEFAULTS = {setting: getattr(strategies.Settings(), setting) for setting in STUDY}
 COMPARED = ("random", "typiclust", "supclust", "supclust-no-sup")  # on features of encoders of different age
@@ -100,14 +101,22 @@ def encoder_quality(profile: Profile) -> pd.DataFrame:
     """How well the features of each encoder tell classes apart: a row for each, in the order of the profile.
 
     Columns: encoder; knn, the 20-NN accuracy on the test set; purity, the share of points that have the most frequent class of
-    their cluster, of as many clusters as classes. Kept in quality.csv, for encoders whose features are no longer at hand.
+    their cluster, of as many clusters as classes. Kept in quality.csv: what it has of the same features, or of features that are
+    no longer at hand, is not measured again.
     """
-    rows = [_quality(profile, encoder) for encoder in profile.encoders if features.obtainable(profile, encoder)]
-    kept = [tables.read(folder / "quality.csv") for folder in paths.reports_to_read(profile.name)]
-    known = pd.concat([pd.DataFrame(rows, columns=QUALITY), *(found[0] for found in kept if found)]).drop_duplicates("encoder")
-    known = known.set_index("encoder").reindex(profile.encoders).dropna().reset_index()
-    tables.write(paths.reports(profile.name) / "quality.csv", known, "the features of these encoders")
-    return known
+    path = paths.reports(profile.name) / "quality.csv"
+    at_hand = {name: features.of(profile, name).checksum for name in profile.encoders if features.obtainable(profile, name)}
+    kept = {row["encoder"]: row for found in map(_kept_quality, paths.reports_to_read(profile.name)) for row in found}
+    same = {name: row for name, row in kept.items() if at_hand.get(name, row["features"]) == row["features"]}
+    rows = [same[name] if name in same else _quality(profile, name) for name in profile.encoders if name in at_hand or name in same]
+    table = pd.DataFrame(rows, columns=[*QUALITY, "features"])
+    tables.write(path, table, "the features of these encoders")
+    return table[QUALITY]
+
+
+def _kept_quality(folder: Path) -> list[dict[str, Any]]:
+    found = tables.read(folder / "quality.csv")
+    return found[0].to_dict("records") if found else []
 
 
 def _quality(profile: Profile, encoder: str) -> dict[str, Any]:
@@ -115,7 +124,7 @@ def _quality(profile: Profile, encoder: str) -> dict[str, Any]:
     knn = features.knn_accuracy(data.train, data.train_labels, data.test, data.test_labels)
     clusters = strategies.Pool(data.train, seed=0).clusters(len(data.classes))
     right = sum(np.bincount(data.train_labels[members]).max() for members in clusters.members)
-    return {"encoder": encoder, "knn": knn, "purity": right / len(data.train)}
+    return {"encoder": encoder, "knn": knn, "purity": right / len(data.train), "features": data.checksum}
 
 
 def by_encoder(table: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:

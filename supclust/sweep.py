@@ -6,25 +6,29 @@ spreads them over a cluster whose machines share the folder of the records.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
+import os
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 import joblib
+import numpy as np
 import pandas as pd
 import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from supclust import active, datasets, features, files, paths, profiles, tables
-from supclust.profiles import Profile
+from supclust.profiles import Profile, Supervised
 from supclust.strategies import CONTROLS, NAMES, Pool
 
 log = logging.getLogger(__name__)
@@ -32,6 +36,7 @@ log = logging.getLogger(__name__)
 RUN = ["dataset", "framework", "strategy", "budget", "seed"]
 MEASURES = ["labels", "accuracy", "balanced_accuracy", "tail_accuracy", "classes"]  # of a round
 COLUMNS = [*RUN, "round", *MEASURES]
+TURN = threading.Lock()  # of tasks in one process
 EXPERIMENT = 2  # raised when a change of the code changes what a run comes to: older records and tables are then made anew
 
 
@@ -85,10 +90,16 @@ def keys(
         grid = profile if framework == "ssl" else profile.fsl
         if grid is not None:
             names = strategies or getattr(grid, "strategies", ()) or (*NAMES, *CONTROLS)
-            own = [name for name in datasets or grid.datasets if features.split_encoder(name)[0] in grid.datasets]
+            own = [name for name in datasets or grid.datasets if _has_dataset(grid, name, framework)]
             numbers = range(grid.seeds if seeds is None else seeds)
             wanted += [Key(*key) for key in itertools.product(own, [framework], names, budgets or grid.budgets, numbers)]
     return wanted
+
+
+def _has_dataset(grid: Profile | Supervised, dataset: str, framework: str) -> bool:
+    """Networks from scratch have no encoder, so data sets with features of another one are not for them."""
+    name, encoder = features.split_encoder(dataset)
+    return name in grid.datasets and not (encoder and framework == "fsl")
 
 
 def run(
@@ -105,21 +116,24 @@ def run(
     A record is a JSON file in folder (default: records/ in the profile's reports), written whole or not at all. One that cannot be
     read, whose checksum differs, or that was made from other features, is made anew; one that another sweep on the same folder
     has made meanwhile is not. A run that fails leaves its traceback as a record, see `failures`, and is tried again next time.
-    The table does not depend on the number of jobs.
-    Raises OSError, with the records so far left valid, when the disk is full.
+    Features that are not there are made first, data set after data set. The table does not depend on the number of jobs.
+    Raises OSError when the disk is full, ChildProcessError when a process was killed; the records so far stay valid.
     """
     if jobs == 0:
         raise ValueError("jobs must not be 0: a number of processes, or -1 for one on each core")
     wanted, folder = keys(profile, **part), (folder or records_folder(profile)).absolute()
-    sources = _sources(profile, wanted)
-    missing = [key for key in wanted if read_record(folder, key, _source(sources, key)) is None]
-    tasks = _tasks(missing, *shard)
-    work = (joblib.delayed(_run_task)(profile, task, folder, _source(sources, task[0]), paths.folders()) for task in tasks)
-    with _progress(folder, list(itertools.chain.from_iterable(tasks))):
+    mine = shard_of(wanted, *shard)
+    sources = _sources(profile, mine)
+    missing = [key for key in mine if read_record(folder, key, sources[_made_from(profile, key)]) is None]
+    tasks = _tasks(missing)
+    work = (
+        joblib.delayed(_run_task)(profile, task, folder, sources[_made_from(profile, task[0])], paths.folders()) for task in tasks
+    )
+    with _progress(folder, missing), _killed_processes_named():
         for _ in joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(work):
             pass
-    _report(failures(wanted, folder))
-    return _as_table({key: read_record(folder, key, _source(sources, key)) for key in wanted})
+    _report(failures(mine, folder))
+    return _as_table(_records(profile, wanted, folder))
 
 
 def table(profile: Profile, *, recompute: bool = False, kept: str = "curves", **part: Sequence[str] | int | None) -> pd.DataFrame:
@@ -131,13 +145,13 @@ def table(profile: Profile, *, recompute: bool = False, kept: str = "curves", **
     than the profile's own.
     """
     wanted = keys(profile, **part)
-    rows, _ = _kept(profile, wanted, kept)
+    rows, _ = kept_rows(profile, wanted, kept)
     due = [key for key in wanted if not _on_request(profile, key)]
     if due and (recompute or not _has(rows, due)):
-        narrowed = {"frameworks": {key.framework for key in due}, "datasets": {key.dataset for key in due}}
+        narrowed = {"frameworks": [key.framework for key in due], "datasets": [key.dataset for key in due]}
         run(profile, **part | {name: list(dict.fromkeys(values)) for name, values in narrowed.items()})
         write_table(profile, kept=kept, wanted=None if kept == "curves" else wanted)
-        rows, _ = _kept(profile, wanted, kept)
+        rows, _ = kept_rows(profile, wanted, kept)
     return rows
 
 
@@ -147,11 +161,10 @@ def write_table(profile: Profile, folder: Path | None = None, *, kept: str = "cu
     It holds what the valid records say, and of runs without one what the table said before.
     """
     folder = folder or records_folder(profile)
-    wanted = keys(profile, frameworks=active.FRAMEWORKS) if wanted is None else wanted
-    sources = _sources(profile, wanted, make=False)
-    records = {key: read_record(folder, key, _source(sources, key)) for key in wanted}
+    wanted = keys(profile, frameworks=active.FRAMEWORKS) + more_seeds(profile, folder) if wanted is None else wanted
+    sources, records = _sources(profile, wanted, make=False), _records(profile, wanted, folder)
     fresh = _as_table(records)
-    before, made_from = _kept(profile, [key for key in wanted if records[key] is None], kept)
+    before, made_from = kept_rows(profile, [key for key in wanted if records[key] is None], kept)
     path = paths.reports(profile.name) / f"{kept}.csv"
     rows = _in_order(pd.concat([fresh, before]) if len(before) else fresh, wanted)
     tables.write(path, rows, {name: source if source["features"] else made_from.get(name) for name, source in sources.items()})
@@ -165,7 +178,12 @@ def records_folder(profile: Profile) -> Path:
 
 def failures(wanted: Sequence[Key], folder: Path) -> dict[Key, str]:
     """The tracebacks of the runs that failed when they were last tried."""
-    return {key: json.loads((folder / key.failure).read_text())["error"] for key in wanted if (folder / key.failure).exists()}
+    found = {}
+    for key in wanted:
+        with contextlib.suppress(FileNotFoundError, ValueError, KeyError):  # another sweep may have just succeeded
+            if not (folder / key.filename).exists():
+                found[key] = json.loads((folder / key.failure).read_text(encoding="utf-8"))["error"]
+    return found
 
 
 def read_record(folder: Path, key: Key, source: dict) -> dict | None:
@@ -208,17 +226,37 @@ def _check_part(
         raise ValueError(f"seeds must be at least 1, not {seeds}")
 
 
+def _records(profile: Profile, wanted: Sequence[Key], folder: Path) -> dict[Key, dict | None]:
+    """The valid records of the runs wanted; None for those that have none."""
+    sources = _sources(profile, wanted, make=False)
+    return {key: read_record(folder, key, sources[_made_from(profile, key)]) for key in wanted}
+
+
+def more_seeds(profile: Profile, folder: Path | None = None) -> list[Key]:
+    """The runs on record of seeds beyond the profile's: more of them narrow the intervals."""
+    folder = folder or records_folder(profile)
+    usual = {(key.dataset, key.framework, key.strategy, key.budget) for key in keys(profile, frameworks=active.FRAMEWORKS)}
+    found = [path.stem.split("--") for path in folder.glob("*.json") if path.stem.count("--") == 4]
+    named = {Key(*run, int(seed)) for *run, seed in found if tuple(run) in usual and seed.isdecimal()}
+    return sorted(named - set(keys(profile, frameworks=active.FRAMEWORKS)))
+
+
 def _on_request(profile: Profile, key: Key) -> bool:
     """Whether `table` leaves it at what is kept: networks where they take hours, and features that cannot be made from here."""
-    return (key.framework == "fsl" and profile.fsl.on_request) or not features.obtainable(profile, key.dataset, key.seed)
+    return (key.framework == "fsl" and profile.fsl.on_request) or not features.obtainable(profile, key.dataset)
 
 
-def _tasks(missing: Sequence[Key], i: int, n: int) -> list[list[Key]]:
-    """The i-th of n parts of the work that is left. Which runs belong to a part does not depend on what is left."""
+def shard_of(wanted: Sequence[Key], i: int, n: int) -> list[Key]:
+    """The runs of the i-th of n parts, from 1. Which part a run belongs to does not depend on what else is wanted."""
+    return list(itertools.chain.from_iterable(_tasks(wanted, i, n)))
+
+
+def _tasks(wanted: Sequence[Key], i: int = 1, n: int = 1) -> list[list[Key]]:
+    """The i-th of n parts of the work. Which runs belong to a part does not depend on what else is wanted."""
     if not 1 <= i <= n:
         raise ValueError(f"a shard is i/n with i from 1 to n, not {i}/{n}")
     by_task: dict[tuple, list[Key]] = {}
-    for key in missing:
+    for key in wanted:
         by_task.setdefault(key.task, []).append(key)
     return [by_task[task] for task in sorted(by_task) if _part_of(task, n) == i - 1]
 
@@ -244,34 +282,50 @@ def _progress(folder: Path, awaited: Sequence[Key]) -> Iterator[None]:
 
 
 def _watch(bar: tqdm, folder: Path, awaited: Sequence[Key], done: threading.Event) -> None:
-    begin = time.time() - 1  # clocks of file systems may lag
-    awaited_names, ended = [name for key in awaited for name in (key.filename, key.failure)], False
+    before, ended = _names(folder), False
     while not ended:
-        ended = done.wait(1)
-        here = {name for name in awaited_names if _is_newer(folder / name, begin)}
-        bar.n = sum(key.filename in here or key.failure in here for key in awaited)
+        ended = done.wait(2)
+        new = _names(folder) - before
+        bar.n = sum(key.filename in new or key.failure in new for key in awaited)
         bar.refresh()
 
 
-def _is_newer(path: Path, seconds: float) -> bool:
+def _names(folder: Path) -> set[str]:
+    return set(os.listdir(folder)) if folder.is_dir() else set()
+
+
+@contextmanager
+def _killed_processes_named() -> Iterator[None]:
     try:
-        return path.stat().st_mtime >= seconds
-    except OSError:
-        return False
+        yield
+    except BrokenExecutor as error:
+        raise ChildProcessError(
+            "a process was killed, perhaps because memory ran out: try fewer --jobs. What was finished is kept"
+        ) from error
+
+
+@contextmanager
+def alone(folders: dict[str, str]) -> Iterator[None]:
+    """What a task runs under: one thread, so that its result does not depend on how many there are, and its caller's folders.
+
+    Both are settings of the whole process, so the tasks of one process, as dask's workers may have several, take turns.
+    """
+    with TURN, threadpool_limits(1), paths.same_folders(folders):
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 def _run_task(profile: Profile, task: list[Key], folder: Path, source: dict, folders: dict[str, str]) -> None:
-    """Run and record the runs of one task, on one thread, so that the result does not depend on how many there are."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1), paths.same_folders(folders):
-            prepared = None
-            for key in task:
-                if read_record(folder, key, source) is None:  # no other sweep has made it meanwhile
-                    prepared = _run_and_record(profile, key, folder, source, prepared)
-    finally:
-        torch.set_num_threads(threads)
+    """Run and record the runs of one task that no other sweep has made meanwhile."""
+    with alone(folders):
+        prepared = None
+        for key in task:
+            if read_record(folder, key, source) is None:
+                prepared = _run_and_record(profile, key, folder, source, prepared)
 
 
 def _run_and_record(
@@ -305,10 +359,10 @@ def _network(profile: Profile, key: Key, data: features.Features) -> active.Fram
     config = profiles.adapted(profile.fsl.network, key.dataset)
     options = {"seed": key.seed, "side": config.side, "missing": profile.missing}
     train, test = (datasets.load(key.dataset, split, **options) for split in datasets.SPLITS)
-    if (len(train), len(test)) != (len(data.train), len(data.test)):
+    if not (np.array_equal(train.labels, data.train_labels) and np.array_equal(test.labels, data.test_labels)):
         raise ValueError(
-            f"the features of {key.dataset} are of {len(data.train)} + {len(data.test)} images, and there are "
-            f"{len(train)} + {len(test)}: remove {features.folder(profile.name, key.dataset, key.seed)}, and they are made anew"
+            f"the features of {key.dataset} are of other images ({len(data.train)} + {len(data.test)}) than those here "
+            f"({len(train)} + {len(test)}): remove {features.folder(profile.name, key.dataset, key.seed)}, and they are made anew"
         )
     return active.network(train, test, config)
 
@@ -321,7 +375,7 @@ def _write(path: Path, record: dict) -> None:
 
 
 def _disk_full(folder: Path, error: OSError) -> OSError:
-    done = sum(1 for _ in folder.glob("*.json"))
+    done = sum(not path.name.endswith(".failed.json") for path in folder.glob("*.json"))
     return OSError(
         error.errno, f"the disk is full; the {done} records in {folder} are whole. Make room, and the same command goes on"
     )
@@ -337,28 +391,27 @@ def _report(failed: dict[Key, str]) -> None:
 
 
 def _sources(profile: Profile, wanted: Sequence[Key], make: bool = True) -> dict[str, dict]:
-    """What the records of each data set and framework are made from; a record of another source does not count.
+    """What records are made from, by `_made_from`; a record of another source does not count.
 
     make: train and extract features that are not there; else their checksum is None.
     """
-    names = sorted({key.dataset for key in wanted})
-    at_hand = {name: features.of(profile, name) if make or features.exist(profile, name) else None for name in names}
-    checksums, sources = {name: data and data.checksum for name, data in at_hand.items()}, {}
-    for dataset, framework in sorted({(key.dataset, key.framework) for key in wanted}):
-        source = {"experiment": EXPERIMENT, "features": checksums[dataset], "rounds": profile.rounds}
-        if framework == "fsl":
-            source["network"] = asdict(profiles.adapted(profile.fsl.network, dataset))
-        sources[f"{dataset} {framework}"] = source
+    obtain, sources = features.of if make else features.at_hand, {}
+    for name, key in {_made_from(profile, key): key for key in reversed(wanted)}.items():  # the first seed of each
+        found = obtain(profile, key.dataset, key.seed if features.seeded(profile, key.dataset) else 0)
+        sources[name] = {"experiment": EXPERIMENT, "features": found and found.checksum, "rounds": profile.rounds}
+        if key.framework == "fsl":
+            sources[name]["network"] = asdict(profiles.adapted(profile.fsl.network, key.dataset))
     return sources
+
+
+def _made_from(profile: Profile, key: Key) -> str:
+    """Names what a run is made from: data set and framework, and the seed where each has an encoder of its own."""
+    return " ".join([key.dataset, key.framework, *([str(key.seed)] if features.seeded(profile, key.dataset) else [])])
 
 
 def _agree(source: dict, other: dict | None) -> bool:
     """Whether a table's source is this one; where the features are not at hand, whatever they were will do."""
     return other is not None and source == (other if source["features"] else other | {"features": None})
-
-
-def _source(sources: dict[str, dict], key: Key) -> dict:
-    return sources[f"{key.dataset} {key.framework}"]
 
 
 def _as_table(records: dict[Key, dict | None]) -> pd.DataFrame:
@@ -370,21 +423,23 @@ def _as_table(records: dict[Key, dict | None]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS).astype({"tail_accuracy": float})
 
 
-def _kept(profile: Profile, wanted: Sequence[Key], kept: str) -> tuple[pd.DataFrame, dict[str, dict]]:
-    """Those of the wanted rows that a kept table has, one's own or else the one that comes with the repository, and its sources."""
+def kept_rows(profile: Profile, wanted: Sequence[Key], kept: str = "curves") -> tuple[pd.DataFrame, dict[str, dict]]:
+    """Those of the wanted rows that a kept table has, one's own or else the one that comes with the repository, and its sources.
+
+    Nothing is run and nothing is trained.
+    """
     best, sources = (pd.DataFrame(columns=COLUMNS), {}), _sources(profile, wanted, make=False)
     for folder in paths.reports_to_read(profile.name):
         if (found := tables.read(folder / f"{kept}.csv")) is not None and set(COLUMNS) <= set(found[0]):
             rows, made_from = found
-            same = {name for name, source in sources.items() if _agree(source, made_from.get(name))}
-            rows = rows[(rows["dataset"] + " " + rows["framework"]).isin(same)]
-            rows = _in_order(rows[_runs(rows).isin([tuple(asdict(key).values()) for key in wanted])], wanted)
+            valid = [key for key in wanted if _agree(sources[name := _made_from(profile, key)], made_from.get(name))]
+            rows = _in_order(rows[_runs(rows).isin([astuple(key) for key in valid])], wanted)
             best = (rows, made_from) if len(rows) > len(best[0]) else best
     return best
 
 
 def _has(rows: pd.DataFrame, wanted: Sequence[Key]) -> bool:
-    return pd.MultiIndex.from_tuples([tuple(asdict(key).values()) for key in wanted]).isin(_runs(rows)).all()
+    return pd.MultiIndex.from_tuples([astuple(key) for key in wanted]).isin(_runs(rows)).all()
 
 
 def _runs(rows: pd.DataFrame) -> pd.MultiIndex:
@@ -393,7 +448,7 @@ def _runs(rows: pd.DataFrame) -> pd.MultiIndex:
 
 def _in_order(rows: pd.DataFrame, wanted: Sequence[Key]) -> pd.DataFrame:
     """Rows in the order of the runs wanted, round by round."""
-    order = {tuple(asdict(key).values()): i for i, key in enumerate(wanted)}
+    order = {astuple(key): i for i, key in enumerate(wanted)}
     place = [order[run] for run in _runs(rows)]
     return rows[COLUMNS].assign(place=place).sort_values(["place", "round"]).drop(columns="place").reset_index(drop=True)
 

@@ -97,3 +97,25 @@ def share_of_pure_balls(points, assignments, radius):
     """Of the closed balls of that radius, those that hold points of one cluster only."""
     inside = all_distances(points) <= radius
     return np.mean([len(set(np.asarray(assignments)[row])) == 1 for row in inside])
+
+
+def fit_network(model, batches, labels, config, dropped):
+    """DESIGN's protocol of supervised training in the plainest PyTorch: SGD, Nesterov, weight decay, cosine by epoch, dropout 0.5.
+
+    batches: views and rows, by epoch; dropped: the dropout masks (n, d) of 0 and 1, one for each step.
+    """
+    import torch
+
+    momenta, masks = [torch.zeros_like(p) for p in model.parameters()], iter(dropped)
+    model.train()
+    for epoch, steps in enumerate(batches):
+        rate = config.learning_rate * (1 + math.cos(math.pi * epoch / config.epochs)) / 2
+        for views, rows in steps:
+            logits = model[1](model[0](views) * next(masks) * 2)
+            loss = -torch.log_softmax(logits, dim=1)[torch.arange(len(rows)), labels[rows]].mean()
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+            with torch.no_grad():
+                for i, (parameter, gradient) in enumerate(zip(model.parameters(), gradients, strict=True)):
+                    gradient = gradient + config.weight_decay * parameter
+                    momenta[i] = config.momentum * momenta[i] + gradient
+                    parameter -= rate * (gradient + config.momentum * momenta[i])

@@ -97,7 +97,9 @@ def test_accuracies_are_those_of_the_classes():
     np.testing.assert_allclose(active.recall_per_class(predicted, labels, 4), [2 / 3, 1, np.nan, 0])
 
 
-@pytest.mark.parametrize(("counts", "tail"), [([9, 9, 8], []), ([8, 4, 5], [1]), ([90, 1, 50, 2, 70, 3], [1, 3]), ([5, 0], [])])
+@pytest.mark.parametrize(
+    ("counts", "tail"), [([9, 9, 8], []), ([8, 4, 5], [1]), ([90, 1, 50, 2, 70, 3], [1, 3]), ([5, 0], []), ([9, 0, 3, 1], [3])]
+)
 def test_the_tail_is_the_rarest_third_of_an_imbalanced_pool(counts, tail):
     labels = np.repeat(np.arange(len(counts)), counts)
     assert active.tail_classes(labels, len(counts)).tolist() == tail

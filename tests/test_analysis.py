@@ -139,12 +139,6 @@ def test_area_under_the_budget_curve_by_hand():
     assert analysis.areas(rows("a", {0: (0.3,)}))["area"].tolist() == [0.3]
 
 
-def test_class_coverage_and_mean_ranks():
-    table = pd.concat([rows("a", {0: (0.5, 0.6), 1: (0.5, 0.6)}), rows("b", {0: (0.6, 0.5), 1: (0.6, 0.7)}, classes=3)])
-    assert analysis.class_coverage(table).loc[("data", "ssl", "tiny", "a")].tolist() == [1, 2]
-    assert analysis.mean_ranks(table, ["a", "b"])["data", "ssl", "tiny"].to_dict() == {"a": 1.75, "b": 1.25}
-
-
 def test_rank_correlation_over_all_and_within():
     first, groups = np.arange(12.0), np.repeat([0, 1, 2], [5, 5, 2])
     second = np.concatenate([np.arange(5) - 100, -np.arange(5), [7, 8]])

@@ -269,8 +269,8 @@ def test_other_encoders_are_named_behind_an_at_sign(out, monkeypatch):
     two = features.of(FAST, "digits@2")
     assert two.made_by["config"] == dataclasses.asdict(FAST.simclr) | {"epochs": 2}
     assert features.folder("quick", "digits@2") == out / "artefacts" / "quick" / "digits@2"
-    assert features.exist(FAST, "digits@2")
-    assert not features.exist(FAST, "digits@3")
+    assert features.at_hand(FAST, "digits@2").checksum == two.checksum
+    assert features.at_hand(FAST, "digits@3") is None
     assert features.obtainable(FAST, "digits@3")
     with pytest.raises(ValueError, match="epochs must be int"):
         features.of(FAST, "digits@many")

@@ -1,4 +1,5 @@
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -49,3 +50,23 @@ def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path):
     done = subprocess.run([sys.executable, "-c", KILLED, str(path)], env=os.environ)
     assert done.returncode == -signal.SIGKILL
     assert path.read_text() == "old"
+
+
+def test_a_lock_lets_one_process_in_at_a_time_and_ends_with_it(tmp_path):
+    script = "import sys, time; from pathlib import Path; from supclust import files\n"
+    script += "with files.locked(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
+    first, second = (
+        subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "lock")], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    )
+    both = {process.stdout.fileno(): process for process in (first, second)}
+    (ready,) = select.select(list(both), [], [], 60)[0]
+    inside = both.pop(ready)
+    (waiting,) = both.values()
+    assert select.select(list(both), [], [], 1)[0] == []
+    inside.kill()
+    assert select.select(list(both), [], [], 60)[0] == list(both)
+    waiting.kill()
+    for process in (inside, waiting):
+        process.wait()
+        process.stdout.close()

@@ -4,8 +4,9 @@ import torch
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-from supclust import learners, profiles
+from supclust import augment, learners, profiles
 from supclust.profiles import FSL
+from tests import reference
 
 
 def slow_fit(points, labels, n_classes, weight_decay):
@@ -127,3 +128,47 @@ def test_labels_that_do_not_fit_and_losses_that_explode_are_said():
         learners.fit_network(images, labels + 1, 2, TINY, (0,))
     with pytest.raises(FloatingPointError, match="smaller learning rate"):
         learners.fit_network(images, labels, 2, profiles.replace(TINY, learning_rate=1e30), (0,))
+
+
+def test_training_is_the_protocol_step_by_step(monkeypatch):
+    """Against the plainest loop, fed with the same views, rows and dropout masks: the weights are the same."""
+    config = profiles.replace(TINY, epochs=3, batch_size=8, weight_decay=1.0, learning_rate=0.002)
+    images, labels = stripes(12)
+    seen = record_randomness(monkeypatch)
+    trained = learners.fit_network(images, labels, 2, config, (5,))
+    monkeypatch.undo()
+    assert len(seen["rows"]) == 3 * 2
+    masks = torch.stack(seen["masks"])
+    assert abs(masks.float().mean() - 0.5) < 0.1
+    steps = [(augment.normalise(views), rows) for views, rows in zip(seen["views"], seen["rows"], strict=True)]
+    model = learners._fresh_network(2, config, (5,))
+    reference.fit_network(model, [steps[0:2], steps[2:4], steps[4:6]], torch.from_numpy(labels), config, seen["masks"])
+    np.testing.assert_allclose(trained.head.weights, model[1].weight.detach().numpy(), rtol=0, atol=3e-6)
+    for fast, slow in zip(trained.body.parameters(), model[0].parameters(), strict=True):
+        torch.testing.assert_close(fast, slow, rtol=0, atol=3e-6)
+
+
+def record_randomness(monkeypatch):
+    """What `fit_network` draws on its way: rows of each batch, views and dropout masks."""
+    seen = {"rows": [], "views": [], "masks": []}
+    batches, shift, rand = learners._filled_batches, augment.shift, torch.rand
+
+    def recorded_batches(*args):
+        for rows in batches(*args):
+            seen["rows"].append(rows)
+            yield rows
+
+    def recorded_shift(*args):
+        seen["views"].append(shift(*args))
+        return seen["views"][-1]
+
+    def recorded_rand(*args, **kwargs):
+        drawn = rand(*args, **kwargs)
+        if drawn.ndim == 2:
+            seen["masks"].append(drawn >= 0.5)
+        return drawn
+
+    monkeypatch.setattr(learners, "_filled_batches", recorded_batches)
+    monkeypatch.setattr(augment, "shift", recorded_shift)
+    monkeypatch.setattr(torch, "rand", recorded_rand)
+    return seen

@@ -11,8 +11,9 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from supclust import active, datasets, features, files, profiles, strategies, sweep
+from supclust import active, datasets, features, files, paths, profiles, strategies, sweep, tables
 from supclust.features import Features
 from supclust.profiles import FSL, Supervised
 from tests.conftest import make_features
@@ -274,6 +275,10 @@ def test_frameworks_on_request_run_only_where_they_are_named():
     assert {key.framework for key in sweep.keys(profiles.get("paper"))} == {"ssl", "fsl"}
 
 
+def test_networks_have_no_encoder_of_another_age():
+    assert {key.framework for key in sweep.keys(profiles.get("quick"), datasets=["digits@4"])} == {"ssl"}
+
+
 def test_networks_run_in_a_sweep_and_their_table_is_kept_apart(workplace, tmp_path):
     train, test = (datasets.load("digits", split) for split in datasets.SPLITS)
     pixels = [part.images[:, 0].reshape(len(part), -1).astype(np.float32) for part in (train, test)]
@@ -294,11 +299,62 @@ def test_networks_run_in_a_sweep_and_their_table_is_kept_apart(workplace, tmp_pa
     assert sweep.table(other, frameworks=["fsl"]).empty
 
 
+def test_tasks_of_one_process_take_turns(workplace, tmp_path):
+    """As on a dask worker with several threads: folders and numbers of threads are settings of the whole process."""
+    before = paths.folders(), torch.get_num_threads()
+    with joblib.parallel_config(backend="threading"):
+        many = sweep.run(PROFILE, strategies=["supclust", "random"], folder=tmp_path / "threads", jobs=4)
+    assert (paths.folders(), torch.get_num_threads()) == before
+    pd.testing.assert_frame_equal(many, sweep.run(PROFILE, strategies=["supclust", "random"], jobs=1))
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_sweep_with_a_sentence(workplace, monkeypatch):
+    monkeypatch.setattr(sweep, "_run_task", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(ChildProcessError, match="a process was killed, perhaps because memory ran out: try fewer --jobs"):
+        sweep.run(PROFILE, jobs=2)
+
+
+def test_a_failure_that_another_sweep_has_made_good_is_none(workplace):
+    key = sweep.keys(PROFILE)[0]
+    sweep.run(PROFILE, strategies=[key.strategy], jobs=1)
+    files.write_text(sweep.records_folder(PROFILE) / key.failure, '{"error": "of the slower one"}')
+    assert not sweep.failures([key], sweep.records_folder(PROFILE))
+
+
+def test_seeds_beyond_the_profiles_get_into_the_table(workplace):
+    sweep.run(PROFILE, strategies=["random"], seeds=4, jobs=1)
+    sweep.write_table(PROFILE)
+    kept, _ = tables.read(workplace / "reports" / "quick" / "curves.csv")
+    assert set(kept["seed"]) == {0, 1, 2, 3}
+    assert [key.seed for key in sweep.more_seeds(PROFILE) if key.budget == "tiny"] == [2, 3]
+
+
+def test_features_are_made_before_the_processes_start_and_only_those_of_the_shard(workplace, monkeypatch):
+    asked = []
+    monkeypatch.setattr(features, "of", lambda profile, dataset, seed=0: asked.append((dataset, seed)) or make_features())
+    monkeypatch.setattr(sweep, "_run_task", lambda *_: asked.append("run"))
+    paper = profiles.get("paper", datasets=("isic2019",), seeds=4, fsl=None)
+    sweep.run(paper, jobs=1, shard=(1, 2))
+    mine = sorted({key.seed for key in sweep.shard_of(sweep.keys(paper), 1, 2)})
+    assert len(mine) == 2
+    assert sorted(asked[:2]) == [("isic2019", seed) for seed in mine]
+    assert asked[2:] == ["run"] * 2
+
+
+def test_writing_a_table_trains_nothing(workplace, monkeypatch):
+    monkeypatch.setattr(features.simclr, "train", lambda *_, **__: pytest.fail("trains"))
+    sweep.write_table(PROFILE)
+    other = profiles.replace(PROFILE, simclr=profiles.replace(PROFILE.simclr, epochs=99))  # the file there is not of this one
+    sweep.write_table(other)
+    assert sweep.kept_rows(other, sweep.keys(other))[0].empty
+
+
 @pytest.mark.slow
 def test_the_same_code_runs_on_a_dask_cluster_of_two_workers(workplace, tmp_path):
     distributed = pytest.importorskip("distributed")
     with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=2, threads_per_worker=2, processes=True, dashboard_address=None) as cluster,
         distributed.Client(cluster) as client,
         joblib.parallel_config(backend="dask"),
     ):
