@@ -296,6 +296,7 @@ def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title
     out.
     """
     table = table.dropna(subset=[measure])
+    strategies = [name for name in strategies if name in set(table["strategy"])]
     figure, grid = _paired_panels(table)
     frameworks = table["framework"].nunique() > 1
     for panel, (above, below) in grid.items():
@@ -306,7 +307,7 @@ def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title
         if above.get_subplotspec().is_first_col():
             above.set_ylabel(MEASURES[measure])
             below.set_ylabel(f"{'classes' if measure == 'classes' else 'points'} above\n{STRATEGIES[reference][0]}")
-    _legend_below(figure, strategies)
+    _legend_below(figure, strategies, columns=5 if len(grid) > 1 else 2)  # not wider than the figure
     figure.suptitle(title, fontweight="bold")
     return figure
 

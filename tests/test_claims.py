@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from supclust import claims, features, profiles, strategies, sweep
+from supclust import claims, features, paths, profiles, strategies, sweep
 from supclust.analysis import Interval
 from supclust.claims import ABOVE, BELOW, CONTRADICTED, INCONCLUSIVE, NO_DATA, SUPPORTED, WITHIN
 from tests.conftest import make_features
@@ -341,3 +341,12 @@ def test_every_strategy_that_a_claim_names_exists():
     named = {*claims.DIVERSITY, *claims.UNCERTAINTY, *claims.ORDER}
     assert named <= set(strategies.NAMES)
     assert set(strategies.CONTROLS).isdisjoint(named)
+
+
+def test_the_committed_verdicts_are_those_of_the_committed_tables(tmp_path, monkeypatch):
+    monkeypatch.setenv("SUPCLUST_OUT", str(tmp_path))
+    laptop = profiles.get("laptop")
+    found = claims.run(laptop)
+    committed = paths.REPOSITORY / "reports" / "laptop" / "claims.md"
+    assert claims.as_markdown(laptop, found) == committed.read_text(encoding="utf-8")
+    assert claims.summary_table(found) in (paths.REPOSITORY / "README.md").read_text(encoding="utf-8")
