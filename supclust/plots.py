@@ -351,6 +351,16 @@ def _draw_accuracy(ax: Axes, part: pd.DataFrame, strategies: Sequence[str], meas
         rows = summary[summary["strategy"] == strategy]
         bands = (scale * rows[name] for name in ("mean", "low", "high"))
         _draw_band(ax, strategy, rows["labels"], *bands, stands_out=_stands_out(strategy, strategies))
+    _keep_means_apart(ax)
+
+
+def _keep_means_apart(ax: Axes) -> None:
+    """With two or three seeds intervals are so wide that the means would lie on one line: the axis then ends before they do."""
+    means = np.concatenate([line.get_ydata() for line in ax.get_lines()])
+    low, high = means.min(), means.max()
+    bottom, top = ax.get_ylim()
+    if high > low:
+        ax.set_ylim(max(bottom, 2 * low - high), min(top, 2 * high - low))
 
 
 def _draw_differences(ax: Axes, part: pd.DataFrame, strategies: Sequence[str], reference: str, measure: str) -> None:
@@ -363,6 +373,7 @@ def _draw_differences(ax: Axes, part: pd.DataFrame, strategies: Sequence[str], r
         intervals = {labels: analysis.mean_interval(values) for labels, values in by_labels}
         bands = np.array([(i.mean, i.low, i.high) for i in intervals.values()]).reshape(-1, 3).T
         _draw_band(ax, strategy, list(intervals), *bands, stands_out=_stands_out(strategy, strategies))
+    _keep_means_apart(ax)
     ax.set_xlabel("labels")
 
 

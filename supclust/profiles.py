@@ -102,7 +102,7 @@ LAPTOP = SimCLR(epochs=38, small_epochs=32, small_side=16, learning_rate=0.5, te
 LAPTOP_MORE = dataclasses.replace(LAPTOP, epochs=3, small_epochs=3, small_side=24, learning_rate=0.2, warm_up=0.1)
 
 # As with SimCLR, digits need a narrow network and are not mirrored.
-DIGITS_FSL = FSL(width=8, side=8, epochs=20, learning_rate=0.1, flip=0.0)
+DIGITS_FSL = FSL(width=8, side=8, epochs=60, learning_rate=0.1, flip=0.0)
 
 # What 2 CPU cores can do: images of half the size, half the channels.
 LAPTOP_FSL = FSL(width=32, side=16)
