@@ -9,7 +9,7 @@ import pytest
 from supclust import paths
 
 FIGURES = [f"figure_{number}" for number in range(1, 7)]
-FIGURES += ["figure_6_fsl", "win_matrix", "class_coverage", "claims", "sensitivity", "encoders", "simclr"]
+FIGURES += ["figure_5_fsl", "figure_6_fsl", "win_matrix", "class_coverage", "claims", "sensitivity", "encoders", "simclr"]
 
 
 @pytest.mark.slow
