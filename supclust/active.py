@@ -6,7 +6,7 @@ import ast
 import logging
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache, cached_property
 from typing import Any
 
@@ -122,9 +122,9 @@ def parse(strategy: str) -> tuple[str, dict[str, Any]]:
         changes = {key: ast.literal_eval(value) for key, value in (part.split("=") for part in text.split(",") if text)}
         strategies.Settings(**changes)
     except (TypeError, ValueError, SyntaxError) as error:
-        raise ValueError(
-            f"{strategy!r} does not name settings of a strategy as in 'supclust:top_fraction=0.05': {error}"
-        ) from error
+        known = ", ".join(one.name for one in fields(strategies.Settings))
+        wanted = "does not name settings of a strategy as in 'supclust:top_fraction=0.05'"
+        raise ValueError(f"{strategy!r} {wanted} (known: {known}): {error}") from error
     return name, changes
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from supclust import analysis, features, paths, plots, strategies, sweep, tables
 from supclust.profiles import Profile
@@ -69,19 +70,40 @@ def first_queries(pools: Sequence[strategies.Pool], setting: str) -> pd.DataFram
     the most frequent one of their cluster. The pools' labels are used to look behind the result, not to choose anything.
     """
     strategy, values = STUDY[setting]
-    shares = {
-        name(setting, value): np.mean([_first_query(pool, strategy, setting, value) for pool in pools], axis=0) for value in values
-    }
+    with threadpool_limits(1):  # as in the sweep: k-means depends on the number of threads
+        shares = _first_queries(pools, strategy, setting, values)
     return (100 * pd.DataFrame(shares, index=["in common", "speak for their cluster"]).T).round().astype(int)
 
 
+def _first_queries(
+    pools: Sequence[strategies.Pool], strategy: str, setting: str, values: Sequence[Any]
+) -> dict[str, tuple[float, float]]:
+    return {
+        name(setting, value): np.mean([_first_query(pool, strategy, setting, value) for pool in pools], axis=0) for value in values
+    }
+
+
 def _first_query(pool: strategies.Pool, strategy: str, setting: str, value: Any) -> tuple[float, float]:
-    budget = 5 * len(np.unique(pool.labels))
+    budget = _budget(pool)
     usual, other = (
         strategies.query(strategy, pool.with_settings(**{setting: one}), budget, np.random.default_rng(pool.seed))
         for one in (DEFAULTS[setting], value)
     )
     return len(np.intersect1d(usual, other)) / budget, share_of_majority(pool, other)
+
+
+def majority_shares(pools: Sequence[strategies.Pool], names: Sequence[str]) -> pd.Series:
+    """Per cent of the picks of a first query, five for each class, that speak for their cluster: means over the pools."""
+    shares = {}
+    with threadpool_limits(1):
+        for one in names:
+            picks = [strategies.query(one, pool, _budget(pool), np.random.default_rng(pool.seed)) for pool in pools]
+            shares[one] = 100 * np.mean([share_of_majority(*pair) for pair in zip(pools, picks, strict=True)])
+    return pd.Series(shares, name="per cent").round().astype(int)
+
+
+def _budget(pool: strategies.Pool) -> int:
+    return 5 * len(np.unique(pool.labels))
 
 
 def share_of_majority(pool: strategies.Pool, picks: np.ndarray) -> float:

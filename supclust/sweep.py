@@ -129,6 +129,8 @@ def run(
     work = (
         joblib.delayed(_run_task)(profile, task, folder, sources[_made_from(profile, task[0])], paths.folders()) for task in tasks
     )
+    if not missing:
+        log.info("nothing to do: all %d runs asked for are on record", len(mine))
     with _progress(folder, missing), _killed_processes_named():
         for _ in joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(work):
             pass
