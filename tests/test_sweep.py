@@ -143,7 +143,9 @@ sweep.run(profiles.get("quick", seeds=2, rounds=3, fsl=None), folder=Path(sys.ar
 
 def start(folder, jobs=1):
     command = [sys.executable, "-c", SCRIPT, str(folder), str(jobs)]
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    # A job in the background ignores Ctrl-C, and so would all that it starts.
+    hears = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True, **hears)
 
 
 def wait_for(folder, enough, process=None):
