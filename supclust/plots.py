@@ -551,7 +551,7 @@ def _draw_sensitivity(ax: Axes, part: pd.DataFrame, default: Any, setting: str) 
     ax.axhline(0, color="0.6", linewidth=1, zorder=1)
     if default is not None:
         ax.axvline(places[default], color="0.6", linewidth=1, linestyle=":", zorder=1, label="default")
-    palette = {name: DATASETS[i % len(DATASETS)] for i, name in enumerate(part["dataset"].unique())}
+    palette = _palette(part)
     for (dataset, budget), rows in part.groupby(["dataset", "budget"], sort=False):
         ordered = rows.assign(x=[places[value] for value in rows["value"]]).sort_values("x")
         tiny = budget == "tiny"
@@ -562,9 +562,14 @@ def _draw_sensitivity(ax: Axes, part: pd.DataFrame, default: Any, setting: str) 
     ax.set_title(SETTINGS.get(setting, setting), fontsize=12)
 
 
+def _palette(part: pd.DataFrame) -> dict[str, str]:
+    """A colour for each data set, in the order in which they come."""
+    return {name: DATASETS[i % len(DATASETS)] for i, name in enumerate(part["dataset"].unique())}
+
+
 def _draw_rival(ax: Axes, part: pd.DataFrame, rival: pd.DataFrame) -> None:
     """How far the rival is ahead of the default, a dashed line in the colour of each data set."""
-    palette = {name: DATASETS[i % len(DATASETS)] for i, name in enumerate(part["dataset"].unique())}
+    palette = _palette(part)
     for row in rival[rival["strategy"].isin(part["strategy"])].itertuples():
         label = f"{STRATEGIES[row.rival][0]}, {TITLES.get(row.dataset, row.dataset)}"
         ax.axhline(row.mean, color=palette[row.dataset], linewidth=1.2, linestyle=(0, (5, 3)), label=label)

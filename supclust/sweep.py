@@ -135,7 +135,7 @@ def run(
         for _ in joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(work):
             pass
     _report(failures(mine, folder))
-    return _as_table(_records(profile, wanted, folder))
+    return _as_table(_records(profile, wanted, folder, _sources(profile, wanted, make=False)))
 
 
 def table(profile: Profile, *, recompute: bool = False, kept: str = "curves", **part: Sequence[str] | int | None) -> pd.DataFrame:
@@ -164,7 +164,8 @@ def write_table(profile: Profile, folder: Path | None = None, *, kept: str = "cu
     """
     folder = folder or records_folder(profile)
     wanted = keys(profile, frameworks=active.FRAMEWORKS) + more_seeds(profile, folder) if wanted is None else wanted
-    sources, records = _sources(profile, wanted, make=False), _records(profile, wanted, folder)
+    sources = _sources(profile, wanted, make=False)
+    records = _records(profile, wanted, folder, sources)
     fresh = _as_table(records)
     before, made_from = kept_rows(profile, [key for key in wanted if records[key] is None], kept)
     path = paths.reports(profile.name) / f"{kept}.csv"
@@ -228,9 +229,8 @@ def _check_part(
         raise ValueError(f"seeds must be at least 1, not {seeds}")
 
 
-def _records(profile: Profile, wanted: Sequence[Key], folder: Path) -> dict[Key, dict | None]:
+def _records(profile: Profile, wanted: Sequence[Key], folder: Path, sources: dict[str, dict]) -> dict[Key, dict | None]:
     """The valid records of the runs wanted; None for those that have none."""
-    sources = _sources(profile, wanted, make=False)
     return {key: read_record(folder, key, sources[_made_from(profile, key)]) for key in wanted}
 
 
