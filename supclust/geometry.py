@@ -1,116 +1,266 @@
-"""Geometry of the feature space: checking, normalising, k-means, nearest neighbours and distances, with faiss underneath."""
+"""Geometry of the feature space: checking, normalising, handing out points in blocks, neighbours and distances."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, Protocol
 
-import faiss
 import numpy as np
 from numpy.typing import ArrayLike
 
+from supclust import threads
+
 ROWS_PER_BLOCK = 8192
-
-
-@dataclass(frozen=True)
-class Clustering:
-    """A partition of n points into K clusters: assignments (n,) int64 in 0..K-1, and centers (K, d) float32."""
-
-    assignments: np.ndarray
-    centers: np.ndarray
+VALUES_PER_BLOCK = 2**20  # 4 MB in float32, near what a core's cache holds
+COPIED_BYTES = 2**29  # features in memory are normalised once and for all up to this size
+TILE = 1000  # points by points of one matrix product; not a power of two, which would make transposing slow
+TILES_AT_ONCE = 64  # whose results wait to be merged
+DIRECTION = 2403_03741  # seeds the direction of the canonical order
 
 
 def check_features(features: ArrayLike) -> np.ndarray:
     """The features as a C-contiguous float32 array (n, d); ValueError if not 2-d, empty, or not finite (naming the first rows)."""
-    features = np.asarray(features)
+    features = check_shape(features)
+    with np.errstate(over="ignore"):
+        features = np.ascontiguousarray(features, dtype=np.float32)
+    check_finite(np.concatenate([part.start + _not_finite(features[part]) for part in slices(len(features))]))
+    return features
+
+
+def check_shape(features: ArrayLike) -> np.ndarray:
+    """The features as an array (n, d) of real numbers, not copied if they are one; ValueError if they are not."""
+    features = np.asanyarray(features)
     if features.ndim != 2 or 0 in features.shape:
         raise ValueError(f"features must be 2-d (points, dimensions) and not empty, not of shape {features.shape}")
     if features.dtype.kind not in "fiub":
         raise ValueError(f"features must be real numbers, not {features.dtype}")
-    with np.errstate(over="ignore"):
-        features = np.ascontiguousarray(features, dtype=np.float32)
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    return features
+
+
+def check_finite(bad: np.ndarray) -> None:
+    """ValueError that names the first of the rows that are not finite, if there is one."""
     if len(bad):
         more = " ..." if len(bad) > 5 else ""
         raise ValueError(
             f"features are NaN, infinite or too large for float32 in {len(bad)} row(s): {', '.join(map(str, bad[:5]))}{more}"
         )
-    return features
+
+
+def _not_finite(block: np.ndarray) -> np.ndarray:
+    """Rows of a block (m, d) with an entry that is not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(np.einsum("nd,nd->n", block, block)).all():  # one pass, without a mask
+            return np.empty(0, dtype=np.int64)
+    return np.flatnonzero(~np.isfinite(block).all(axis=1))
 
 
 def normalise(points: np.ndarray) -> np.ndarray:
     """Rows scaled to unit L2 length, float32 (n, d); a row of zeros stays as it is."""
-    largest = np.abs(points).max(axis=1, keepdims=True)  # squares of very large or very small values leave float32
-    points = points / np.where(largest > 0, largest, 1)
-    length = np.linalg.norm(points, axis=1, keepdims=True)
-    return points / np.where(length > 0, length, 1)
+    with np.errstate(over="ignore"):
+        squares = np.einsum("nd,nd->n", points, points)
+    if squares.min(initial=1) < 1e-30 or not squares.max(initial=1) < 1e30:  # squares of extreme values leave float32
+        largest = np.abs(points).max(axis=1, keepdims=True)
+        points = points / np.where(largest > 0, largest, 1)
+        squares = np.einsum("nd,nd->n", points, points)
+    return points / np.sqrt(np.where(squares > 0, squares, 1))[:, None]
 
 
-def kmeans(
-    points: np.ndarray, n_clusters: int, seed: int = 0, n_iterations: int = 25, order: np.ndarray | None = None
-) -> Clustering:
-    """Lloyd's k-means from k-means++ centres on all the points (n, d) float32.
+def slices(n: int, step: int = ROWS_PER_BLOCK) -> list[slice]:
+    """Consecutive slices of 0..n of at most step."""
+    return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
-    The same seed gives the same clusters, in whatever order the points come: they are put into their canonical order first (pass
-    it as order if it is known).
-    Raises ValueError if there are fewer points than clusters.
+
+class Points(Protocol):
+    """Points (n, d) in float32 that need not be in memory: what k-means and the scores of clusters ask for."""
+
+    shape: tuple[int, int]
+    order: np.ndarray  # canonical order (n,) of the points, see `canonical_order`
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """The points of these indices (m,), float32 (m, d)."""
+
+    def exact(self, rows: np.ndarray) -> np.ndarray:
+        """The same in float64, normalised in float64."""
+
+    def map(self, function: Callable[..., Any], *arrays: np.ndarray, desc: str | None = None) -> list[Any]:
+        """function(block, *parts) of each block of the points in turn, with the parts of arrays (n, ...) that belong to it."""
+
+    def map_groups(self, function: Callable[..., Any], groups: Sequence[np.ndarray], desc: str | None = None) -> list[Any]:
+        """function(points[group]) of each group of indices."""
+
+
+class Normalised:
+    """Features (n, d) scaled to unit length: the `Points` of one machine.
+
+    Features in memory, up to half a gigabyte as float32, are normalised once. Larger and memory-mapped ones are never copied whole:
+    a block is converted and normalised when it is asked for.
+    Raises ValueError for features that are not finite, real and 2-d.
     """
-    n, d = points.shape
-    if not 1 <= n_clusters <= n:
-        raise ValueError(f"{n_clusters} clusters of {n} points: there must be at least one, and at least a point for each")
-    order = canonical_order(points) if order is None else order
-    ordered = np.ascontiguousarray(points[order])
-    parameters = {
-        "niter": n_iterations,
-        "seed": int(seed) % 2**31,
-        "init_method": faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS,
-        "max_points_per_centroid": n,  # no subsampling
-        "min_points_per_centroid": 1,  # no warning
-    }
-    engine = faiss.Kmeans(d, n_clusters, **parameters)
-    engine.train(ordered)
-    assignments = np.empty(n, dtype=np.int64)
-    assignments[order] = engine.index.search(ordered, 1)[1][:, 0]
-    return Clustering(assignments, engine.centroids.reshape(n_clusters, d).copy())
+
+    def __init__(self, features: ArrayLike) -> None:
+        self._features = check_shape(features)
+        self.shape = self._features.shape
+        n, d = self.shape
+        kept = not isinstance(self._features, np.memmap) and 4 * n * d <= COPIED_BYTES
+        self._kept = np.empty(self.shape, dtype=np.float32) if kept else None
+        bad, along = zip(*threads.map(self._read, self._slices, "checking the features"), strict=True)
+        check_finite(np.concatenate(bad))
+        self.order = np.argsort(np.concatenate(along), kind="stable")
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+    def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray:
+        if self._kept is None:
+            return normalise(np.ascontiguousarray(self._features[rows], dtype=np.float32))
+        return self._kept[rows] if isinstance(rows, slice) else self._kept.take(rows, axis=0)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        whole = self._kept if self._kept is not None else np.concatenate([self[part] for part in self._slices])
+        return whole if dtype is None else whole.astype(dtype, copy=False)
+
+    def exact(self, rows: np.ndarray) -> np.ndarray:
+        """The points of these indices (m,) normalised in float64, (m, d)."""
+        points = self._features[rows].astype(np.float32).astype(float)
+        length = np.linalg.norm(points, axis=1, keepdims=True)
+        return points / np.where(length > 0, length, 1)
+
+    def map(self, function: Callable[..., Any], *arrays: np.ndarray, desc: str | None = None) -> list[Any]:
+        """function(block, *parts) of each block, in the order of the features."""
+        return threads.map(lambda part: function(self[part], *(array[part] for array in arrays)), self._slices, desc)
+
+    def map_groups(self, function: Callable[..., Any], groups: Sequence[np.ndarray], desc: str | None = None) -> list[Any]:
+        """function(points[group]) of each group of indices: side by side, or one after the other if one is most of the work."""
+        work = [len(group) ** 2 for group in groups]
+        if max(work, default=0) * threads.count() > sum(work):
+            return [function(self[group]) for group in threads.bar(groups, desc)]
+        return threads.map(lambda group: function(self[group]), groups, desc)
+
+    @cached_property
+    def _slices(self) -> list[slice]:
+        return slices(len(self), rows_per_block(self.shape[1]))
+
+    def _read(self, part: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of a block that are not finite, and where its points lie along the canonical direction."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            block = np.ascontiguousarray(self._features[part], dtype=np.float32)
+            if len(bad := _not_finite(block)):
+                return part.start + bad, np.empty(0)
+        points = normalise(block)
+        if self._kept is not None:
+            self._kept[part] = points
+        return bad, points.astype(float) @ _direction(self.shape[1])
+
+
+def rows_per_block(d: int) -> int:
+    """How many points of d dimensions are looked at together."""
+    return int(np.clip(VALUES_PER_BLOCK // d, 256, ROWS_PER_BLOCK))
 
 
 def canonical_order(points: np.ndarray) -> np.ndarray:
     """An order (n,) of the points that depends on their values only: along one random direction, fixed once and for all."""
-    direction = np.random.default_rng(2403_03741).standard_normal(points.shape[1])
-    blocks = range(0, len(points), ROWS_PER_BLOCK)
-    return np.argsort(np.concatenate([points[i : i + ROWS_PER_BLOCK].astype(float) @ direction for i in blocks]))
+    direction = _direction(points.shape[1])
+    parts = slices(len(points), rows_per_block(points.shape[1]))
+    return np.argsort(np.concatenate(threads.map(lambda part: points[part].astype(float) @ direction, parts)), kind="stable")
 
 
-def neighbour_distances(points: np.ndarray, k: int) -> np.ndarray:
-    """Euclidean distances (n, k) from each of the points (n, d) to its k nearest others, 1 <= k < n.
+def _direction(d: int) -> np.ndarray:
+    return np.random.default_rng(DIRECTION).standard_normal(d)
 
-    faiss finds the neighbours; their distances are then taken anew from the differences of the vectors, because
-    |a|^2 + |b|^2 - 2ab, by which the search goes, loses the digits of small distances in float32.
+
+# -- neighbours ----------------------------------------------------------------------------------------------------------------
+
+
+def nearest_squares(points: np.ndarray, k: int) -> tuple[np.ndarray, float]:
+    """Squared distances (n, k) float32 from each of the points (n, d) to its k nearest others, 1 <= k < n, in no order.
+
+    And how far rounding can have moved each of them. All pairs are looked at, in tiles, each pair once.
     """
-    points = np.ascontiguousarray(points - points.mean(axis=0))
-    neighbours = _without_self(faiss.knn(points, points, k + 1)[1])
-    distances = np.empty((len(points), k))
-    step = max(1, 2**22 // (k * points.shape[1]))  # 16 MB of differences at a time
-    for i in range(0, len(points), step):
-        difference = points[i : i + step, None] - points[neighbours[i : i + step]]
-        distances[i : i + step] = np.sqrt(np.einsum("ijk,ijk->ij", difference, difference))
-    return distances
+    left, right, rounding = product_factors(points)
+    parts = slices(len(points), TILE)
+    pairs = [(rows, columns) for i, rows in enumerate(parts) for columns in parts[i:]]
+    best = np.full((len(points), k), -np.inf, dtype=np.float32)
+    for some in (pairs[i : i + TILES_AT_ONCE] for i in range(0, len(pairs), TILES_AT_ONCE)):
+        for pair, tops in zip(some, threads.map(lambda pair: _largest_of_tile(left, right, *pair, k), some), strict=True):
+            for part, top in zip(pair, tops, strict=False):
+                best[part] = _largest_in_rows(np.concatenate([best[part], top], axis=1), k)
+    return np.maximum(-2 * best, 0), rounding
 
 
-def _without_self(neighbours: np.ndarray) -> np.ndarray:
-    """Drop each row's own index from (n, k + 1) neighbours, or the last one where copies of the point have crowded it out."""
-    n, width = neighbours.shape
-    own = neighbours == np.arange(n)[:, None]
-    own[~own.any(axis=1), -1] = True
-    return neighbours[~own].reshape(n, width - 1)
+def product_factors(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Factors (n, d + 2) whose products are -|a - b|^2 / 2 of points (n, d), and how far rounding can move |a - b|^2.
+
+    [a, 1, -|a|^2 / 2] [b, -|b|^2 / 2, 1], float32, around the mean of the points, where squares are small.
+    """
+    n, d = points.shape
+    mean = points.mean(axis=0, dtype=float).astype(np.float32)
+    left, right = np.empty((2, n, d + 2), dtype=np.float32)
+    np.subtract(points, mean, out=left[:, :d])
+    right[:, :d] = left[:, :d]
+    left[:, -2] = right[:, -1] = 1
+    left[:, -1] = right[:, -2] = np.einsum("nd,nd->n", left[:, :d], left[:, :d]) / -2
+    squares, epsilon = -2 * float(left[:, -1].min(initial=0)), float(np.finfo(np.float32).eps)
+    of_points = (squares + float(mean @ mean)) ** 0.5  # no point is longer than sqrt(2) of that; its digits end where these do
+    return left, right, epsilon * (4 * (d + 4) * squares + 32 * of_points * squares**0.5)
+
+
+def _largest_of_tile(left: np.ndarray, right: np.ndarray, rows: slice, columns: slice, k: int) -> list[np.ndarray]:
+    """The k largest products of each of the rows with the columns and, off the diagonal, of each of the columns with the rows."""
+    m, n = rows.stop - rows.start, columns.stop - columns.start
+    products, turned = threads.workspace("products", (m, n)), threads.workspace("turned", (n, m))
+    np.matmul(left[rows], right[columns].T, out=products)
+    if rows == columns:
+        np.fill_diagonal(products, -np.inf)
+        return [_largest_in_rows(products, k)]
+    turned[:] = products.T
+    return [_largest_in_rows(products, k), _largest_in_rows(turned, k)]
+
+
+def _largest_in_rows(values: np.ndarray, k: int) -> np.ndarray:
+    """The k largest of each row, or all there are, a copy (m, k); values come into another order."""
+    if values.shape[1] > k:
+        values.partition(values.shape[1] - k, axis=1)
+    return values[:, -k:].copy()
+
+
+def nearest_exactly(points: np.ndarray, exact: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, k: int) -> np.ndarray:
+    """Distances (m, k) float64 from some of the points (n, d), given by rows (m,), to their k nearest others.
+
+    exact(rows) are points in float64, (m, d). float32 says which could be among the nearest, float64 how near they are. Below a
+    millionth of what the points lie apart, two of them are copies, at distance 0.
+    """
+    left, right, rounding = product_factors(points)
+    result = np.empty((len(rows), k))
+    for part in slices(len(rows), 256):
+        products = left[rows[part]] @ right.T
+        products[np.arange(len(products)), rows[part]] = -np.inf
+        kth = np.partition(products, len(points) - k, axis=1)[:, [-k]]
+        near = np.union1d(np.flatnonzero((products >= kth - rounding).any(axis=0)), rows[part])
+        between = _distances_of_copies_zero(exact(near), np.searchsorted(near, rows[part]))
+        result[part] = np.partition(between, k - 1, axis=1)[:, :k]
+    return result
+
+
+def _distances_of_copies_zero(points: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Distances (m, n) in float64 from some of the points (n, d) to all, inf to itself, 0 where rounding could be all there is."""
+    centred = points - points.mean(axis=0)
+    squares = np.einsum("nd,nd->n", centred, centred)
+    between = squares[rows, None] + squares - 2 * (centred[rows] @ centred.T)
+    between[between <= 1e-12 * squares.max()] = 0
+    between[np.arange(len(rows)), rows] = np.inf
+    return np.sqrt(between)
 
 
 def distances(points: np.ndarray, centers: np.ndarray) -> np.ndarray:
     """Euclidean distances (n, K) float64 from points (n, d) to centers (K, d)."""
     origin = centers.mean(axis=0, dtype=float)
     centers = centers - origin
-    result = np.empty((len(points), len(centers)))
-    for i in range(0, len(points), ROWS_PER_BLOCK):
-        block = points[i : i + ROWS_PER_BLOCK] - origin
-        squared = (block**2).sum(axis=1)[:, None] + (centers**2).sum(axis=1) - 2 * block @ centers.T
-        result[i : i + ROWS_PER_BLOCK] = np.sqrt(np.maximum(squared, 0))
-    return result
+    squares = (centers**2).sum(axis=1)
+
+    def of(part: slice) -> np.ndarray:
+        block = points[part] - origin
+        return np.sqrt(np.maximum((block**2).sum(axis=1)[:, None] + squares - 2 * block @ centers.T, 0))
+
+    parts = slices(len(points), rows_per_block(points.shape[1])) or [slice(0, 0)]
+    return np.concatenate(threads.map(of, parts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,12 +24,49 @@ def typicality(points: ArrayLike, n_neighbors: int = N_NEIGHBORS, *, squared: bo
     points = geometry.check_features(points)
     if not is_count(n_neighbors):
         raise ValueError(f"n_neighbors must be a whole number of at least 1, not {n_neighbors!r}")
-    if len(points) == 1:
-        return np.zeros(1)
-    k = max(1, min(n_neighbors, len(points) // 2))
-    near = geometry.neighbour_distances(points, k)
+    low, high = mean_distance_bounds(points, n_neighbors, squared=squared)
+    vague = np.flatnonzero(high > (1 + 1e-4) * low)  # near copies, whose distances float32 does not know
+    low[vague] = high[vague] = mean_distances(points, lambda rows: points[rows].astype(float), vague, n_neighbors, squared=squared)
     with np.errstate(divide="ignore"):
-        return 1 / (near**2 if squared else near).mean(axis=1)
+        return 2 / (low + high)
+
+
+def mean_distance_bounds(
+    points: np.ndarray, n_neighbors: int = N_NEIGHBORS, *, squared: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds (n,), (n,) of the mean distance from each of the points (n, d) to its K nearest others, computed in float32.
+
+    K as in `typicality`, of which this is the inverse; inf for a point that is alone.
+    """
+    if len(points) == 1:
+        return np.full(1, np.inf), np.full(1, np.inf)
+    squares, rounding = geometry.nearest_squares(points, _k(len(points), n_neighbors))
+    bounds = np.maximum(squares - rounding, 0), squares + rounding
+    low, high = ((bound if squared else np.sqrt(bound)).mean(axis=1, dtype=float) for bound in bounds)
+    return low * (1 - 1e-7), high * (1 + 1e-7)  # the roots' own rounding
+
+
+def mean_distances(
+    points: np.ndarray,
+    exact: Callable[[np.ndarray], np.ndarray],
+    rows: np.ndarray,
+    n_neighbors: int = N_NEIGHBORS,
+    *,
+    squared: bool = False,
+) -> np.ndarray:
+    """The mean distance (m,) from some of the points (n, d), given by rows (m,), to their K nearest others, in float64.
+
+    exact(rows): points in float64, (m, d). Rounded to twelve digits, so that what ties does tie.
+    """
+    if len(points) == 1:
+        return np.full(len(rows), np.inf)
+    near = geometry.nearest_exactly(points, exact, rows, _k(len(points), n_neighbors))
+    mantissas, exponents = np.frexp((near**2 if squared else near).mean(axis=1))
+    return np.ldexp(np.round(mantissas, 12), exponents)
+
+
+def _k(n: int, n_neighbors: int) -> int:
+    return max(1, min(n_neighbors, n // 2))
 
 
 def is_count(value: object) -> bool:

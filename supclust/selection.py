@@ -55,6 +55,7 @@ def select(
 def explain(pool: strategies.Pool, budget: int) -> Details:
     """The clusters that a query of that budget goes by, with the typicality and SUP of every point."""
     clustered = pool.clusters_for(budget)
-    for cluster in range(len(clustered.sizes)):
-        typicality, sup = clustered.typicality(cluster), clustered.sup(cluster)
+    typicality, sup = clustered.typicality(range(len(clustered.sizes))), np.empty(len(pool.features))
+    for cluster, members in enumerate(clustered.members):
+        sup[members] = clustered.sup(cluster, members)
     return Details(clustered.assignments, clustered.centers, typicality, sup, clustered.temperature)

@@ -27,7 +27,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from supclust import active, datasets, features, files, paths, profiles, tables
+from supclust import active, datasets, features, files, paths, profiles, tables, threads
 from supclust.profiles import Profile, Supervised
 from supclust.strategies import CONTROLS, NAMES, Pool
 
@@ -37,7 +37,7 @@ RUN = ["dataset", "framework", "strategy", "budget", "seed"]
 MEASURES = ["labels", "accuracy", "balanced_accuracy", "tail_accuracy", "classes"]  # of a round
 COLUMNS = [*RUN, "round", *MEASURES]
 TURN = threading.Lock()  # of tasks in one process
-EXPERIMENT = 2  # raised when a change of the code changes what a run comes to: older records and tables are then made anew
+EXPERIMENT = 3  # raised when a change of the code changes what a run comes to: older records and tables are then made anew
 
 
 @dataclass(frozen=True, order=True)
@@ -312,13 +312,13 @@ def alone(folders: dict[str, str]) -> Iterator[None]:
 
     Both are settings of the whole process, so the tasks of one process, as dask's workers may have several, take turns.
     """
-    with TURN, threadpool_limits(1), paths.same_folders(folders):
-        threads = torch.get_num_threads()
+    with TURN, threadpool_limits(1), threads.limit(1), paths.same_folders(folders):
+        before = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
             yield
         finally:
-            torch.set_num_threads(threads)
+            torch.set_num_threads(before)
 
 
 def _run_task(profile: Profile, task: list[Key], folder: Path, source: dict, folders: dict[str, str]) -> None:

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
-from sklearn.cluster import KMeans
 
 from supclust import geometry
 from tests.conftest import make_blobs
@@ -32,49 +31,40 @@ def test_normalise_gives_unit_rows_and_leaves_zeros():
     np.testing.assert_allclose(geometry.normalise(points), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("n_clusters", [1, 2, 12, 100, 480])
-def test_kmeans_assigns_each_point_to_its_nearest_center(blobs, n_clusters):
-    clustering = geometry.kmeans(blobs, n_clusters, seed=3)
-    assert clustering.centers.shape == (n_clusters, 8)
-    between = cdist(blobs, clustering.centers)
-    own = between[np.arange(len(blobs)), clustering.assignments]
-    np.testing.assert_allclose(own, between.min(axis=1), atol=1e-5)
+def exact_of(points):
+    return lambda rows: points[rows].astype(float)
 
 
-def test_kmeans_finds_clear_blobs_as_well_as_scikit_learn(blobs):
-    ours = geometry.kmeans(blobs, 12, seed=0)
-    inertia = ((blobs - ours.centers[ours.assignments]) ** 2).sum()
-    assert inertia < 1.05 * KMeans(12, n_init=10, random_state=0).fit(blobs).inertia_
-
-
-def test_kmeans_depends_on_the_seed_but_not_on_the_order():
-    points = np.random.default_rng(0).standard_normal((300, 5)).astype(np.float32)
-    order = np.random.default_rng(1).permutation(300)
-    first, again, permuted, other = (
-        geometry.kmeans(p, 20, s) for p, s in [(points, 0), (points, 0), (points[order], 0), (points, 1)]
-    )
-    np.testing.assert_array_equal(first.assignments, again.assignments)
-    np.testing.assert_array_equal(first.assignments[order], permuted.assignments)
-    assert (first.assignments != other.assignments).any()
-
-
-@pytest.mark.parametrize("n_clusters", [0, 6])
-def test_kmeans_refuses_fewer_points_than_clusters(n_clusters):
-    with pytest.raises(ValueError, match=f"{n_clusters} clusters of 5 points"):
-        geometry.kmeans(np.eye(5, dtype=np.float32), n_clusters)
+@pytest.mark.parametrize("tile", [7, 1000])
+@pytest.mark.parametrize(("n", "d", "k"), [(2, 3, 1), (30, 1, 5), (200, 7, 20), (1500, 64, 20)])
+@pytest.mark.parametrize("spread", [1e-3, 1.0])
+def test_nearest_squares_are_those_of_float64_up_to_the_rounding_they_state(n, d, k, spread, tile, monkeypatch):
+    """A spread of 1e-3 has close points far from the origin: hard for float32."""
+    monkeypatch.setattr(geometry, "TILE", tile if n < 500 else 400)
+    points = make_blobs(2, n // 2, d, seed=n, spread=spread)
+    squares, rounding = geometry.nearest_squares(points, k)
+    expected = np.sort(cdist(points.astype(float), points.astype(float), "sqeuclidean"), axis=1)[:, 1 : k + 1]
+    assert squares.shape == (n, k)
+    np.testing.assert_allclose(np.sort(squares, axis=1), expected, rtol=1e-6, atol=rounding)
+    assert rounding < 1e-3 * np.var(points, axis=0).sum()
 
 
 @pytest.mark.parametrize(("n", "d", "k"), [(2, 3, 1), (30, 1, 5), (200, 7, 20), (1500, 64, 20)])
-def test_neighbour_distances_match_float64(n, d, k):
-    points = make_blobs(2, n // 2, d, seed=n, spread=1e-3)  # close points far from the origin: hard for float32
-    expected = np.sort(cdist(points.astype(float), points.astype(float)), axis=1)[:, 1 : k + 1]
-    np.testing.assert_allclose(np.sort(geometry.neighbour_distances(points, k), axis=1), expected, rtol=1e-3, atol=1e-7)
+@pytest.mark.parametrize("spread", [1e-3, 1.0])
+def test_nearest_exactly_are_those_of_float64(n, d, k, spread):
+    points = make_blobs(2, n // 2, d, seed=n, spread=spread)
+    rows = np.random.default_rng(0).permutation(n)[: n // 2 + 1]
+    expected = np.sort(cdist(points[rows].astype(float), points.astype(float)), axis=1)[:, 1 : k + 1]
+    found = geometry.nearest_exactly(points, exact_of(points), rows, k)
+    np.testing.assert_allclose(np.sort(found, axis=1), expected, rtol=1e-6)
 
 
-def test_neighbour_distances_leave_out_the_point_itself_even_among_copies():
+def test_nearest_leave_out_the_point_itself_even_among_copies():
     points = np.repeat(np.eye(3, dtype=np.float32), 30, axis=0)
-    assert geometry.neighbour_distances(points, 5).max() == 0
-    assert geometry.neighbour_distances(points, 30)[:, -1].min() == pytest.approx(2**0.5)
+    assert geometry.nearest_exactly(points, exact_of(points), np.arange(90), 5).max() == 0
+    assert geometry.nearest_exactly(points, exact_of(points), np.arange(90), 30).max(axis=1).min() == pytest.approx(2**0.5)
+    squares, rounding = geometry.nearest_squares(points, 5)
+    assert squares.max() <= rounding
 
 
 @pytest.mark.parametrize(("n", "k", "d"), [(1, 1, 1), (5, 3, 2), (9000, 7, 16)])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from supclust import geometry, scores
+from supclust.kmeans import kmeans
 from tests import reference
 from tests.conftest import make_blobs
 
@@ -27,9 +28,9 @@ def test_cluster_weights_match_the_slow_version(n_clusters, temperature, d):
 
 @pytest.mark.parametrize(("n", "n_clusters", "temperature"), list(itertools.product(SIZES, CLUSTERS[1:], TEMPERATURES)))
 def test_sup_matches_the_slow_version(n, n_clusters, temperature):
-    points = geometry.normalise(np.random.default_rng(n).standard_normal((n, 16)).astype(np.float32))
-    clustering = geometry.kmeans(points, n_clusters)
-    args = points, clustering.assignments, clustering.centers, temperature
+    points = geometry.Normalised(np.random.default_rng(n).standard_normal((n, 16)))
+    clustering = kmeans(points, n_clusters)
+    args = np.asarray(points), clustering.assignments, clustering.centers, temperature
     np.testing.assert_allclose(scores.sup(*args), reference.sup(*args), rtol=1e-6)
 
 

@@ -27,7 +27,7 @@ def supclust_no_sup(pool: Pool, budget: int, rng: np.random.Generator) -> np.nda
 
 def supclust_no_typicality(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """Ablation (Fig. 5): the point of largest SUP of the whole of each queried cluster."""
-    return query_clusters(pool, budget, _largest_sup)
+    return query_clusters(pool, budget, _largest_sup, scored=False)
 
 
 def typiclust(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
@@ -35,16 +35,19 @@ def typiclust(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     return query_clusters(pool, budget, _most_typical)
 
 
-def query_clusters(pool: Pool, budget: int, choose: Choice) -> np.ndarray:
+def query_clusters(pool: Pool, budget: int, choose: Choice, *, scored: bool = True) -> np.ndarray:
     """Cluster the pool into labelled + budget clusters and choose a point of each that `clusters_to_query` names.
 
-    Returns indices (budget,) int64 in the order of the clusters, largest first.
+    scored: whether choose goes by typicality. Returns indices (budget,) int64 in the order of the clusters, largest first.
     """
     clustered = pool.clusters_for(budget)
-    free = np.ones(len(pool.points), dtype=bool)
+    clusters = list(clusters_to_query(clustered, pool.labeled, budget))
+    if scored:
+        clustered.score(clusters)
+    free = np.ones(len(clustered.assignments), dtype=bool)
     free[pool.labeled] = False
     picks = []
-    for cluster in clusters_to_query(clustered, pool.labeled, budget):
+    for cluster in clusters:
         members = clustered.members[cluster]
         picks.append(choose(clustered, cluster, members[free[members]]))
         free[picks[-1]] = False
@@ -72,14 +75,14 @@ def clusters_to_query(clustered: ClusteredPoints, labeled: np.ndarray, budget: i
 
 
 def _most_typical(clustered: ClusteredPoints, cluster: int, candidates: np.ndarray) -> int:
-    return candidates[np.argmax(clustered.typicality(cluster)[candidates])]
+    return clustered.most_typical(cluster, candidates, 1)[0]
 
 
 def _largest_sup(clustered: ClusteredPoints, cluster: int, candidates: np.ndarray) -> int:
     """The candidate of largest SUP; a single cluster has no other to be near to, so there the most typical one."""
     if len(clustered.centers) == 1:
         return _most_typical(clustered, cluster, candidates)
-    return candidates[np.argmax(clustered.sup(cluster)[candidates])]
+    return candidates[np.argmax(clustered.sup(cluster, candidates))]
 
 
 def _largest_sup_of_typical(clustered: ClusteredPoints, cluster: int, candidates: np.ndarray) -> int:
@@ -87,7 +90,6 @@ def _largest_sup_of_typical(clustered: ClusteredPoints, cluster: int, candidates
 
 
 def _most_typical_fraction(clustered: ClusteredPoints, cluster: int, candidates: np.ndarray) -> np.ndarray:
-    """The ceil(top_fraction * m) most typical of the m candidates, the most typical first."""
+    """The ceil(top_fraction * m) most typical of the m candidates."""
     share = round(clustered.settings.top_fraction * len(candidates), 9)  # 0.1 * 30 is a hair above 3
-    ranked = np.argsort(-clustered.typicality(cluster)[candidates], kind="stable")
-    return candidates[ranked[: math.ceil(share)]]
+    return clustered.most_typical(cluster, candidates, math.ceil(share))

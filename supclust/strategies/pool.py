@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from supclust import geometry, scores
+from supclust.kmeans import Clustering, kmeans
 
 log = logging.getLogger(__name__)
 
@@ -60,19 +61,30 @@ class Model(Protocol):
         """The same, one array (n, C) after the other, from forward passes with dropout before the last layer."""
 
 
-class ClusteredPoints:
-    """Normalised points (n, d) in K clusters, whose typicality and SUP are computed for a cluster when it is first asked for."""
+class Typicality:
+    """What is known of the typicality of n points inside their clusters: bounds of its inverse, the mean distance to neighbours."""
 
-    def __init__(
-        self, points: np.ndarray, order: np.ndarray, clustering: geometry.Clustering, settings: Settings, typicality: np.ndarray
-    ) -> None:
-        self.points, self.settings = points, settings
+    def __init__(self, n: int) -> None:
+        self.low, self.high = np.full((2, n), np.nan)  # NaN where nothing is known yet
+
+    def values(self) -> np.ndarray:
+        """Typicality (n,), right to the digits of float32; NaN where it is not known yet."""
+        with np.errstate(divide="ignore"):
+            return 2 / (self.low + self.high)
+
+
+class ClusteredPoints:
+    """Points (n, d) of unit length in K clusters, whose typicality and SUP are computed for a cluster when it is first asked for.
+
+    Scores are computed in float32 first. Where its rounding leaves open which point comes first, float64 decides.
+    """
+
+    def __init__(self, points: geometry.Points, clustering: Clustering, settings: Settings, known: Typicality) -> None:
+        self.points, self.settings, self._known = points, settings, known
         self.assignments, self.centers = clustering.assignments, clustering.centers
         self.sizes = np.bincount(self.assignments, minlength=len(self.centers))
-        by_cluster = order[np.argsort(self.assignments[order], kind="stable")]
-        self.members = np.split(by_cluster, np.cumsum(self.sizes)[:-1])  # of each cluster, in the pool's canonical order
-        self._typicality = typicality  # (n,), NaN where it is not known yet
-        self._sup = np.full(len(points), np.nan)
+        by_cluster = points.order[np.argsort(self.assignments[points.order], kind="stable")]
+        self.members = np.split(by_cluster, np.cumsum(self.sizes)[:-1])  # of each cluster, in canonical order
 
     @cached_property
     def temperature(self) -> float:
@@ -84,20 +96,55 @@ class ClusteredPoints:
         """w_ij of Eq. 2, (K, K)."""
         return scores.cluster_weights(self.centers, self.temperature)
 
-    def typicality(self, cluster: int) -> np.ndarray:
-        """Typicality (n,) with the cluster's entries filled in; neighbours are sought inside the cluster."""
-        members = self.members[cluster]
-        if np.isnan(self._typicality[members[:1]]).any():
-            found = scores.typicality(self.points[members], self.settings.n_neighbors, squared=self.settings.squared)
-            self._typicality[members] = found
-        return self._typicality
+    def score(self, clusters: Iterable[int]) -> None:
+        """Bound the typicality of all points in these clusters, together, which is faster than one cluster after the other."""
+        new = [self.members[cluster] for cluster in dict.fromkeys(clusters) if self._is_new(cluster)]
+        function = partial(scores.mean_distance_bounds, n_neighbors=self.settings.n_neighbors, squared=self.settings.squared)
+        for members, (low, high) in zip(new, self.points.map_groups(function, new, "typicality"), strict=True):
+            self._known.low[members], self._known.high[members] = low, high
 
-    def sup(self, cluster: int) -> np.ndarray:
-        """SUP (n,) with the cluster's entries filled in."""
+    def _is_new(self, cluster: int) -> bool:
+        return bool(np.isnan(self._known.low[self.members[cluster][:1]]).any())
+
+    def typicality(self, clusters: Iterable[int]) -> np.ndarray:
+        """Typicality (n,) with the entries of these clusters filled in, right to the digits of float32."""
+        self.score(clusters)
+        return self._known.values()
+
+    def most_typical(self, cluster: int, candidates: np.ndarray, count: int) -> np.ndarray:
+        """The count most typical (count,) of some points (m,) of a cluster, 1 <= count <= m; of those that tie, the first."""
+        self.score([cluster])
+        low, high = self._known.low[candidates], self._known.high[candidates]
+        if count == len(candidates):
+            return candidates
+        surely = high < np.partition(low, count)[count]
+        could = low <= np.partition(high, count - 1)[count - 1]
+        undecided, wanted = candidates[could & ~surely], count - np.count_nonzero(surely)
+        if wanted < len(undecided):
+            undecided = undecided[np.argsort(self._mean_distances(cluster, undecided), kind="stable")[:wanted]]
+        chosen = surely | np.isin(candidates, undecided)
+        return candidates[chosen]
+
+    def _mean_distances(self, cluster: int, some: np.ndarray) -> np.ndarray:
+        """The mean distance to neighbours (m,) of some members (m,) of a cluster, in float64; henceforth these are known."""
         members = self.members[cluster]
-        if np.isnan(self._sup[members[:1]]).any() and len(self.centers) > 1:
-            self._sup[members] = -geometry.distances(self.points[members], self.centers) @ self.weights[cluster]
-        return self._sup
+        place = np.argsort(members, kind="stable")
+        rows = place[np.searchsorted(members[place], some)]
+        vague = self._known.low[some] < self._known.high[some]
+        self._known.low[some[vague]] = self._known.high[some[vague]] = scores.mean_distances(
+            self.points[members],
+            lambda rows: self.points.exact(members[rows]),
+            rows[vague],
+            self.settings.n_neighbors,
+            squared=self.settings.squared,
+        )
+        return self._known.low[some]
+
+    def sup(self, cluster: int, some: np.ndarray) -> np.ndarray:
+        """SUP (m,) float64 of some points (m,) of a cluster; NaN where it is the only one."""
+        if len(self.centers) == 1:
+            return np.full(len(some), np.nan)
+        return -geometry.distances(self.points.exact(some), self.centers) @ self.weights[cluster]
 
 
 @dataclass(frozen=True)
@@ -121,10 +168,8 @@ class Pool:
     def __post_init__(self) -> None:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int | np.integer) or self.seed < 0:
             raise ValueError(f"seed must be a whole number of at least 0, not {self.seed!r}")
-        if "points" not in self._shared:
-            features = geometry.check_features(self.features)
-            self._shared["points"] = geometry.normalise(features)
-            self._shared["order"] = geometry.canonical_order(self.points)
+        if "normalised" not in self._shared:
+            self._shared["normalised"] = geometry.Normalised(self.features)
         object.__setattr__(self, "labeled", check_labeled(self.labeled, len(self.features)))
 
     def with_labeled(self, labeled: ArrayLike, model: Model | None = None) -> Pool:
@@ -136,9 +181,14 @@ class Pool:
         return dataclasses.replace(self, settings=dataclasses.replace(self.settings, **changes))
 
     @property
+    def normalised(self) -> geometry.Points:
+        """The L2-normalised features, (n, d), handed out in blocks."""
+        return self._shared["normalised"]
+
+    @property
     def points(self) -> np.ndarray:
-        """The L2-normalised features, (n, d) float32."""
-        return self._shared["points"]
+        """The L2-normalised features, (n, d) float32, all of them in memory."""
+        return self.shared(("points",), lambda: np.asarray(self.normalised))
 
     @property
     def unlabeled(self) -> np.ndarray:
@@ -148,7 +198,7 @@ class Pool:
     def lots(self, rng: np.random.Generator, order: np.ndarray | None = None) -> np.ndarray:
         """A random number (n,) for each point, by which points that tie are ordered; drawn in order, else their canonical one."""
         lots = np.empty(len(self.features))
-        lots[self._shared["order"] if order is None else order] = rng.random(len(lots))
+        lots[self.normalised.order if order is None else order] = rng.random(len(lots))
         return lots
 
     def shared(self, key: tuple, compute: Callable[[], Any]) -> Any:
@@ -167,14 +217,11 @@ class Pool:
 
         Typicality, the costly score, is shared by the settings that do not concern it.
         """
-        order, settings = self._shared["order"], self.settings
-        typicality = self.shared(
-            ("typicality", n_clusters, settings.n_neighbors, settings.squared), lambda: np.full(len(self.points), np.nan)
-        )
-        clustering = self.shared(("k-means", n_clusters), lambda: geometry.kmeans(self.points, n_clusters, self.seed, order=order))
-        return self.shared(
-            ("scored", n_clusters, settings), lambda: ClusteredPoints(self.points, order, clustering, settings, typicality)
-        )
+        settings = self.settings
+        typicality = ("typicality", n_clusters, settings.n_neighbors, settings.squared)
+        known = self.shared(typicality, lambda: Typicality(len(self.features)))
+        clustering = self.shared(("k-means", n_clusters), lambda: kmeans(self.normalised, n_clusters, self.seed))
+        return self.shared(("scored", n_clusters, settings), lambda: ClusteredPoints(self.normalised, clustering, settings, known))
 
 
 def check_labeled(labeled: ArrayLike | Sequence[int], n: int) -> np.ndarray:

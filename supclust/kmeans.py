@@ -1,0 +1,212 @@
+"""k-means: Lloyd's algorithm in the leading dimensions of a sample first, then in all dimensions, then on all the points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from sklearn.utils.extmath import randomized_range_finder
+
+from supclust import threads
+from supclust.geometry import Points, rows_per_block, slices
+
+SAMPLE = 2**16, 256  # points, and points for each cluster, whichever is more, that the centres are found on
+SEEDED = 2**12, 16  # the same, that k-means++ goes through
+LEADING = 64  # dimensions that the centres are found in
+RESTARTS = 40  # divided by the number of clusters: where they are few, a bad start is costly, and another one is cheap
+TRIALS = 3  # of k-means++ for each centre
+LEADING_STOP = 25, 3e-4  # passes in the leading dimensions; share of the inertia that the last one gained
+FULL_STOP = 8, 1e-3  # the same in all dimensions
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """A partition of n points into K clusters: assignments (n,) int64 in 0..K-1, and centers (K, d) float32."""
+
+    assignments: np.ndarray
+    centers: np.ndarray
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a pass over points (m, d) comes to, given centres (K, d)."""
+
+    nearest: np.ndarray  # centre of each point, (m,)
+    scores: np.ndarray  # x c - |c|^2 / 2 of each: half of |x|^2 - |x - c|^2, (m,)
+    sums: np.ndarray  # of each centre's points, (K, d)
+    counts: np.ndarray  # of each centre's points, (K,)
+
+
+def kmeans(points: Points, n_clusters: int, seed: int = 0) -> Clustering:
+    """k-means clusters of points (n, d): each point is assigned to the nearest centre, which is all but the mean of its cluster.
+
+    Centres are seeded by greedy k-means++ (Arthur & Vassilvitskii, 2007) on a few thousand points, improved on a sample of 65,536
+    or 256 for each cluster, whichever is more, in its 64 leading dimensions, then in all dimensions, then on all the points; each
+    until a pass gains little. Notebook 09 compares the inertia with that of ten runs to convergence.
+    The same seed gives the same clusters, in whatever order points in memory come, on however many threads.
+    Raises ValueError if there are fewer points than clusters.
+    """
+    n = points.shape[0]
+    if not 1 <= n_clusters <= n:
+        raise ValueError(f"{n_clusters} clusters of {n} points: there must be at least one, and at least a point for each")
+    rng = np.random.default_rng([seed, n_clusters])
+    size = min(n, max(SAMPLE[0], SAMPLE[1] * n_clusters))
+    drawn = points.order if size == n else points.order[np.sort(rng.choice(n, size, replace=False))]
+    centers, nearest = _of_sample(_gathered(points, drawn), n_clusters, rng)
+    if size == n:
+        assignments = np.empty(n, dtype=np.int64)
+        assignments[drawn] = nearest
+        return Clustering(assignments, centers)
+    centers, last = _lloyd(lambda centers: points.map(partial(block_pass, centers=centers), desc="k-means"), centers, n, FULL_STOP)
+    return Clustering(last.nearest.astype(np.int64), centers)
+
+
+def _gathered(points: Points, rows: np.ndarray) -> np.ndarray:
+    """Points of these indices (m,), float32 (m, d)."""
+    result = np.empty((len(rows), points.shape[1]), dtype=np.float32)
+
+    def gather(part: slice) -> None:
+        result[part] = points[rows[part]]
+
+    threads.map(gather, _parts(result), "drawing a sample")
+    return result
+
+
+def _of_sample(sample: np.ndarray, n_clusters: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Centres (K, d) of a sample (m, d), which is overwritten, and the nearest one of each of its points (m,)."""
+    mean, squares = _centre(sample)
+    leading, inertia = _in_leading_dimensions(sample, rng), np.inf
+    centers, last = _lloyd(_over(leading), _start(leading, n_clusters, rng), _squares(leading), LEADING_STOP, held=leading)
+    if leading is not sample:
+        sums = threads.map(lambda part: _sums(sample[part], last.nearest[part], n_clusters), _parts(sample))
+        centers = _means(np.sum(sums, axis=0, dtype=float), last.counts, np.zeros((n_clusters, sample.shape[1])))
+        inertia = squares - float(last.counts @ (centers.astype(float) ** 2).sum(axis=1))
+        centers, last = _lloyd(_over(sample), centers, squares, FULL_STOP, inertia)
+    return centers + mean, last.nearest
+
+
+def _centre(sample: np.ndarray) -> tuple[np.ndarray, float]:
+    """Move a sample (m, d) to its mean, in place; returns the mean and the sum of the squares around it."""
+    sums = threads.map(lambda part: sample[part].sum(axis=0, dtype=float), _parts(sample))
+    mean = (np.sum(sums, axis=0, dtype=float) / len(sample)).astype(np.float32)
+
+    def move(part: slice) -> None:
+        sample[part] -= mean
+
+    threads.map(move, _parts(sample))
+    return mean, _squares(sample)
+
+
+def _in_leading_dimensions(sample: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A sample (m, d) in the space of its leading principal axes, (m, LEADING); itself if it has not many dimensions more."""
+    if sample.shape[1] < 1.5 * LEADING or len(sample) < LEADING:
+        return sample
+    some = sample[rng.choice(len(sample), min(len(sample), SEEDED[0]), replace=False)]
+    seed = np.random.RandomState(rng.integers(2**31))
+    find = partial(randomized_range_finder, some.T, size=LEADING, n_iter=2, random_state=seed)
+    [axes] = threads.map(lambda find: find().astype(np.float32), [find])
+    return np.concatenate(threads.map(lambda part: sample[part] @ axes, _parts(sample)))
+
+
+def _start(points: np.ndarray, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
+    """Centres (K, d) to begin with: of some tries on a part of the points (m, d), those with the least inertia on all."""
+    size = min(len(points), max(SEEDED[0], SEEDED[1] * n_clusters))
+
+    def attempt(rng: np.random.Generator) -> np.ndarray:
+        part = points[np.sort(rng.choice(len(points), size, replace=False))]
+        return _lloyd(_over(part), plus_plus(part, n_clusters, rng), _squares(part), LEADING_STOP, held=part)[0]
+
+    tries = threads.map(attempt, rng.spawn(max(1, RESTARTS // n_clusters)))
+    if len(tries) == 1:
+        return tries[0]
+    return max(tries, key=lambda centers: float(_joined(_over(points)(centers)).scores.sum(dtype=float)))
+
+
+def plus_plus(points: np.ndarray, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
+    """Greedy k-means++: each centre (K, d) is, of a few points drawn by their squared distance to the nearest one, the best."""
+    squares = np.einsum("nd,nd->n", points, points)
+    chosen = [rng.integers(len(points))]
+    nearest = np.maximum(squares + squares[chosen[0]] - 2 * (points @ points[chosen[0]]), 0)
+    for _ in range(n_clusters - 1):
+        upto = np.cumsum(nearest, dtype=float)
+        drawn = np.minimum(np.searchsorted(upto, rng.random(TRIALS) * upto[-1]), len(points) - 1)
+        lowered = squares + squares[drawn, None] - 2 * (points[drawn] @ points.T)
+        np.clip(lowered, 0, nearest, out=lowered)
+        best = lowered.sum(axis=1).argmin()
+        nearest = lowered[best]
+        chosen.append(drawn[best])
+    return points[chosen]
+
+
+def _lloyd(
+    passes: Callable[[np.ndarray], list[Pass]],
+    centers: np.ndarray,
+    squares: float,
+    stop: tuple[int, float],
+    inertia: float = np.inf,
+    held: np.ndarray | None = None,
+) -> tuple[np.ndarray, Pass]:
+    """Go from centres to the means of their points until that gains little; returns the last centres and the pass with them.
+
+    squares: sum of the squared lengths of all points. inertia: before the first pass, if it is known. held: all the points, if
+    they are in memory; a centre that has lost its points then goes to the point that is farthest from its own.
+    """
+    most, tolerance = stop
+    for number in range(1, most + 1):
+        last = _joined(passes(centers))
+        before, inertia = inertia, squares - 2 * float(last.scores.sum(dtype=float))
+        lost = held is not None and bool((last.counts == 0).any())
+        if (before - inertia <= tolerance * abs(inertia) and not lost) or number == most:
+            break
+        centers = _means(last.sums, last.counts, centers)
+        if lost:
+            centers[last.counts == 0] = _farthest(held, last, np.count_nonzero(last.counts == 0))
+    return centers, last
+
+
+def _farthest(points: np.ndarray, last: Pass, count: int) -> np.ndarray:
+    """The count of the points (m, d) that are farthest from their centres."""
+    gaps = np.einsum("nd,nd->n", points, points) - 2 * last.scores
+    return points[np.argsort(-gaps, kind="stable")[:count]]
+
+
+def block_pass(block: np.ndarray, centers: np.ndarray) -> Pass:
+    """Assign each point of a block (m, d) to the nearest of the centers (K, d), and add up those of each."""
+    products = np.matmul(block, centers.T, out=threads.workspace("products", (len(block), len(centers))))
+    products -= np.einsum("kd,kd->k", centers, centers) / 2
+    nearest = products.argmax(axis=1)
+    scores = products[np.arange(len(block)), nearest]
+    return Pass(nearest.astype(np.int32), scores, _sums(block, nearest, len(centers)), np.bincount(nearest, minlength=len(centers)))
+
+
+def _joined(parts: list[Pass]) -> Pass:
+    nearest, scores = (np.concatenate([getattr(part, name) for part in parts]) for name in ("nearest", "scores"))
+    sums, counts = (np.sum([getattr(part, name) for part in parts], axis=0, dtype=float) for name in ("sums", "counts"))
+    return Pass(nearest, scores, sums, counts)
+
+
+def _sums(block: np.ndarray, nearest: np.ndarray, n_clusters: int) -> np.ndarray:
+    """Of the points of each cluster, (K, d) float32."""
+    m = len(block)
+    return csr_matrix((np.ones(m, dtype=np.float32), (nearest, np.arange(m))), shape=(n_clusters, m)) @ block
+
+
+def _means(sums: np.ndarray, counts: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
+    """Of each cluster, (K, d) float32; otherwise (K, d) where it has no points."""
+    return np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], otherwise).astype(np.float32)
+
+
+def _over(points: np.ndarray) -> Callable[[np.ndarray], list[Pass]]:
+    """Passes over points (m, d) in memory."""
+    return lambda centers: threads.map(lambda part: block_pass(points[part], centers), _parts(points))
+
+
+def _squares(points: np.ndarray) -> float:
+    return sum(threads.map(lambda part: float(np.vdot(points[part], points[part])), _parts(points)))
+
+
+def _parts(points: np.ndarray) -> list[slice]:
+    return slices(len(points), rows_per_block(points.shape[1]))
