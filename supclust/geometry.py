@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +15,6 @@ ROWS_PER_BLOCK = 8192
 VALUES_PER_BLOCK = 2**20  # 4 MB in float32, near what a core's cache holds
 COPIED_BYTES = 2**29  # features in memory are normalised once and for all up to this size
 TILE = 1000  # points by points of one matrix product; not a power of two, which would make transposing slow
-TILES_AT_ONCE = 64  # whose results wait to be merged
 DIRECTION = 2403_03741  # seeds the direction of the canonical order
 
 
@@ -175,17 +174,57 @@ def _direction(d: int) -> np.ndarray:
 def nearest_squares(points: np.ndarray, k: int) -> tuple[np.ndarray, float]:
     """Squared distances (n, k) float32 from each of the points (n, d) to its k nearest others, 1 <= k < n, in no order.
 
-    And how far rounding can have moved each of them. All pairs are looked at, in tiles, each pair once.
+    And how far rounding can have moved each of them. All pairs are looked at, each once, in tiles: first those on the diagonal;
+    of the others, only what is nearer than the k nearest so far is kept.
     """
     left, right, rounding = product_factors(points)
     parts = slices(len(points), TILE)
-    pairs = [(rows, columns) for i, rows in enumerate(parts) for columns in parts[i:]]
-    best = np.full((len(points), k), -np.inf, dtype=np.float32)
-    for some in (pairs[i : i + TILES_AT_ONCE] for i in range(0, len(pairs), TILES_AT_ONCE)):
-        for pair, tops in zip(some, threads.map(lambda pair: _largest_of_tile(left, right, *pair, k), some), strict=True):
-            for part, top in zip(pair, tops, strict=False):
-                best[part] = _largest_in_rows(np.concatenate([best[part], top], axis=1), k)
+    best = np.full((len(points), k), -np.inf, dtype=np.float32)  # the largest products of each point with others
+    for part, products in zip(parts, threads.map(lambda part: largest_on_diagonal(left[part], right[part], k), parts), strict=True):
+        best[part, : products.shape[1]] = products
+    for pairs in _rounds(parts):
+        larger = partial(_larger, left, right, best.min(axis=1))
+        for pair, found in zip(pairs, threads.map(lambda pair, larger=larger: larger(*pair), pairs), strict=True):
+            for part, (rows, products) in zip(pair, found, strict=True):
+                merge(best[part], rows, products)
     return np.maximum(-2 * best, 0), rounding
+
+
+def _rounds(parts: list[slice]) -> Iterator[list[tuple[slice, slice]]]:
+    """All pairs of different parts, each once, in rounds in which none comes up more than twice."""
+    n = len(parts)
+    for step in range(1, n // 2 + 1):
+        yield [(parts[i], parts[(i + step) % n]) for i in range(n // 2 if 2 * step == n else n)]
+
+
+def largest_on_diagonal(left: np.ndarray, right: np.ndarray, k: int) -> np.ndarray:
+    """The k largest products (m, k) of each of m points with the others, or as many as there are."""
+    products = np.matmul(left, right.T, out=threads.workspace("products", (len(left), len(left))))
+    np.fill_diagonal(products, -np.inf)
+    return _largest_in_rows(products, k)
+
+
+def _larger(
+    left: np.ndarray, right: np.ndarray, least: np.ndarray, rows: slice, columns: slice
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Products of a tile above the least (n,) of their row, and above that of their column: where, ascending, and what they are."""
+    shape = rows.stop - rows.start, columns.stop - columns.start
+    products, larger = threads.workspace("products", shape), threads.workspace("larger", shape, bool)
+    np.matmul(left[rows], right[columns].T, out=products)
+    of_rows = np.flatnonzero(np.greater(products, least[rows, None], out=larger))
+    of_columns = np.flatnonzero(np.greater(products, least[columns], out=larger))
+    where = (of_columns % shape[1]).astype(np.uint16)
+    order = np.argsort(where, kind="stable")  # a radix sort, as it is of 16 bits
+    values = products.ravel()
+    return (of_rows // shape[1], values[of_rows]), (where[order].astype(np.int64), values[of_columns[order]])
+
+
+def merge(best: np.ndarray, rows: np.ndarray, products: np.ndarray) -> None:
+    """Put products (m,) among the k largest (n, k) of their rows (m,), which ascend."""
+    counts = np.bincount(rows, minlength=len(best))
+    more = np.full((len(best), counts.max(initial=0)), -np.inf, dtype=np.float32)
+    more[rows, np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)] = products
+    best[:] = _largest_in_rows(np.concatenate([best, more], axis=1), best.shape[1])
 
 
 def product_factors(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
@@ -203,18 +242,6 @@ def product_factors(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     squares, epsilon = -2 * float(left[:, -1].min(initial=0)), float(np.finfo(np.float32).eps)
     of_points = (squares + float(mean @ mean)) ** 0.5  # no point is longer than sqrt(2) of that; its digits end where these do
     return left, right, epsilon * (4 * (d + 4) * squares + 32 * of_points * squares**0.5)
-
-
-def _largest_of_tile(left: np.ndarray, right: np.ndarray, rows: slice, columns: slice, k: int) -> list[np.ndarray]:
-    """The k largest products of each of the rows with the columns and, off the diagonal, of each of the columns with the rows."""
-    m, n = rows.stop - rows.start, columns.stop - columns.start
-    products, turned = threads.workspace("products", (m, n)), threads.workspace("turned", (n, m))
-    np.matmul(left[rows], right[columns].T, out=products)
-    if rows == columns:
-        np.fill_diagonal(products, -np.inf)
-        return [_largest_in_rows(products, k)]
-    turned[:] = products.T
-    return [_largest_in_rows(products, k), _largest_in_rows(turned, k)]
 
 
 def _largest_in_rows(values: np.ndarray, k: int) -> np.ndarray:

@@ -79,12 +79,12 @@ def _of_sample(sample: np.ndarray, n_clusters: int, rng: np.random.Generator) ->
     """Centres (K, d) of a sample (m, d), which is overwritten, and the nearest one of each of its points (m,)."""
     mean, squares = _centre(sample)
     leading, inertia = _in_leading_dimensions(sample, rng), np.inf
-    centers, last = _lloyd(_over(leading), _start(leading, n_clusters, rng), _squares(leading), LEADING_STOP, held=leading)
+    centers, last = _lloyd(passes(leading), _start(leading, n_clusters, rng), _squares(leading), LEADING_STOP, held=leading)
     if leading is not sample:
         sums = threads.map(lambda part: _sums(sample[part], last.nearest[part], n_clusters), _parts(sample))
         centers = _means(np.sum(sums, axis=0, dtype=float), last.counts, np.zeros((n_clusters, sample.shape[1])))
         inertia = squares - float(last.counts @ (centers.astype(float) ** 2).sum(axis=1))
-        centers, last = _lloyd(_over(sample), centers, squares, FULL_STOP, inertia)
+        centers, last = _lloyd(passes(sample), centers, squares, FULL_STOP, inertia)
     return centers + mean, last.nearest
 
 
@@ -117,12 +117,18 @@ def _start(points: np.ndarray, n_clusters: int, rng: np.random.Generator) -> np.
 
     def attempt(rng: np.random.Generator) -> np.ndarray:
         part = points[np.sort(rng.choice(len(points), size, replace=False))]
-        return _lloyd(_over(part), plus_plus(part, n_clusters, rng), _squares(part), LEADING_STOP, held=part)[0]
+        return _lloyd(passes(part), plus_plus(part, n_clusters, rng), _squares(part), LEADING_STOP, held=part)[0]
 
     tries = threads.map(attempt, rng.spawn(max(1, RESTARTS // n_clusters)))
     if len(tries) == 1:
         return tries[0]
-    return max(tries, key=lambda centers: float(_joined(_over(points)(centers)).scores.sum(dtype=float)))
+    return max(tries, key=lambda centers: float(_joined(passes(points)(centers)).scores.sum(dtype=float)))
+
+
+def quick_centers(points: np.ndarray, n_clusters: int, seed: int = 0) -> np.ndarray:
+    """Centres (K, d) of points (n, d) found on a small part of them, where it does not matter if others would be better."""
+    [centers] = threads.map(lambda rng: _start(points, n_clusters, rng), [np.random.default_rng(seed)])
+    return centers
 
 
 def plus_plus(points: np.ndarray, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
@@ -142,7 +148,7 @@ def plus_plus(points: np.ndarray, n_clusters: int, rng: np.random.Generator) -> 
 
 
 def _lloyd(
-    passes: Callable[[np.ndarray], list[Pass]],
+    over: Callable[[np.ndarray], list[Pass]],
     centers: np.ndarray,
     squares: float,
     stop: tuple[int, float],
@@ -156,7 +162,7 @@ def _lloyd(
     """
     most, tolerance = stop
     for number in range(1, most + 1):
-        last = _joined(passes(centers))
+        last = _joined(over(centers))
         before, inertia = inertia, squares - 2 * float(last.scores.sum(dtype=float))
         lost = held is not None and bool((last.counts == 0).any())
         if (before - inertia <= tolerance * abs(inertia) and not lost) or number == most:
@@ -199,7 +205,7 @@ def _means(sums: np.ndarray, counts: np.ndarray, otherwise: np.ndarray) -> np.nd
     return np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], otherwise).astype(np.float32)
 
 
-def _over(points: np.ndarray) -> Callable[[np.ndarray], list[Pass]]:
+def passes(points: np.ndarray) -> Callable[[np.ndarray], list[Pass]]:
     """Passes over points (m, d) in memory."""
     return lambda centers: threads.map(lambda part: block_pass(points[part], centers), _parts(points))
 

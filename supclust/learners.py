@@ -23,7 +23,7 @@ from supclust.profiles import FSL
 WEIGHT_DECAY = 3e-4  # as in the paper's networks
 DROPOUT = 0.5  # before the last layer
 DROPOUT_PASSES = 25  # of BALD and DBAL
-ROWS_PER_BLOCK = 8192
+ROWS_PER_BLOCK = 1024  # whose features stay in a core's cache
 START, STEPS = 1, 2  # what randomness is for
 
 
@@ -49,11 +49,13 @@ class LinearHead:
 
         As dropout stands before the last layer only (Gal et al. 2017), what comes before it needs to be computed once.
         """
+        weights, dropped = self.weights.T.astype(points.dtype), np.empty((ROWS_PER_BLOCK, points.shape[1]), dtype=points.dtype)
         for _ in range(passes):
             logits = np.empty((len(points), len(self.biases)))
             for i in range(0, len(points), ROWS_PER_BLOCK):
                 block = points[i : i + ROWS_PER_BLOCK]
-                logits[i : i + ROWS_PER_BLOCK] = (block * _kept(block.shape, rng)) @ self.weights.T.astype(block.dtype)
+                kept = np.multiply(block, _kept(block.shape, rng), out=dropped[: len(block)])
+                logits[i : i + ROWS_PER_BLOCK] = kept @ weights
             yield log_softmax(logits / (1 - DROPOUT) + self.biases, axis=1)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from supclust import geometry
+from supclust import cells, geometry
 
 N_NEIGHBORS = 20
 DEFAULT_TEMPERATURE = 0.1  # of the mean distance between centres
@@ -42,8 +42,20 @@ def mean_distance_bounds(
         return np.full(1, np.inf), np.full(1, np.inf)
     squares, rounding = geometry.nearest_squares(points, _k(len(points), n_neighbors))
     bounds = np.maximum(squares - rounding, 0), squares + rounding
-    low, high = ((bound if squared else np.sqrt(bound)).mean(axis=1, dtype=float) for bound in bounds)
+    low, high = (_mean(bound, squared) for bound in bounds)
     return low * (1 - 1e-7), high * (1 + 1e-7)  # the roots' own rounding
+
+
+def approximate_mean_distances(
+    points: np.ndarray, n_neighbors: int = N_NEIGHBORS, *, squared: bool = False
+) -> tuple[np.ndarray, float]:
+    """The mean distance (n,) from each of the points (n, d) to K others that are near, and the recall, measured on some of them."""
+    squares = cells.nearest_squares(points, _k(len(points), n_neighbors))
+    return _mean(squares, squared), cells.recall(points, squares)
+
+
+def _mean(squares: np.ndarray, squared: bool) -> np.ndarray:
+    return (squares if squared else np.sqrt(squares)).mean(axis=1, dtype=float)
 
 
 def mean_distances(

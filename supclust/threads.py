@@ -72,14 +72,14 @@ def _unless_stopped(stop: threading.Event, function: Callable[[Any], Any], piece
     return function(piece)
 
 
-def workspace(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """An array float32 of that shape to write into, the same memory for each piece of a thread: fresh memory is slow.
+def workspace(name: str, shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+    """An array of that shape to write into, the same memory for each piece of a thread: fresh memory is slow.
 
     What it holds is lost when a piece asks for one of that name again.
     """
     size, held = math.prod(shape), vars(_inside).setdefault("workspaces", {})
     if name not in held or held[name].size < size:
-        held[name] = np.empty(size, dtype=np.float32)
+        held[name] = np.empty(size, dtype=dtype)
     return held[name][:size].reshape(shape)
 
 

@@ -16,6 +16,7 @@ FLOORS = [
     "threads",
     "geometry",
     "kmeans",
+    "cells",
     "analysis",
     "augment",
     "scores",

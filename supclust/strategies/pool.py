@@ -12,10 +12,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from supclust import geometry, scores
+from supclust import cells, geometry, scores
 from supclust.kmeans import Clustering, kmeans
 
 log = logging.getLogger(__name__)
+
+APPROXIMATE_FROM = 1_000_000  # points; neighbours in large clusters are approximate then
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,9 @@ class Settings:
     relative_temperature: float = scores.DEFAULT_TEMPERATURE  # T where none is given, in mean distances between the centres
     radius: float | None = None  # delta of ProbCover, between normalised features; None = by its rule of purity
     n_classes: int | None = None  # k-means clusters that ProbCover takes for classes; None = as many as it queries
+    exact: bool | None = (
+        None  # whether neighbours are, in clusters of more than 16,384 points; None = below a million points in all
+    )
 
     def __post_init__(self) -> None:
         if not scores.is_count(self.n_neighbors):
@@ -99,9 +104,20 @@ class ClusteredPoints:
     def score(self, clusters: Iterable[int]) -> None:
         """Bound the typicality of all points in these clusters, together, which is faster than one cluster after the other."""
         new = [self.members[cluster] for cluster in dict.fromkeys(clusters) if self._is_new(cluster)]
-        function = partial(scores.mean_distance_bounds, n_neighbors=self.settings.n_neighbors, squared=self.settings.squared)
-        for members, (low, high) in zip(new, self.points.map_groups(function, new, "typicality"), strict=True):
+        options = {"n_neighbors": self.settings.n_neighbors, "squared": self.settings.squared}
+        large = [members for members in new if not self._exact and cells.pay(len(members))]
+        function = partial(scores.approximate_mean_distances, **options)
+        for members, (mean, recall) in zip(large, self.points.map_groups(function, large, "typicality"), strict=True):
+            self._known.low[members] = self._known.high[members] = mean
+            log.info("approximate neighbours of %d points: recall %.2f", len(members), recall)
+        others = [members for members in new if np.isnan(self._known.low[members[:1]]).any()]
+        function = partial(scores.mean_distance_bounds, **options)
+        for members, (low, high) in zip(others, self.points.map_groups(function, others, "typicality"), strict=True):
             self._known.low[members], self._known.high[members] = low, high
+
+    @property
+    def _exact(self) -> bool:
+        return self.settings.exact if self.settings.exact is not None else self.points.shape[0] < APPROXIMATE_FROM
 
     def _is_new(self, cluster: int) -> bool:
         return bool(np.isnan(self._known.low[self.members[cluster][:1]]).any())
@@ -218,7 +234,7 @@ class Pool:
         Typicality, the costly score, is shared by the settings that do not concern it.
         """
         settings = self.settings
-        typicality = ("typicality", n_clusters, settings.n_neighbors, settings.squared)
+        typicality = ("typicality", n_clusters, settings.n_neighbors, settings.squared, settings.exact)
         known = self.shared(typicality, lambda: Typicality(len(self.features)))
         clustering = self.shared(("k-means", n_clusters), lambda: kmeans(self.normalised, n_clusters, self.seed))
         return self.shared(("scored", n_clusters, settings), lambda: ClusteredPoints(self.normalised, clustering, settings, known))
