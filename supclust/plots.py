@@ -621,3 +621,53 @@ def speeds(table: pd.DataFrame, title: str) -> Figure:
     ax.set(xlabel="images per second", title=title)
     sns.despine(ax=ax)
     return figure
+
+
+def ratios(table: pd.DataFrame, title: str) -> Figure:
+    """How many times as fast as another library each job is, with the target, a group of bars for each pool of features."""
+    pools = list(table["features"].unique())
+    figure, axes = plt.subplots(1, len(pools), figsize=(10, 3.4), sharey=True, sharex=True, layout="constrained")
+    for ax, pool in zip(np.atleast_1d(axes), pools, strict=True):
+        part = table[table["features"] == pool]
+        places = np.arange(len(part))
+        ax.barh(places, part["times"], color="#0072B2", height=0.6)
+        for place, row in zip(places, part.itertuples(), strict=True):
+            ax.annotate(
+                _times(row), (max(row.times, row.target), place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8
+            )
+        ax.vlines(part["target"], places - 0.42, places + 0.42, color="#D55E00", lw=2.5, label="target")
+        ax.axvline(1, color="0.6", lw=0.8)
+        ax.set(xscale="log", xlabel="times as fast", title=pool, yticks=places, yticklabels=part["job"])
+        ax.xaxis.set_major_formatter("{x:g}×")
+        ax.set_xlim(0.5, 20 * max(table["times"].max(), table["target"].max()))
+    np.atleast_1d(axes)[0].invert_yaxis()
+    np.atleast_1d(axes)[-1].legend(loc="lower right", frameon=False)
+    figure.suptitle(title)
+    sns.despine(figure)
+    return figure
+
+
+def _times(row: Any) -> str:
+    return f"{row.times:.2g}× ({_duration(row.ours)} against {_duration(row.theirs)})"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
+
+
+def growth(by_points: pd.DataFrame, by_budget: pd.DataFrame, slopes: tuple[float, float], title: str) -> Figure:
+    """Seconds of a query against the points of the pool and against the budget, both axes logarithmic, with the fitted slopes."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    for ax, table, column, slope in zip(axes, (by_points, by_budget), ("points", "budget"), slopes, strict=True):
+        ax.plot(table[column], table["seconds"], "o-", color="#0072B2")
+        middle = np.exp(np.log(table[[column, "seconds"]]).mean())
+        ax.plot(table[column], middle["seconds"] * (table[column] / middle[column]) ** slope, "--", color="0.5", lw=1)
+        for x, y in zip(table[column], table["seconds"], strict=True):
+            ax.annotate(_duration(y), (x, y), textcoords="offset points", xytext=(-4, 6), ha="right", fontsize=8)
+        ax.set(xscale="log", yscale="log", ylabel="seconds")
+        ax.margins(0.15)
+    axes[0].set(xlabel=f"points (budget {by_points['budget'].iloc[0]})", title=f"grows as points$^{{{slopes[0]:.2f}}}$")
+    axes[1].set(xlabel=f"budget ({by_budget['points'].iloc[0]:,} points)", title=f"grows as budget$^{{{slopes[1]:.2f}}}$")
+    figure.suptitle(title)
+    sns.despine(figure)
+    return figure

@@ -39,6 +39,7 @@ FLOORS = [
     "speed",
     "shipping",
     "sweep",
+    "scaling",
     "claims",
     "sensitivity",
     "reproduce",

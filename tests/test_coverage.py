@@ -286,7 +286,7 @@ def test_delta_is_the_largest_radius_of_pure_balls(n, n_classes, caplog):
 
 
 def test_a_radius_that_is_set_needs_no_clusters(monkeypatch):
-    monkeypatch.setattr(strategies.pool.geometry, "kmeans", None)
+    monkeypatch.setattr(strategies.Pool, "clusters", None)
     query("probcover", pool_of(make_blobs(5, 20, 4), radius=0.3), 4)
 
 

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 PURITY = 0.95  # share of the balls that hold points of one k-means cluster only (Yehuda et al., 2022)
 LARGEST_RADIUS = 2.0  # between points of unit length; a ball of it holds everything
 BLOCK = 1000  # points a side of a block of products, 4 MB in float32; a power of two is slow where a block is transposed
+FEW_PIECES = 3  # blocks of differences that take less time than starting threads for them
 COUNTED_ROWS = 255  # what a sum in uint8 can hold, which is many times as fast as one in a wider type
 MOST_NEIGHBOURS = 100  # of a point, on average, that are stored, in 16 bytes each; where there are more, nothing is
 SAMPLE = 1000  # points from which to estimate how many neighbours there are and how near those of other clusters
@@ -68,14 +69,22 @@ def _lower_to_distances_from(center: int, points: np.ndarray, squares: np.ndarra
     with np.errstate(over="ignore", invalid="ignore"):
         far = both - 2 * (points @ points[center]).astype(float) - rounding * both - smallest >= nearest
     nearer = np.flatnonzero(~far & (nearest >= 0))  # where a product overflowed, far is False
-    for i in range(0, len(nearer), BLOCK):
-        rows = nearer[i : i + BLOCK]
+
+    def lower(part: slice) -> None:
+        rows = nearer[part]
         nearest[rows] = np.minimum(nearest[rows], _squared_distances(points[rows], points[center]))
+
+    parts = list(_slices(0, len(nearer), BLOCK))
+    if len(parts) > FEW_PIECES:
+        threads.map(lower, parts)
+    else:
+        for part in parts:
+            lower(part)
 
 
 def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Between the rows of a (m, d) and those of b, or the one that b is, from differences in float64."""
-    difference = a.astype(float) - b
+    difference = a - b.astype(float)
     return np.einsum("nd,nd->n", difference, difference)
 
 
