@@ -65,9 +65,9 @@ def normalise(points: np.ndarray) -> np.ndarray:
     return points / np.sqrt(np.where(squares > 0, squares, 1))[:, None]
 
 
-def slices(n: int, step: int = ROWS_PER_BLOCK) -> list[slice]:
-    """Consecutive slices of 0..n of at most step."""
-    return [slice(start, min(start + step, n)) for start in range(0, n, step)]
+def slices(end: int, step: int = ROWS_PER_BLOCK, start: int = 0) -> list[slice]:
+    """Consecutive slices of start..end of at most step."""
+    return [slice(i, min(i + step, end)) for i in range(start, end, step)]
 
 
 class Points(Protocol):

@@ -17,6 +17,8 @@ FLOORS = [
     "geometry",
     "kmeans",
     "cells",
+    "pairs",
+    "balls",
     "analysis",
     "augment",
     "scores",
