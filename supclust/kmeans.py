@@ -8,7 +8,6 @@ from functools import partial
 
 import numpy as np
 from scipy.sparse import csr_matrix
-from sklearn.utils.extmath import randomized_range_finder
 
 from supclust import threads
 from supclust.geometry import Points, rows_per_block, slices
@@ -104,6 +103,8 @@ def _in_leading_dimensions(sample: np.ndarray, rng: np.random.Generator) -> np.n
     """A sample (m, d) in the space of its leading principal axes, (m, LEADING); itself if it has not many dimensions more."""
     if sample.shape[1] < 1.5 * LEADING or len(sample) < LEADING:
         return sample
+    from sklearn.utils.extmath import randomized_range_finder  # half a second that most of the package does not need
+
     some = sample[rng.choice(len(sample), min(len(sample), SEEDED[0]), replace=False)]
     seed = np.random.RandomState(rng.integers(2**31))
     find = partial(randomized_range_finder, some.T, size=LEADING, n_iter=2, random_state=seed)

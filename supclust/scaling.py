@@ -39,15 +39,17 @@ print(seconds, int(peak) / 1e6)
 """
 
 
-def of(profile: Profile, name: str, measured: Callable[[], pd.DataFrame], measure: bool = False) -> tuple[pd.DataFrame, str]:
-    """A kept table, reports/<profile>/<name>.csv, and the machine that it is of; measured anew where asked for."""
-    kept = paths.reports(profile.name) / f"{name}.csv"
+def of(name: str, measured: Callable[[], pd.DataFrame], measure: bool = False) -> tuple[pd.DataFrame, str]:
+    """A kept table, reports/laptop/<name>.csv, and the machine that it is of; measured now, and kept, where asked for.
+
+    Raises FileNotFoundError if there is none.
+    """
     if measure:
-        tables.write(kept, measured().round(4), speed.machine())
-    for folder in paths.reports_to_read(profile.name):
-        if (found := tables.read(folder / kept.name)) is not None:
+        tables.write(paths.reports("laptop") / f"{name}.csv", measured().round(4), speed.machine())
+    for folder in paths.reports_to_read("laptop"):
+        if (found := tables.read(folder / f"{name}.csv")) is not None:
             return found
-    raise FileNotFoundError(f"no table {kept}; measure = True makes it, with scikit-activeml installed")
+    raise FileNotFoundError(f"there is no table {name}.csv in reports/laptop; with measure = True it is made")
 
 
 def synthetic(n: int = N, d: int = DIMENSIONS, seed: int = 0) -> np.ndarray:
@@ -125,6 +127,8 @@ def minibatch_select(points: np.ndarray, budget: int, labeled: np.ndarray) -> li
 
 
 def _most_typical(points: np.ndarray, members: np.ndarray) -> int:
+    if len(members) == 1:
+        return int(members[0])
     k = max(1, min(20, len(members) // 2))
     distances, _ = NearestNeighbors(n_neighbors=min(k + 1, len(members))).fit(points[members]).kneighbors(points[members])
     return int(members[distances[:, 1:].mean(axis=1).argmin()])
