@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from supclust import threads
+from supclust import gpu, threads
 
 ROWS_PER_BLOCK = 8192
 VALUES_PER_BLOCK = 2**20  # 4 MB in float32, near what a core's cache holds
@@ -174,12 +174,23 @@ def _direction(d: int) -> np.ndarray:
 def nearest_squares(points: np.ndarray, k: int) -> tuple[np.ndarray, float]:
     """Squared distances (n, k) float32 from each of the points (n, d) to its k nearest others, 1 <= k < n, in no order.
 
-    And how far rounding can have moved each of them. All pairs are looked at, each once, in tiles: first those on the diagonal;
-    of the others, only what is nearer than the k nearest so far is kept.
+    And how far rounding can have moved each of them, on a GPU too. All pairs are looked at.
     """
     left, right, rounding = product_factors(points)
-    parts = slices(len(points), TILE)
-    best = np.full((len(points), k), -np.inf, dtype=np.float32)  # the largest products of each point with others
+    best = gpu.attempt(gpu.nearest_products, left, right, k)
+    if best is None:
+        best = _largest_products(left, right, k)
+    return np.maximum(-2 * best, 0), rounding
+
+
+def _largest_products(left: np.ndarray, right: np.ndarray, k: int) -> np.ndarray:
+    """The k largest products (n, k) of each of n points with the others, given the factors of `product_factors`.
+
+    Each pair is looked at once, in tiles: first those on the diagonal; of the others, only what is nearer than the k nearest so far
+    is kept.
+    """
+    parts = slices(len(left), TILE)
+    best = np.full((len(left), k), -np.inf, dtype=np.float32)
     for part, products in zip(parts, threads.map(lambda part: largest_on_diagonal(left[part], right[part], k), parts), strict=True):
         best[part, : products.shape[1]] = products
     for pairs in _rounds(parts):
@@ -187,7 +198,7 @@ def nearest_squares(points: np.ndarray, k: int) -> tuple[np.ndarray, float]:
         for pair, found in zip(pairs, threads.map(lambda pair, larger=larger: larger(*pair), pairs), strict=True):
             for part, (rows, products) in zip(pair, found, strict=True):
                 merge(best[part], rows, products)
-    return np.maximum(-2 * best, 0), rounding
+    return best
 
 
 def _rounds(parts: list[slice]) -> Iterator[list[tuple[slice, slice]]]:
@@ -230,7 +241,8 @@ def merge(best: np.ndarray, rows: np.ndarray, products: np.ndarray) -> None:
 def product_factors(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Factors (n, d + 2) whose products are -|a - b|^2 / 2 of points (n, d), and how far rounding can move |a - b|^2.
 
-    [a, 1, -|a|^2 / 2] [b, -|b|^2 / 2, 1], float32, around the mean of the points, where squares are small.
+    [a, 1, -|a|^2 / 2] [b, -|b|^2 / 2, 1], float32, around the mean of the points, where squares are small. In whatever order a
+    product is summed up, by numpy or on a GPU.
     """
     n, d = points.shape
     mean = points.mean(axis=0, dtype=float).astype(np.float32)

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from supclust import threads
+from supclust import gpu, threads
 from supclust.geometry import Points, rows_per_block, slices
 
 SAMPLE = 2**16, 256  # points, and points for each cluster, whichever is more, that the centres are found on
@@ -45,7 +45,9 @@ def kmeans(points: Points, n_clusters: int, seed: int = 0) -> Clustering:
     Centres are seeded by greedy k-means++ (Arthur & Vassilvitskii, 2007) on a few thousand points, improved on a sample of 65,536
     or 256 for each cluster, whichever is more, in its 64 leading dimensions, then in all dimensions, then on all the points; each
     until a pass gains little. Notebook 09 compares the inertia with that of ten runs to convergence.
-    The same seed gives the same clusters, in whatever order points in memory come, on however many threads.
+    The same seed gives the same clusters, in whatever order points in memory come, on however many threads. A GPU rounds otherwise;
+    where that could move a point to another centre, numpy decides. With one the clusters are then all but always the same, though
+    not surely: numpy's rounding may hang on which points are multiplied together, and when to stop on the scores' last digit.
     Raises ValueError if there are fewer points than clusters.
     """
     n = points.shape[0]
@@ -182,11 +184,29 @@ def _farthest(points: np.ndarray, last: Pass, count: int) -> np.ndarray:
 
 def block_pass(block: np.ndarray, centers: np.ndarray) -> Pass:
     """Assign each point of a block (m, d) to the nearest of the centers (K, d), and add up those of each."""
+    found = gpu.attempt(gpu.nearest_centers, block, centers)
+    nearest, scores = _nearest(block, centers) if found is None else _sure(block, centers, *found)
+    return Pass(nearest.astype(np.int32), scores, _sums(block, nearest, len(centers)), np.bincount(nearest, minlength=len(centers)))
+
+
+def _nearest(block: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest centre of each point of a block, and its score (m,)."""
     products = np.matmul(block, centers.T, out=threads.workspace("products", (len(block), len(centers))))
     products -= np.einsum("kd,kd->k", centers, centers) / 2
     nearest = products.argmax(axis=1)
-    scores = products[np.arange(len(block)), nearest]
-    return Pass(nearest.astype(np.int32), scores, _sums(block, nearest, len(centers)), np.bincount(nearest, minlength=len(centers)))
+    return nearest, products[np.arange(len(block)), nearest]
+
+
+def _sure(
+    block: np.ndarray, centers: np.ndarray, nearest: np.ndarray, scores: np.ndarray, leads: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Nearest centres and scores as a GPU found them, but numpy's where the lead (m,) is not above what rounding could make it."""
+    longest, farthest = (float(np.einsum("nd,nd->n", rows, rows).max()) ** 0.5 for rows in (block, centers))
+    rounding = 2 * float(np.finfo(np.float32).eps) * (block.shape[1] + 4) * (longest + farthest) * farthest
+    close = np.flatnonzero(leads <= rounding)
+    if len(close):
+        nearest[close], scores[close] = _nearest(block[close], centers)
+    return nearest, scores
 
 
 def _joined(parts: list[Pass]) -> Pass:

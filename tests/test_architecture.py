@@ -14,6 +14,7 @@ FLOORS = [
     "checkpoints",
     "parallel",
     "threads",
+    "gpu",
     "geometry",
     "kmeans",
     "cells",
