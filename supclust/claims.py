@@ -369,7 +369,7 @@ def _at_hand(profile: Profile) -> dict[str, dict | None]:
         seeds = range(profile.seeds) if features.seeded(profile, name) else (0,)
         found = [features.at_hand(profile, name, seed) for seed in seeds]
         complete = all(one is not None for one in found)
-        sources[name] = {"experiment": sweep.EXPERIMENT, "features": [one.checksum for one in found]} if complete else None
+        sources[name] = {"experiment": sweep.EXPERIMENT["ssl"], "features": [one.checksum for one in found]} if complete else None
         if not complete:
             log.warning("claims 1 and 8 are not measured on %s, whose features are not at hand; what is kept is taken", name)
     return sources

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import supclust
-from supclust import strategies
+from supclust import geometry, strategies
 from tests import reference
 from tests.conftest import make_blobs
 
@@ -195,3 +195,55 @@ def test_defaults_are_those_of_the_design(blobs):
     parameters = inspect.signature(supclust.select).parameters
     assert {name: parameters[name].default for name in explicit} == explicit
     assert strategies.Settings() == strategies.Settings(20, 500, 0.1, None, squared=False)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_memory_mapped_file_gives_the_picks_of_the_array(dtype, tmp_path):
+    features = make_blobs(20, 200, 24, seed=1, spread=0.3).astype(dtype)
+    np.save(tmp_path / "features.npy", features)
+    mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
+    np.testing.assert_array_equal(supclust.select(mapped, 20, [3, 500]), supclust.select(features, 20, [3, 500]))
+
+
+def test_a_memory_mapped_file_is_read_in_parts(tmp_path, monkeypatch):
+    """No part that is asked for at once is as large as the whole, but for the sample that the centres are found on."""
+    monkeypatch.setattr("supclust.kmeans.SAMPLE", (1000, 1))
+    monkeypatch.setattr(geometry, "ROWS_PER_BLOCK", 500)
+    np.save(tmp_path / "features.npy", make_blobs(20, 200, 24, spread=0.3))
+    mapped, real, asked = np.load(tmp_path / "features.npy", mmap_mode="r"), geometry.Normalised.__getitem__, []
+    monkeypatch.setattr(geometry.Normalised, "__getitem__", lambda self, rows: asked.append(len(got := real(self, rows))) or got)
+    supclust.select(mapped, 20)
+    assert len(asked) > 20
+    assert max(asked) <= 1000
+
+
+def test_a_row_that_is_not_finite_is_named_in_a_memory_mapped_file_too(tmp_path):
+    features = make_blobs(2, 5000, 4)
+    features[[4999, 9000], 1] = np.inf
+    np.save(tmp_path / "features.npy", features)
+    with pytest.raises(ValueError, match=r"2 row\(s\): 4999, 9000"):
+        supclust.select(np.load(tmp_path / "features.npy", mmap_mode="r"), 3)
+
+
+def test_float32_bounds_and_float64_decide_as_float64_alone(monkeypatch):
+    """Where many points are within rounding of the threshold: copies with noise in the last digits."""
+    rng = np.random.default_rng(0)
+    features = np.repeat(make_blobs(4, 30, 8, spread=0.3), 4, axis=0)
+    features = (features * (1 + 1e-6 * rng.standard_normal(features.shape))).astype(np.float32)
+    picks, d = supclust.select(features, 4, return_details=True)
+    points = features.astype(float) / np.linalg.norm(features.astype(float), axis=1, keepdims=True)
+    assert picks.tolist() == reference.select_given_clusters(points, d.assignments, d.centers, 4, d.temperature)
+
+
+def test_approximate_neighbours_are_for_large_clusters_of_large_pools_only(monkeypatch, caplog):
+    caplog.set_level("INFO")
+    features = make_blobs(3, 400, 8, spread=0.3)
+    monkeypatch.setattr("supclust.cells.CELL", 32)
+    monkeypatch.setattr("supclust.cells.PROBED", 2)
+    exact = supclust.select(features, 3)
+    assert "recall" not in caplog.text
+    supclust.select(features, 3, exact=False)
+    assert caplog.text.count("recall") == 3
+    monkeypatch.setattr("supclust.strategies.pool.APPROXIMATE_FROM", 1000)
+    np.testing.assert_array_equal(supclust.select(features, 3), supclust.select(features, 3, exact=False))
+    np.testing.assert_array_equal(supclust.select(features, 3, exact=True), exact)

@@ -85,7 +85,7 @@ def test_records_of_other_features_or_another_experiment_are_made_again(workplac
     second = sweep.run(PROFILE, jobs=1)
     assert not first.equals(second)
     key = sweep.keys(PROFILE)[0]
-    source = {"experiment": sweep.EXPERIMENT + 1, "features": features.of(PROFILE, "digits").checksum, "rounds": 3}
+    source = {"experiment": sweep.EXPERIMENT["ssl"] + 1, "features": features.of(PROFILE, "digits").checksum, "rounds": 3}
     assert sweep.read_record(sweep.records_folder(PROFILE), key, source) is None
 
 

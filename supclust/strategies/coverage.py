@@ -27,9 +27,11 @@ def coreset(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     nothing is labelled, the first pick is random.
     """
     learned = None if pool.model is None else pool.model.penultimate
-    points = geometry.check_features(pool.features if learned is None else learned)
-    squares = np.einsum("nd,nd->n", points, points, dtype=float)
-    lots = pool.lots(rng, geometry.canonical_order(points))  # the pool's own does not tell points of one direction apart
+    if learned is None:
+        points, squares, order = pool.shared(("raw",), lambda: _with_squares_and_order(pool.features))
+    else:
+        points, squares, order = _with_squares_and_order(learned)
+    lots = pool.lots(rng, order)  # the pool's own order does not tell points of one direction apart
     picks = np.empty(budget, dtype=np.int64)
     nearest = _squared_distance_to_nearest(points, points[pool.labeled])
     nearest[pool.labeled] = -1
@@ -38,6 +40,14 @@ def coreset(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
         _lower_to_distances_from(picks[i], points, squares, nearest)
         nearest[picks[i]] = -1
     return picks
+
+
+def _with_squares_and_order(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features as float32 (n, d), their squared lengths (n,) float64, and their canonical order (n,)."""
+    points = geometry.check_features(features)
+    parts = slices(len(points), geometry.rows_per_block(points.shape[1]))
+    squares = threads.map(lambda part: np.einsum("nd,nd->n", points[part], points[part], dtype=float), parts)
+    return points, np.concatenate(squares), geometry.canonical_order(points)
 
 
 def _squared_distance_to_nearest(points: np.ndarray, centers: np.ndarray) -> np.ndarray:
