@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -70,6 +70,10 @@ def slices(end: int, step: int = ROWS_PER_BLOCK, start: int = 0) -> list[slice]:
     return [slice(i, min(i + step, end)) for i in range(start, end, step)]
 
 
+Merge = Callable[[list[Any]], Any]
+
+
+@runtime_checkable
 class Points(Protocol):
     """Points (n, d) in float32 that need not be in memory: what k-means and the scores of clusters ask for."""
 
@@ -82,8 +86,16 @@ class Points(Protocol):
     def exact(self, rows: np.ndarray) -> np.ndarray:
         """The same in float64, normalised in float64."""
 
-    def map(self, function: Callable[..., Any], *arrays: np.ndarray, desc: str | None = None) -> list[Any]:
-        """function(block, *parts) of each block of the points in turn, with the parts of arrays (n, ...) that belong to it."""
+    def map_exact(self, function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
+        """function(points.exact(rows)) of a function that takes each point for itself, (m, ...): it goes to the points."""
+
+    def map(
+        self, function: Callable[..., Any], *arrays: np.ndarray, desc: str | None = None, merge: Merge | None = None
+    ) -> list[Any]:
+        """function(block, *parts) of each block of the points in turn, with the parts of arrays (n, ...) that belong to it.
+
+        merge: makes one result of several in turn, merged ones among them, so that fewer and smaller ones come back.
+        """
 
     def map_groups(self, function: Callable[..., Any], groups: Sequence[np.ndarray], desc: str | None = None) -> list[Any]:
         """function(points[group]) of each group of indices."""
@@ -98,22 +110,24 @@ class Normalised:
     """
 
     def __init__(self, features: ArrayLike) -> None:
-        self._features = check_shape(features)
-        self.shape = self._features.shape
-        n, d = self.shape
-        kept = not isinstance(self._features, np.memmap) and 4 * n * d <= COPIED_BYTES
-        self._kept = np.empty(self.shape, dtype=np.float32) if kept else None
-        bad, along = zip(*threads.map(self._read, self._slices, "checking the features"), strict=True)
-        check_finite(np.concatenate(bad))
-        self.order = np.argsort(np.concatenate(along), kind="stable")
+        bad, along = self._prepare(features)
+        check_finite(bad)
+        self.order = np.argsort(along, kind="stable")
 
     def __len__(self) -> int:
         return len(self._features)
 
     def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray:
-        if self._kept is None:
-            return normalise(np.ascontiguousarray(self._features[rows], dtype=np.float32))
-        return self._kept[rows] if isinstance(rows, slice) else self._kept.take(rows, axis=0)
+        if isinstance(rows, slice):
+            return self._normalised(rows) if self._kept is None else self._kept[rows]
+        rows = np.asarray(rows)
+        result = np.empty((len(rows), self.shape[1]), dtype=np.float32)
+
+        def gather(part: slice) -> None:
+            result[part] = self._normalised(rows[part]) if self._kept is None else self._kept.take(rows[part], axis=0)
+
+        threads.map(gather, slices(len(rows), rows_per_block(self.shape[1])), "drawing points")
+        return result
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         whole = self._kept if self._kept is not None else np.concatenate([self[part] for part in self._slices])
@@ -125,9 +139,16 @@ class Normalised:
         length = np.linalg.norm(points, axis=1, keepdims=True)
         return points / np.where(length > 0, length, 1)
 
-    def map(self, function: Callable[..., Any], *arrays: np.ndarray, desc: str | None = None) -> list[Any]:
-        """function(block, *parts) of each block, in the order of the features."""
-        return threads.map(lambda part: function(self[part], *(array[part] for array in arrays)), self._slices, desc)
+    def map_exact(self, function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
+        """function of the points of these indices (m,) in float64."""
+        return function(self.exact(rows))
+
+    def map(
+        self, function: Callable[..., Any], *arrays: np.ndarray, desc: str | None = None, merge: Merge | None = None
+    ) -> list[Any]:
+        """function(block, *parts) of each block, in the order of the features; with merge, one result of them all."""
+        results = threads.map(lambda part: function(self[part], *(array[part] for array in arrays)), self._slices, desc)
+        return [merge(results)] if merge else results
 
     def map_groups(self, function: Callable[..., Any], groups: Sequence[np.ndarray], desc: str | None = None) -> list[Any]:
         """function(points[group]) of each group of indices: side by side, or one after the other if one is most of the work."""
@@ -135,6 +156,19 @@ class Normalised:
         if max(work, default=0) * threads.count() > sum(work):
             return [function(self[group]) for group in threads.bar(groups, desc)]
         return threads.map(lambda group: function(self[group]), groups, desc)
+
+    def _prepare(self, features: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        """Take the features in; returns the rows that are not finite, and where the points lie along the canonical direction."""
+        self._features = check_shape(features)
+        self.shape = self._features.shape
+        n, d = self.shape
+        kept = not isinstance(self._features, np.memmap) and 4 * n * d <= COPIED_BYTES
+        self._kept = np.empty(self.shape, dtype=np.float32) if kept else None
+        bad, along = zip(*threads.map(self._read, self._slices, "checking the features"), strict=True)
+        return np.concatenate(bad), np.concatenate(along)
+
+    def _normalised(self, rows: np.ndarray | slice) -> np.ndarray:
+        return normalise(np.ascontiguousarray(self._features[rows], dtype=np.float32))
 
     @cached_property
     def _slices(self) -> list[slice]:
@@ -269,16 +303,29 @@ def nearest_exactly(points: np.ndarray, exact: Callable[[np.ndarray], np.ndarray
     exact(rows) are points in float64, (m, d). float32 says which could be among the nearest, float64 how near they are. Below a
     millionth of what the points lie apart, two of them are copies, at distance 0.
     """
+    return nearest_among(could_be_nearest(points, rows, k), exact, k)
+
+
+def could_be_nearest(points: np.ndarray, rows: np.ndarray, k: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Some of the rows (m,) at a time, and they with all that could be among the k nearest of one of them, ascending."""
     left, right, rounding = product_factors(points)
-    result = np.empty((len(rows), k))
-    for part in slices(len(rows), 256):
-        products = left[rows[part]] @ right.T
-        products[np.arange(len(products)), rows[part]] = -np.inf
+
+    def of(some: np.ndarray) -> np.ndarray:
+        products = left[some] @ right.T
+        products[np.arange(len(products)), some] = -np.inf
         kth = np.partition(products, len(points) - k, axis=1)[:, [-k]]
-        near = np.union1d(np.flatnonzero((products >= kth - rounding).any(axis=0)), rows[part])
-        between = _distances_of_copies_zero(exact(near), np.searchsorted(near, rows[part]))
-        result[part] = np.partition(between, k - 1, axis=1)[:, :k]
-    return result
+        return np.union1d(np.flatnonzero((products >= kth - rounding).any(axis=0)), some)
+
+    return [(rows[part], of(rows[part])) for part in slices(len(rows), 256)]
+
+
+def nearest_among(candidates: list[tuple[np.ndarray, np.ndarray]], exact: Callable[[np.ndarray], np.ndarray], k: int) -> np.ndarray:
+    """Distances (m, k) float64 from the rows to their k nearest, given `could_be_nearest` of them, see `nearest_exactly`."""
+    result = [np.empty((0, k))]
+    for some, near in candidates:
+        between = _distances_of_copies_zero(exact(near), np.searchsorted(near, some))
+        result.append(np.partition(between, k - 1, axis=1)[:, :k])
+    return np.concatenate(result)
 
 
 def _distances_of_copies_zero(points: np.ndarray, rows: np.ndarray) -> np.ndarray:

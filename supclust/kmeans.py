@@ -34,7 +34,7 @@ class Pass:
     """What a pass over points (m, d) comes to, given centres (K, d)."""
 
     nearest: np.ndarray  # centre of each point, (m,)
-    scores: np.ndarray  # x c - |c|^2 / 2 of each: half of |x|^2 - |x - c|^2, (m,)
+    scores: np.ndarray  # x c - |c|^2 / 2 of each: half of |x|^2 - |x - c|^2, (m,); or what they come to in all, (1,)
     sums: np.ndarray  # of each centre's points, (K, d)
     counts: np.ndarray  # of each centre's points, (K,)
 
@@ -56,24 +56,14 @@ def kmeans(points: Points, n_clusters: int, seed: int = 0) -> Clustering:
     rng = np.random.default_rng([seed, n_clusters])
     size = min(n, max(SAMPLE[0], SAMPLE[1] * n_clusters))
     drawn = points.order if size == n else points.order[np.sort(rng.choice(n, size, replace=False))]
-    centers, nearest = _of_sample(_gathered(points, drawn), n_clusters, rng)
+    centers, nearest = _of_sample(points[drawn], n_clusters, rng)
     if size == n:
         assignments = np.empty(n, dtype=np.int64)
         assignments[drawn] = nearest
         return Clustering(assignments, centers)
-    centers, last = _lloyd(lambda centers: points.map(partial(block_pass, centers=centers), desc="k-means"), centers, n, FULL_STOP)
+    over = partial(points.map, desc="k-means", merge=_summed)
+    centers, last = _lloyd(lambda centers: over(partial(block_pass, centers=centers)), centers, n, FULL_STOP)
     return Clustering(last.nearest.astype(np.int64), centers)
-
-
-def _gathered(points: Points, rows: np.ndarray) -> np.ndarray:
-    """Points of these indices (m,), float32 (m, d)."""
-    result = np.empty((len(rows), points.shape[1]), dtype=np.float32)
-
-    def gather(part: slice) -> None:
-        result[part] = points[rows[part]]
-
-    threads.map(gather, _parts(result), "drawing a sample")
-    return result
 
 
 def _of_sample(sample: np.ndarray, n_clusters: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -213,6 +203,13 @@ def _joined(parts: list[Pass]) -> Pass:
     nearest, scores = (np.concatenate([getattr(part, name) for part in parts]) for name in ("nearest", "scores"))
     sums, counts = (np.sum([getattr(part, name) for part in parts], axis=0, dtype=float) for name in ("sums", "counts"))
     return Pass(nearest, scores, sums, counts)
+
+
+def _summed(parts: list[Pass]) -> Pass:
+    """Passes joined, with what is needed only: the sum of the scores, and the centres' numbers in as few bytes as will do."""
+    whole = _joined(parts)
+    nearest = whole.nearest.astype(np.min_scalar_type(len(whole.counts)))
+    return Pass(nearest, whole.scores.sum(dtype=float, keepdims=True), whole.sums, whole.counts)
 
 
 def _sums(block: np.ndarray, nearest: np.ndarray, n_clusters: int) -> np.ndarray:

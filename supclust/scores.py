@@ -72,7 +72,24 @@ def mean_distances(
     """
     if len(points) == 1:
         return np.full(len(rows), np.inf)
-    near = geometry.nearest_exactly(points, exact, rows, _k(len(points), n_neighbors))
+    return mean_distances_among(could_be_neighbors(points, rows, n_neighbors), exact, len(points), n_neighbors, squared=squared)
+
+
+def could_be_neighbors(points: np.ndarray, rows: np.ndarray, n_neighbors: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Which of the points (n, d), n > 1, could be among the K nearest others of some, see `geometry.could_be_nearest`."""
+    return geometry.could_be_nearest(points, rows, _k(len(points), n_neighbors))
+
+
+def mean_distances_among(
+    candidates: list[tuple[np.ndarray, np.ndarray]],
+    exact: Callable[[np.ndarray], np.ndarray],
+    n: int,
+    n_neighbors: int = N_NEIGHBORS,
+    *,
+    squared: bool = False,
+) -> np.ndarray:
+    """`mean_distances` (m,) among n points of those that `could_be_neighbors` was asked for."""
+    near = geometry.nearest_among(candidates, exact, _k(n, n_neighbors))
     mantissas, exponents = np.frexp((near**2 if squared else near).mean(axis=1))
     return np.ldexp(np.round(mantissas, 12), exponents)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from supclust import strategies
+from supclust import geometry, strategies
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Details:
 
 
 def select(
-    features: ArrayLike,
+    features: ArrayLike | geometry.Points,
     budget: int,
     labeled: Sequence[int] | np.ndarray = (),
     *,
@@ -37,7 +37,8 @@ def select(
 ) -> np.ndarray | tuple[np.ndarray, Details]:
     """Choose which points to label next, by SUPClust (arXiv 2403.03741, section 3).
 
-    features (n, d), finite, for example SimCLR features; they are L2-normalised here. labeled: indices that have labels already.
+    features (n, d), finite, for example SimCLR features; they are L2-normalised here. Those that are in shards on a cluster come as
+    `sharded.Shards`. labeled: indices that have labels already.
     The pool is clustered by k-means into min(labelled + budget, max_clusters) clusters. In each of the largest clusters without a
     label, the point of largest SUP among the top_fraction most typical ones is taken. temperature is T of Eq. 2, in units of
     distance between normalised features; None = a tenth of the mean distance between the centres (`default_temperature`).

@@ -16,6 +16,7 @@ FLOORS = [
     "threads",
     "gpu",
     "geometry",
+    "sharded",
     "kmeans",
     "cells",
     "pairs",

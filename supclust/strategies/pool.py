@@ -147,33 +147,46 @@ class ClusteredPoints:
         place = np.argsort(members, kind="stable")
         rows = place[np.searchsorted(members[place], some)]
         vague = self._known.low[some] < self._known.high[some]
-        self._known.low[some[vague]] = self._known.high[some[vague]] = scores.mean_distances(
-            self.points[members],
-            lambda rows: self.points.exact(members[rows]),
-            rows[vague],
-            self.settings.n_neighbors,
-            squared=self.settings.squared,
-        )
+        if vague.any():
+            self._known.low[some[vague]] = self._known.high[some[vague]] = self._exact_mean_distances(members, rows[vague])
         return self._known.low[some]
+
+    def _exact_mean_distances(self, members: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        settings = self.settings
+        [candidates] = self.points.map_groups(
+            partial(scores.could_be_neighbors, rows=rows, n_neighbors=settings.n_neighbors), [members]
+        )
+        return scores.mean_distances_among(
+            candidates,
+            lambda rows: self.points.exact(members[rows]),
+            len(members),
+            settings.n_neighbors,
+            squared=settings.squared,
+        )
 
     def sup(self, cluster: int, some: np.ndarray) -> np.ndarray:
         """SUP (m,) float64 of some points (m,) of a cluster; NaN where it is the only one."""
         if len(self.centers) == 1:
             return np.full(len(some), np.nan)
-        return -geometry.distances(self.points.exact(some), self.centers) @ self.weights[cluster]
+        return self.points.map_exact(partial(_sup, centers=self.centers, weights=self.weights[cluster]), some)
+
+
+def _sup(points: np.ndarray, centers: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return -geometry.distances(points, centers) @ weights
 
 
 @dataclass(frozen=True)
 class Pool:
     """Points to choose from: features (n, d), indices of the labelled ones, a model, and what strategies compute from them.
 
+    Features in shards on a cluster come as `sharded.Shards`, on which the strategies work that go by clusters, and the random one.
     Pools made with `with_labeled` share the normalised features and the clusterings, which depend on (features, K, seed) only.
     Whatever goes through the points one by one does so in their canonical order, so that the order in which they come, even where
     two of them tie, does not change which ones are picked.
     Raises ValueError for features that are not finite and 2-d, and labelled indices out of range or repeated.
     """
 
-    features: np.ndarray
+    features: np.ndarray | geometry.Points
     labeled: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     seed: int = 0
     settings: Settings = Settings()
@@ -185,7 +198,8 @@ class Pool:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int | np.integer) or self.seed < 0:
             raise ValueError(f"seed must be a whole number of at least 0, not {self.seed!r}")
         if "normalised" not in self._shared:
-            self._shared["normalised"] = geometry.Normalised(self.features)
+            ready = isinstance(self.features, geometry.Points)
+            self._shared["normalised"] = self.features if ready else geometry.Normalised(self.features)
         object.__setattr__(self, "labeled", check_labeled(self.labeled, len(self.features)))
 
     def with_labeled(self, labeled: ArrayLike, model: Model | None = None) -> Pool:
@@ -203,7 +217,7 @@ class Pool:
 
     @property
     def points(self) -> np.ndarray:
-        """The L2-normalised features, (n, d) float32, all of them in memory."""
+        """The L2-normalised features, (n, d) float32, all of them in memory; TypeError for those in shards on a cluster."""
         return self.shared(("points",), lambda: np.asarray(self.normalised))
 
     @property
