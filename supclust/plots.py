@@ -641,7 +641,7 @@ def ratios(table: pd.DataFrame, title: str) -> Figure:
         ax.xaxis.set_major_formatter("{x:g}×")
         ax.set_xlim(0.5, 20 * max(table["times"].max(), table["target"].max()))
     np.atleast_1d(axes)[0].invert_yaxis()
-    np.atleast_1d(axes)[-1].legend(loc="lower right", frameon=False)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper right", frameon=False)
     figure.suptitle(title)
     sns.despine(figure)
     return figure
