@@ -58,10 +58,12 @@ def normalise(points: np.ndarray) -> np.ndarray:
     """Rows scaled to unit L2 length, float32 (n, d); a row of zeros stays as it is."""
     with np.errstate(over="ignore"):
         squares = np.einsum("nd,nd->n", points, points)
-    if squares.min(initial=1) < 1e-30 or not squares.max(initial=1) < 1e30:  # squares of extreme values leave float32
-        largest = np.abs(points).max(axis=1, keepdims=True)
-        points = points / np.where(largest > 0, largest, 1)
-        squares = np.einsum("nd,nd->n", points, points)
+    extreme = np.flatnonzero((squares < 1e-30) | ~(squares < 1e30))  # squares of their values leave float32
+    if len(extreme):
+        points = points.copy()
+        largest = np.abs(points[extreme]).max(axis=1, keepdims=True)
+        points[extreme] /= np.where(largest > 0, largest, 1)
+        squares[extreme] = np.einsum("nd,nd->n", points[extreme], points[extreme])
     return points / np.sqrt(np.where(squares > 0, squares, 1))[:, None]
 
 
@@ -227,7 +229,7 @@ def _largest_products(left: np.ndarray, right: np.ndarray, k: int) -> np.ndarray
     best = np.full((len(left), k), -np.inf, dtype=np.float32)
     for part, products in zip(parts, threads.map(lambda part: largest_on_diagonal(left[part], right[part], k), parts), strict=True):
         best[part, : products.shape[1]] = products
-    for pairs in _rounds(parts):
+    for pairs in threads.bar(list(_rounds(parts)), "neighbours"):
         larger = partial(_larger, left, right, best.min(axis=1))
         for pair, found in zip(pairs, threads.map(lambda pair, larger=larger: larger(*pair), pairs), strict=True):
             for part, (rows, products) in zip(pair, found, strict=True):
@@ -316,7 +318,8 @@ def could_be_nearest(points: np.ndarray, rows: np.ndarray, k: int) -> list[tuple
         kth = np.partition(products, len(points) - k, axis=1)[:, [-k]]
         return np.union1d(np.flatnonzero((products >= kth - rounding).any(axis=0)), some)
 
-    return [(rows[part], of(rows[part])) for part in slices(len(rows), 256)]
+    some = int(np.clip(2**25 // len(points), 1, 256))  # 128 MB of products
+    return [(rows[part], of(rows[part])) for part in slices(len(rows), some)]
 
 
 def nearest_among(candidates: list[tuple[np.ndarray, np.ndarray]], exact: Callable[[np.ndarray], np.ndarray], k: int) -> np.ndarray:

@@ -64,8 +64,10 @@ def attempt(kernel: Callable[..., Any], left: np.ndarray, right: np.ndarray, *ar
 
     try:
         return kernel(left, right, *arguments, found)
-    except torch.cuda.OutOfMemoryError:
-        return None
+    except RuntimeError as error:
+        if isinstance(error, torch.cuda.OutOfMemoryError) or "alloc" in str(error).lower():  # cuBLAS says it in its own way
+            return None
+        raise
 
 
 def nearest_products(left: np.ndarray, right: np.ndarray, k: int, device: torch.device) -> np.ndarray:

@@ -19,6 +19,8 @@ RESTARTS = 40  # divided by the number of clusters: where they are few, a bad st
 TRIALS = 3  # of k-means++ for each centre
 LEADING_STOP = 25, 3e-4  # passes in the leading dimensions; share of the inertia that the last one gained
 FULL_STOP = 8, 1e-3  # the same in all dimensions
+QUICK_STOP = 4, 1e-2
+PRODUCTS = 2**23  # of points with centres, that are there at once
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ def kmeans(points: Points, n_clusters: int, seed: int = 0) -> Clustering:
     Centres are seeded by greedy k-means++ (Arthur & Vassilvitskii, 2007) on a few thousand points, improved on a sample of 65,536
     or 256 for each cluster, whichever is more, in its 64 leading dimensions, then in all dimensions, then on all the points; each
     until a pass gains little. Notebook 09 compares the inertia with that of ten runs to convergence.
-    The same seed gives the same clusters, in whatever order points in memory come, on however many threads. A GPU rounds otherwise;
+    The same seed gives the same clusters, on however many threads, and in whatever order points in memory come that are no more
+    than the sample; of more, up to the rounding of sums. A GPU rounds otherwise;
     where that could move a point to another centre, numpy decides. With one the clusters are then all but always the same, though
     not surely: numpy's rounding may hang on which points are multiplied together, and when to stop on the scores' last digit.
     Raises ValueError if there are fewer points than clusters.
@@ -61,7 +64,7 @@ def kmeans(points: Points, n_clusters: int, seed: int = 0) -> Clustering:
         assignments = np.empty(n, dtype=np.int64)
         assignments[drawn] = nearest
         return Clustering(assignments, centers)
-    over = partial(points.map, desc="k-means", merge=_summed)
+    over = partial(points.map, merge=_summed)
     centers, last = _lloyd(lambda centers: over(partial(block_pass, centers=centers)), centers, n, FULL_STOP)
     return Clustering(last.nearest.astype(np.int64), centers)
 
@@ -119,9 +122,11 @@ def _start(points: np.ndarray, n_clusters: int, rng: np.random.Generator) -> np.
 
 
 def quick_centers(points: np.ndarray, n_clusters: int, seed: int = 0) -> np.ndarray:
-    """Centres (K, d) of points (n, d) found on a small part of them, where it does not matter if others would be better."""
-    [centers] = threads.map(lambda rng: _start(points, n_clusters, rng), [np.random.default_rng(seed)])
-    return centers
+    """Centres (K, d) of points (n, d), where it matters little if others would be better: some of them, moved a few times."""
+    rng, size = np.random.default_rng(seed), min(len(points), max(SEEDED[0], SEEDED[1] * n_clusters))
+    part = points[np.sort(rng.choice(len(points), size, replace=False))]
+    centers = part[np.sort(rng.choice(size, n_clusters, replace=False))]
+    return _lloyd(passes(part), centers, _squares(part), QUICK_STOP, held=part)[0]
 
 
 def plus_plus(points: np.ndarray, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
@@ -130,6 +135,7 @@ def plus_plus(points: np.ndarray, n_clusters: int, rng: np.random.Generator) -> 
     chosen = [rng.integers(len(points))]
     nearest = np.maximum(squares + squares[chosen[0]] - 2 * (points @ points[chosen[0]]), 0)
     for _ in range(n_clusters - 1):
+        threads.check()
         upto = np.cumsum(nearest, dtype=float)
         drawn = np.minimum(np.searchsorted(upto, rng.random(TRIALS) * upto[-1]), len(points) - 1)
         lowered = squares + squares[drawn, None] - 2 * (points[drawn] @ points.T)
@@ -154,7 +160,7 @@ def _lloyd(
     they are in memory; a centre that has lost its points then goes to the point that is farthest from its own.
     """
     most, tolerance = stop
-    for number in range(1, most + 1):
+    for number in threads.bar(range(1, most + 1), "k-means"):
         last = _joined(over(centers))
         before, inertia = inertia, squares - 2 * float(last.scores.sum(dtype=float))
         lost = held is not None and bool((last.counts == 0).any())
@@ -181,6 +187,9 @@ def block_pass(block: np.ndarray, centers: np.ndarray) -> Pass:
 
 def _nearest(block: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The nearest centre of each point of a block, and its score (m,)."""
+    if len(block) * len(centers) > PRODUCTS and len(block) > 1:
+        halves = np.array_split(block, 2)
+        return tuple(np.concatenate(parts) for parts in zip(*(_nearest(half, centers) for half in halves), strict=True))
     products = np.matmul(block, centers.T, out=threads.workspace("products", (len(block), len(centers))))
     products -= np.einsum("kd,kd->k", centers, centers) / 2
     nearest = products.argmax(axis=1)

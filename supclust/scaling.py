@@ -196,7 +196,7 @@ def _steps(points: np.ndarray, budget: int, labeled: int) -> dict[str, tuple[flo
     to their mean, and read and multiplied as they are taken to the leading dimensions. Neighbours: each pair of points once.
     """
     counted, one_pass, (n, d) = [0.0, 7.0 * points.nbytes], kmeans.block_pass, points.shape
-    counted[0] += 2.0 * n * d * kmeans.LEADING
+    counted[0] += 2.0 * n * d * kmeans.LEADING * (d >= 1.5 * kmeans.LEADING)
 
     def counting(block: np.ndarray, centers: np.ndarray) -> kmeans.Pass:
         counted[0] += 2 * block.size * len(centers)
@@ -205,7 +205,7 @@ def _steps(points: np.ndarray, budget: int, labeled: int) -> dict[str, tuple[flo
 
     seconds = _seconds(lambda: strategies.Pool(points).clusters(budget + labeled))
     pool = strategies.Pool(points, _labeled(points)[:labeled])
-    with mock.patch.object(kmeans, "block_pass", counting):
+    with threads.limit(1), mock.patch.object(kmeans, "block_pass", counting):
         clustered = pool.clusters(budget + labeled)
     queried = list(strategies.clustered.clusters_to_query(clustered, pool.labeled, budget))
     sizes = clustered.sizes[queried].astype(float)

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cache
 from typing import Any
 
@@ -35,14 +35,25 @@ def map(function: Callable[[Any], Any], pieces: Iterable[Any], desc: str | None 
     """
     pieces, stop = list(pieces), getattr(_inside, "stop", None)
     if stop is not None:
-        return [_unless_stopped(stop, function, piece) for piece in pieces]
-    with _single_threaded_blas():
-        return list(bar(_results(function, pieces), desc, len(pieces)))
+        return [(check(), function(piece))[1] for piece in pieces]
+    with _single_threaded_blas(), closing(_results(function, pieces)) as results:
+        return list(bar(results, desc, len(pieces)))
 
 
 def bar(items: Iterable[Any], desc: str | None, total: int | None = None) -> Iterable[Any]:
-    """The items, under a progress bar with the time left that appears once they have taken some seconds; without desc, none."""
-    return tqdm(items, desc, total, leave=False, delay=SECONDS_BEFORE_BAR) if desc else items
+    """The items, under a progress bar with the time left that appears once they have taken some seconds.
+
+    Without desc, and inside of a piece, there is none.
+    """
+    shown = desc and getattr(_inside, "stop", None) is None
+    return tqdm(items, desc, total, leave=False, delay=SECONDS_BEFORE_BAR) if shown else items
+
+
+def check() -> None:
+    """InterruptedError if this is inside of a piece that is no longer wanted, for loops that no map is part of."""
+    stop = getattr(_inside, "stop", None)
+    if stop is not None and stop.is_set():
+        raise InterruptedError("what this was a part of has ended")
 
 
 def _results(function: Callable[[Any], Any], pieces: Sequence[Any]) -> Iterator[Any]:
@@ -66,21 +77,15 @@ def _alone(stop: threading.Event, function: Callable[[Any], Any], piece: Any) ->
         _inside.stop = None
 
 
-def _unless_stopped(stop: threading.Event, function: Callable[[Any], Any], piece: Any) -> Any:
-    if stop.is_set():
-        raise InterruptedError("what this was a part of has ended")
-    return function(piece)
-
-
 def workspace(name: str, shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
     """An array of that shape to write into, the same memory for each piece of a thread: fresh memory is slow.
 
     What it holds is lost when a piece asks for one of that name again.
     """
-    size, held = math.prod(shape), vars(_inside).setdefault("workspaces", {})
-    if name not in held or held[name].size < size:
-        held[name] = np.empty(size, dtype=dtype)
-    return held[name][:size].reshape(shape)
+    size, held, key = math.prod(shape), vars(_inside).setdefault("workspaces", {}), (name, dtype)
+    if key not in held or held[key].size < size:
+        held[key] = np.empty(size, dtype=dtype)
+    return held[key][:size].reshape(shape)
 
 
 def count() -> int:
@@ -105,9 +110,9 @@ def _single_threaded_blas() -> Iterator[None]:
     """A BLAS of one thread while any `map` is at work; a setting of the whole process, so the first sets it, the last resets it."""
     global _maps, _single
     with _lock:
-        _maps += 1
-        if _maps == 1:
+        if _maps == 0:
             _single = _controller().limit(limits=1, user_api="blas")
+        _maps += 1
     try:
         yield
     finally:
@@ -119,4 +124,6 @@ def _single_threaded_blas() -> Iterator[None]:
 
 @cache
 def _controller() -> ThreadpoolController:
+    import scipy.linalg  # noqa: F401  it brings a BLAS of its own, and only those that are loaded can be limited
+
     return ThreadpoolController()

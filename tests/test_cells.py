@@ -50,5 +50,23 @@ def test_copies_and_one_thread():
 
 
 def test_cells_pay_where_fewer_points_are_probed_than_there_are():
-    assert not cells.pay(4 * 20 * 8)
-    assert cells.pay(4 * 20 * 8 + 1)
+    assert not cells.pay(4 * 20 * 8, 20)
+    assert cells.pay(4 * 20 * 8 + 1, 20)
+    assert not cells.pay(10**6, 21)
+
+
+def test_thousands_of_copies_are_many_cells(monkeypatch):
+    monkeypatch.setattr(cells, "LARGEST", 80)
+    points = np.concatenate([np.zeros((3000, 4), dtype=np.float32), make_blobs(3, 100, 4)])
+    asked, real = [], threads.workspace
+    monkeypatch.setattr(threads, "workspace", lambda name, shape, dtype=np.float32: asked.append(shape) or real(name, shape, dtype))
+    found = cells.nearest_squares(points, 10)
+    assert np.isfinite(found).all()
+    assert found[:3000].max() < 1e-4
+    assert max(rows * columns for rows, columns in asked) < 10**6  # one cell of all copies would be nine times that
+
+
+def test_an_outlier_in_a_cell_of_its_own_finds_as_many_as_asked_for(monkeypatch):
+    monkeypatch.setattr(cells, "PROBED", 1)
+    points = np.concatenate([make_blobs(4, 60, 5), 1000 + np.arange(15, dtype=np.float32).reshape(3, 5) ** 2])
+    assert np.isfinite(cells.nearest_squares(points, 12)).all()

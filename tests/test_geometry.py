@@ -72,3 +72,10 @@ def test_distances_match_float64(n, k, d):
     rng = np.random.default_rng(0)
     points, centers = rng.standard_normal((n, d)).astype(np.float32) + 10, rng.standard_normal((k, d)).astype(np.float32) + 10
     np.testing.assert_allclose(geometry.distances(points, centers), cdist(points.astype(float), centers.astype(float)), rtol=1e-6)
+
+
+def test_a_row_of_zeros_leaves_the_others_as_they_are_to_the_last_bit():
+    points = np.random.default_rng(0).standard_normal((300, 20)).astype(np.float32)
+    stacked = np.concatenate([points, np.zeros((1, 20), np.float32), 1e25 * points[:1]])
+    np.testing.assert_array_equal(geometry.normalise(stacked)[:300], geometry.normalise(points))
+    np.testing.assert_allclose(geometry.normalise(stacked)[-1], geometry.normalise(points)[0], rtol=1e-6)

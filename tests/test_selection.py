@@ -240,10 +240,12 @@ def test_approximate_neighbours_are_for_large_clusters_of_large_pools_only(monke
     features = make_blobs(3, 400, 8, spread=0.3)
     monkeypatch.setattr("supclust.cells.CELL", 32)
     monkeypatch.setattr("supclust.cells.PROBED", 2)
-    exact = supclust.select(features, 3)
+    exact = supclust.select(features, 3, n_neighbors=5)
     assert "recall" not in caplog.text
-    supclust.select(features, 3, exact=False)
+    supclust.select(features, 3, n_neighbors=5, exact=False)
     assert caplog.text.count("recall") == 3
     monkeypatch.setattr("supclust.strategies.pool.APPROXIMATE_FROM", 1000)
-    np.testing.assert_array_equal(supclust.select(features, 3), supclust.select(features, 3, exact=False))
-    np.testing.assert_array_equal(supclust.select(features, 3, exact=True), exact)
+    np.testing.assert_array_equal(
+        supclust.select(features, 3, n_neighbors=5), supclust.select(features, 3, n_neighbors=5, exact=False)
+    )
+    np.testing.assert_array_equal(supclust.select(features, 3, n_neighbors=5, exact=True), exact)

@@ -107,3 +107,28 @@ def test_a_bar_with_the_time_left_appears_only_where_it_takes_long(capfd, monkey
     written = capfd.readouterr().err
     assert "quick" not in written
     assert "long" in written
+
+
+def test_an_interrupt_in_the_bar_stops_the_threads_while_its_traceback_is_held(monkeypatch):
+    done = []
+
+    def interrupted(items, *_):
+        for item in items:
+            raise KeyboardInterrupt(item)
+
+    monkeypatch.setattr(threads, "bar", interrupted)
+    with pytest.raises(KeyboardInterrupt) as held, threads.limit(2):
+        threads.map(lambda i: done.append(time.sleep(0.02)), range(100))
+    before = len(done)
+    time.sleep(0.2)
+    assert len(done) == before < 20
+    assert held.tb is not None
+
+
+def test_a_blas_that_comes_with_scipy_is_limited_too():
+    def piece(_):
+        import scipy.linalg
+
+        return blas_threads() if scipy.linalg else None
+
+    assert threads.map(piece, range(2)) == [{1}] * 2

@@ -35,7 +35,7 @@ def coreset(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     picks = np.empty(budget, dtype=np.int64)
     nearest = _squared_distance_to_nearest(points, points[pool.labeled])
     nearest[pool.labeled] = -1
-    for i in range(budget):
+    for i in threads.bar(range(budget), "Coreset"):
         picks[i] = _largest(nearest, lots)
         _lower_to_distances_from(picks[i], points, squares, nearest)
         nearest[picks[i]] = -1
@@ -99,7 +99,7 @@ def probcover(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     free[pool.labeled] = False
     covered = balls.cover(pool.labeled)
     picks = np.empty(budget, dtype=np.int64)
-    for i in range(budget):
+    for i in threads.bar(range(budget), "ProbCover"):
         picks[i] = _largest(np.where(free, balls.count_uncovered(covered), -1), lots)
         free[picks[i]] = False
         covered = covered | balls.cover(picks[i : i + 1])

@@ -105,7 +105,7 @@ class ClusteredPoints:
         """Bound the typicality of all points in these clusters, together, which is faster than one cluster after the other."""
         new = [self.members[cluster] for cluster in dict.fromkeys(clusters) if self._is_new(cluster)]
         options = {"n_neighbors": self.settings.n_neighbors, "squared": self.settings.squared}
-        large = [members for members in new if not self._exact and cells.pay(len(members))]
+        large = [members for members in new if not self._exact and cells.pay(len(members), self.settings.n_neighbors)]
         function = partial(scores.approximate_mean_distances, **options)
         for members, (mean, recall) in zip(large, self.points.map_groups(function, large, "typicality"), strict=True):
             self._known.low[members] = self._known.high[members] = mean
@@ -182,7 +182,7 @@ class Pool:
     Features in shards on a cluster come as `sharded.Shards`, on which the strategies work that go by clusters, and the random one.
     Pools made with `with_labeled` share the normalised features and the clusterings, which depend on (features, K, seed) only.
     Whatever goes through the points one by one does so in their canonical order, so that the order in which they come, even where
-    two of them tie, does not change which ones are picked.
+    two of them tie, does not change which ones are picked; in pools larger than the sample of `kmeans`, up to the rounding of sums.
     Raises ValueError for features that are not finite and 2-d, and labelled indices out of range or repeated.
     """
 
