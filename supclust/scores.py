@@ -24,11 +24,18 @@ def typicality(points: ArrayLike, n_neighbors: int = N_NEIGHBORS, *, squared: bo
     points = geometry.check_features(points)
     if not is_count(n_neighbors):
         raise ValueError(f"n_neighbors must be a whole number of at least 1, not {n_neighbors!r}")
+    points, scale = _scaled(points)
     low, high = mean_distance_bounds(points, n_neighbors, squared=squared)
     vague = np.flatnonzero(high > (1 + 1e-4) * low)  # near copies, whose distances float32 does not know
     low[vague] = high[vague] = mean_distances(points, lambda rows: points[rows].astype(float), vague, n_neighbors, squared=squared)
     with np.errstate(divide="ignore"):
-        return 2 / (low + high)
+        return 2 / (low + high) * (scale**2 if squared else scale)
+
+
+def _scaled(points: np.ndarray) -> tuple[np.ndarray, float]:
+    """Points (n, d) times a power of two that makes the largest value about 1, so that no square leaves float32; and that power."""
+    _, exponent = np.frexp(float(np.abs(points).max()))
+    return np.ldexp(points, -exponent), 2.0**-exponent
 
 
 def mean_distance_bounds(

@@ -122,6 +122,16 @@ def _single_threaded_blas() -> Iterator[None]:
                 _single.restore_original_limits()
 
 
+def _begin_anew() -> None:
+    """In the child of a fork, where the threads of its parent are not: what they held and counted is not its own."""
+    global _inside, _lock, _maps, _single
+    _inside, _lock, _maps, _single = threading.local(), threading.Lock(), 0, None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
+
+
 @cache
 def _controller() -> ThreadpoolController:
     import scipy.linalg  # noqa: F401  it brings a BLAS of its own, and only those that are loaded can be limited

@@ -92,3 +92,11 @@ def test_scores_refuse_features_that_are_not_finite():
 def test_precision_holds_for_tight_clusters_far_from_the_origin():
     points = geometry.normalise(make_blobs(1, 60, 32, spread=1e-3))
     np.testing.assert_allclose(scores.typicality(points), reference.typicality(points), rtol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [2.0**-90, 2.0**-60, 1.0, 2.0**60, 2.0**90])
+@pytest.mark.parametrize("squared", [False, True])
+def test_typicality_of_tiny_and_huge_points_is_that_of_others_scaled(scale, squared):
+    points = np.random.default_rng(0).standard_normal((60, 5)).astype(np.float32)
+    expected = scores.typicality(points, squared=squared) / (scale**2 if squared else scale)
+    np.testing.assert_allclose(scores.typicality(points * np.float32(scale), squared=squared), expected, rtol=1e-9)
