@@ -174,6 +174,7 @@ def test_labeled_must_be_distinct_indices(blobs, labeled, message):
         ({"max_clusters": 2.5}, "max_clusters"),
         ({"n_neighbors": 2.5}, "n_neighbors"),
         ({"temperature": "warm"}, "temperature must be positive"),
+        ({"exact": "yes"}, "exact must be True, False or None"),
         ({"seed": -1}, "seed must be"),
         ({"seed": None}, "seed must be"),
     ],

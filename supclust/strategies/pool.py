@@ -48,6 +48,8 @@ class Settings:
                 scores.check_positive(name, getattr(self, name))
         if self.n_classes is not None and not scores.is_count(self.n_classes):
             raise ValueError(f"n_classes must be a whole number of at least 1, or None, not {self.n_classes!r}")
+        if self.exact not in (None, False, True):
+            raise ValueError(f"exact must be True, False or None, not {self.exact!r}")
         if self.squared:
             log.info("typicality from squared distances, as in the code of TypiClust and not as in the paper")
 
