@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -54,7 +54,7 @@ def _find_pairs(points: np.ndarray, distance: float, screen: Screen) -> Pairs:
         near = squared <= distance**2
         return a[near], b[near], squared[near]
 
-    with _single_threaded_torch() if screen.vectors.dtype == np.int8 else nullcontext():
+    with threads.single_threaded_torch() if screen.vectors.dtype == np.int8 else nullcontext():
         found = threads.map(find, upper_blocks(len(points)), "ProbCover: near points")
     return tuple(np.concatenate(part) for part in zip(*found, strict=True))
 
@@ -80,19 +80,6 @@ def _products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     products = np.empty((len(a), len(b)), dtype=np.int32)  # numpy's, as memory of PyTorch's own piles up between what is kept
     torch._int_mm(torch.from_numpy(a), torch.from_numpy(b).T, out=torch.from_numpy(products))
     return products
-
-
-@contextmanager
-def _single_threaded_torch() -> Iterator[None]:
-    """As `threads.map` does for numpy; threads that are begun inside take the setting over."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _cheapest_screen(points: np.ndarray, distance: float) -> tuple[Callable[[np.ndarray], Screen], float]:

@@ -23,7 +23,6 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pandas as pd
-import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -314,13 +313,8 @@ def alone(folders: dict[str, str]) -> Iterator[None]:
 
     Both are settings of the whole process, so the tasks of one process, as dask's workers may have several, take turns.
     """
-    with TURN, threadpool_limits(1), threads.limit(1), paths.same_folders(folders):
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+    with TURN, threadpool_limits(1), threads.limit(1), threads.single_threaded_torch(), paths.same_folders(folders):
+        yield
 
 
 def _run_task(profile: Profile, task: list[Key], folder: Path, source: dict, folders: dict[str, str]) -> None:

@@ -122,6 +122,19 @@ def _single_threaded_blas() -> Iterator[None]:
                 _single.restore_original_limits()
 
 
+@contextmanager
+def single_threaded_torch() -> Iterator[None]:
+    """PyTorch with one thread for the length of the block; threads that are begun inside take the setting over."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _begin_anew() -> None:
     """In the child of a fork, where the threads of its parent are not: what they held and counted is not its own."""
     global _inside, _lock, _maps, _single
