@@ -128,7 +128,7 @@ class Normalised:
         def gather(part: slice) -> None:
             result[part] = self._normalised(rows[part]) if self._kept is None else self._kept.take(rows[part], axis=0)
 
-        threads.map(gather, slices(len(rows), rows_per_block(self.shape[1])), "drawing points")
+        threads.map(gather, blocks(result.shape), "drawing points")
         return result
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -174,7 +174,7 @@ class Normalised:
 
     @cached_property
     def _slices(self) -> list[slice]:
-        return slices(len(self), rows_per_block(self.shape[1]))
+        return blocks(self.shape)
 
     def _read(self, part: slice) -> tuple[np.ndarray, np.ndarray]:
         """Rows of a block that are not finite, and where its points lie along the canonical direction."""
@@ -188,15 +188,16 @@ class Normalised:
         return bad, points.astype(float) @ _direction(self.shape[1])
 
 
-def rows_per_block(d: int) -> int:
-    """How many points of d dimensions are looked at together."""
-    return int(np.clip(VALUES_PER_BLOCK // d, 256, ROWS_PER_BLOCK))
+def blocks(shape: tuple[int, int]) -> list[slice]:
+    """The slices of points of that shape (n, d) that are looked at together: as many as a core's cache holds."""
+    n, d = shape
+    return slices(n, int(np.clip(VALUES_PER_BLOCK // d, 256, ROWS_PER_BLOCK)))
 
 
 def canonical_order(points: np.ndarray) -> np.ndarray:
     """An order (n,) of the points that depends on their values only: along one random direction, fixed once and for all."""
     direction = _direction(points.shape[1])
-    parts = slices(len(points), rows_per_block(points.shape[1]))
+    parts = blocks(points.shape)
     return np.argsort(np.concatenate(threads.map(lambda part: points[part].astype(float) @ direction, parts)), kind="stable")
 
 
@@ -351,5 +352,5 @@ def distances(points: np.ndarray, centers: np.ndarray) -> np.ndarray:
         block = points[part] - origin
         return np.sqrt(np.maximum((block**2).sum(axis=1)[:, None] + squares - 2 * block @ centers.T, 0))
 
-    parts = slices(len(points), rows_per_block(points.shape[1])) or [slice(0, 0)]
+    parts = blocks(points.shape) or [slice(0, 0)]
     return np.concatenate(threads.map(of, parts))

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from supclust import gpu, threads
-from supclust.geometry import Points, rows_per_block, slices
+from supclust.geometry import Points, blocks
 
 SAMPLE = 2**16, 256  # points, and points for each cluster, whichever is more, that the centres are found on
 SEEDED = 2**12, 16  # the same, that k-means++ goes through
@@ -75,7 +75,7 @@ def _of_sample(sample: np.ndarray, n_clusters: int, rng: np.random.Generator) ->
     leading, inertia = _in_leading_dimensions(sample, rng), np.inf
     centers, last = _lloyd(passes(leading), _start(leading, n_clusters, rng), _squares(leading), LEADING_STOP, held=leading)
     if leading is not sample:
-        sums = threads.map(lambda part: _sums(sample[part], last.nearest[part], n_clusters), _parts(sample))
+        sums = threads.map(lambda part: _sums(sample[part], last.nearest[part], n_clusters), blocks(sample.shape))
         centers = _means(_total(sums), last.counts, np.zeros((n_clusters, sample.shape[1])))
         inertia = squares - float(last.counts @ (centers.astype(float) ** 2).sum(axis=1))
         centers, last = _lloyd(passes(sample), centers, squares, FULL_STOP, inertia)
@@ -84,13 +84,13 @@ def _of_sample(sample: np.ndarray, n_clusters: int, rng: np.random.Generator) ->
 
 def _centre(sample: np.ndarray) -> tuple[np.ndarray, float]:
     """Move a sample (m, d) to its mean, in place; returns the mean and the sum of the squares around it."""
-    sums = threads.map(lambda part: sample[part].sum(axis=0, dtype=float), _parts(sample))
+    sums = threads.map(lambda part: sample[part].sum(axis=0, dtype=float), blocks(sample.shape))
     mean = (np.sum(sums, axis=0, dtype=float) / len(sample)).astype(np.float32)
 
     def move(part: slice) -> None:
         sample[part] -= mean
 
-    threads.map(move, _parts(sample))
+    threads.map(move, blocks(sample.shape))
     return mean, _squares(sample)
 
 
@@ -104,7 +104,7 @@ def _in_leading_dimensions(sample: np.ndarray, rng: np.random.Generator) -> np.n
     seed = np.random.RandomState(rng.integers(2**31))
     find = partial(randomized_range_finder, some.T, size=LEADING, n_iter=2, random_state=seed)
     [axes] = threads.map(lambda find: find().astype(np.float32), [find])
-    return np.concatenate(threads.map(lambda part: sample[part] @ axes, _parts(sample)))
+    return np.concatenate(threads.map(lambda part: sample[part] @ axes, blocks(sample.shape)))
 
 
 def _start(points: np.ndarray, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
@@ -242,12 +242,8 @@ def _means(sums: np.ndarray, counts: np.ndarray, otherwise: np.ndarray) -> np.nd
 
 def passes(points: np.ndarray) -> Callable[[np.ndarray], list[Pass]]:
     """Passes over points (m, d) in memory."""
-    return lambda centers: threads.map(lambda part: block_pass(points[part], centers), _parts(points))
+    return lambda centers: threads.map(lambda part: block_pass(points[part], centers), blocks(points.shape))
 
 
 def _squares(points: np.ndarray) -> float:
-    return sum(threads.map(lambda part: float(np.vdot(points[part], points[part])), _parts(points)))
-
-
-def _parts(points: np.ndarray) -> list[slice]:
-    return slices(len(points), rows_per_block(points.shape[1]))
+    return sum(threads.map(lambda part: float(np.vdot(points[part], points[part])), blocks(points.shape)))

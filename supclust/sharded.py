@@ -221,7 +221,7 @@ def _map(shard: _Shard, function: Callable[..., Any], merge: geometry.Merge | No
 
     def over_blocks() -> list[Any]:
         results = []
-        for part in geometry.slices(len(shard), geometry.rows_per_block(shard.shape[1])):
+        for part in geometry.blocks(shard.shape):
             results.append(function(shard[part], *(array[part] for array in arrays)))
             if merge and len(results) == MERGED:
                 results = [merge(results)]

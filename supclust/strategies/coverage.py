@@ -45,7 +45,7 @@ def coreset(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
 def _with_squares_and_order(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features as float32 (n, d), their squared lengths (n,) float64, and their canonical order (n,)."""
     points = geometry.check_features(features)
-    parts = slices(len(points), geometry.rows_per_block(points.shape[1]))
+    parts = geometry.blocks(points.shape)
     squares = threads.map(lambda part: np.einsum("nd,nd->n", points[part], points[part], dtype=float), parts)
     return points, np.concatenate(squares), geometry.canonical_order(points)
 
