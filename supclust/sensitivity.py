@@ -123,8 +123,8 @@ def encoder_quality(profile: Profile) -> pd.DataFrame:
     """How well the features of each encoder tell classes apart: a row for each, in the order of the profile.
 
     Columns: encoder; knn, the 20-NN accuracy on the test set; purity, the share of points that have the most frequent class of
-    their cluster, of as many clusters as classes. Kept in quality.csv: what it has of the same features, or of features that are
-    no longer at hand, is not measured again.
+    their cluster, of as many clusters as classes. Kept in quality.csv: what it has of the same features in the same
+    experiment, or of features that are no longer at hand, is not measured again.
     """
     path = paths.reports(profile.name) / "quality.csv"
     at_hand = {name: features.of(profile, name).checksum for name in profile.encoders if features.obtainable(profile, name)}
@@ -132,13 +132,13 @@ def encoder_quality(profile: Profile) -> pd.DataFrame:
     same = {name: row for name, row in kept.items() if at_hand.get(name, row["features"]) == row["features"]}
     rows = [same[name] if name in same else _quality(profile, name) for name in profile.encoders if name in at_hand or name in same]
     table = pd.DataFrame(rows, columns=[*QUALITY, "features"])
-    tables.write(path, table, "the features of these encoders")
+    tables.write(path, table, {"experiment": sweep.EXPERIMENT["ssl"]})
     return table[QUALITY]
 
 
 def _kept_quality(folder: Path) -> list[dict[str, Any]]:
     found = tables.read(folder / "quality.csv")
-    return found[0].to_dict("records") if found else []
+    return found[0].to_dict("records") if found and found[1] == {"experiment": sweep.EXPERIMENT["ssl"]} else []
 
 
 def _quality(profile: Profile, encoder: str) -> dict[str, Any]:
