@@ -6,24 +6,20 @@ import dataclasses
 import logging
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import ExifTags, Image, ImageOps
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torchvision.datasets import CIFAR10, CIFAR100
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.datasets.utils import check_integrity
-from tqdm import tqdm
 
-from supclust import paths
+from supclust import images, paths
 from supclust.files import sha256
+from supclust.images import ImageFiles
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +27,6 @@ NAMES = ("digits", "cifar10", "cifar10-lt50", "cifar100", "isic2019")
 SPLITS = ("train", "test")
 MISSING = ("error", "leave out")  # what to do about images of ISIC-2019 that are not there
 CIFAR = {"cifar10": CIFAR10, "cifar10-lt50": CIFAR10, "cifar100": CIFAR100}
-LARGEST_ARRAY = 2_000_000_000  # bytes; a folder of more is read file by file, when its images are asked for
-THREADS = min(8, os.cpu_count() or 1)  # that decode images at once; Pillow works outside Python's lock
 
 # int(5000 * 0.02 ** (i / 9)), truncated as in the reference code: 13,996 images, the largest class 50 times the smallest.
 LONG_TAIL_50 = (5000, 3237, 2096, 1357, 878, 568, 368, 238, 154, 100)
@@ -41,58 +35,6 @@ LONG_TAIL_50 = (5000, 3237, 2096, 1357, 878, 568, 368, 238, 154, 100)
 ISIC_COUNTS = {"MEL": 4522, "NV": 12875, "BCC": 3323, "AK": 867, "BKL": 2624, "DF": 239, "VASC": 253, "SCC": 628}
 ISIC_LABELS = "ISIC_2019_Training_GroundTruth.csv"
 ISIC_IMAGES = "ISIC_2019_Training_Input"
-
-
-@dataclass(frozen=True, eq=False)
-class ImageFiles:
-    """Images that stay in their files until they are asked for: stands in for an array uint8 (n, 3, side, side).
-
-    images[i] is one image (3, side, side), images[a:b] and images[indices] are arrays (m, 3, side, side), decoded by THREADS
-    threads; indices follow NumPy's rules, on the first axis only. It pickles as a list of names, so that workers of a DataLoader
-    can read from it. Reading raises ValueError naming the file for an image that cannot be read.
-    """
-
-    folder: Path
-    names: tuple[str, ...] = field(repr=False)  # relative to folder
-    side: int  # pixels
-
-    dtype = np.dtype(np.uint8)
-    ndim = 4
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        return len(self), 3, self.side, self.side
-
-    @property
-    def size(self) -> int:
-        """Number of values, and of bytes once decoded."""
-        return len(self) * 3 * self.side**2
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, key: int | slice | Sequence[int] | np.ndarray) -> np.ndarray:
-        rows = self._rows(key)
-        if rows.ndim == 0:
-            return _read_image(self.folder / self.names[rows], self.side)
-        return _read_images([self.folder / self.names[row] for row in rows], self.side)
-
-    def take(self, indices: slice | Sequence[int] | np.ndarray) -> ImageFiles:
-        """The images at these indices, in that order, still in their files."""
-        return dataclasses.replace(self, names=tuple(self.names[row] for row in np.atleast_1d(self._rows(indices))))
-
-    def checksum(self) -> str:
-        """SHA-256 of side and of the files' names and sizes: tells images apart without reading them, on any machine."""
-        return sha256(repr((self.side, [(name, size) for name, size, _ in _listing(self.folder, self.names)])))
-
-    def _rows(self, key: int | slice | Sequence[int] | np.ndarray) -> np.ndarray:
-        """NumPy's own rules: negative positions, steps, masks, and IndexError for what does not exist."""
-        rows = np.arange(len(self))[key]
-        if rows.ndim > 1:
-            raise IndexError(
-                f"images in files are indexed by one position or a list of them, not by an array of shape {rows.shape}"
-            )
-        return rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +76,7 @@ def load(
     download: fetch CIFAR-10 or CIFAR-100 into the data folder if it is not there.
     missing: "error", or "leave out" to do without those images of ISIC-2019 that are not there. Its split does not depend on it.
 
-    The images of ISIC-2019, and of a folder that would take more than LARGEST_ARRAY bytes, are ImageFiles.
+    The images of ISIC-2019, and of a folder that would take more than images.LARGEST_ARRAY bytes, are ImageFiles.
 
     Raises ValueError for an unknown name or split, a damaged file or an image that cannot be read, and
     FileNotFoundError, with what to do about it, for a data set that is not on this machine.
@@ -156,7 +98,7 @@ def identity(name: str) -> str:
     if not Path(name).is_dir() or name in NAMES:
         return name
     root = Path(name).resolve()
-    return f"{root.name}-{sha256(repr(_listing(root, _relative(root, _image_files(root)))))[:12]}"
+    return f"{root.name}-{sha256(repr(images.listing(root, images.relative(root, _image_files(root)))))[:12]}"
 
 
 def long_tail_indices(labels: np.ndarray, seed: int) -> np.ndarray:
@@ -316,7 +258,7 @@ def _load_folder(root: Path, split: str, side: int) -> Dataset:
     files = {name: _image_files(root / split / name) for name in classes}
     _check_classes(root, split, files)
     labels = np.repeat(np.arange(len(classes)), [len(files[name]) for name in classes]).astype(np.int64)
-    return Dataset(str(root), _images_of(root, list(chain.from_iterable(files.values())), side), labels, classes)
+    return Dataset(str(root), images.load(root, list(chain.from_iterable(files.values())), side), labels, classes)
 
 
 def _load_unlabelled(root: Path, split: str, side: int) -> Dataset:
@@ -324,10 +266,10 @@ def _load_unlabelled(root: Path, split: str, side: int) -> Dataset:
         raise ValueError(f"{root} has no test split: it holds images without labels (a labelled folder has train/ and test/)")
     files = _image_files(root)
     if not files:
-        raise ValueError(f"no image in {root} (looked for {', '.join(IMG_EXTENSIONS)})")
+        raise ValueError(f"no image in {root} (looked for {', '.join(images.SUFFIXES)})")
     if any(file.parent != root for file in files):
         log.warning("the images of %s are read without labels; folders are classes only below train/ and test/", root)
-    return Dataset(str(root), _images_of(root, files, side), None, ())
+    return Dataset(str(root), images.load(root, files, side), None, ())
 
 
 def _check_classes(root: Path, split: str, files: dict[str, list[Path]]) -> None:
@@ -346,74 +288,4 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 
 
 def _image_files(folder: Path) -> list[Path]:
-    """The image files in and below a folder, sorted; hidden files and folders are none."""
-    found = (f for f in folder.rglob("*") if f.suffix.lower() in IMG_EXTENSIONS and f.is_file())
-    return sorted(f for f in found if not any(part.startswith(".") for part in f.relative_to(folder).parts))
-
-
-def _relative(root: Path, files: Sequence[Path]) -> tuple[str, ...]:
-    return tuple(file.relative_to(root).as_posix() for file in files)
-
-
-def _listing(folder: Path, names: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Name, size and time of modification of each file."""
-    stats = [(folder / name).stat() for name in names]
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(names, stats, strict=True)]
-
-
-def _images_of(root: Path, files: list[Path], side: int) -> np.ndarray | ImageFiles:
-    """An array where it is small enough, else the files."""
-    images = ImageFiles(root.absolute(), _relative(root, files), side)
-    return images if images.size > LARGEST_ARRAY else _read_images(files, side, progress=True)
-
-
-def _read_images(files: list[Path], side: int, progress: bool = False) -> np.ndarray:
-    """uint8 (n, 3, side, side)."""
-    images = np.empty((len(files), 3, side, side), dtype=np.uint8)
-    threads = ThreadPoolExecutor(THREADS)
-    try:
-        decoded = threads.map(partial(_read_image, side=side), files)
-        bar = tqdm(decoded, total=len(files), desc="reading images", unit="image", leave=False) if progress else decoded
-        for i, image in enumerate(bar):
-            images[i] = image
-    finally:  # a broken file, or a reader who stops it, leaves nothing running
-        threads.shutdown(cancel_futures=True)
-    return images
-
-
-def _read_image(file: Path, side: int) -> np.ndarray:
-    """One image, upright as its camera meant it, its central square scaled to side x side: uint8 (3, side, side)."""
-    try:
-        with Image.open(file) as opened:
-            box = _central_square(opened, side)
-            square = _eight_bit(opened).convert("RGB").resize((side, side), Image.Resampling.BICUBIC, box)
-            upright = _turned(square, opened.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception as error:  # Pillow's decoders raise whatever the damaged bytes lead them to
-        raise ValueError(f"cannot read the image {file}: {error}") from error
-    return np.asarray(upright).transpose(2, 0, 1).copy()
-
-
-def _central_square(opened: Image.Image, side: int) -> tuple[float, float, float, float]:
-    """Its box in the image as it will be decoded: a large JPEG at half, a quarter or an eighth of its size, but still 2 * side.
-
-    That saves most of the time, and the scaling would have left out the rest. Such a size is rounded up: the box is not.
-    """
-    _, whole = opened.draft(None, (2 * side, 2 * side)) or (None, (0, 0, *opened.size))
-    width, height = whole[2:]
-    edge = min(width, height)
-    left, top = (width - edge) / 2, (height - edge) / 2
-    return left, top, left + edge, top + edge
-
-
-def _turned(square: Image.Image, orientation: int) -> Image.Image:
-    """Turned and mirrored as an EXIF orientation asks for."""
-    square.info.clear()  # the rest of the metadata may be broken, and is not needed
-    square.getexif()[ExifTags.Base.Orientation] = orientation
-    return ImageOps.exif_transpose(square)
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Grey values of 16 bits scaled to 8: Pillow would clip them at 255, which turns a radiograph white."""
-    if not image.mode.startswith("I"):
-        return image
-    return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    return images.find(folder)[0]

@@ -17,7 +17,8 @@ import torch
 import torchvision
 
 from supclust import datasets, files, networks, paths, profiles, simclr
-from supclust.datasets import Dataset, ImageFiles
+from supclust.datasets import Dataset
+from supclust.images import ImageFiles
 from supclust.networks import knn_accuracy
 from supclust.profiles import Profile, SimCLR
 from supclust.simclr import Encoder

@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from supclust import augment, networks
-from supclust.datasets import ImageFiles
+from supclust.images import ImageFiles
 from supclust.profiles import FSL
 
 WEIGHT_DECAY = 3e-4  # as in the paper's networks

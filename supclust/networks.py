@@ -16,7 +16,7 @@ from torchvision.models.resnet import BasicBlock
 from tqdm import tqdm
 
 from supclust.augment import normalise
-from supclust.datasets import ImageFiles
+from supclust.images import ImageFiles
 
 DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}  # blocks of each stage
 

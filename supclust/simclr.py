@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from supclust import augment, checkpoints, files, networks, parallel
-from supclust.datasets import ImageFiles
+from supclust.images import ImageFiles
 from supclust.profiles import SimCLR
 
 CHECKPOINT = "checkpoint.pt"

@@ -24,6 +24,7 @@ FLOORS = [
     "analysis",
     "augment",
     "scores",
+    "images",
     "datasets",
     "provenance",
     "networks",

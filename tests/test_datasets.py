@@ -14,8 +14,8 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from supclust import datasets, networks, paths
-from supclust.datasets import ImageFiles
+from supclust import datasets, images, networks, paths
+from supclust.images import ImageFiles
 
 needs_cifar10 = pytest.mark.skipif(
     not (paths.data() / CIFAR10.base_folder).exists(), reason="CIFAR-10 is not in the folder that SUPCLUST_DATA names"
@@ -386,7 +386,7 @@ def test_the_identity_of_a_folder_changes_with_its_files(tmp_path):
 
 @pytest.mark.parametrize("key", [slice(None), slice(1, 6, 2), slice(0, 0), [3, 3, -1], [], np.array([6, 0]), np.arange(7) > 4])
 def test_lazy_images_are_the_eager_ones_pixel_by_pixel(noisy, key):
-    eager = datasets._read_images([noisy.folder / name for name in noisy.names], 16)
+    eager = images.read_all([noisy.folder / name for name in noisy.names], 16)
     assert noisy.shape == eager.shape
     assert (noisy.dtype, noisy.ndim, noisy.size, len(noisy)) == (eager.dtype, eager.ndim, eager.size, len(eager))
     for found in (noisy[key], noisy.take(key)[:]):
@@ -454,7 +454,7 @@ def test_workers_of_a_data_loader_read_lazy_images(noisy, start):
 
 def test_large_folders_stay_in_their_files(labelled, monkeypatch):
     eager = datasets.load(str(labelled), side=6)
-    monkeypatch.setattr(datasets, "LARGEST_ARRAY", eager.images.size - 1)
+    monkeypatch.setattr(images, "LARGEST_ARRAY", eager.images.size - 1)
     lazy = datasets.load(str(labelled), side=6)
     assert isinstance(lazy.images, ImageFiles)
     np.testing.assert_array_equal(lazy.images[:], eager.images)
@@ -463,7 +463,7 @@ def test_large_folders_stay_in_their_files(labelled, monkeypatch):
 
 
 def test_lazy_images_of_a_folder_outlive_a_change_of_directory(labelled, monkeypatch):
-    monkeypatch.setattr(datasets, "LARGEST_ARRAY", 0)
+    monkeypatch.setattr(images, "LARGEST_ARRAY", 0)
     monkeypatch.chdir(labelled)
     lazy = datasets.load("train", side=4)
     monkeypatch.chdir("/")

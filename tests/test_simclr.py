@@ -14,8 +14,9 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from supclust import checkpoints, datasets, networks, simclr
+from supclust import checkpoints, networks, simclr
 from supclust.augment import draw, render
+from supclust.images import ImageFiles
 from supclust.profiles import SimCLR
 
 TINY = SimCLR(width=4, side=8, epochs=3, batch_size=16, learning_rate=0.1, projection=8, knn_every=2)
@@ -231,7 +232,7 @@ def test_images_in_files_train_as_their_arrays_do(tmp_path):
     """Decoded by worker processes as they are needed."""
     for i, image in enumerate(np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)):
         Image.fromarray(image).save(tmp_path / f"{i:02}.png")
-    lazy = datasets.ImageFiles(tmp_path, tuple(f"{i:02}.png" for i in range(20)), 8)
+    lazy = ImageFiles(tmp_path, tuple(f"{i:02}.png" for i in range(20)), 8)
     encoder = simclr.train(lazy, TINY, tmp_path / "lazy")
     assert_same_weights(encoder, simclr.train(lazy[:], TINY, tmp_path / "eager"))
     with pytest.raises(ValueError, match="trained on other images"):

@@ -1,0 +1,311 @@
+"""Image files: finding them in a folder, reading them whatever they are, and leaving them where they are until they are needed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from tqdm import tqdm
+
+from supclust.files import sha256
+
+SUFFIXES = (*IMG_EXTENSIONS, ".gif", ".avif", ".jfif", ".jpe", ".jp2", ".apng", ".dib")
+# What may be inside, told by content. Others that Pillow knows run programs (EPS), or are no photographs (PDF, fonts).
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "PPM", "GIF", "AVIF", "JPEG2000")
+LARGEST_ARRAY = 2_000_000_000  # bytes; a folder of more is read file by file, when its images are asked for
+THREADS = min(8, os.cpu_count() or 1)  # that decode images at once; Pillow works outside Python's lock
+MARKER = "supclust.json"  # a folder that holds it was written by `supclust label`: its pictures are none of the pool
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file or folder that is left out: its name, relative to the folder that was looked through, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFiles:
+    """Images that stay in their files until they are asked for: stands in for an array uint8 (n, 3, side, side).
+
+    images[i] is one image (3, side, side), images[a:b] and images[indices] are arrays (m, 3, side, side), decoded by THREADS
+    threads; indices follow NumPy's rules, on the first axis only. It pickles as a list of names, so that workers of a DataLoader
+    can read from it. Reading raises ValueError naming the file for an image that cannot be read.
+    """
+
+    folder: Path
+    names: tuple[str, ...] = field(repr=False)  # relative to folder
+    side: int  # pixels
+
+    dtype = np.dtype(np.uint8)
+    ndim = 4
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return len(self), 3, self.side, self.side
+
+    @property
+    def size(self) -> int:
+        """Number of values, and of bytes once decoded."""
+        return len(self) * 3 * self.side**2
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, key: int | slice | Sequence[int] | np.ndarray) -> np.ndarray:
+        rows = self._rows(key)
+        if rows.ndim == 0:
+            return read(self.folder / self.names[rows], self.side)
+        return read_all([self.folder / self.names[row] for row in rows], self.side)
+
+    def take(self, indices: slice | Sequence[int] | np.ndarray) -> ImageFiles:
+        """The images at these indices, in that order, still in their files."""
+        return dataclasses.replace(self, names=tuple(self.names[row] for row in np.atleast_1d(self._rows(indices))))
+
+    def checksum(self) -> str:
+        """SHA-256 of side and of the files' names and sizes: tells images apart without reading them, on any machine."""
+        return sha256(repr((self.side, [(name, size) for name, size, _ in listing(self.folder, self.names)])))
+
+    def _rows(self, key: int | slice | Sequence[int] | np.ndarray) -> np.ndarray:
+        """NumPy's own rules: negative positions, steps, masks, and IndexError for what does not exist."""
+        rows = np.arange(len(self))[key]
+        if rows.ndim > 1:
+            raise IndexError(
+                f"images in files are indexed by one position or a list of them, not by an array of shape {rows.shape}"
+            )
+        return rows
+
+
+# -- finding -------------------------------------------------------------------------------------------------------------------
+
+
+def find(folder: Path, leave_out: Collection[Path] = ()) -> tuple[list[Path], list[Skipped]]:
+    """The image files in and below a folder, sorted, told by their suffixes; and what else is there, with the reason.
+
+    Links are followed, each folder is visited once, so links that go round in circles end. Not looked at, and not reported: hidden
+    files and folders, the folders of leave_out, and those that `supclust label` wrote (they hold MARKER).
+    """
+    found, skipped = [], []
+    for path, reason in _walk(Path(folder), {Path(path).resolve() for path in leave_out}):
+        if reason is None:
+            found.append(path)
+        else:
+            skipped.append(Skipped(printable(path.relative_to(folder).as_posix()), reason))
+    return sorted(found), sorted(skipped, key=lambda one: one.name)
+
+
+def _walk(root: Path, visited: set[Path]) -> Iterator[tuple[Path, str | None]]:
+    """Each file below root, and each folder that cannot be looked into, with the reason why it is no image; None if it is one."""
+    problems = []
+    for name, folders, names in os.walk(root, followlinks=True, onerror=problems.append):
+        folder = Path(name)
+        real = folder.resolve()
+        if real in visited or (MARKER in names and folder != root):
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(one for one in folders if not one.startswith("."))
+        yield from ((folder / one, _why_not(folder / one)) for one in sorted(names) if not one.startswith("."))
+    yield from ((Path(error.filename), f"cannot be opened: {error.strerror}") for error in problems)
+
+
+def _why_not(file: Path) -> str | None:
+    """The reason why a file cannot be an image that is read; None if it may be one."""
+    if file.suffix.lower() not in SUFFIXES:
+        return "not an image, by its name"
+    if printable(file.name) != file.name:
+        return "its name is not valid Unicode: rename it"
+    if not file.exists():
+        return "a link to nothing"
+    return None if file.is_file() else "not a regular file"
+
+
+def printable(name: str) -> str:
+    """A file's name with the bytes that are no UTF-8 spelt out."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def relative(root: Path, files: Sequence[Path]) -> tuple[str, ...]:
+    """Names of files relative to a folder, with slashes."""
+    return tuple(file.relative_to(root).as_posix() for file in files)
+
+
+def listing(folder: Path, names: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Name, size and time of modification of each file."""
+    stats = [(folder / name).stat() for name in names]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(names, stats, strict=True)]
+
+
+def copies(files: Sequence[Path]) -> dict[int, int]:
+    """Which files are byte for byte the same as an earlier one: {its position: that one's}. Only files of equal size are read."""
+    by_size: dict[int, list[int]] = {}
+    for position, file in enumerate(files):
+        by_size.setdefault(file.stat().st_size, []).append(position)
+    first: dict[tuple[int, bytes], int] = {}
+    found = {}
+    for size, positions in by_size.items():
+        for position in positions if len(positions) > 1 else ():
+            with open(files[position], "rb") as opened:
+                digest = hashlib.file_digest(opened, "sha256").digest()
+            if (earlier := first.setdefault((size, digest), position)) != position:
+                found[position] = earlier
+    return found
+
+
+# -- reading -------------------------------------------------------------------------------------------------------------------
+
+
+def load(root: Path, files: Sequence[Path], side: int) -> np.ndarray | ImageFiles:
+    """An array uint8 (n, 3, side, side) where it is small enough, else the files; ValueError naming one that cannot be read."""
+    images = ImageFiles(root.absolute(), relative(root, files), side)
+    return images if images.size > LARGEST_ARRAY else read_all(files, side, progress=True)
+
+
+def load_readable(root: Path, files: Sequence[Path], side: int) -> tuple[np.ndarray | ImageFiles, list[int], list[Skipped]]:
+    """The same of those files that can be read; also their positions, and the others with the reason."""
+    small = len(files) * 3 * side**2 <= LARGEST_ARRAY
+    images, kept, skipped = np.empty((len(files) if small else 0, 3, side, side), dtype=np.uint8), [], []
+    for position, found in enumerate(_decode(partial(_read_or_reason, side=side), files, progress=True)):
+        if isinstance(found, str):
+            skipped.append(Skipped(files[position].relative_to(root).as_posix(), found))
+            continue
+        if small:
+            images[len(kept)] = found
+        kept.append(position)
+    names = relative(root, [files[position] for position in kept])
+    return images[: len(kept)] if small else ImageFiles(root.absolute(), names, side), kept, skipped
+
+
+def read_all(files: Sequence[Path], side: int, progress: bool = False) -> np.ndarray:
+    """uint8 (n, 3, side, side); ValueError naming a file that cannot be read."""
+    images = np.empty((len(files), 3, side, side), dtype=np.uint8)
+    for i, image in enumerate(_decode(partial(read, side=side), files, progress)):
+        images[i] = image
+    return images
+
+
+def _decode(function: partial, files: Sequence[Path], progress: bool) -> Iterator[np.ndarray | str]:
+    threads = ThreadPoolExecutor(THREADS)
+    try:
+        decoded = threads.map(function, files)
+        yield from tqdm(decoded, total=len(files), desc="reading images", unit="image", leave=False) if progress else decoded
+    finally:  # a broken file, or a reader who stops it, leaves nothing running
+        threads.shutdown(cancel_futures=True)
+
+
+def _read_or_reason(file: Path, side: int) -> np.ndarray | str:
+    try:
+        return read(file, side)
+    except ValueError as error:
+        return _reason(file, error.__cause__)
+
+
+def _reason(file: Path, cause: BaseException | None) -> str:
+    """Why a file cannot be read, in words for those who do not know Pillow."""
+    if isinstance(cause, Image.DecompressionBombError):
+        return f"larger than {2 * Image.MAX_IMAGE_PIXELS:,} pixels: scale it down"
+    if file.stat().st_size == 0:
+        return "an empty file"
+    if isinstance(cause, UnidentifiedImageError):
+        return "its content is no image that can be read"
+    if isinstance(cause, PermissionError):
+        return "it may not be read: permission denied"
+    return f"damaged: {cause}".replace(str(file), file.name)
+
+
+def read(file: Path, side: int) -> np.ndarray:
+    """One image, upright as its camera meant it, its central square scaled to side x side: uint8 (3, side, side).
+
+    Grey values of 16 bits are scaled to 8, CMYK becomes RGB, what is transparent becomes white, of several frames the first counts.
+    Raises ValueError naming the file when it cannot be read.
+    """
+    try:
+        with _open(file) as opened:
+            box = _central_square(opened, side)
+            square = _rgb(opened).resize((side, side), Image.Resampling.BICUBIC, box)
+            upright = _turned(square, _orientation(opened))
+    except Exception as error:  # Pillow's decoders raise whatever the damaged bytes lead them to
+        raise ValueError(f"cannot read the image {file}: {error}") from error
+    return np.asarray(upright).transpose(2, 0, 1).copy()
+
+
+def thumbnail(file: Path, side: int) -> Image.Image:
+    """One whole image, upright, in RGB, no longer than side pixels; a smaller one as it is. ValueError when it cannot be read."""
+    try:
+        with _open(file) as opened:
+            opened.draft(None, (2 * side, 2 * side))
+            whole = _rgb(opened)
+            whole.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=None)
+            return _turned(whole, _orientation(opened))
+    except Exception as error:
+        raise ValueError(f"cannot read the image {file}: {error}") from error
+
+
+def _open(file: Path) -> Image.Image:
+    opened = Image.open(file, formats=_formats())
+    width, height = opened.size
+    if width * height > 2 * Image.MAX_IMAGE_PIXELS:  # Pillow only checks what it opens as an image of one frame
+        raise Image.DecompressionBombError(f"{width} x {height} pixels")
+    return opened
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that this Pillow can read."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _central_square(opened: Image.Image, side: int) -> tuple[float, float, float, float]:
+    """Its box in the image as it will be decoded: a large JPEG at half, a quarter or an eighth of its size, but still 2 * side.
+
+    That saves most of the time, and the scaling would have left out the rest. Such a size is rounded up: the box is not.
+    """
+    _, whole = opened.draft(None, (2 * side, 2 * side)) or (None, (0, 0, *opened.size))
+    width, height = whole[2:]
+    edge = min(width, height)
+    left, top = (width - edge) / 2, (height - edge) / 2
+    return left, top, left + edge, top + edge
+
+
+def _orientation(opened: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) where the metadata is broken: no reason to do without the image."""
+    try:
+        return opened.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        return 1
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    """Turned and mirrored as an EXIF orientation asks for."""
+    image.info.clear()  # the rest of the metadata may be broken, and is not needed
+    image.getexif()[ExifTags.Base.Orientation] = orientation
+    return ImageOps.exif_transpose(image)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """In RGB, of 8 bits; transparent pixels, which have arbitrary colours, become white."""
+    if image.has_transparency_data:
+        colours = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours).convert("RGB")
+    return _eight_bit(image).convert("RGB")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Grey values of 16 bits, or floating ones, scaled to 8 bits: Pillow would clip them at 255, which turns a radiograph white."""
+    if image.mode == "F":
+        values = np.nan_to_num(np.asarray(image, dtype=float), posinf=0, neginf=0)
+        return Image.fromarray(((values - values.min()) * (255 / (np.ptp(values) or 1))).astype(np.uint8))
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
