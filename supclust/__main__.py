@@ -1,4 +1,4 @@
-"""The command `supclust`: figures, sweep, claims, data, train and ship."""
+"""The command `supclust`: label, figures, sweep, claims, data, train and ship."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,9 +50,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="supclust", description="Reproduce SUPClust (arXiv 2403.03741).")
+    parser = argparse.ArgumentParser(
+        prog="supclust", description="Pick images to label, and reproduce SUPClust (arXiv 2403.03741)."
+    )
     parser.add_argument("--version", action="version", version=f"supclust {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_label(commands)
     _add_figures(commands)
     _add_sweep(commands)
     _add_claims(commands)
@@ -59,6 +63,43 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_ship(commands)
     return parser
+
+
+def _add_label(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "label",
+        help="pick images of your own to label",
+        description="Pick the images to label first, and write picks.csv, a contact sheet (contact_sheet.html and .png), tasks "
+        "for Label Studio and what was done into a folder. With --labeled, or from an earlier round's folder, pick the next ones.",
+    )
+    command.add_argument(
+        "source", type=Path, metavar="IMAGES",
+        help="a folder of images, a file of embeddings (.npy, .npz, .parquet), or the folder of an earlier round",
+    )  # fmt: skip
+    command.add_argument("--budget", type=int, default=50, metavar="N", help="how many to pick (default: 50)")
+    command.add_argument("--out", type=Path, default=Path("picks"), metavar="DIR", help="folder for the results (default: picks)")
+    command.add_argument(
+        "--labeled", type=Path, nargs="+", default=[], metavar="FILE",
+        help="labels so far: CSV with the columns id and label, or Label Studio's JSON",
+    )  # fmt: skip
+    command.add_argument(
+        "--strategy", default="supclust", metavar="NAME",
+        help="supclust (default), typiclust, random ..., also with settings: supclust:top_fraction=0.05",
+    )  # fmt: skip
+    command.add_argument("--explain", action="store_true", help="print why each image was picked")
+    command.add_argument("--seed", type=int, default=0, help="of clusters, training and random draws")
+    command.add_argument("--force", action="store_true", help="overwrite the results of another run")
+    command.add_argument("--images", type=Path, metavar="DIR", help="the folder of images that the ids of embeddings name")
+    encoder = command.add_argument_group("how a folder of images is embedded")
+    encoder.add_argument(
+        "--encoder", default="simclr", metavar="NAME",
+        help="simclr, trained on the images (default); a model of torchvision, such as resnet50; or a .safetensors file",
+    )  # fmt: skip
+    encoder.add_argument("--train-minutes", type=float, default=20.0, metavar="M", help="of SimCLR (default: 20; 0: no training)")
+    encoder.add_argument("--train-epochs", type=int, metavar="N", help="instead: the same on every machine")
+    encoder.add_argument("--from-scratch", action="store_true", help="do not start SimCLR from the CIFAR-10 encoder")
+    encoder.add_argument("--download", action="store_true", help="fetch the weights of a torchvision model if they are not here")
+    command.set_defaults(run=_label)
 
 
 def _add_figures(commands: argparse._SubParsersAction) -> None:
@@ -170,6 +211,21 @@ def _add_missing(command: argparse.ArgumentParser) -> None:
 def _add_profile(command: argparse.ArgumentParser) -> None:
     command.add_argument("--profile", default="laptop", help="quick, laptop (default) or paper")
     command.add_argument("--out", type=Path, metavar="DIR", help="write below this folder instead of the repository")
+
+
+def _label(options: argparse.Namespace) -> int:
+    from supclust import labeling
+
+    request = labeling.Request(
+        source=options.source.expanduser(), out=options.out.expanduser(), budget=options.budget, labeled=tuple(options.labeled),
+        strategy=options.strategy, seed=options.seed, pictures=options.images, force=options.force, encoder=options.encoder,
+        minutes=options.train_minutes, epochs=options.train_epochs, scratch=options.from_scratch, download=options.download,
+    )  # fmt: skip
+    found = labeling.run(request)
+    for pick in found.picks if options.explain else ():
+        print(f"{pick.order}. {found.source.ids[pick.point]}\n{textwrap.indent(labeling.explain(found, pick), '   ')}")
+    print(request.out / labeling.SHEET)
+    return 0
 
 
 def _figures(options: argparse.Namespace) -> int:

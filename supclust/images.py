@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import warnings
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,12 +14,14 @@ from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
 from supclust.files import sha256
 
-SUFFIXES = (*IMG_EXTENSIONS, ".gif", ".avif", ".jfif", ".jpe", ".jp2", ".apng", ".dib")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".jp2"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
 # What may be inside, told by content. Others that Pillow knows run programs (EPS), or are no photographs (PDF, fonts).
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "PPM", "GIF", "AVIF", "JPEG2000")
 LARGEST_ARRAY = 2_000_000_000  # bytes; a folder of more is read file by file, when its images are asked for
@@ -175,13 +178,14 @@ def load_readable(root: Path, files: Sequence[Path], side: int) -> tuple[np.ndar
     """The same of those files that can be read; also their positions, and the others with the reason."""
     small = len(files) * 3 * side**2 <= LARGEST_ARRAY
     images, kept, skipped = np.empty((len(files) if small else 0, 3, side, side), dtype=np.uint8), [], []
-    for position, found in enumerate(_decode(partial(_read_or_reason, side=side), files, progress=True)):
-        if isinstance(found, str):
-            skipped.append(Skipped(files[position].relative_to(root).as_posix(), found))
-            continue
-        if small:
-            images[len(kept)] = found
-        kept.append(position)
+    with warnings.catch_warnings(action="ignore"):  # Pillow's, about metadata that is not needed
+        for position, found in enumerate(_decode(partial(_read_or_reason, side=side), files, progress=True)):
+            if isinstance(found, str):
+                skipped.append(Skipped(files[position].relative_to(root).as_posix(), found))
+                continue
+            if small:
+                images[len(kept)] = found
+            kept.append(position)
     names = relative(root, [files[position] for position in kept])
     return images[: len(kept)] if small else ImageFiles(root.absolute(), names, side), kept, skipped
 
@@ -242,7 +246,7 @@ def read(file: Path, side: int) -> np.ndarray:
 def thumbnail(file: Path, side: int) -> Image.Image:
     """One whole image, upright, in RGB, no longer than side pixels; a smaller one as it is. ValueError when it cannot be read."""
     try:
-        with _open(file) as opened:
+        with warnings.catch_warnings(action="ignore"), _open(file) as opened:
             opened.draft(None, (2 * side, 2 * side))
             whole = _rgb(opened)
             whole.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=None)

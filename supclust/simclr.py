@@ -124,6 +124,29 @@ def view_side(epoch: int, config: SimCLR) -> int:
     return config.small_side if epoch <= config.small_epochs else config.side
 
 
+def seconds_per_step(
+    images: np.ndarray | ImageFiles, config: SimCLR, side: int, start: Encoder | None = None, steps: int = 3
+) -> float:
+    """How long a step of `train` on views of side pixels takes here, without torch.compile: to plan a training by."""
+    _check(images, config, None)
+    training, seconds = _set_up(images, config, networks.default_device(), start), []
+    generator = networks.generator(training.device, (config.seed, VIEWS))
+    training.model.train()
+    with networks.conditions(config.width, config.side):
+        while len(seconds) <= steps:
+            began = time.perf_counter()
+            _fit_batch(training, next(_batches(training, 1, 0)), 0.0, generator, side).item()
+            seconds.append(time.perf_counter() - began)
+    return float(np.median(seconds[1:]))  # the first one prepares
+
+
+def images_checksum(images: np.ndarray | ImageFiles) -> str:
+    """SHA-256 that tells the images of one training from those of another."""
+    if isinstance(images, ImageFiles):
+        return images.checksum()
+    return hashlib.sha256(f"{images.shape}".encode() + images.tobytes()).hexdigest()
+
+
 def save_weights(encoder: Encoder, path: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write weights (keys b.* of the network, h.* of the projection head), config and history as one safetensors file."""
     modules = {"b": encoder.network, "h": encoder.head}
@@ -235,7 +258,7 @@ def _set_up(
     )
     # Not dynamic: after a change of resolution, an unbroken training would go on with other kernels than a resumed one.
     prepare = partial(torch.compile, dynamic=False) if compiled else lambda function: function
-    origin = {"images": _images_checksum(images), "start": _start_checksum(start)}
+    origin = {"images": images_checksum(images), "start": _start_checksum(start)}
     resident = images if isinstance(images, ImageFiles) else torch.from_numpy(images).to(device)
     fast_model = prepare(parallel.wrap(model))
     render = prepare(augment.render) if device.type == "cuda" else augment.render
@@ -261,12 +284,6 @@ def _start_checksum(start: Encoder | None) -> str:
     if start is None:
         return ""
     return start.checksum + (_checksum(start.head.state_dict()) if start.head is not None else "")
-
-
-def _images_checksum(images: np.ndarray | ImageFiles) -> str:
-    if isinstance(images, ImageFiles):
-        return images.checksum()
-    return hashlib.sha256(f"{images.shape}".encode() + images.tobytes()).hexdigest()
 
 
 def _bar(training: _Training) -> tqdm:

@@ -1,0 +1,265 @@
+"""What turns one's own images into points: SimCLR trained on them for some minutes, a pretrained backbone, an encoder of before."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torchvision
+from torch import nn
+from tqdm import tqdm
+
+from supclust import features, files, networks, paths, profiles, simclr
+from supclust.images import ImageFiles
+from supclust.profiles import SimCLR
+from supclust.simclr import Encoder
+
+log = logging.getLogger(__name__)
+
+FEWEST = 32  # images, below which training on them would not pay
+LARGEST_BATCH = 256  # images: of few minutes, one makes more of many steps
+RECIPE, WEIGHTS = "recipe.json", "encoder.safetensors"  # in the folder of a training
+
+
+class Embedder(Protocol):
+    """Images uint8 (n, 3, side, side) in, features float32 (n, d) out."""
+
+    @property
+    def side(self) -> int:
+        """Pixels of the images that it takes."""
+
+    def embed(self, images: np.ndarray | ImageFiles, folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
+        """Features (n, d), and what they were made by. folder: keeps what is trained, and the way there."""
+
+
+def of(
+    name: str, *, minutes: float = 20.0, epochs: int | None = None, scratch: bool = False, download: bool = False, seed: int = 0
+) -> Embedder:
+    """The embedder of that name.
+
+    name: "simclr", trained on the images themselves for so many minutes, or epochs where given, from the encoder that comes with
+        the package, or from scratch; a model of torchvision, such as "resnet50", pretrained on ImageNet; or a file that
+        `supclust train` or an earlier round wrote (.safetensors).
+    download: whether the weights of a torchvision model may be fetched where they are not on this machine.
+
+    Raises ValueError for a name that is none of these and FileNotFoundError, with what to do, for weights that are not there.
+    """
+    if name == "simclr":
+        return OwnSimCLR(minutes, epochs, scratch, seed)
+    if name.endswith(".safetensors"):
+        return Kept(simclr.load_weights(Path(name).expanduser()), Path(name).name)
+    return Pretrained.load(name, download)
+
+
+# -- SimCLR on the images themselves -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OwnSimCLR:
+    """SimCLR (Chen et al. 2020) on the images that are to be labelled; ResNet-18 on 32 pixels."""
+
+    minutes: float = 20.0  # about; 0 = none, the encoder of the package as it is
+    epochs: int | None = None  # instead of minutes: the same on every machine
+    scratch: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.minutes) and self.minutes >= 0):
+            raise ValueError(f"the minutes of a training must be a number of at least 0, not {self.minutes}")
+        if self.epochs is not None and self.epochs < 1:
+            raise ValueError(f"the epochs of a training must be at least 1, not {self.epochs}")
+        if self.scratch and self.epochs is None and self.minutes == 0:
+            raise ValueError(
+                "an encoder from scratch that is not trained knows nothing: give it minutes, or leave out from scratch"
+            )
+
+    @property
+    def side(self) -> int:
+        return self._base.side
+
+    @property
+    def _base(self) -> SimCLR:
+        return profiles.LAPTOP if self.scratch else profiles.LAPTOP_MORE
+
+    def embed(self, images: np.ndarray | ImageFiles, folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
+        start = None if self.scratch else simclr.load_weights(paths.shipped_weights("cifar10"))
+        if start is not None and self.epochs is None and self.minutes == 0:
+            return features.embed(start, images), {"encoder": "the CIFAR-10 encoder of the package, not trained any further"}
+        if len(images) < FEWEST:
+            if start is None:
+                raise ValueError(f"{len(images)} images are too few to train an encoder from scratch: {FEWEST} are needed")
+            log.info("%d images are too few to train on: the encoder of the package is used as it is", len(images))
+            return features.embed(start, images), {"encoder": "the CIFAR-10 encoder of the package: too few images to train on"}
+        encoder = self._train(images, folder, start)
+        return features.embed(encoder, images), self._describe(encoder)
+
+    def _train(self, images: np.ndarray | ImageFiles, folder: Path, start: Encoder | None) -> Encoder:
+        """A finished training of the same images and settings is read, a stopped one goes on."""
+        config, done = self._recipe(images, folder, start), folder / WEIGHTS
+        if done.exists():
+            return simclr.load_weights(done)
+        limit = None if self.epochs else 1.2 * self.minutes  # the plan is for less, but other work may slow it down
+        encoder = simclr.train(images, config, folder, start=start, minutes=limit, compiled=False)
+        if not encoder.finished:
+            log.warning("the time was over after %d of %d planned epochs", len(encoder.history), config.epochs)
+        simclr.save_weights(encoder, done, torch.float16)
+        _remove_checkpoints(folder)
+        return simclr.load_weights(done)
+
+    def _recipe(self, images: np.ndarray | ImageFiles, folder: Path, start: Encoder | None) -> SimCLR:
+        """What an earlier training in this folder was to be, if it was of the same images and settings; otherwise planned now."""
+        asked = {"images": simclr.images_checksum(images), **asdict(self)}
+        try:
+            kept = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
+            if kept["asked"] == asked:
+                return SimCLR(**kept["config"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # there is none, or half of one
+        _remove_training(folder)
+        config = self._plan(images, start)
+        files.write_text(folder / RECIPE, json.dumps({"asked": asked, "config": asdict(config)}, indent=1))
+        return config
+
+    def _plan(self, images: np.ndarray | ImageFiles, start: Encoder | None) -> SimCLR:
+        """As many epochs as fit into the minutes, so that the learning rate comes down in time."""
+        batch = min(LARGEST_BATCH, 2 ** int(math.log2(len(images) / 2)))  # two steps an epoch at least
+        rate = self._base.learning_rate * batch / self._base.batch_size
+        config = replace(self._base, batch_size=batch, learning_rate=rate, seed=self.seed)
+        small = self._base.small_epochs / self._base.epochs  # share of the epochs on small views
+        epochs = self.epochs
+        if epochs is None:
+            sides = {config.small_side: small, config.side: 1 - small}
+            step = sum(part * simclr.seconds_per_step(images, config, side, start) for side, part in sides.items() if part > 0)
+            epochs = max(1, int(60 * self.minutes / (step * (len(images) // batch))))
+            log.info("%.2f s a step: %d epochs of %d images fit into %g minutes", step, epochs, len(images), self.minutes)
+        return replace(config, epochs=epochs, small_epochs=round(small * epochs))
+
+    def _describe(self, encoder: Encoder) -> dict[str, Any]:
+        origin = "from scratch" if self.scratch else "from the CIFAR-10 encoder of the package"
+        done, seconds = len(encoder.history), sum(epoch["seconds"] for epoch in encoder.history)
+        return {
+            "encoder": f"SimCLR, {done} epochs on these images in {seconds / 60:.1f} minutes, {origin}",
+            "finished": encoder.finished,
+            "config": asdict(encoder.config),
+            "weights": encoder.checksum,
+        }
+
+
+def _remove_training(folder: Path) -> None:
+    """Only what a training writes: the folder may hold other things."""
+    for name in (RECIPE, WEIGHTS):
+        (folder / name).unlink(missing_ok=True)
+    _remove_checkpoints(folder)
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    for checkpoint in folder.glob(f"*{simclr.CHECKPOINT}*"):  # and the one before it
+        checkpoint.unlink()
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """An encoder that was trained before."""
+
+    encoder: Encoder
+    name: str
+
+    @property
+    def side(self) -> int:
+        return self.encoder.config.side
+
+    def embed(self, images: np.ndarray | ImageFiles, folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
+        return features.embed(self.encoder, images), {"encoder": self.name, "weights": self.encoder.checksum}
+
+
+# -- pretrained backbones ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A classifier of torchvision without its last layer, with the weights that torchvision recommends."""
+
+    name: str
+    network: nn.Module
+    side: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    source: str  # name of the weights' file
+    batch_size: int = field(default=64, repr=False)
+
+    @classmethod
+    def load(cls, name: str, download: bool = False) -> Pretrained:
+        """Raises ValueError for an unknown model or damaged weights, FileNotFoundError for weights that are not on this machine."""
+        url, transforms = _official(name)
+        file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+        if not file.exists():
+            _fetch(name, url, file, download)
+        network = torchvision.models.get_model(name, weights=None)
+        network.load_state_dict(_read_weights(file))
+        network = _without_classifier(network).to(networks.default_device()).eval()
+        return cls(name, network, transforms.crop_size[0], tuple(transforms.mean), tuple(transforms.std), file.name)
+
+    @torch.inference_mode()
+    def embed(self, images: np.ndarray | ImageFiles, folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
+        device = next(self.network.parameters()).device
+        mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (self.mean, self.std))
+        found = []
+        for start in tqdm(range(0, len(images), self.batch_size), desc="features", unit="batch", leave=False):
+            batch = torch.from_numpy(images[start : start + self.batch_size]).to(device)
+            batch = networks.resize(batch, self.side)
+            batch = batch / 255 if batch.dtype == torch.uint8 else batch
+            found.append(self.network((batch - mean) / std).flatten(1).float().cpu())
+        return torch.cat(found).numpy(), {"encoder": f"{self.name} of torchvision, pretrained on ImageNet", "weights": self.source}
+
+
+def _official(name: str) -> tuple[str, Any]:
+    """Address and transforms of the weights that torchvision recommends for one of its classifiers."""
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise ValueError(f"unknown encoder {name!r}; known: simclr, a .safetensors file, or of torchvision {', '.join(known)}")
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    return weights.url, weights.transforms()
+
+
+def _fetch(name: str, url: str, file: Path, download: bool) -> None:
+    if not download:
+        raise FileNotFoundError(
+            f"the weights of {name} are not on this machine. Allow fetching them with --download, or put {file.name} from {url} "
+            f"into {file.parent}. Without them, `--encoder simclr` trains on your images"
+        )
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(file), hash_prefix=_digits(file))
+    except (OSError, RuntimeError) as error:  # no network, or something else in its place
+        raise ValueError(f"cannot fetch {url}: {error}. Without it, `--encoder simclr` trains on your images") from error
+
+
+def _digits(file: Path) -> str:
+    """The first digits of the file's SHA-256, as its name tells them."""
+    return file.stem.rsplit("-", 1)[-1]
+
+
+def _read_weights(file: Path) -> Mapping[str, torch.Tensor]:
+    with open(file, "rb") as opened:
+        if not hashlib.file_digest(opened, "sha256").hexdigest().startswith(_digits(file)):
+            raise ValueError(f"{file} is not the official file: its SHA-256 sum differs. Remove it and fetch it again (--download)")
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _without_classifier(network: nn.Module) -> nn.Module:
+    """A copy that ends before its last linear layer; one without such (SqueezeNet) ends with what it classifies by."""
+    network = copy.deepcopy(network)
+    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if linear:
+        parent, _, last = linear[-1].rpartition(".")
+        setattr(network.get_submodule(parent), last, nn.Identity())
+    return network

@@ -1,0 +1,404 @@
+"""Picks images of one's own to label, and writes the picks, a contact sheet, tasks for Label Studio, and what was done."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from supclust import __version__, annotations, contact_sheet, files, images, sources, strategies
+from supclust.contact_sheet import Card, Sheet, Tile
+from supclust.images import MARKER
+from supclust.sources import Source
+from supclust.strategies.pool import ClusteredPoints
+
+log = logging.getLogger(__name__)
+
+PICKS, SKIPPED, ABOUT = "picks.csv", "skipped.csv", "about.md"
+SHEET, SHEET_PICTURE = "contact_sheet.html", "contact_sheet.png"
+TASKS, CONFIG = "label_studio.json", "label_studio.xml"
+RESULTS = (PICKS, SKIPPED, ABOUT, SHEET, SHEET_PICTURE, TASKS, CONFIG, sources.EMBEDDINGS, MARKER)
+TYPICAL, NEAR = 4, 3  # images shown beside a pick, clusters named as its neighbours
+LARGE, SMALL = 256, 128  # pixels of pictures of picks, and of the others
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for: the options of `supclust label`."""
+
+    source: Path  # folder of images, file of embeddings, or folder of an earlier round
+    out: Path
+    budget: int = 50
+    labeled: tuple[Path, ...] = ()  # files of labels, CSV or Label Studio's JSON
+    strategy: str = "supclust"  # with settings that differ from the default, as in supclust:top_fraction=0.05
+    seed: int = 0
+    pictures: Path | None = None  # folder of the images that the ids of embeddings name
+    force: bool = False  # overwrite what an earlier run wrote into out
+    encoder: str = "simclr"  # this and the rest: see embedders.of
+    minutes: float = 20.0
+    epochs: int | None = None
+    scratch: bool = False
+    download: bool = False
+
+
+@dataclass(frozen=True)
+class Near:
+    """A cluster near to the cluster of a pick, as SUP sees it (Eq. 2)."""
+
+    cluster: int
+    weight: float  # w_ij
+    distance: float  # from the pick to its centre
+    example: int  # its most typical point
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A point that is to be labelled, and what speaks for it."""
+
+    order: int  # 1, 2, ...
+    point: int
+    cluster: int
+    cluster_size: int
+    size_rank: int  # of the cluster, 1 = the largest
+    labeled: int  # points of the cluster that are
+    typicality: float
+    rank: int  # by typicality in its cluster, 1 = the most typical
+    sup: float  # NaN where there is one cluster only
+    typical: tuple[int, ...]  # the most typical other points of the cluster
+    near: tuple[Near, ...]  # the largest weight first
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """What a round came to."""
+
+    request: Request
+    source: Source
+    pool: strategies.Pool
+    picks: tuple[Pick, ...]
+    labels: Mapping[int, str]  # of points, known before
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(sorted(set(self.labels.values())))
+
+
+def run(request: Request) -> Round:
+    """Pick, and write the results into request.out.
+
+    Raises ValueError and FileNotFoundError, with a sentence that says what to do, for whatever cannot be used; nothing is written
+    then, but for an encoder that was trained. Nothing is written outside of out, unless weights are to be downloaded.
+    """
+    _check_strategy(request)
+    _check_out(request)
+    source = sources.of(request.source, request.out, partial(_embedder, request), request.pictures)
+    _log_skipped(source)
+    labels, taken = _known(source, request.labeled)
+    _check_budget(request, len(source.ids), len(taken))
+    pool = _pool(source.features(), taken, request)
+    found = _query(pool, labels, request)
+    picked = Round(request, source, pool, tuple(describe(pool, found, request.budget)), labels)
+    _write(picked)
+    return picked
+
+
+def describe(pool: strategies.Pool, points: np.ndarray, budget: int) -> list[Pick]:
+    """What speaks for each of the points (B,) that a query of that budget has picked, whatever the strategy."""
+    clustered = pool.clusters_for(budget)
+    typicality = clustered.typicality(range(len(clustered.sizes)))
+    by_typicality = [members[np.argsort(-typicality[members], kind="stable")] for members in clustered.members]
+    size_ranks = np.argsort(np.argsort(-clustered.sizes, kind="stable")) + 1
+    labeled = np.bincount(clustered.assignments[pool.labeled], minlength=len(clustered.sizes))
+
+    def one(order: int, point: int) -> Pick:
+        cluster = int(clustered.assignments[point])
+        typical = by_typicality[cluster]
+        return Pick(
+            order=order,
+            point=point,
+            cluster=cluster,
+            cluster_size=len(typical),
+            size_rank=int(size_ranks[cluster]),
+            labeled=int(labeled[cluster]),
+            typicality=float(typicality[point]),
+            rank=1 + int(np.count_nonzero(typicality[typical] > typicality[point])),
+            sup=float(clustered.sup(cluster, np.array([point]))[0]),
+            typical=tuple(typical[typical != point][:TYPICAL].tolist()),
+            near=tuple(_near(clustered, cluster, point, by_typicality)),
+        )
+
+    return [one(order, int(point)) for order, point in enumerate(points, start=1)]
+
+
+def _near(clustered: ClusteredPoints, cluster: int, point: int, by_typicality: Sequence[np.ndarray]) -> list[Near]:
+    if len(clustered.centers) == 1:
+        return []
+    weights = clustered.weights[cluster]
+    nearest = [other for other in np.argsort(-weights, kind="stable") if other != cluster and len(by_typicality[other])][:NEAR]
+    distances = np.linalg.norm(clustered.points.exact(np.array([point])) - clustered.centers[nearest], axis=1)
+    return [
+        Near(int(other), float(weights[other]), float(distance), int(by_typicality[other][0]))
+        for other, distance in zip(nearest, distances, strict=True)
+    ]
+
+
+def explain(found: Round, pick: Pick) -> str:
+    """Why a pick was picked, in a few sentences."""
+    ids, n = found.source.ids, len(found.source.ids)
+    name = strategies.parse(found.request.strategy)[0]
+    labeled = f"{pick.labeled} of them labelled or picked before" if pick.labeled else "none of them labelled"
+    lines = [
+        f"Cluster {pick.cluster}: {pick.cluster_size:,} of {n:,} images, by size number {pick.size_rank}, {labeled}.",
+        f"Typicality {pick.typicality:.3f}: number {pick.rank} of {pick.cluster_size:,} in its cluster.",
+    ]
+    if pick.near:
+        near = "; ".join(
+            f"{one.cluster} (weight {one.weight:.2f}, distance {one.distance:.3f}, such as {ids[one.example]})" for one in pick.near
+        )
+        lines.append(f"SUP {pick.sup:.3f}; nearest clusters: {near}.")
+    lines.append(f"Picked by {found.request.strategy}: {_rule(name)}")
+    return "\n".join(lines)
+
+
+def _rule(strategy: str) -> str:
+    """The first sentence of the strategy's docstring, without the title before its colon."""
+    text = strategies.STRATEGIES[strategy].__doc__.strip().splitlines()[0]
+    return text.rpartition(": ")[2]
+
+
+# -- checks, before anything that takes long -----------------------------------------------------------------------------------
+
+
+def _check_strategy(request: Request) -> None:
+    name, _ = strategies.parse(request.strategy)
+    if name not in strategies.NAMES:
+        raise ValueError(f"{name} sees labels that nobody has: one of {', '.join(strategies.NAMES)}")
+
+
+def _check_out(request: Request) -> None:
+    """Neither the source nor results of another run may be overwritten."""
+    out = request.out
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file: name a folder for the results, as in --out picks")
+    if request.source.exists() and request.source.is_dir() and out.exists() and out.samefile(request.source):
+        raise ValueError(f"the results cannot go into {request.source} itself: name another folder, as in --out picks-2")
+    there = [name for name in RESULTS if (out / name).exists()]
+    if there and not request.force:
+        raise ValueError(f"{out} holds results already ({', '.join(there)}): name another folder, or overwrite them with --force")
+
+
+def _check_budget(request: Request, n: int, taken: int) -> None:
+    if request.budget < 1:
+        raise ValueError(f"the budget must be a whole number of at least 1, not {request.budget}")
+    if request.budget > n - taken:
+        done = f", of which {taken} are labelled or picked already" if taken else ""
+        raise ValueError(f"the budget is {request.budget}, but there are {n} images{done}: at most --budget {n - taken}")
+
+
+def _embedder(request: Request) -> Any:
+    from supclust import embedders  # PyTorch takes seconds to import, and those who bring embeddings do not need it
+
+    names = ("minutes", "epochs", "scratch", "download", "seed")
+    return embedders.of(request.encoder, **{name: getattr(request, name) for name in names})
+
+
+def _log_skipped(source: Source) -> None:
+    reasons = Counter(one.reason.partition(":")[0].partition(" as ")[0] for one in source.skipped)
+    if reasons:
+        listed = "; ".join(f"{count} {reason}" for reason, count in reasons.most_common(5))
+        log.warning("%d files are left out, they are listed in %s: %s", len(source.skipped), SKIPPED, listed)
+
+
+def _known(source: Source, paths: Sequence[Path]) -> tuple[dict[int, str], np.ndarray]:
+    """Labels by point, and all the points that are done: labelled, listed in a file of labels, or picked in earlier rounds."""
+    given = annotations.merge([annotations.read(path) for path in paths])
+    labels, unlabeled, unknown = annotations.match(given, source.ids, source.copies)
+    names = ", ".join(path.name for path in paths)
+    if unknown and not labels and not unlabeled:
+        here = f"the first is {unknown[0]!r}, and ids here look like {source.ids[0]!r}"
+        raise ValueError(f"none of the ids in {names} is known: {here}")
+    if unknown:
+        log.warning("%d ids of %s are not among the images and left out: %s", len(unknown), names, ", ".join(unknown[:5]))
+    picked = sources.positions(source.ids, source.earlier)
+    if missing := len(set(picked) | set(unlabeled)) - len((set(picked) | set(unlabeled)) & set(labels)):
+        log.warning("%d images that were picked or listed have no label; they count as done and are not picked again", missing)
+    return labels, np.array(sorted({*labels, *unlabeled, *picked}), dtype=np.int64)
+
+
+# -- the query -----------------------------------------------------------------------------------------------------------------
+
+
+def _pool(features: np.ndarray, taken: np.ndarray, request: Request) -> strategies.Pool:
+    settings = strategies.Settings(**strategies.parse(request.strategy)[1])
+    return strategies.Pool(features, taken, request.seed, settings)
+
+
+def _query(pool: strategies.Pool, labels: Mapping[int, str], request: Request) -> np.ndarray:
+    name, _ = strategies.parse(request.strategy)
+    if name in strategies.MODEL_BASED and labels:
+        pool = pool.with_labeled(pool.labeled, _model(pool, labels))
+    return strategies.query(name, pool, request.budget, np.random.default_rng(request.seed))
+
+
+def _model(pool: strategies.Pool, labels: Mapping[int, str]) -> Any:
+    """A linear layer on the features of the labelled points: what strategies ask that go by a model."""
+    from supclust import active, learners  # PyTorch takes seconds to import
+
+    points, classes = sorted(labels), sorted(set(labels.values()))
+    numbers = np.array([classes.index(labels[point]) for point in points])
+    head = learners.fit_linear_head(pool.points[points], numbers, len(classes))
+    return active.Outputs(head, lambda: pool.points, learned=False)
+
+
+# -- the results ---------------------------------------------------------------------------------------------------------------
+
+
+def _write(found: Round) -> None:
+    """All results, or none: they are made in a folder beside them, then moved; the record, which makes a round of them, last."""
+    out = found.request.out
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=".part-", dir=out))
+    except OSError as error:
+        raise ValueError(f"cannot write into {out}: {error.strerror}") from error
+    try:
+        _write_into(found, part)
+        for name in RESULTS:
+            if (part / name).exists():
+                os.replace(part / name, out / name)
+            else:
+                (out / name).unlink(missing_ok=True)  # of the run that is overwritten
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write_into(found: Round, folder: Path) -> None:
+    source, request = found.source, found.request
+    where = sources.keep(source, np.asarray(found.pool.features), folder, request.out)
+    annotations.write_csv(folder / PICKS, _table(found))
+    if source.skipped:
+        rows = {"path": [one.name for one in source.skipped], "reason": [one.reason for one in source.skipped]}
+        annotations.write_csv(folder / SKIPPED, rows)
+    sheet = _sheet(found)
+    files.write_text(folder / SHEET, contact_sheet.html(sheet))
+    contact_sheet.png(sheet).save(folder / SHEET_PICTURE, optimize=True)
+    tasks = annotations.label_studio_tasks(_tasks(found), found.classes)
+    files.write_text(folder / TASKS, json.dumps(tasks, indent=1, ensure_ascii=False, allow_nan=False))
+    files.write_text(folder / CONFIG, annotations.label_studio_config(found.classes))
+    files.write_text(folder / ABOUT, _about(found))
+    files.write_text(folder / MARKER, json.dumps(_record(found, where), indent=1, ensure_ascii=False))
+
+
+def _table(found: Round) -> dict[str, list]:
+    picks, source = found.picks, found.source
+    return {
+        "id": [source.ids[pick.point] for pick in picks],
+        "path": [_path(source.files[pick.point]) for pick in picks],
+        "cluster": [pick.cluster for pick in picks],
+        "cluster_size": [pick.cluster_size for pick in picks],
+        "typicality": [pick.typicality for pick in picks],
+        "sup": [pick.sup for pick in picks],
+        "order": [pick.order for pick in picks],
+        "label": [""] * len(picks),
+    }
+
+
+def _path(file: Path | None) -> str:
+    return "" if file is None else images.printable(str(file))
+
+
+def _tasks(found: Round) -> list[dict[str, Any]]:
+    table = _table(found)
+    del table["label"]
+    return [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
+
+
+def _record(found: Round, embeddings: Path) -> dict[str, Any]:
+    """For the next round, and for whoever wants to know in a year."""
+    request, source = found.request, found.source
+    asked = {name: value for name, value in asdict(request).items() if not isinstance(value, Path | tuple) and value is not None}
+    return {
+        "supclust": __version__,
+        "asked": asked,
+        "source": source.about,
+        "images": len(source.ids),
+        "skipped": len(source.skipped),
+        "clusters": len(found.pool.clusters_for(request.budget).sizes),
+        "labels": len(found.labels),
+        "embeddings": embeddings.as_posix(),
+        "copies": dict(source.copies),
+        "earlier": list(source.earlier),
+        "picks": [source.ids[pick.point] for pick in found.picks],
+    }
+
+
+def _facts(found: Round) -> dict[str, str]:
+    source, request = found.source, found.request
+    facts = {
+        "Picked": f"{len(found.picks):,} of {len(source.ids):,}",
+        "From": str(source.about["name"]),
+        "Strategy": request.strategy,
+        "Clusters": f"{len(found.pool.clusters_for(request.budget).sizes):,}",
+        "Features": str(source.about["encoder"]),
+        "Seed": str(request.seed),
+        "Labelled before": f"{len(found.labels):,}" + (f" of {len(found.classes)} classes" if found.labels else ""),
+        "Left out": f"{len(source.skipped):,} files" if source.skipped else "",
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _sheet(found: Round) -> Sheet:
+    title = f"{len(found.picks)} images to label, of {found.source.about['name']}"
+    return Sheet(title, _facts(found), tuple(_card(found, pick) for pick in found.picks), found.classes)
+
+
+def _card(found: Round, pick: Pick) -> Card:
+    return Card(
+        order=pick.order,
+        pick=_tile(found.source, pick.point, LARGE),
+        neighbors=tuple(_tile(found.source, point, SMALL) for point in pick.typical),
+        cluster=pick.cluster,
+        cluster_size=pick.cluster_size,
+        rank=pick.rank,
+        typicality=pick.typicality,
+        sup=pick.sup,
+        why=explain(found, pick),
+    )
+
+
+def _tile(source: Source, point: int, side: int) -> Tile:
+    """An image that has gone since it was embedded is shown by its id."""
+    try:
+        picture = images.thumbnail(source.files[point], side) if source.files[point] else None
+    except ValueError as error:
+        log.warning("%s", error)
+        picture = None
+    return Tile(source.ids[point], picture)
+
+
+def _about(found: Round) -> str:
+    """What was done and how it goes on, for people."""
+    facts = "\n".join(f"- {name}: {value}" for name, value in _facts(found).items())
+    out = found.request.out.name
+    return f"""# {len(found.picks)} images to label
+
+{facts}
+
+`{SHEET}` shows each pick beside the most typical images of its cluster. Type labels there and download `labels.csv`;
+or fill the column `label` of `{PICKS}`; or import `{TASKS}` into Label Studio, with the labelling interface of
+`{CONFIG}`, and export your annotations as JSON or CSV. Then
+
+    supclust label {out} --labeled labels.csv --budget {found.request.budget} --out {out}-next
+
+picks further images, in clusters that hold no label yet, and none of these again.
+"""

@@ -1,0 +1,247 @@
+"""Image files as people have them: broken, huge, turned, linked in circles, of strange names."""
+
+import io
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from supclust import images
+from supclust.images import Skipped
+
+
+def write(path, colour=(200, 30, 60), size=(12, 9), mode="RGB", **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path, **options)
+    return path
+
+
+def as_bytes(kind="PNG", size=(24, 18), **options):
+    stream = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(noise).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def png_that_claims(width, height):
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+# --- finding --------------------------------------------------------------------------------------------------------------
+
+
+def test_finds_images_of_all_common_formats_in_nested_folders(tmp_path):
+    names = ["b/2.JPG", "b/c/3.webp", "1.png", "4.bmp", "5.tif", "6.gif", "7.ppm", "8.jp2", "9.avif"]
+    for name in names:
+        write(tmp_path / name)
+    found, skipped = images.find(tmp_path)
+    assert images.relative(tmp_path, found) == tuple(sorted(names))
+    assert skipped == []
+    assert all(images.read(file, 6).shape == (3, 6, 6) for file in found)
+
+
+def test_what_is_no_image_is_listed_with_the_reason(tmp_path):
+    write(tmp_path / "a.png")
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    assert images.find(tmp_path)[1] == [
+        Skipped("gone.png", "a link to nothing"),
+        Skipped("notes.txt", "not an image, by its name"),
+        Skipped("pipe.png", "not a regular file"),
+    ]
+
+
+def test_hidden_files_and_results_of_the_tool_are_not_looked_at(tmp_path):
+    write(tmp_path / "a.png")
+    write(tmp_path / ".cache" / "b.png")
+    write(tmp_path / ".c.png")
+    write(tmp_path / "picks" / "contact_sheet.png")
+    (tmp_path / "picks" / images.MARKER).write_text("{}")
+    write(tmp_path / "out" / "d.png")
+    found, skipped = images.find(tmp_path, leave_out=[tmp_path / "out"])
+    assert images.relative(tmp_path, found) == ("a.png",)
+    assert skipped == []
+
+
+def test_links_that_go_in_circles_end_and_linked_folders_count_once(tmp_path):
+    write(tmp_path / "one" / "a.png")
+    (tmp_path / "one" / "loop").symlink_to(tmp_path)
+    (tmp_path / "self").symlink_to(tmp_path / "self")
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    elsewhere = write(tmp_path.parent / f"{tmp_path.name}-elsewhere" / "b.png").parent
+    (tmp_path / "three").symlink_to(elsewhere)
+    found, _ = images.find(tmp_path)
+    assert images.relative(tmp_path, found) == ("one/a.png", "three/b.png")
+
+
+def test_a_name_that_is_not_unicode_is_reported_in_a_way_that_can_be_printed(tmp_path):
+    write(tmp_path / "a.png")
+    (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes((tmp_path / "a.png").read_bytes())
+    found, [skipped] = images.find(tmp_path)
+    assert images.relative(tmp_path, found) == ("a.png",)
+    assert skipped == Skipped("caf\\xe9.png", "its name is not valid Unicode: rename it")
+
+
+UNREADABLE = """
+import os, sys
+from pathlib import Path
+from PIL import Image
+from supclust import images
+Image.init()
+root = Path(sys.argv[1])
+images.read(root / "a.png", 4)
+os.setuid(65534)
+found, skipped = images.find(root)
+print(images.load_readable(root, found, 4)[1:], skipped)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become somebody who may not read")
+def test_files_and_folders_that_may_not_be_read_are_reported(tmp_path):
+    for parent in [tmp_path, *tmp_path.parents][:3]:
+        parent.chmod(0o755)
+    write(tmp_path / "a.png")
+    write(tmp_path / "secret.png").chmod(0)
+    write(tmp_path / "closed" / "b.png").parent.chmod(0)
+    done = subprocess.run([sys.executable, "-c", UNREADABLE, tmp_path], capture_output=True, text=True)
+    assert done.stdout == (
+        "([0], [Skipped(name='secret.png', reason='it may not be read: permission denied')]) "
+        "[Skipped(name='closed', reason='cannot be opened: Permission denied')]\n"
+    ), done.stderr
+
+
+def test_copies_are_found_by_content_not_by_name_or_size(tmp_path):
+    contents = [b"abc", b"abd", b"abc", b"x", b"abc", b"abd"]
+    files = [tmp_path / f"{i}.png" for i in range(6)]
+    for file, content in zip(files, contents, strict=True):
+        file.write_bytes(content)
+    assert images.copies(files) == {2: 0, 4: 0, 5: 1}
+
+
+# --- reading --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("empty.png", b"", "an empty file"),
+        ("text.jpg", b"not an image at all", "its content is no image that can be read"),
+        ("cut.png", as_bytes()[:300], "damaged: "),
+        ("cut.jpg", as_bytes("JPEG")[:-60], "damaged: "),
+        ("bomb.png", png_that_claims(60_000, 60_000), "larger than 178,956,970 pixels: scale it down"),
+        ("script.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "its content is no image that can be read"),
+    ],
+)
+def test_what_cannot_be_read_is_left_out_with_a_reason(tmp_path, name, content, reason):
+    good = [write(tmp_path / "a.png"), write(tmp_path / "z.png")]
+    (tmp_path / name).write_bytes(content)
+    files = sorted([*good, tmp_path / name])
+    pixels, kept, [skipped] = images.load_readable(tmp_path, files, 4)
+    assert pixels.shape == (2, 3, 4, 4)
+    assert [files[position] for position in kept] == good
+    assert skipped.name == name
+    assert skipped.reason.startswith(reason)
+    assert str(tmp_path) not in skipped.reason
+    with pytest.raises(ValueError, match=name):
+        images.thumbnail(tmp_path / name, 8)
+
+
+def test_a_large_folder_stays_in_its_files_without_those_that_cannot_be_read(tmp_path, monkeypatch):
+    files = [write(tmp_path / f"{i}.png", (i, 0, 0)) for i in range(3)]
+    files[1].write_bytes(b"")
+    monkeypatch.setattr(images, "LARGEST_ARRAY", 0)
+    lazy, kept, _ = images.load_readable(tmp_path, files, 4)
+    assert isinstance(lazy, images.ImageFiles)
+    assert (lazy.names, kept) == (("0.png", "2.png"), [0, 2])
+
+
+def test_transparent_pixels_are_white_whatever_their_hidden_colour(tmp_path):
+    half = Image.new("RGBA", (8, 4), (0, 0, 0, 0))
+    half.paste((10, 20, 30, 255), (0, 0, 4, 4))
+    half.save(tmp_path / "a.png")
+    half.quantize(4).save(tmp_path / "b.png")
+    for name in ("a.png", "b.png"):
+        assert np.abs(images.read(tmp_path / name, 4)[:, :, -1].astype(int) - 255).max() <= 2
+        assert images.thumbnail(tmp_path / name, 8).getpixel((7, 0)) == (255, 255, 255)
+
+
+def test_cmyk_and_floating_point_images_are_read(tmp_path):
+    write(tmp_path / "a.jpg", (0, 255, 255, 0), mode="CMYK")
+    red = images.read(tmp_path / "a.jpg", 4)
+    assert red[0].min() > 200
+    assert red[1:].max() < 60
+    Image.fromarray(np.linspace(-3, 5, 64, dtype=np.float32).reshape(8, 8)).save(tmp_path / "b.tif")
+    grey = images.read(tmp_path / "b.tif", 8)
+    assert grey.min() == 0
+    assert grey.max() == 255
+
+
+def test_of_an_animation_the_first_frame_counts(tmp_path):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    for name in ("a.gif", "b.webp", "c.png"):
+        frames[0].save(
+            tmp_path / name, save_all=True, append_images=frames[1:], duration=50, **({"lossless": True} if "web" in name else {})
+        )
+        assert images.read(tmp_path / name, 4)[:, 0, 0].tolist() == [255, 0, 0]
+
+
+def test_broken_metadata_is_no_reason_to_lose_an_image(tmp_path, monkeypatch):
+    file = write(tmp_path / "a.jpg")
+    monkeypatch.setattr(Image.Image, "getexif", lambda image: struct.unpack(">I", b""))
+    with pytest.raises(struct.error):
+        Image.open(file).getexif()
+    monkeypatch.undo()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = bytearray(as_bytes("JPEG", exif=exif.tobytes()))
+    where = content.index(b"Exif") + 10
+    content[where : where + 20] = b"\xff" * 20
+    file.write_bytes(content)
+    assert images.read(file, 4).shape == (3, 4, 4)
+
+
+def test_thumbnails_are_whole_upright_and_not_larger_than_the_image(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # its camera was turned
+    write(tmp_path / "a.jpg", size=(400, 200), exif=exif.tobytes())
+    assert images.thumbnail(tmp_path / "a.jpg", 100).size == (50, 100)
+    assert images.thumbnail(write(tmp_path / "b.png", size=(8, 6)), 100).size == (8, 6)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), kind=st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]))
+def test_whatever_is_in_a_file_it_is_an_image_or_a_reason(tmp_path_factory, data, kind):
+    content = bytearray(as_bytes(kind))
+    for _ in range(data.draw(st.integers(1, 6))):
+        match data.draw(st.sampled_from(["flip", "cut", "drop", "repeat"])):
+            case "flip" if content:
+                content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+            case "cut":
+                del content[data.draw(st.integers(0, len(content))) :]
+            case "drop":
+                at = data.draw(st.integers(0, len(content)))
+                del content[at : at + data.draw(st.integers(0, 9))]
+            case "repeat":
+                at = data.draw(st.integers(0, len(content)))
+                content[at:at] = content[at : at + data.draw(st.integers(0, 40))]
+    folder = tmp_path_factory.mktemp("fuzz", numbered=True)
+    file = folder / f"a.{kind.lower()}"
+    file.write_bytes(content)
+    pixels, kept, skipped = images.load_readable(folder, [file], 4)
+    assert len(pixels) == len(kept) == 1 - len(skipped)
+    assert not skipped or skipped[0].reason
+    with suppress(ValueError):
+        assert max(images.thumbnail(file, 8).size) <= 8
