@@ -38,6 +38,7 @@ FLOORS = [
     "features",
     "strategies",
     "selection",
+    "skactiveml",
     "active",
     "embedding",
     "speed",

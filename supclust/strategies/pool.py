@@ -183,7 +183,6 @@ class Pool:
 
     candidates: indices of the points that may be queried while they have no label; None = all. The others have their part in
     clusters, typicality and coverage, and are never picked.
-
     Features in shards on a cluster come as `sharded.Shards`, on which the strategies work that go by clusters, and the random one.
     Pools made with `with_labeled` share the normalised features and the clusterings, which depend on (features, K, seed) only.
     Whatever goes through the points one by one does so in their canonical order, so that the order in which they come, even where
