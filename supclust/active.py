@@ -91,7 +91,7 @@ def run(
     framework = framework or linear(features)
     tail = tail_classes(features.train_labels, len(features.classes))
     for _ in range(rounds):
-        if step > len(pool.features) - len(pool.labeled):
+        if step > np.count_nonzero(pool.free):
             log.info(
                 "%s ends at %d labels: its pool of %d holds no further %d", strategy, len(pool.labeled), len(pool.features), step
             )

@@ -207,7 +207,7 @@ def _steps(points: np.ndarray, budget: int, labeled: int) -> dict[str, tuple[flo
     pool = strategies.Pool(points, _labeled(points)[:labeled])
     with threads.limit(1), mock.patch.object(kmeans, "block_pass", counting):
         clustered = pool.clusters(budget + labeled)
-    queried = list(strategies.clustered.clusters_to_query(clustered, pool.labeled, budget))
+    queried = list(strategies.clustered.clusters_to_query(clustered, pool, budget))
     sizes = clustered.sizes[queried].astype(float)
     neighbours = float((sizes**2).sum() * d), float(sizes.sum() * d * points.itemsize)
     return {"k-means": (*counted, seconds), "neighbours": (*neighbours, _seconds(lambda: clustered.score(queried)))}

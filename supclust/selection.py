@@ -32,6 +32,7 @@ def select(
     n_neighbors: int = 20,
     max_clusters: int | None = 500,
     exact: bool | None = None,
+    candidates: Sequence[int] | np.ndarray | None = None,
     seed: int = 0,
     return_details: bool = False,
 ) -> np.ndarray | tuple[np.ndarray, Details]:
@@ -43,15 +44,17 @@ def select(
     label, the point of largest SUP among the top_fraction most typical ones is taken. temperature is T of Eq. 2, in units of
     distance between normalised features; None = a tenth of the mean distance between the centres (`default_temperature`).
     exact: whether neighbours are, in clusters of more than 16,384 points too; None = in pools of less than a million points. The
-    recall of those that are not is logged. Features of a memory-mapped file (np.load(..., mmap_mode="r")) are never copied whole.
+    recall of those that are not is logged. candidates: indices of the points that may be picked while they have no label; None =
+    all. The others still have their part in clusters and typicality. Features of a memory-mapped file
+    (np.load(..., mmap_mode="r")) are never copied whole.
 
-    Returns indices (budget,) int64, distinct, none of them labelled; with return_details also the Details. With one cluster only
-    (nothing labelled, budget 1) SUP is undefined (NaN in the details) and the most typical point is taken.
-    Raises ValueError for features that are not finite and 2-d, labelled indices out of range or repeated, a budget that is not
-    positive or larger than what is unlabelled, and a temperature that is not positive.
+    Returns indices (budget,) int64, distinct, of candidates without a label; with return_details also the Details. With one
+    cluster only (nothing labelled, budget 1) SUP is undefined (NaN in the details) and the most typical point is taken.
+    Raises ValueError for features that are not finite and 2-d, indices out of range or repeated, a budget that is not positive or
+    larger than what is left to query, and a temperature that is not positive.
     """
     settings = strategies.Settings(n_neighbors, max_clusters, top_fraction, temperature, exact=exact)
-    pool = strategies.Pool(features, labeled, seed, settings)
+    pool = strategies.Pool(features, labeled, seed, settings, candidates=candidates)
     picks = strategies.query("supclust", pool, budget, np.random.default_rng(seed))
     return (picks, explain(pool, budget)) if return_details else picks
 

@@ -40,19 +40,23 @@ def sup(points, assignments, centers, temperature):
     )
 
 
-def select_given_clusters(points, assignments, centers, budget, temperature, labeled=(), top_fraction=0.1):
-    """SUPClust's picks while enough clusters of more than five points are without a label, from the paper's text."""
+def select_given_clusters(points, assignments, centers, budget, temperature, labeled=(), top_fraction=0.1, candidates=None):
+    """SUPClust's picks while enough clusters of more than five points are without a label, from the paper's text.
+
+    candidates: the points that may be picked; clusters without any are passed over.
+    """
+    candidates = range(len(points)) if candidates is None else candidates
     covered = {int(assignments[i]) for i in labeled}
     members = {k: np.flatnonzero(np.asarray(assignments) == k) for k in range(len(centers))}
-    open_clusters = [k for k in members if k not in covered and len(members[k]) > 5]
+    open_clusters = [k for k in members if k not in covered and len(members[k]) > 5 and set(members[k]) & set(candidates)]
     assert len(open_clusters) >= budget
     queried = sorted(open_clusters, key=lambda k: (-len(members[k]), k))[:budget]
     scores, picks = sup(points, assignments, centers, temperature), []
     for k in queried:
         typical = typicality(np.asarray(points)[members[k]])
-        keep = math.ceil(len(members[k]) * round(top_fraction * 1000) / 1000 - 1e-9)
-        candidates = members[k][np.argsort(-typical, kind="stable")[:keep]]
-        picks.append(int(candidates[np.argmax(scores[candidates])]))
+        ranked = [i for i in members[k][np.argsort(-typical, kind="stable")] if i in candidates]
+        top = ranked[: math.ceil(len(ranked) * round(top_fraction * 1000) / 1000 - 1e-9)]
+        picks.append(int(top[np.argmax(scores[top])]))
     return picks
 
 

@@ -44,6 +44,14 @@ def test_the_run_ends_when_the_pool_is_used_up():
     assert [r.labels for r in rounds] == [4, 8]
 
 
+def test_the_run_ends_when_its_candidates_are_used_up():
+    features = make_features()
+    pool = strategies.Pool(features.train, labels=features.train_labels, candidates=np.arange(30, 40))
+    rounds = list(active.run(features, pool, "supclust", "tiny", 6))
+    assert [r.labels for r in rounds] == [4, 8]
+    assert {pick for r in rounds for pick in r.picks} <= set(range(30, 40))
+
+
 def test_unknown_budget_lists_the_known_ones():
     with pytest.raises(ValueError, match="unknown budget 'large'; known: tiny, small"):
         run(budget="large")

@@ -40,6 +40,7 @@ FLOORS = [
     "embedders",
     "strategies",
     "selection",
+    "skactiveml",
     "active",
     "sources",
     "labeling",

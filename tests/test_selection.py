@@ -83,6 +83,40 @@ def test_picks_are_those_of_the_slow_version_given_the_clusters(budget, n_labele
     assert picks.tolist() == slow
 
 
+@pytest.mark.parametrize("budget", [2, 5])
+@pytest.mark.parametrize("n_labeled", [0, 4])
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
+def test_picks_among_candidates_are_those_of_the_slow_version_given_the_clusters(budget, n_labeled, share):
+    features = make_blobs(20, 30, 6, seed=budget, spread=0.3)
+    rng, labeled = np.random.default_rng(budget), list(range(n_labeled))
+    candidates = rng.choice(np.arange(n_labeled, 600), math.ceil(share * 596), replace=False)
+    picks, d = supclust.select(features, budget, labeled, candidates=candidates, return_details=True)
+    points = features.astype(float) / np.linalg.norm(features.astype(float), axis=1, keepdims=True)
+    slow = reference.select_given_clusters(points, d.assignments, d.centers, budget, d.temperature, labeled, candidates=candidates)
+    assert picks.tolist() == slow
+
+
+def test_candidates_change_neither_clusters_nor_scores(blobs):
+    _, all_of_them = supclust.select(blobs, 12, return_details=True)
+    picks, some = supclust.select(blobs, 12, candidates=range(100, 200), return_details=True)
+    assert set(picks) <= set(range(100, 200))
+    np.testing.assert_array_equal(some.assignments, all_of_them.assignments)
+    np.testing.assert_allclose(some.typicality, all_of_them.typicality, rtol=1e-6)
+    np.testing.assert_array_equal(some.sup, all_of_them.sup)
+
+
+def test_clusters_without_candidates_are_passed_over_for_the_next_largest():
+    features = np.concatenate([make_blobs(1, size, 6, seed=s, spread=0.001) for s, size in [(1, 40), (2, 30), (3, 20)]])
+    picks = supclust.select(features, 3, candidates=range(40, 90))
+    assert np.searchsorted([40, 70, 90], picks, side="right").tolist() == [1, 2, 1]
+
+
+def test_one_cluster_takes_the_most_typical_candidate(blobs):
+    candidates = np.arange(7, 400, 9)
+    picks, details = supclust.select(blobs, 1, candidates=candidates, return_details=True)
+    assert picks[0] == candidates[details.typicality[candidates].argmax()]
+
+
 def test_details_hold_the_scores_of_every_point(blobs):
     _, details = supclust.select(blobs, 12, return_details=True)
     points = blobs / np.linalg.norm(blobs, axis=1, keepdims=True)
@@ -144,6 +178,10 @@ def test_budget_must_be_a_positive_whole_number(blobs, budget):
 def test_budget_may_not_exceed_what_is_unlabelled():
     with pytest.raises(ValueError, match="budget is 4, but only 3 points are unlabelled"):
         supclust.select(np.eye(5), 4, labeled=[0, 1])
+    with pytest.raises(ValueError, match="budget is 3, but only 2 candidates are unlabelled"):
+        supclust.select(np.eye(5), 3, labeled=[0, 1], candidates=[1, 2, 3])
+    with pytest.raises(ValueError, match="budget is 1, but only 0 candidates are unlabelled"):
+        supclust.select(np.eye(5), 1, candidates=[])
 
 
 @pytest.mark.parametrize(
@@ -157,9 +195,11 @@ def test_budget_may_not_exceed_what_is_unlabelled():
         ([True], "not a mask"),
     ],
 )
-def test_labeled_must_be_distinct_indices(blobs, labeled, message):
-    with pytest.raises(ValueError, match=message):
+def test_labeled_and_candidates_must_be_distinct_indices(blobs, labeled, message):
+    with pytest.raises(ValueError, match=f"^labeled .*{message}"):
         supclust.select(blobs, 3, labeled)
+    with pytest.raises(ValueError, match=f"^candidates .*{message}"):
+        supclust.select(blobs, 3, candidates=labeled)
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,14 @@ def test_the_ablations_and_random_work_on_shards(client, features, name):
     check_same(strategies.Pool(features), strategies.Pool(Shards(np.split(features, CUTS))), name, 10)
 
 
+@pytest.mark.parametrize("name", ["supclust", "random"])
+def test_candidates_are_kept_to_on_shards(client, features, name):
+    candidates = np.arange(400, 1200, 7)
+    one, shards = (strategies.Pool(given, LABELED, candidates=candidates) for given in (features, Shards(np.split(features, CUTS))))
+    check_same(one, shards, name, 10)
+    assert set(strategies.query(name, shards, 10, np.random.default_rng(0))) <= set(candidates)
+
+
 def test_select_explains_as_on_one_machine(client, features, monkeypatch):
     small_samples(monkeypatch)
     (found, details), (wanted, expected) = (

@@ -2,9 +2,13 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from supclust import scores, strategies
+from tests import reference
 from tests.conftest import make_blobs
+from tests.test_uncertainty import StubModel, random_probabilities
 
 
 def query(name, pool, budget, seed=0):
@@ -20,6 +24,97 @@ def test_every_strategy_gives_the_budget_distinct_unlabelled_and_reproducible(bl
     assert len(set(picks.tolist())) == 10
     assert picks.min() >= n_labeled
     np.testing.assert_array_equal(picks, query(name, strategies.Pool(blobs, np.arange(n_labeled), seed=1), 10))
+
+
+@st.composite
+def pools_with_candidates(draw):
+    """A pool with candidates, some of them labelled, with or without a model, and a budget."""
+    n, seed = draw(st.integers(8, 120)), draw(st.integers(0, 2**31))
+    rng = np.random.default_rng(seed)
+    labeled = rng.choice(n, draw(st.integers(0, n // 3)), replace=False)
+    candidates = rng.choice(n, draw(st.integers(1, n)), replace=False)
+    candidates = candidates if set(candidates) - set(labeled) else np.arange(n)
+    model = StubModel(np.log(random_probabilities(n, 3))) if draw(st.booleans()) else None
+    changes = {"max_clusters": draw(st.sampled_from([1, 4, 500])), "radius": draw(st.sampled_from([None, 0.5]))}
+    pool = strategies.Pool(
+        rng.standard_normal((n, 4)),
+        labeled,
+        seed,
+        strategies.Settings(**changes),
+        model,
+        labels=rng.integers(0, 3, n),
+        candidates=candidates,
+    )
+    return pool, draw(st.integers(1, min(20, np.count_nonzero(pool.free))))
+
+
+EVERY_NAME = [*strategies.NAMES, *strategies.CONTROLS]
+
+
+@pytest.mark.parametrize("name", EVERY_NAME)
+@given(pools_with_candidates())
+@settings(max_examples=25, deadline=None)
+def test_every_strategy_gives_the_budget_of_distinct_unlabelled_candidates(name, given_pool):
+    pool, budget = given_pool
+    picks = query(name, pool, budget)
+    assert picks.shape == (budget,)
+    assert picks.dtype == np.int64
+    assert len(set(picks)) == budget
+    assert set(picks) <= set(pool.candidates) - set(pool.labeled)
+
+
+@pytest.mark.parametrize("name", EVERY_NAME)
+@given(pools_with_candidates())
+@settings(max_examples=15, deadline=None)
+def test_all_points_as_candidates_are_the_same_as_none_named(name, given_pool):
+    pool, budget = given_pool
+    n = len(pool.features)
+    picks = [
+        query(name, strategies.Pool(pool.features, pool.labeled, 1, pool.settings, pool.model, pool.labels, candidates), budget)
+        for candidates in (None, np.arange(n), np.arange(n)[::-1])
+    ]
+    np.testing.assert_array_equal(picks[0], picks[1])
+    np.testing.assert_array_equal(picks[0], picks[2])
+
+
+@pytest.mark.parametrize("name", EVERY_NAME)
+def test_the_same_candidates_serve_round_after_round_until_none_is_left(blobs, name):
+    candidates = np.arange(50, 80)
+    pool = strategies.Pool(blobs, [0, 60], labels=np.arange(480) % 3, candidates=candidates)
+    for _ in range(3):
+        picks = query(name, pool, 9)
+        pool = pool.with_labeled(np.concatenate([pool.labeled, picks]), StubModel(np.log(random_probabilities(480, 3))))
+    assert len(pool.labeled) == 29
+    assert set(pool.labeled) <= {0, *candidates}
+    with pytest.raises(ValueError, match="budget is 3, but only 2 candidates are unlabelled"):
+        query(name, pool, 3)
+
+
+def test_the_first_batch_keeps_to_the_candidates(blobs):
+    pool = strategies.Pool(blobs, [5], candidates=[3, 5, 7, 9])
+    assert set(strategies.first_batch(pool, 3)) == {3, 7, 9}
+    assert set(query("bald", pool, 3)) == {3, 7, 9}
+
+
+def test_coreset_looks_for_the_farthest_among_the_candidates_only():
+    features = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
+    candidates, chosen, between = np.arange(10, 40), [3, 4], reference.all_distances(features)
+    for pick in query("coreset", strategies.Pool(features, chosen, candidates=candidates), 12):
+        left = np.setdiff1d(candidates, chosen)
+        assert pick == left[between[left][:, chosen].min(axis=1).argmax()]
+        chosen.append(pick)
+
+
+def test_probcover_centres_balls_at_candidates_and_counts_what_they_cover_among_all_points():
+    rng, settings = np.random.default_rng(0), strategies.Settings(radius=0.4)
+    candidates = np.arange(30, 60)
+    pool = strategies.Pool(rng.standard_normal((200, 4)), [7], settings=settings, candidates=candidates)
+    chosen, inside = [7], reference.all_distances(pool.points) <= 0.4
+    for pick in query("probcover", pool, 10):
+        counts = reference.uncovered_in_balls(inside, chosen)
+        assert pick in candidates
+        assert counts[pick] == counts[candidates].max()
+        chosen.append(pick)
 
 
 def test_typiclust_takes_the_most_typical_point_of_each_cluster(blobs):

@@ -41,23 +41,25 @@ FIRST_BATCH = 2012  # sets the draw of the first batch apart from others of the 
 def query(name: str, pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """The indices (budget,) int64 that the strategy or control of that name wants labelled next: distinct, none of them labelled.
 
-    A strategy that goes by a model gets `first_batch` while the pool has none.
+    Where the pool names candidates, only these are picked. A strategy that goes by a model gets `first_batch` while the pool has
+    none.
     Raises ValueError for an unknown strategy (listing the known ones) and a budget that is not a positive whole number or larger
-    than the number of unlabelled points.
+    than the number of points that may be queried.
     """
     check_names([name])
-    unlabeled = len(pool.features) - len(pool.labeled)
+    left = np.count_nonzero(pool.free)
     if not scores.is_count(budget):
         raise ValueError(f"budget must be a positive whole number, not {budget!r}")
-    if budget > unlabeled:
-        raise ValueError(f"budget is {budget}, but only {unlabeled} points are unlabelled")
+    if budget > left:
+        points = "points" if pool.candidates is None else "candidates"
+        raise ValueError(f"budget is {budget}, but only {left} {points} are unlabelled")
     if name in MODEL_BASED and pool.model is None:
         return first_batch(pool, int(budget))
     return (STRATEGIES | CONTROLS)[name](pool, int(budget), rng)
 
 
 def first_batch(pool: Pool, budget: int) -> np.ndarray:
-    """Random unlabelled points (budget,) for those who have no model to ask yet: the same for all of them at a seed."""
+    """Random points to query (budget,) for those who have no model to ask yet: the same for all of them at a seed."""
     log.info("no model yet: a random first batch of %d, from seed %d", budget, pool.seed)
     return random(pool, budget, np.random.default_rng([pool.seed, FIRST_BATCH]))
 

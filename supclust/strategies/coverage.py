@@ -34,7 +34,7 @@ def coreset(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     lots = pool.lots(rng, order)  # the pool's own order does not tell points of one direction apart
     picks = np.empty(budget, dtype=np.int64)
     nearest = _squared_distance_to_nearest(points, points[pool.labeled])
-    nearest[pool.labeled] = -1
+    nearest[~pool.free] = -1  # nor does a pick lower these
     for i in threads.bar(range(budget), "Coreset"):
         picks[i] = _largest(nearest, lots)
         _lower_to_distances_from(picks[i], points, squares, nearest)
@@ -95,8 +95,7 @@ def probcover(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     from the start. Points that tie, as all do once everything is covered, are picked from at random.
     """
     balls = _balls(pool, pool.settings.radius or radius_by_purity(pool, budget))
-    lots, free = pool.lots(rng), np.ones(len(pool.features), dtype=bool)
-    free[pool.labeled] = False
+    lots, free = pool.lots(rng), pool.free
     covered = balls.cover(pool.labeled)
     picks = np.empty(budget, dtype=np.int64)
     for i in threads.bar(range(budget), "ProbCover"):

@@ -181,11 +181,14 @@ def _sup(points: np.ndarray, centers: np.ndarray, weights: np.ndarray) -> np.nda
 class Pool:
     """Points to choose from: features (n, d), indices of the labelled ones, a model, and what strategies compute from them.
 
+    candidates: indices of the points that may be queried while they have no label; None = all. The others have their part in
+    clusters, typicality and coverage, and are never picked.
     Features in shards on a cluster come as `sharded.Shards`, on which the strategies work that go by clusters, and the random one.
     Pools made with `with_labeled` share the normalised features and the clusterings, which depend on (features, K, seed) only.
     Whatever goes through the points one by one does so in their canonical order, so that the order in which they come, even where
     two of them tie, does not change which ones are picked; in pools larger than the sample of `kmeans`, up to the rounding of sums.
-    Raises ValueError for features that are not finite and 2-d, and labelled indices out of range or repeated.
+    Raises ValueError for features that are not finite and 2-d, and indices, of labelled points or of candidates, that are out of
+    range or repeated.
     """
 
     features: np.ndarray | geometry.Points
@@ -194,6 +197,7 @@ class Pool:
     settings: Settings = Settings()
     model: Model | None = None  # of the labelled points
     labels: np.ndarray | None = None  # of all the points (n,), for controls that are allowed to see them; no strategy is
+    candidates: np.ndarray | None = None
     _shared: dict = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -202,11 +206,13 @@ class Pool:
         if "normalised" not in self._shared:
             ready = isinstance(self.features, geometry.Points)
             self._shared["normalised"] = self.features if ready else geometry.Normalised(self.features)
-        object.__setattr__(self, "labeled", check_labeled(self.labeled, len(self.features)))
+        object.__setattr__(self, "labeled", check_indices("labeled", self.labeled, len(self.features)))
+        if self.candidates is not None:
+            object.__setattr__(self, "candidates", check_indices("candidates", self.candidates, len(self.features)))
 
     def with_labeled(self, labeled: ArrayLike, model: Model | None = None) -> Pool:
         """The same pool with other points labelled, and a model that was trained on them."""
-        return Pool(self.features, labeled, self.seed, self.settings, model, self.labels, self._shared)
+        return dataclasses.replace(self, labeled=labeled, model=model)
 
     def with_settings(self, **changes: Any) -> Pool:
         """The same pool with some settings replaced; the k-means clusters stay shared."""
@@ -223,9 +229,18 @@ class Pool:
         return self.shared(("points",), lambda: np.asarray(self.normalised))
 
     @property
-    def unlabeled(self) -> np.ndarray:
-        """Indices of the points without a label, ascending."""
-        return np.setdiff1d(np.arange(len(self.features)), self.labeled, assume_unique=True)
+    def free(self) -> np.ndarray:
+        """Whether each of the points (n,) may be queried: it is a candidate and has no label yet."""
+        free = np.full(len(self.features), self.candidates is None)
+        if self.candidates is not None:
+            free[self.candidates] = True
+        free[self.labeled] = False
+        return free
+
+    @property
+    def queryable(self) -> np.ndarray:
+        """Indices of the points that may be queried, ascending."""
+        return np.flatnonzero(self.free)
 
     def lots(self, rng: np.random.Generator, order: np.ndarray | None = None) -> np.ndarray:
         """A random number (n,) for each point, by which points that tie are ordered; drawn in order, else their canonical one."""
@@ -256,19 +271,19 @@ class Pool:
         return self.shared(("scored", n_clusters, settings), lambda: ClusteredPoints(self.normalised, clustering, settings, known))
 
 
-def check_labeled(labeled: ArrayLike | Sequence[int], n: int) -> np.ndarray:
-    """Indices of labelled points as int64 (l,); ValueError if not whole numbers, out of 0..n-1, or repeated."""
-    given = np.asarray(labeled)
+def check_indices(name: str, indices: ArrayLike | Sequence[int], n: int) -> np.ndarray:
+    """Indices of some of n points as int64 (m,); ValueError if not whole numbers, out of 0..n-1, or repeated."""
+    given = np.asarray(indices)
     if given.size == 0:
         return np.empty(0, dtype=np.int64)
     if given.dtype == bool:
-        raise ValueError("labeled must be a list of indices, not a mask: pass np.flatnonzero(mask)")
+        raise ValueError(f"{name} must be a list of indices, not a mask: pass np.flatnonzero(mask)")
     if given.ndim != 1 or given.dtype.kind not in "iu":
-        raise ValueError(f"labeled must be a list of indices, not {given.dtype} of shape {given.shape}")
+        raise ValueError(f"{name} must be a list of indices, not {given.dtype} of shape {given.shape}")
     outside = given[(given < 0) | (given >= n)]
     if len(outside):
-        raise ValueError(f"labeled indices must lie in 0..{n - 1}; out of range: {outside[:5].tolist()}")
+        raise ValueError(f"{name} indices must lie in 0..{n - 1}; out of range: {outside[:5].tolist()}")
     values, counts = np.unique(given, return_counts=True)
     if (counts > 1).any():
-        raise ValueError(f"labeled indices must be distinct; repeated: {values[counts > 1][:5].tolist()}")
+        raise ValueError(f"{name} indices must be distinct; repeated: {values[counts > 1][:5].tolist()}")
     return given.astype(np.int64)

@@ -1,0 +1,147 @@
+"""SUPClust as a query strategy of scikit-activeml, for its pool loops; needs that library, which nothing else here does."""
+
+from __future__ import annotations
+
+import numbers
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from supclust import strategies
+from supclust.strategies.clustered import Choice, supclust_choices
+
+try:
+    from skactiveml.base import SingleAnnotatorPoolQueryStrategy
+    from skactiveml.utils import MISSING_LABEL, check_scalar, labeled_indices
+except ImportError as error:
+    raise ImportError("supclust.skactiveml needs scikit-activeml: pip install supclust[skactiveml]") from error
+
+__all__ = ["SupClust"]
+
+
+class SupClust(SingleAnnotatorPoolQueryStrategy):
+    """SUPClust
+
+    Clusters all samples, L2-normalised, into as many clusters as there are labels and samples to query, and queries, in each of the
+    largest clusters without a label, of the most typical samples the one that lies nearest to other clusters [1]_.
+
+    Parameters
+    ----------
+    missing_label : scalar or string or np.nan or None, default=np.nan
+        Value to represent a missing label.
+    random_state : None or int or np.random.RandomState, default=None
+        The random state of k-means. With an int, the queried samples are those of `supclust.select(..., seed=random_state)`.
+    temperature : None or float, default=None
+        T of the weights between clusters, in units of distance between normalised samples. If `None`, it is a tenth of the mean
+        distance between the cluster centers.
+    top_fraction : float, default=0.1
+        Share of the candidates of a cluster, the most typical ones, among which one is queried.
+    n_neighbors : int, default=20
+        Number of neighbors for the computation of typicality.
+    max_clusters : None or int, default=500
+        Largest number of clusters. If `None`, there is no limit.
+
+    References
+    ----------
+    .. [1] Y. Ono, T. Aczel, B. Estermann, and R. Wattenhofer. SUPClust: Active Learning at the Boundaries. arXiv:2403.03741, 2024.
+    """
+
+    def __init__(
+        self,
+        missing_label: Any = MISSING_LABEL,
+        random_state: int | np.random.RandomState | None = None,
+        temperature: float | None = None,
+        top_fraction: float = 0.1,
+        n_neighbors: int = 20,
+        max_clusters: int | None = 500,
+    ) -> None:
+        super().__init__(missing_label=missing_label, random_state=random_state)
+        self.temperature = temperature
+        self.top_fraction = top_fraction
+        self.n_neighbors = n_neighbors
+        self.max_clusters = max_clusters
+
+    def query(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        candidates: ArrayLike | None = None,
+        batch_size: int = 1,
+        return_utilities: bool = False,
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Determines for which candidate samples labels are to be queried.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training data set, including the labeled and unlabeled samples.
+        y : array-like of shape (n_samples,)
+            Labels of the training data set (unlabeled ones are indicated by `self.missing_label`).
+        candidates : None or array-like of shape (n_candidates,), dtype=int, default=None
+            - If `candidates` is `None`, the unlabeled samples from `(X, y)` are considered as `candidates`.
+            - If `candidates` is of shape `(n_candidates,)` and of type `int`, it is considered as the indices of the samples in
+              `(X, y)`. Labeled ones among them are not queried again.
+        batch_size : int, default=1
+            The number of samples to be selected in one AL cycle.
+        return_utilities : bool, default=False
+            If `True`, also return the utilities based on the query strategy.
+
+        Returns
+        -------
+        query_indices : numpy.ndarray of shape (batch_size,)
+            The indices, in `X`, of the samples whose labels are to be queried.
+        utilities : numpy.ndarray of shape (batch_size, n_samples)
+            `utilities[i]` is what `query_indices[i]` was selected by, of whose maximum it has the index: SUP of the most typical
+            candidates of the queried cluster (with one cluster only, where there is no SUP, typicality of all candidates), -np.inf
+            for other candidates, and np.nan for samples that are labeled, no candidates or selected before. Copies of a sample tie.
+        """
+        X, y, candidates, batch_size, return_utilities = self._validate_data(
+            X, y, candidates, batch_size, return_utilities, reset=True
+        )
+        _, mapping = self._transform_candidates(candidates, X, y, enforce_mapping=True)
+        settings = self._validated_settings()
+        labeled = labeled_indices(y, missing_label=self.missing_label_)
+        may_be_picked = np.unique(np.arange(len(X))[mapping])  # theirs may be negative
+        pool = strategies.Pool(X, labeled, self._seed(), settings, candidates=may_be_picked)
+        batch_size = _at_most(np.count_nonzero(pool.free), batch_size)
+        choices = supclust_choices(pool, batch_size) if batch_size else []
+        query_indices = np.array([choice.pick for choice in choices], dtype=int)
+        return (query_indices, _utilities(pool.free, choices)) if return_utilities else query_indices
+
+    def _validated_settings(self) -> strategies.Settings:
+        if self.temperature is not None:
+            check_scalar(self.temperature, "temperature", (int, float), min_val=0, min_inclusive=False)
+        check_scalar(self.top_fraction, "top_fraction", (int, float), min_val=0, min_inclusive=False, max_val=1)
+        check_scalar(self.n_neighbors, "n_neighbors", int, min_val=1)
+        if self.max_clusters is not None:
+            check_scalar(self.max_clusters, "max_clusters", int, min_val=1)
+        return strategies.Settings(self.n_neighbors, self.max_clusters, self.top_fraction, self.temperature)
+
+    def _seed(self) -> int:
+        """An int as it is, as their strategies give it to k-means; else drawn, of a RandomState the same in each query."""
+        given = isinstance(self.random_state, numbers.Integral)
+        return int(self.random_state if given else self.random_state_.randint(2**31 - 1))
+
+
+def _at_most(n_candidates: int, batch_size: int) -> int:
+    """The batch size, lowered to the number of candidates with the library's warning, which does not count out labelled ones."""
+    if batch_size > n_candidates:
+        warnings.warn(
+            f"'batch_size={batch_size}' is larger than the number of unlabeled candidates. "
+            f"Instead, 'batch_size={n_candidates}' was set.",
+            stacklevel=3,
+        )
+    return min(batch_size, n_candidates)
+
+
+def _utilities(free: np.ndarray, choices: Sequence[Choice]) -> np.ndarray:
+    """Utilities (batch_size, n) of choices among the points that are free (n,) before the first one."""
+    utilities, free = np.full((len(choices), len(free)), np.nan), free.copy()
+    for row, choice in zip(utilities, choices, strict=True):
+        row[free] = -np.inf
+        row[choice.compared] = np.nan_to_num(choice.scores)  # typicality of copies is infinite
+        free[choice.pick] = False
+    return utilities
