@@ -29,6 +29,7 @@ FLOORS = [
     "networks",
     "learners",
     "plots",
+    "contact_sheet",
     "strategies.pool",
     "simclr",
     "strategies.clustered",
