@@ -30,6 +30,7 @@ FLOORS = [
     "networks",
     "learners",
     "plots",
+    "contact_sheet",
     "strategies.pool",
     "simclr",
     "strategies.clustered",
