@@ -83,6 +83,9 @@ def _add_label(commands: argparse._SubParsersAction) -> None:
         help="labels so far: CSV with the columns id and label, or Label Studio's JSON",
     )  # fmt: skip
     command.add_argument(
+        "--classes", nargs="+", default=[], metavar="NAME", help="names of classes, to choose from on the sheet and in Label Studio"
+    )
+    command.add_argument(
         "--strategy", default="supclust", metavar="NAME",
         help="supclust (default), typiclust, random ..., also with settings: supclust:top_fraction=0.05",
     )  # fmt: skip
@@ -218,8 +221,9 @@ def _label(options: argparse.Namespace) -> int:
 
     request = labeling.Request(
         source=options.source.expanduser(), out=options.out.expanduser(), budget=options.budget, labeled=tuple(options.labeled),
-        strategy=options.strategy, seed=options.seed, pictures=options.images, force=options.force, encoder=options.encoder,
-        minutes=options.train_minutes, epochs=options.train_epochs, scratch=options.from_scratch, download=options.download,
+        classes=tuple(options.classes), strategy=options.strategy, seed=options.seed, pictures=options.images, force=options.force,
+        encoder=options.encoder, minutes=options.train_minutes, epochs=options.train_epochs, scratch=options.from_scratch,
+        download=options.download,
     )  # fmt: skip
     found = labeling.run(request)
     for pick in found.picks if options.explain else ():

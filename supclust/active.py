@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import logging
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
 
 import numpy as np
 
@@ -80,12 +78,12 @@ def run(
 ) -> Iterator[Round]:
     """Query, label, fit and evaluate, starting from nothing; yields a Round after each.
 
-    pool holds features.train and the run's seed; runs on the same pool share its clusters. strategy: a name, or one with other
-    settings, see `parse`. framework: `linear(features)` (SSL, the default) or `network(...)` (FSL). A strategy that asks for a
+    pool holds features.train and the run's seed; runs on the same pool share its clusters. strategy: a name, or one with
+    other settings, see `strategies.parse`. framework: `linear(features)` (SSL, the default) or `network(...)` (FSL). A strategy that asks for a
     model that is not there yet gets a random first batch, the same for all of them at a seed; in FSL, so does Coreset, which goes
     by what the network has learned. The run ends early when fewer points are left than a round needs.
     """
-    name, changes = parse(strategy)
+    name, changes = strategies.parse(strategy)
     step, rng = step_size(budget, len(features.classes)), random_stream(pool.seed, name)
     pool = pool.with_settings(**{"n_classes": len(features.classes)} | changes)
     framework = framework or linear(features)
@@ -109,23 +107,6 @@ def run(
             classes=len(np.unique(features.train_labels[labeled])),
             picks=tuple(picks.tolist()),
         )
-
-
-def parse(strategy: str) -> tuple[str, dict[str, Any]]:
-    """What `supclust:top_fraction=0.05,n_neighbors=10` names: a strategy, and settings that differ from the default.
-
-    Raises ValueError for an unknown strategy or setting.
-    """
-    name, _, text = strategy.partition(":")
-    strategies.check_names([name])
-    try:
-        changes = {key: ast.literal_eval(value) for key, value in (part.split("=") for part in text.split(",") if text)}
-        strategies.Settings(**changes)
-    except (TypeError, ValueError, SyntaxError) as error:
-        known = ", ".join(one.name for one in fields(strategies.Settings))
-        wanted = "does not name settings of a strategy as in 'supclust:top_fraction=0.05'"
-        raise ValueError(f"{strategy!r} {wanted} (known: {known}): {error}") from error
-    return name, changes
 
 
 def _query(name: str, pool: strategies.Pool, step: int, rng: np.random.Generator, framework: Framework) -> np.ndarray:

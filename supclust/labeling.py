@@ -40,6 +40,7 @@ class Request:
     out: Path
     budget: int = 50
     labeled: tuple[Path, ...] = ()  # files of labels, CSV or Label Studio's JSON
+    classes: tuple[str, ...] = ()  # names to choose labels from, where they are known
     strategy: str = "supclust"  # with settings that differ from the default, as in supclust:top_fraction=0.05
     seed: int = 0
     pictures: Path | None = None  # folder of the images that the ids of embeddings name
@@ -90,7 +91,8 @@ class Round:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return tuple(sorted(set(self.labels.values())))
+        """Those that were named, and those that labels have shown."""
+        return tuple(dict.fromkeys([*self.request.classes, *sorted(set(self.labels.values()))]))
 
 
 def run(request: Request) -> Round:
@@ -292,9 +294,7 @@ def _write_into(found: Round, folder: Path) -> None:
     sheet = _sheet(found)
     files.write_text(folder / SHEET, contact_sheet.html(sheet))
     contact_sheet.png(sheet).save(folder / SHEET_PICTURE, optimize=True)
-    tasks = annotations.label_studio_tasks(_tasks(found), found.classes)
-    files.write_text(folder / TASKS, json.dumps(tasks, indent=1, ensure_ascii=False, allow_nan=False))
-    files.write_text(folder / CONFIG, annotations.label_studio_config(found.classes))
+    _write_tasks(found, folder)
     files.write_text(folder / ABOUT, _about(found))
     files.write_text(folder / MARKER, json.dumps(_record(found, where), indent=1, ensure_ascii=False))
 
@@ -317,10 +317,17 @@ def _path(file: Path | None) -> str:
     return "" if file is None else images.printable(str(file))
 
 
-def _tasks(found: Round) -> list[dict[str, Any]]:
-    table = _table(found)
-    del table["label"]
-    return [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
+def _write_tasks(found: Round, folder: Path) -> None:
+    """For Label Studio, where there are images; the interface too, as soon as classes are known."""
+    chosen = [found.source.files[pick.point] for pick in found.picks]
+    if None in chosen:
+        return
+    root = found.source.folder
+    table = _table(found) | {"path": [sources.relative_to(file, root).as_posix() for file in chosen]}
+    rows = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
+    annotations.write_tasks(folder / TASKS, annotations.label_studio_tasks(rows, annotations.local_files(root)))
+    if found.classes:
+        files.write_text(folder / CONFIG, annotations.label_studio_config(found.classes))
 
 
 def _record(found: Round, embeddings: Path) -> dict[str, Any]:
@@ -351,7 +358,7 @@ def _facts(found: Round) -> dict[str, str]:
         "Clusters": f"{len(found.pool.clusters_for(request.budget).sizes):,}",
         "Features": str(source.about["encoder"]),
         "Seed": str(request.seed),
-        "Labelled before": f"{len(found.labels):,}" + (f" of {len(found.classes)} classes" if found.labels else ""),
+        "Labelled before": f"{len(found.labels):,}" + (f", {len(set(found.labels.values()))} classes" if found.labels else ""),
         "Left out": f"{len(source.skipped):,} files" if source.skipped else "",
     }
     return {name: value for name, value in facts.items() if value}

@@ -29,7 +29,7 @@ QUALITY = ["encoder", "knn", "purity"]
 
 
 def name(setting: str, value: Any) -> str:
-    """The strategy with that setting, as active.parse reads it; without a setting where the value is the default."""
+    """The strategy with that setting, as strategies.parse reads it; without a setting where the value is the default."""
     strategy, _ = STUDY[setting]
     return strategy if value == DEFAULTS[setting] else f"{strategy}:{setting}={value!r}"
 

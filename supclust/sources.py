@@ -34,6 +34,11 @@ class Source:
     earlier: tuple[str, ...] = ()  # ids that earlier rounds picked
     kept: Path | None = None  # where the embeddings are; None where they have to be written
 
+    @property
+    def folder(self) -> Path:
+        """The folder that holds all the images."""
+        return Path(os.path.commonpath([file.parent for file in self.files if file is not None]))
+
 
 def of(path: Path, out: Path, embedder: Callable[[], Any], pictures: Path | None = None) -> Source:
     """The pool that path names: a folder of images, an earlier round's folder, or a file .npy, .npz or .parquet of embeddings.

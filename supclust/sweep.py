@@ -80,7 +80,7 @@ def keys(
 ) -> list[Key]:
     """The runs of a profile, or of a slice of it; of frameworks that are on request only where they are named.
 
-    strategies: names, the control "class-balanced", or names with other settings, see active.parse.
+    strategies: names, the control "class-balanced", or names with other settings, see strategies.parse.
     Raises ValueError for a framework, data set, strategy or budget that there is not.
     """
     on_request = ("fsl",) if profile.fsl and profile.fsl.on_request else ()
@@ -223,7 +223,7 @@ def _check_part(
         if features.split_encoder(dataset)[0] not in known:
             raise ValueError(f"profile {profile.name!r} has no data set {dataset!r}; it has: {', '.join(known)}")
     for strategy in strategies or ():
-        active.parse(strategy)
+        strategies.parse(strategy)
     for budget in budgets or ():
         active.step_size(budget, 1)
     if seeds is not None and seeds < 1:

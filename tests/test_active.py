@@ -125,9 +125,9 @@ def test_rounds_say_what_is_covered_and_how_the_tail_fares():
 
 
 def test_settings_of_a_strategy_are_named_behind_a_colon():
-    assert active.parse("supclust") == ("supclust", {})
+    assert strategies.parse("supclust") == ("supclust", {})
     named = "supclust:relative_temperature=0.5,squared=True,max_clusters=None"
-    assert active.parse(named) == ("supclust", {"relative_temperature": 0.5, "squared": True, "max_clusters": None})
+    assert strategies.parse(named) == ("supclust", {"relative_temperature": 0.5, "squared": True, "max_clusters": None})
     assert run("supclust:top_fraction=0.1") == run("supclust")
     assert [r.picks for r in run("supclust:top_fraction=1.0")] == [r.picks for r in run("supclust-no-typicality")]
 
@@ -137,7 +137,7 @@ def test_settings_of_a_strategy_are_named_behind_a_colon():
 )
 def test_settings_that_there_are_not_are_refused(name):
     with pytest.raises(ValueError, match=r"does not name settings|unknown strategy"):
-        active.parse(name)
+        strategies.parse(name)
 
 
 def test_networks_are_trained_on_the_labelled_images_and_asked_about_the_pool():

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from supclust import active, features, profiles, sensitivity, strategies, sweep
+from supclust import features, profiles, sensitivity, strategies, sweep
 from tests.conftest import make_features
 
 PROFILE = profiles.get("quick", seeds=2, rounds=2, fsl=None, encoders=("digits@1", "digits"))
@@ -28,7 +28,7 @@ def test_the_default_is_among_the_values_and_every_name_is_a_strategy(setting):
     names = [sensitivity.name(setting, value) for value in values]
     assert names.count(strategy) == 1
     for name, value in zip(names, values, strict=True):
-        assert active.parse(name) == (strategy, {} if name == strategy else {setting: value})
+        assert strategies.parse(name) == (strategy, {} if name == strategy else {setting: value})
 
 
 def test_the_default_differs_by_nothing_from_itself(workplace):

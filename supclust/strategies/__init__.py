@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +15,7 @@ from supclust.strategies import clustered, coverage, uncertainty
 from supclust.strategies.pool import Pool, Settings
 from supclust.strategies.uniform import class_balanced, random
 
-__all__ = ["CONTROLS", "MODEL_BASED", "NAMES", "STRATEGIES", "Pool", "Settings", "check_names", "first_batch", "query"]
+__all__ = ["CONTROLS", "MODEL_BASED", "NAMES", "STRATEGIES", "Pool", "Settings", "check_names", "first_batch", "parse", "query"]
 
 log = logging.getLogger(__name__)
 
@@ -69,3 +72,20 @@ def check_names(names: list[str] | tuple[str, ...]) -> None:
     for name in names:
         if name not in STRATEGIES and name not in CONTROLS:
             raise ValueError(f"unknown strategy {name!r}; known: {', '.join(NAMES)}; controls: {', '.join(CONTROLS)}")
+
+
+def parse(strategy: str) -> tuple[str, dict[str, Any]]:
+    """What `supclust:top_fraction=0.05,n_neighbors=10` names: a strategy, and settings that differ from the default.
+
+    Raises ValueError for an unknown strategy or setting.
+    """
+    name, _, text = strategy.partition(":")
+    check_names([name])
+    try:
+        changes = {key: ast.literal_eval(value) for key, value in (part.split("=") for part in text.split(",") if text)}
+        Settings(**changes)
+    except (TypeError, ValueError, SyntaxError) as error:
+        known = ", ".join(one.name for one in fields(Settings))
+        wanted = "does not name settings of a strategy as in 'supclust:top_fraction=0.05'"
+        raise ValueError(f"{strategy!r} {wanted} (known: {known}): {error}") from error
+    return name, changes
