@@ -78,10 +78,10 @@ def run(
 ) -> Iterator[Round]:
     """Query, label, fit and evaluate, starting from nothing; yields a Round after each.
 
-    pool holds features.train and the run's seed; runs on the same pool share its clusters. strategy: a name, or one with
-    other settings, see `strategies.parse`. framework: `linear(features)` (SSL, the default) or `network(...)` (FSL). A strategy that asks for a
-    model that is not there yet gets a random first batch, the same for all of them at a seed; in FSL, so does Coreset, which goes
-    by what the network has learned. The run ends early when fewer points are left than a round needs.
+    pool holds features.train and the run's seed; runs on the same pool share its clusters. strategy: a name, or one with other
+    settings, see `strategies.parse`. framework: `linear(features)` (SSL, the default) or `network(...)` (FSL). A strategy that asks
+    for a model that is not there yet gets a random first batch, the same for all of them at a seed; in FSL, so does Coreset, which
+    goes by what the network has learned. The run ends early when fewer points are left than a round needs.
     """
     name, changes = strategies.parse(strategy)
     step, rng = step_size(budget, len(features.classes)), random_stream(pool.seed, name)

@@ -160,7 +160,7 @@ def explain(found: Round, pick: Pick) -> str:
     name = strategies.parse(found.request.strategy)[0]
     labeled = f"{pick.labeled} of them labelled or picked before" if pick.labeled else "none of them labelled"
     lines = [
-        f"Cluster {pick.cluster}: {pick.cluster_size:,} of {n:,} images, by size number {pick.size_rank}, {labeled}.",
+        f"Cluster {pick.cluster}: {pick.cluster_size:,} of {n:,} images, number {pick.size_rank} by size, {labeled}.",
         f"Typicality {pick.typicality:.3f}: number {pick.rank} of {pick.cluster_size:,} in its cluster.",
     ]
     if pick.near:
@@ -306,11 +306,16 @@ def _table(found: Round) -> dict[str, list]:
         "path": [_path(source.files[pick.point]) for pick in picks],
         "cluster": [pick.cluster for pick in picks],
         "cluster_size": [pick.cluster_size for pick in picks],
-        "typicality": [pick.typicality for pick in picks],
-        "sup": [pick.sup for pick in picks],
+        "typicality": [_rounded(pick.typicality) for pick in picks],
+        "sup": [_rounded(pick.sup) for pick in picks],
         "order": [pick.order for pick in picks],
         "label": [""] * len(picks),
     }
+
+
+def _rounded(value: float) -> float:
+    """To the digits that float32 knows."""
+    return float(f"{value:.6g}")
 
 
 def _path(file: Path | None) -> str:
@@ -396,16 +401,17 @@ def _tile(source: Source, point: int, side: int) -> Tile:
 def _about(found: Round) -> str:
     """What was done and how it goes on, for people."""
     facts = "\n".join(f"- {name}: {value}" for name, value in _facts(found).items())
-    out = found.request.out.name
     return f"""# {len(found.picks)} images to label
 
 {facts}
 
-`{SHEET}` shows each pick beside the most typical images of its cluster. Type labels there and download `labels.csv`;
-or fill the column `label` of `{PICKS}`; or import `{TASKS}` into Label Studio, with the labelling interface of
-`{CONFIG}`, and export your annotations as JSON or CSV. Then
+How to label them:
 
-    supclust label {out} --labeled labels.csv --budget {found.request.budget} --out {out}-next
+- `{SHEET}` shows each pick beside the most typical images of its cluster. Type labels there and download `labels.csv`.
+- Or fill the column `label` of `{PICKS}`.
+- Or import `{TASKS}` into Label Studio (see the README of supclust), and export your annotations as JSON or CSV.
 
-picks further images, in clusters that hold no label yet, and none of these again.
+Then the next ones, in clusters that hold no label yet and none of these again:
+
+    supclust label {found.request.out} --labeled labels.csv --budget {found.request.budget} --out {found.request.out}-next
 """
