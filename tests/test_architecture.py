@@ -11,6 +11,7 @@ FLOORS = [
     "profiles",
     "files",
     "tables",
+    "annotations",
     "checkpoints",
     "parallel",
     "threads",
