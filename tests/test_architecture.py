@@ -17,6 +17,7 @@ FLOORS = [
     "threads",
     "gpu",
     "geometry",
+    "embeddings",
     "sharded",
     "kmeans",
     "cells",
