@@ -1,0 +1,596 @@
+"""Labels and picks on their way to the people who label, and back: plain CSV files and Label Studio's JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import math
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+import pandas as pd
+
+from supclust import files
+
+log = logging.getLogger(__name__)
+
+LARGEST = 200_000_000  # bytes; a list of labels is thousands of times smaller
+SHOWN = 5  # examples in a message
+DELIMITERS = ",;\t"
+ID_COLUMNS = ("supclust_id", "id", "image_id", "path", "image", "file", "filename", "file_name", "name")
+LABEL_COLUMNS = ("label", "class", "category", "choice", "choices", "annotation", "target", "y")
+EXAMPLE = "id,label\ncats/1.png,cat"
+FORMULA = frozenset("=+-@\N{MINUS SIGN}")  # what a spreadsheet takes for the beginning of a formula
+LOCAL_FILES = "/data/local-files/?d="  # where Label Studio serves files of its own machine, by their path below a root
+UPLOADED = "/data/upload/"  # and files that were uploaded, under a name of its own: 1a2b3c4d-name.png
+CONTROL = "label"  # the name of the choices in Label Studio, and so of the column in what it exports
+FACTS = ("order", "cluster", "cluster_size", "typicality", "sup")  # what a task says about its pick, to sort by
+NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+
+NO_ROW: tuple[int, list[str]] = (0, [])
+
+Entry = tuple[str, str | None]  # an id, and its label if it has one
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What people have said about images, by id."""
+
+    labels: Mapping[str, str]  # id -> label, which is not empty
+    unlabeled: tuple[str, ...]  # ids that are listed without a label: skipped, or not done yet
+    source: str  # the file or files
+
+
+# -- reading -------------------------------------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> Labels:
+    """Labels from a CSV file or from JSON of Label Studio, told apart by how they begin, not by the name.
+
+    CSV: UTF-8, or UTF-16 with a byte order mark; comma, semicolon or tab; a header with one of ID_COLUMNS and one of LABEL_COLUMNS.
+    JSON: Label Studio's exports JSON and JSON-MIN, and tasks that nobody has annotated. Predictions are not labels.
+    Raises ValueError with the file and the line or task, for whatever cannot be read, and for one id with two labels.
+    """
+    text = _text(path)
+    entries = _json_entries if text.lstrip(" \t\r\n")[:1] in ("[", "{") else _csv_entries
+    labels = _labels(entries(path, text), str(path))
+    if not labels.labels:
+        log.info("%s has no labels yet (%d images are listed)", path, len(labels.unlabeled))
+    return labels
+
+
+def merge(several: Sequence[Labels]) -> Labels:
+    """All labels as one; a label anywhere beats none. ValueError naming ids that have different labels."""
+    return _labels(chain.from_iterable(map(_entries, several)), ", ".join(labels.source for labels in several))
+
+
+def _entries(labels: Labels) -> Iterator[Entry]:
+    yield from labels.labels.items()
+    yield from ((name, None) for name in labels.unlabeled)
+
+
+def _labels(entries: Iterable[Entry], source: str) -> Labels:
+    labels: dict[str, str] = {}
+    listed: dict[str, None] = {}  # a set that keeps its order
+    conflicts: dict[str, str] = {}
+    for name, label in entries:
+        listed[name] = None
+        if label and labels.setdefault(name, label) != label:
+            conflicts.setdefault(name, f"{_shown(name)} is {_shown(labels[name])} and {_shown(label)}")
+    _check_conflicts(source, list(conflicts.values()))
+    return Labels(labels, tuple(name for name in listed if name not in labels), source)
+
+
+def _check_conflicts(source: str, conflicts: list[str]) -> None:
+    if conflicts:
+        raise ValueError(
+            f"{source}: {len(conflicts)} image(s) have different labels: {_listing(conflicts)}. Keep one label of each image"
+        )
+
+
+def _listing(examples: Sequence[str]) -> str:
+    """The first few, and how many more."""
+    more = f" and {len(examples) - SHOWN} more" if len(examples) > SHOWN else ""
+    return ", ".join(examples[:SHOWN]) + more
+
+
+def _shown(text: str) -> str:
+    """A text as it can stand in a message: on one line, and not endless."""
+    return repr(text if len(text) <= 100 else f"{text[:97]}...")
+
+
+def _text(path: Path) -> str:
+    content = _content(path)
+    text = _decode(path, content)
+    if "\0" in text:
+        raise ValueError(f"{path} is not a text file: it holds NUL bytes. {_advice(content)}")
+    if not text.strip():
+        raise ValueError(f"{path} is empty. A file of labels looks like this:\n{EXAMPLE}")
+    return text
+
+
+def _content(path: Path) -> bytes:
+    """Only regular files: a pipe could wait forever."""
+    try:
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path} is not a file; give the CSV or JSON file that holds the labels")
+        if (size := path.stat().st_size) > LARGEST:
+            raise ValueError(f"{path} has {size} bytes, and a file of labels should have {LARGEST} at most; is it the right one?")
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _decode(path: Path, content: bytes) -> str:
+    wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")  # what spreadsheets call Unicode text
+    try:
+        return content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not {'UTF-16' if wide else 'UTF-8'} (byte {error.start + 1} of {len(content)}). {_advice(content)}"
+        ) from error
+
+
+def _advice(content: bytes) -> str:
+    workbook = "This looks like a workbook or another zip archive. " if content.startswith(b"PK") else ""
+    return f"{workbook}Save the table as 'CSV UTF-8', or export JSON from Label Studio"
+
+
+# -- CSV -----------------------------------------------------------------------------------------------------------------------
+
+
+def _csv_entries(path: Path, text: str) -> Iterator[Entry]:
+    delimiter = max(DELIMITERS, key=lambda delimiter: _fit(_header(text, delimiter)))
+    rows = _rows(path, text, delimiter)
+    header = _names(next(rows, NO_ROW)[1])
+    name, label = _column(path, header, _id_columns(header), "ids"), _column(path, header, LABEL_COLUMNS, "labels")
+    for line, row in rows:
+        where = f"{path}, line {line}"
+        _check_width(where, row, header)
+        yield _cell_id(where, row[name]), _cell_label(where, row[label])
+
+
+def _header(text: str, delimiter: str) -> list[str]:
+    """Names of the columns if this is what stands between them; none if that makes no sense."""
+    try:
+        return _names(next(_rows(Path(), text, delimiter), NO_ROW)[1])
+    except ValueError:
+        return []
+
+
+def _names(row: Sequence[str]) -> list[str]:
+    return [_unsafe(name.strip()).strip().lower() for name in row]
+
+
+def _fit(header: Sequence[str]) -> tuple[int, int]:
+    """How well a header does: whether the columns are there, and how many there are in all."""
+    return any(name in header for name in ID_COLUMNS) + any(name in header for name in LABEL_COLUMNS), len(header)
+
+
+def _rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows that are not blank, and the lines they begin in."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    line = 1
+    try:
+        for row in reader:
+            if any(row) and (len(row) > 1 or row[0].strip()):
+                yield line, row
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}, line {line}: this is not a row of a CSV file ({error}). Is a quotation mark missing, or not doubled?"
+        ) from error
+
+
+def _id_columns(names: Iterable[str]) -> tuple[str, ...]:
+    """In tables that Label Studio exports, id is the number of its task; it says more than that about the image."""
+    if "annotation_id" not in names:
+        return ID_COLUMNS
+    return (*(name for name in ID_COLUMNS if name != "id"), "id")
+
+
+def _column(path: Path, header: Sequence[str], wanted: Sequence[str], what: str) -> int:
+    found = next((name for name in wanted if name in header), None)
+    if found is None:
+        raise ValueError(
+            f"{path} has no column of {what}: its columns are {_listing(list(map(_shown, header))) or 'none'}, and one of "
+            f"{', '.join(wanted)} is wanted. A file of labels looks like this:\n{EXAMPLE}"
+        )
+    if header.count(found) > 1:
+        raise ValueError(f"{path} has several columns {found!r}, and it is not clear which is meant; rename the others")
+    return header.index(found)
+
+
+def _check_width(where: str, row: Sequence[str], header: Sequence[str]) -> None:
+    if len(row) != len(header):
+        raise ValueError(
+            f"{where}: {len(row)} field(s), and the header has {len(header)}. A field that holds the separator must be in quotes"
+        )
+
+
+def _cell_id(where: str, cell: str) -> str:
+    if name := _unsafe(cell):
+        return name
+    raise ValueError(f"{where}: the id of the image is empty. Fill it in, or remove the row")
+
+
+def _cell_label(where: str, cell: str) -> str | None:
+    text = _unsafe(cell.strip()).strip()
+    return _choice(where, _structured(text) if text[:1] in ("[", "{") else text)
+
+
+def _structured(text: str) -> Any:
+    """What Label Studio writes into a cell that holds more than one choice; any other text is itself, brackets or not."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    several = isinstance(value, list) and value and all(isinstance(item, dict) for item in value)
+    return value if several or (isinstance(value, dict) and "choices" in value) else text
+
+
+# -- Label Studio --------------------------------------------------------------------------------------------------------------
+
+
+def _json_entries(path: Path, text: str) -> Iterator[Entry]:
+    tasks = _tasks(path, text)
+    _check_flat(path, [task for task in tasks if "data" not in task])
+    for number, task in enumerate(tasks, start=1):
+        where = f"{path}, task {number}"
+        yield from (_task_entries if "data" in task else _flat_entries)(where, task)
+
+
+def _tasks(path: Path, text: str) -> list[dict[str, Any]]:
+    value = _parse(path, text)
+    tasks = [value] if isinstance(value, dict) else value
+    for number, task in enumerate(tasks, start=1):
+        if not isinstance(task, dict):
+            raise ValueError(f"{path}, task {number}: this is {_kind(task)}, and each task is an object. {_advice(b'')}")
+    return tasks
+
+
+def _parse(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {error.lineno}, column {error.colno}: this is not JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
+        raise ValueError(f"{path} is not JSON that Label Studio exports: {error}") from error
+
+
+def _check_flat(path: Path, tasks: Sequence[dict[str, Any]]) -> None:
+    """JSON-MIN has the labels under the name that the choices have in the project, which is for its owner to choose."""
+    annotated = [task for task in tasks if task.get("annotation_id", "") is not None]
+    if annotated and not any(name in task for task in annotated for name in LABEL_COLUMNS):
+        keys = _listing([_shown(key) for key in annotated[0]])
+        raise ValueError(
+            f"{path}: no task has a label: the keys of the first are {keys}, and one of {', '.join(LABEL_COLUMNS)} is wanted. "
+            "Rename it, or export as JSON, which needs no name"
+        )
+
+
+def _flat_entries(where: str, task: dict[str, Any]) -> Iterator[Entry]:
+    value = next((task[name] for name in LABEL_COLUMNS if name in task), None)
+    yield _identity(where, task, _id_columns(task)), _choice(where, value)
+
+
+def _task_entries(where: str, task: dict[str, Any]) -> Iterator[Entry]:
+    if not isinstance(task["data"], dict):
+        raise ValueError(f"{where}: data is {_kind(task['data'])}, and should be an object that holds supclust_id or image")
+    name = _identity(where, task["data"], ID_COLUMNS)
+    annotations = _objects(where, task.get("annotations"), "annotations")
+    said = [_annotation_label(where, annotation) for annotation in annotations if not annotation.get("was_cancelled")]
+    yield from ((name, label) for label in said or [None])
+
+
+def _identity(where: str, data: Mapping[str, Any], names: Sequence[str]) -> str:
+    for name in names:
+        value = data.get(name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        if isinstance(value, str) and value:
+            return value
+    raise ValueError(
+        f"{where}: nothing says which image this is: the keys are {_listing([_shown(key) for key in data]) or 'none'}, and one of "
+        f"{', '.join(names)} is wanted, as text or a whole number"
+    )
+
+
+def _objects(where: str, value: Any, what: str) -> list[dict[str, Any]]:
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise ValueError(f"{where}: {what} should be a list of objects. Export the whole annotations, not only their numbers")
+    return value
+
+
+def _annotation_label(where: str, annotation: dict[str, Any]) -> str | None:
+    """The one choice of an annotation; None if it was handed in without one."""
+    results = _objects(where, annotation.get("result"), "result")
+    choices = [result for result in results if result.get("type") == "choices"]
+    choices = [result for result in choices if result.get("from_name") == CONTROL] or choices
+    if results and not choices:
+        kinds = _listing(sorted({_shown(str(result.get("type"))) for result in results}))
+        raise ValueError(f"{where}: the annotation is of type {kinds}, and not a choice for the whole image. {_one_label()}")
+    if len(choices) > 1:
+        raise ValueError(f"{where}: the annotation holds {len(choices)} results with choices. {_one_label()}")
+    return _choice(where, choices[0].get("value") if choices else None)
+
+
+def _choice(where: str, value: Any) -> str | None:
+    """The label, of what stands where a label should: a text, or Label Studio's choices of which there is one."""
+    value = _only(value)
+    if isinstance(value, dict) and isinstance(value.get("choices"), list):
+        value = _only(value["choices"])
+    if value is None or isinstance(value, str):
+        return (value or "").strip() or None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError(f"{where}: the label is {_kind(value)}. {_one_label()}")
+
+
+def _only(value: Any) -> Any:
+    """What is in a list of one; nothing, of an empty list."""
+    if isinstance(value, list) and len(value) <= 1:
+        return value[0] if value else None
+    return value
+
+
+def _one_label() -> str:
+    return "An image has one label: in Label Studio, one <Choices> tag with choice='single'"
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    names = {dict: "an object", str: "a text", bool: "true or false", int: "a number", float: "a number"}
+    return names.get(type(value), "nothing")
+
+
+# -- which image it is ---------------------------------------------------------------------------------------------------------
+
+
+def match(
+    labels: Labels, ids: Sequence[str], aliases: Mapping[str, str] | None = None
+) -> tuple[dict[int, str], list[int], list[str]]:
+    """Labels by position in ids (n,), which are distinct; positions that are listed without a label; and ids that are unknown.
+
+    aliases: id of an image that was left out as a copy -> id of the one that was kept.
+    An id is found as it stands; else without the ' that `safe` put there; else after Unicode normalisation (NFC); else with slashes
+    for backslashes; else among the aliases; else, if that names one image only, as the end of a longer path or an address.
+    Raises ValueError naming images that get different labels, be it under one name or two.
+    """
+    index, said, unknown = _Index(ids, aliases or {}), {}, []
+    for name, label in _entries(labels):
+        position = index.position(name)
+        if position is None:
+            unknown.append(name)
+        else:
+            said.setdefault(position, []).append((name, label))
+    found = {position: _agreed(heard) for position, heard in said.items()}
+    _check_conflicts(labels.source, [conflict for _, conflict in found.values() if conflict])
+    labelled = {position: label for position, (label, _) in found.items() if label}
+    return labelled, [position for position in found if position not in labelled], unknown
+
+
+def _agreed(heard: Sequence[Entry]) -> tuple[str | None, str | None]:
+    """The label that was given to one image under several names, and what is wrong with that, if anything."""
+    different: dict[str, str] = {}
+    for name, label in heard:
+        if label:
+            different.setdefault(label, f"{_shown(name)} is {_shown(label)}")
+    conflict = f"{' and '.join(different.values())}, and they are one image" if len(different) > 1 else None
+    return next(iter(different), None), conflict
+
+
+class _Index:
+    """Finds images by their ids as people and programs write them."""
+
+    def __init__(self, ids: Sequence[str], aliases: Mapping[str, str]) -> None:
+        self._exact = {name: position for position, name in enumerate(ids)}
+        if len(self._exact) < len(ids):
+            repeated = [_shown(name) for position, name in enumerate(ids) if self._exact[name] != position]
+            raise ValueError(f"ids must be distinct, and these come up again: {_listing(repeated)}")
+        self._aliases = {alias: self._exact[kept] for alias, kept in aliases.items() if kept in self._exact}
+
+    def position(self, name: str) -> int | None:
+        """Where the image is; None if it is not, or if it could be two."""
+        for spelling in (name, _unsafe(name), safe(name)):  # the last, as reading took a ' off that may have been meant
+            if spelling in self._exact:
+                return self._exact[spelling]
+        for form, known in self._tables:
+            for spelling in (form(name), form(_unsafe(name))):
+                if spelling in known:
+                    return known[spelling]
+        return self._longer(name)
+
+    @cached_property
+    def _tables(self) -> list[tuple[Callable[[str], str], dict[str, int]]]:
+        """What else to look names up in, in turn, and how names have to be written for that."""
+        places = [(self._exact, (_nfc, _slashes)), (self._aliases, (str, _nfc, _slashes))]
+        return [(form, _table(names, form)) for names, forms in places for form in forms]
+
+    @cached_property
+    def _ends(self) -> dict[str, int]:
+        return _table({**self._aliases, **self._exact}, _slashes)
+
+    @cached_property
+    def _depth(self) -> int:
+        return max((name.count("/") for name in self._ends), default=0) + 1
+
+    def _longer(self, name: str) -> int | None:
+        """The one image whose id is the end of a path or an address."""
+        for path in map(_slashes, _paths(name)):
+            parts = path.rsplit("/", self._depth)
+            ends = ["/".join(parts[start:]) for start in range(1, len(parts))]
+            found = {self._ends[path]} if path in self._ends else {self._ends[end] for end in ends if end in self._ends}
+            if found:
+                return found.pop() if len(found) == 1 else None
+        return None
+
+
+def _table(names: Mapping[str, int], form: Callable[[str], str]) -> dict[str, int]:
+    """Positions by another form of the names, without those that are then of two images."""
+    table: dict[str, int] = {}
+    double = {form(name) for name, position in names.items() if table.setdefault(form(name), position) != position}
+    return {name: position for name, position in table.items() if name not in double}
+
+
+def _nfc(name: str) -> str:
+    """One spelling of letters with accents: file systems and people's programs differ in it."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _slashes(name: str) -> str:
+    return _nfc(name).replace("\\", "/")
+
+
+def _paths(name: str) -> list[str]:
+    """The paths that a path or an address may mean, the likeliest first."""
+    if LOCAL_FILES in name:
+        return [unquote(name.partition(LOCAL_FILES)[2].partition("&")[0])]
+    if UPLOADED in name:
+        uploaded = unquote(name.partition("?")[0])
+        return [re.sub("/[0-9a-f]{8}-([^/]*)$", r"/\1", uploaded), uploaded]
+    if "://" in name:
+        return [unquote(re.split("[?#]", name)[0]), name]
+    return [name, unquote(name)]
+
+
+# -- writing CSV ---------------------------------------------------------------------------------------------------------------
+
+
+def safe(text: str) -> str:
+    """The text with a ' in front if a spreadsheet could take it for a formula ("CSV injection"), else as it is.
+
+    That is, if it begins with = + - or @, in whatever width, be it after blanks or invisible signs, or with a tab or a line end.
+    Texts that have such a ' already get another one, so that taking one off always gives the text back.
+    """
+    return f"'{text}" if _is_formula(text.lstrip("'")) else text
+
+
+def _unsafe(text: str) -> str:
+    """Undoes `safe`."""
+    return text[1:] if text.startswith("'") and _is_formula(text.lstrip("'")) else text
+
+
+def _is_formula(text: str) -> bool:
+    first = next((sign for sign in text if not _is_invisible(sign)), "")
+    return text.startswith(("\t", "\r", "\n")) or unicodedata.normalize("NFKC", first)[:1] in FORMULA
+
+
+def _is_invisible(sign: str) -> bool:
+    return sign.isspace() or unicodedata.category(sign) in ("Cc", "Cf")
+
+
+def write_csv(path: Path, columns: Mapping[str, Sequence]) -> None:
+    """Write a table, columns of equal length by name, as a CSV file that is safe to open in a spreadsheet; whole or not at all.
+
+    Text is made `safe` and put in quotes, numbers stand as they are, None and NaN are empty; UTF-8, lines end in a line feed.
+    Raises ValueError for cells that a CSV file cannot hold.
+    """
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"{path}: a table needs columns of one length, not {lengths or 'none at all'}")
+    header = [_cell(f"{path}, header", name) for name in columns]
+    rows = ([_cell(f"{path}, row {row}", value) for value in values] for row, values in enumerate(_zip(columns), start=1))
+    files.write_text(path, "".join(f"{','.join(cells)}\n" for cells in chain([header], rows)))
+
+
+def _zip(columns: Mapping[str, Sequence]) -> Iterator[tuple[Any, ...]]:
+    return zip(*columns.values(), strict=True)
+
+
+def _cell(where: str, value: Any) -> str:
+    if isinstance(value, str):
+        return '"' + safe(_checked(where, value)).replace('"', '""') + '"'
+    if value is None or value is pd.NA or value is pd.NaT:
+        return ""
+    if not isinstance(value, (int, float, np.integer, np.floating, np.bool_)):
+        raise ValueError(f"{where}: a cell holds text or a number, not {type(value).__name__}")
+    return "" if math.isnan(value) else str(value)  # of numpy's numbers, str gives as many digits as tell them apart
+
+
+def _checked(where: str, text: str) -> str:
+    """Text that can be written as UTF-8 and read again."""
+    if "\0" in text or any("\ud800" <= sign <= "\udfff" for sign in text):
+        raise ValueError(f"{where}: {_shown(text)} holds signs that are not text. Is it a file name in another encoding? Rename it")
+    return text
+
+
+# -- Label Studio's tasks ------------------------------------------------------------------------------------------------------
+
+
+def label_studio_tasks(picks: Sequence[Mapping[str, Any]], prefix: str = LOCAL_FILES) -> list[dict[str, Any]]:
+    """Tasks that Label Studio imports, one a pick, in their order, without predictions.
+
+    picks: id; if it is not the path of the image below what prefix stands for, path; and what there is of FACTS. Numbers that are
+    not finite become null. prefix: what is put before the path, see `local_files`.
+    Raises ValueError for a pick without an id, and for values that JSON cannot hold.
+    """
+    return [{"data": _task_data(f"pick {number}", pick, prefix)} for number, pick in enumerate(picks, start=1)]
+
+
+def local_files(folder: Path) -> str:
+    """The prefix for images in a folder, when Label Studio's LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT is the folder around it.
+
+    Label Studio does not take the root itself for a storage, only folders in it.
+    """
+    return f"{LOCAL_FILES}{quote(_checked(str(folder), folder.resolve().name))}/"
+
+
+def _task_data(where: str, pick: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    if not isinstance(pick.get("id"), str) or not pick["id"]:
+        raise ValueError(f"{where} has no id; each pick needs one, as text")
+    name = _checked(where, pick["id"])
+    path = _checked(where, pick.get("path") or name)
+    facts = {key: _json_value(f"{where}, {key}", pick[key]) for key in FACTS if key in pick}
+    return {"image": prefix + quote(path), "supclust_id": name, **facts}
+
+
+def _json_value(where: str, value: Any) -> Any:
+    """null for what is no number: a bare NaN, which Python would write, is not JSON."""
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, (np.bool_, np.integer)):
+        return value.item()
+    if not isinstance(value, (float, np.floating)):
+        raise ValueError(f"{where}: a task holds text or a number, not {type(value).__name__}")
+    return float(str(value)) if math.isfinite(value) else None  # as short as the number was
+
+
+def label_studio_config(classes: Sequence[str]) -> str:
+    """The labelling interface of a project in Label Studio, as XML: an image, and a choice of one of the classes.
+
+    Raises ValueError for no classes, classes that come twice or are blank around the edges, or that XML cannot hold.
+    """
+    _check_classes(classes)
+    choices = "".join(f"    <Choice value={quoteattr(name)}/>\n" for name in classes)
+    control = f'  <Choices name="{CONTROL}" toName="image" choice="single" showInline="true">\n{choices}  </Choices>\n'
+    return f'<View>\n  <Image name="image" value="$image"/>\n{control}</View>\n'
+
+
+def _check_classes(classes: Sequence[str]) -> None:
+    if not classes:
+        raise ValueError("the labelling interface needs the names of the classes, and there are none")
+    bad = [_shown(name) for name in classes if name != name.strip() or not name or NOT_XML.search(name)]
+    if bad:
+        raise ValueError(f"these cannot be names of classes: {_listing(bad)}. Give names without blanks around and control signs")
+    if len(set(classes)) < len(classes):
+        raise ValueError("the names of the classes must be distinct")
+
+
+def write_tasks(path: Path, tasks: Sequence[Mapping[str, Any]]) -> None:
+    """Write tasks as the JSON file that Label Studio imports, whole or not at all."""
+    files.write_text(path, json.dumps(tasks, indent=1, allow_nan=False) + "\n")

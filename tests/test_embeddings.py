@@ -1,0 +1,429 @@
+"""Embeddings of every make: read as they are, or refused with a sentence that names the file."""
+
+import io
+import json
+import logging
+import pickle
+import random
+import struct
+import sys
+import warnings
+import zipfile
+
+import numpy as np
+import pytest
+
+from supclust import embeddings
+from supclust.embeddings import Embeddings
+
+POINTS = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
+NAMES = ["a", "b", "ä/c.png", "1.0", " ", "=x"]
+
+
+@pytest.fixture
+def pyarrow():
+    return pytest.importorskip("pyarrow")
+
+
+def npy(folder, array, name="e.npy", **options):
+    np.save(folder / name, array, **options)
+    return folder / name
+
+
+def npz(folder, **arrays):
+    np.savez(folder / "e.npz", **arrays)
+    return folder / "e.npz"
+
+
+def parquet(folder, columns):
+    from pyarrow import parquet, table
+
+    parquet.write_table(table(columns), folder / "e.parquet")
+    return folder / "e.parquet"
+
+
+def refusal(path):
+    """The sentence with which a file is refused: it names the file."""
+    with pytest.raises(ValueError, match=r".") as caught:
+        embeddings.read(path)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+# -- .npy ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4", "uint8", "int64", "bool"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_npy_file_is_mapped_and_its_rows_are_numbered(tmp_path, dtype, order):
+    points = np.asarray(POINTS, dtype=dtype, order=order)
+    found = embeddings.read(npy(tmp_path, points))
+    assert isinstance(found.features, np.memmap)
+    np.testing.assert_array_equal(found.features, points)
+    assert found.ids == ("0", "1", "2", "3", "4", "5")
+    assert found.paths is None
+
+
+def test_a_suffix_in_capitals_does(tmp_path):
+    path = npy(tmp_path, POINTS).rename(tmp_path / "E.NPY")
+    np.testing.assert_array_equal(embeddings.read(path).features, POINTS)
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 3, 4), (), (0, 3), (3, 0)])
+def test_features_must_be_a_table(tmp_path, shape):
+    assert f"features must be 2-d (points, dimensions) and not empty, not of shape {shape}" in refusal(
+        npy(tmp_path, np.zeros(shape))
+    )
+
+
+def test_features_must_be_real_numbers(tmp_path):
+    assert "real numbers, not complex128" in refusal(npy(tmp_path, np.zeros((2, 2), dtype=complex)))
+    assert "real numbers, not <U1" in refusal(npy(tmp_path, np.array([["a", "b"]])))
+    sentence = refusal(npy(tmp_path, np.array([[1, None]], dtype=object)))
+    assert "holds Python objects" in sentence
+    assert "numpy.asarray(features, dtype='float32')" in sentence
+    assert "damaged" not in sentence
+    assert "features must be 2-d" in refusal(npy(tmp_path, np.zeros(3, dtype=[("x", "f4"), ("y", "f4")])))
+
+
+def header(text, version=b"\x01\x00"):
+    content = text.encode("latin-1")
+    return b"\x93NUMPY" + version + struct.pack("<H" if version == b"\x01\x00" else "<I", len(content)) + content
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000000, 64), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (4611686018427387904, 16), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (9" + "9" * 5000 + ", 16), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (-6, -3), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 3), }",
+        "{'descr': '<U900000000', 'fortran_order': False, 'shape': (2, 3), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': 'ab', }",
+        "((((((((((" * 200,
+        "9**9**9**9",
+        "",
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_header_that_claims_too_much_or_makes_no_sense_is_refused_before_anything_is_allocated(tmp_path, text, packed):
+    content = header(text) + POINTS.tobytes()
+    path = tmp_path / ("e.npz" if packed else "e.npy")
+    if packed:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("features.npy", content)
+    else:
+        path.write_bytes(content)
+    sentence = refusal(path)
+    assert "is damaged" in sentence
+    assert len(sentence) < len(str(path)) + 300
+
+
+def test_a_header_is_weighed_against_the_bytes_that_are_there(tmp_path):
+    (tmp_path / "e.npy").write_bytes(
+        header("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000000, 64), }") + bytes(72)
+    )
+    assert "has 256000000000000000 bytes, and there are 72" in refusal(tmp_path / "e.npy")
+
+
+def test_what_is_not_what_its_name_says_is_refused_with_what_it_is(tmp_path):
+    archive = npz(tmp_path, x=POINTS).read_bytes()
+    for content, kind in [
+        (archive, "a zip archive"),
+        (pickle.dumps(POINTS), "a pickle"),
+        (b"PAR1....", "a Parquet file"),
+        (b"1,2\n3,4\n", "something else"),
+    ]:
+        (tmp_path / "e.npy").write_bytes(content)
+        assert f"is not a .npy file: it is {kind}" in refusal(tmp_path / "e.npy")
+    (tmp_path / "e.npz").write_bytes(npy(tmp_path, POINTS).read_bytes())
+    assert "is not a .npz file: it is a .npy file" in refusal(tmp_path / "e.npz")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".pt", "", ".npy.gz"])
+def test_another_suffix_is_refused_with_those_that_are_known(tmp_path, suffix):
+    assert "must end in .npy, .npz or .parquet" in refusal(tmp_path / f"e{suffix}")
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".parquet"])
+def test_what_is_empty_no_file_or_not_there_is_refused(tmp_path, suffix):
+    path = tmp_path / f"e{suffix}"
+    assert "cannot be read: No such file" in refusal(path)
+    path.write_bytes(b"")
+    assert "is empty" in refusal(path)
+    path.unlink()
+    path.mkdir()
+    assert "is not a file" in refusal(path)
+
+
+@pytest.mark.parametrize("kind", [npy, lambda folder, array: npz(folder, x=array)])
+def test_a_file_that_was_not_written_to_the_end_is_refused(tmp_path, kind):
+    path = kind(tmp_path, POINTS)
+    content = path.read_bytes()
+    for size in (5, 20, len(content) - 1):
+        path.write_bytes(content[:size])
+        refusal(path)
+
+
+# -- .npz ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_the_only_table_of_an_archive_is_the_features_whatever_its_name(tmp_path, save):
+    save(tmp_path / "e.npz", anything=POINTS, labels=np.arange(6), meta=np.array({"a": 1}), note="text")
+    found = embeddings.read(tmp_path / "e.npz")
+    np.testing.assert_array_equal(found.features, POINTS)
+    assert found.ids[-1] == "5"
+
+
+def test_of_several_tables_the_first_of_the_known_names_is_taken(tmp_path):
+    for position, name in enumerate(embeddings.FEATURES):
+        tables = {other: np.zeros((6, 2)) for other in (*embeddings.FEATURES[position + 1 :], "other")}
+        np.testing.assert_array_equal(embeddings.read(npz(tmp_path, **tables, **{name: POINTS})).features, POINTS)
+
+
+def test_tables_of_unknown_names_are_refused_by_name(tmp_path):
+    sentence = refusal(npz(tmp_path, train=POINTS, test=POINTS, y=np.zeros(2)))
+    assert "2 of its arrays are 2-d" in sentence
+    assert "train (6, 3) float32" in sentence
+    assert "0 of its arrays are 2-d" in refusal(npz(tmp_path, y=np.zeros(2)))
+    assert "not of shape (2,)" in refusal(npz(tmp_path, features=np.zeros(2)))
+    assert "0 of its arrays" in refusal(npz(tmp_path))
+    assert "real numbers, not complex64" in refusal(npz(tmp_path, z=POINTS.astype("complex64")))
+
+
+def test_arrays_of_objects_are_refused_with_how_to_save_them(tmp_path):
+    for arrays in ({"features": POINTS.astype(object)}, {"x": POINTS, "ids": np.array(NAMES, dtype=object)}):
+        sentence = refusal(npz(tmp_path, **arrays))
+        assert "numpy.asarray(ids, dtype=str)" in sentence
+        assert "damaged" not in sentence
+
+
+class Harmful:
+    def __reduce__(self):
+        return print, ("this code must not run",)
+
+
+def test_no_file_makes_code_run(tmp_path, capsys):
+    harmful = np.array([[Harmful()]], dtype=object)
+    refusal(npz(tmp_path, features=harmful))
+    refusal(npz(tmp_path, x=POINTS, ids=harmful))
+    refusal(npy(tmp_path, harmful))
+    (tmp_path / "e.npy").write_bytes(pickle.dumps(Harmful()))
+    refusal(tmp_path / "e.npy")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", embeddings.IDS)
+def test_ids_stand_under_one_of_several_names(tmp_path, name):
+    assert embeddings.read(npz(tmp_path, x=POINTS, **{name: np.array(NAMES)})).ids == tuple(NAMES)
+
+
+@pytest.mark.parametrize("name", embeddings.PATHS)
+def test_paths_stand_under_one_of_several_names_and_may_be_missing(tmp_path, name):
+    paths = np.array(["a", "", "c", "c", "", ""])
+    assert embeddings.read(npz(tmp_path, x=POINTS, **{name: paths})).paths == ("a", None, "c", "c", None, None)
+
+
+@pytest.mark.parametrize(
+    ("ids", "texts"),
+    [
+        (np.arange(6) + 10, ("10", "11", "12", "13", "14", "15")),
+        (np.arange(6) / 2, ("0", "0.5", "1", "1.5", "2", "2.5")),
+        (np.array([name.encode() for name in NAMES]), tuple(NAMES)),
+    ],
+)
+def test_ids_become_text(tmp_path, ids, texts):
+    assert embeddings.read(npz(tmp_path, x=POINTS, ids=ids)).ids == texts
+
+
+@pytest.mark.parametrize(
+    ("arrays", "problem"),
+    [
+        ({"ids": np.array(NAMES[:5])}, "there are 5 ids and 6 features"),
+        ({"paths": np.array([*NAMES, "x"])}, "there are 7 paths and 6 features"),
+        ({"ids": np.array(["a", "b", "a", "c", "b", "a"])}, "come up again: 'a', 'b'"),
+        ({"ids": np.array(["a", "", "b", "c", "", "d"])}, "these rows' are or do: 1, 4"),
+        ({"ids": np.array([1, 2, 3, 4, 5, np.nan])}, "these rows' are or do: 5"),
+        ({"ids": np.zeros((6, 2), dtype=int), "features": POINTS}, "ids must be 1-d"),
+        ({"ids": np.zeros(6, dtype=bool)}, "ids must be text or numbers, not bool"),
+        ({"ids": np.array([b"\xff"] * 6)}, "utf-8"),
+    ],
+)
+def test_ids_and_paths_that_do_not_fit_are_refused(tmp_path, arrays, problem):
+    assert problem in refusal(npz(tmp_path, **{"x": POINTS, **arrays}))
+
+
+def test_an_archive_that_claims_to_hold_terabytes_is_refused(tmp_path):
+    path = npz(tmp_path, features=np.zeros((100, 100)))
+    content = bytearray(path.read_bytes())
+    place = content.index(b"PK\x01\x02") + 24  # the size that the table of contents claims
+    content[place : place + 4] = struct.pack("<I", 2**32 - 2)
+    path.write_bytes(content)
+    assert "is damaged" in refusal(path)
+
+
+# -- writing -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("paths", [None, ("a", None, "c", "", "é", "f")])
+def test_what_is_written_is_read_again(tmp_path, paths):
+    path = tmp_path / "new" / "e.npz"
+    embeddings.write(path, Embeddings(POINTS.astype(float), tuple(NAMES), paths), model="resnet", side=64)
+    found = embeddings.read(path)
+    np.testing.assert_array_equal(found.features, POINTS)
+    assert found.features.dtype == np.float32
+    assert found.ids == tuple(NAMES)
+    assert found.paths == (None if paths is None else ("a", None, "c", None, "é", "f"))
+    with np.load(path, allow_pickle=False) as archive:
+        assert json.loads(str(archive["about"])) == {"model": "resnet", "side": 64}
+    assert [entry.name for entry in path.parent.iterdir()] == ["e.npz"]
+
+
+def test_what_does_not_fit_together_is_not_written(tmp_path):
+    path = tmp_path / "e.npz"
+    for bad in (
+        Embeddings(POINTS, ("a",)),
+        Embeddings(POINTS, ("a",) * 6),
+        Embeddings(POINTS[0], ("a",)),
+        Embeddings(POINTS, (*NAMES[:5], "a\0")),
+    ):
+        with pytest.raises(ValueError, match=r"e\.npz"):
+            embeddings.write(path, bad)
+    with pytest.raises(ValueError, match=r"must end in \.npz"):
+        embeddings.write(tmp_path / "e.npy", Embeddings(POINTS, tuple(NAMES)))
+    assert not list(tmp_path.iterdir())
+
+
+# -- Parquet -------------------------------------------------------------------------------------------------------------------
+
+
+def test_without_pyarrow_parquet_is_refused_with_what_to_do(tmp_path, monkeypatch):
+    (tmp_path / "e.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert "pip install pyarrow" in refusal(tmp_path / "e.parquet")
+
+
+@pytest.mark.parametrize("name", embeddings.LISTS)
+@pytest.mark.parametrize("kind", ["list_", "large_list", "fixed"])
+def test_a_column_of_lists_is_the_features(pyarrow, tmp_path, name, kind):
+    make = {"list_": pyarrow.list_, "large_list": pyarrow.large_list, "fixed": lambda item: pyarrow.list_(item, 3)}[kind]
+    lists = pyarrow.array(POINTS.tolist(), type=make(pyarrow.float32()))
+    columns = {"id": NAMES, "number": range(6), "other": [[1]] * 6, name: lists, "path": ["a", None, "c", "", "e", "f"]}
+    found = embeddings.read(parquet(tmp_path, {key: pyarrow.array(column) for key, column in columns.items()}))
+    np.testing.assert_array_equal(found.features, POINTS)
+    assert found.ids == tuple(NAMES)
+    assert found.paths == ("a", None, "c", None, "e", "f")
+
+
+def test_columns_of_numbers_are_the_features_without_ids_indices_and_answers(pyarrow, tmp_path, caplog):
+    import pandas as pd
+
+    table = pd.DataFrame({"id": range(7, 13), "path": NAMES, "x": POINTS[:, 0], "label": 1, "y": POINTS[:, 1], "n": np.arange(6)})
+    for index in (None, np.arange(6) * 2, pd.Index(np.arange(6) * 2, name="row")):
+        if index is not None:
+            table.index = index
+        table.to_parquet(tmp_path / "e.parquet")
+        with caplog.at_level(logging.INFO, logger="supclust"):
+            found = embeddings.read(tmp_path / "e.parquet")
+        np.testing.assert_array_equal(found.features, np.c_[POINTS[:, :2], np.arange(6)])
+        assert found.ids == ("7", "8", "9", "10", "11", "12")
+        assert found.paths == tuple(NAMES)
+        assert "columns 'label' look like answers" in caplog.text
+        assert "its 3 columns of numbers, 'x', 'y', 'n'" in caplog.text
+
+
+def test_a_parquet_file_of_many_row_groups_is_read_whole(pyarrow, tmp_path):
+    from pyarrow import parquet
+
+    points = np.random.default_rng(0).standard_normal((1000, 4))
+    table = pyarrow.table({"id": [f"{k}" for k in range(1000)], "vector": points.tolist()})
+    parquet.write_table(table, tmp_path / "e.parquet", row_group_size=77)
+    found = embeddings.read(tmp_path / "e.parquet")
+    np.testing.assert_array_equal(found.features, points)
+    assert found.ids[-1] == "999"
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        ({"emb": [[1.0, 2.0], [1.0]]}, "are of different lengths: 1, 2"),
+        ({"emb": [[1.0, 2.0], None]}, "1 rows of column emb are empty"),
+        ({"emb": [[1.0, 2.0], [1.0, None]]}, "1 values in the lists of column emb are empty"),
+        ({"x": [1.0, None]}, "1 rows of column x are empty"),
+        ({"emb": [["a"], ["b"]]}, "no column holds lists or numbers: 'emb'"),
+        ({"id": [1, 2]}, "no column holds lists or numbers: 'id'"),
+        ({"one": [[1.0]], "two": [[1.0]]}, "several columns hold lists: 'one', 'two'"),
+        ({"x": [1, 2], "id": ["a", None]}, "these rows' are or do: 1"),
+        ({"x": [1, 2], "id": ["a", "a"]}, "come up again: 'a'"),
+        ({"emb": [[], []]}, "no column holds lists or numbers"),
+    ],
+)
+def test_tables_that_hold_no_features_are_refused(pyarrow, tmp_path, columns, problem):
+    sentence = refusal(parquet(tmp_path, columns))
+    assert problem in sentence
+    assert "damaged" not in sentence
+
+
+def test_a_parquet_file_without_rows_is_refused(pyarrow, tmp_path):
+    assert "not empty" in refusal(parquet(tmp_path, {"emb": pyarrow.array([], type=pyarrow.list_(pyarrow.float32()))}))
+    assert "not empty" in refusal(parquet(tmp_path, {"x": pyarrow.array([], type=pyarrow.float32())}))
+
+
+def test_a_damaged_parquet_file_is_refused(pyarrow, tmp_path):
+    path = parquet(tmp_path, {"emb": POINTS.tolist()})
+    content = path.read_bytes()
+    for broken in (content[:-1], content[:50], b"PAR1", b"PAR1" * 5, content[:100] + content[-100:]):
+        path.write_bytes(broken)
+        assert "is damaged" in refusal(path)
+    path.write_bytes(b"x" + content)
+    assert "is not a .parquet file" in refusal(path)
+
+
+# -- damaged files -------------------------------------------------------------------------------------------------------------
+
+
+def mutated(content: bytes, rng: random.Random) -> bytes:
+    """A few random changes: bits flipped, ends cut, bytes put in, slices that come twice."""
+    for _ in range(rng.randint(1, 4)):
+        start, end = sorted(rng.randint(0, len(content)) for _ in range(2))
+        kind = rng.choice([0, 0, 0, 1, 2, 3])
+        if kind == 0 and content:
+            place = rng.randrange(len(content))
+            content = content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :]
+        elif kind == 1:
+            content = content[:end]
+        elif kind == 2:
+            content = content[:start] + rng.randbytes(rng.randint(1, 8)) + content[start:]
+        else:
+            content = content[:end] + content[start:]
+    return content
+
+
+def valid(kind: str) -> bytes:
+    file = io.BytesIO()
+    if kind == ".npy":
+        np.save(file, POINTS)
+    else:
+        (np.savez if kind == ".npz" else np.savez_compressed)(file, features=POINTS, ids=np.array(NAMES), paths=np.array(NAMES))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", [".npy", ".npz", "compressed.npz"])
+def test_damaged_files_are_read_or_refused_with_their_name(tmp_path, kind):
+    rng, content, path = random.Random(kind), valid(kind), tmp_path / f"damaged{kind}"
+    refused = 0
+    for _ in range(1000):
+        path.write_bytes(mutated(content, rng))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # numpy and zipfile warn about some oddities
+                found = embeddings.read(path)
+        except ValueError as error:
+            assert str(path) in str(error)  # noqa: PT017  (most files are refused, some are not)
+            refused += 1
+        else:
+            assert len(found.ids) == len(found.features)
+    assert 100 < refused < 1000
