@@ -28,6 +28,7 @@ PICKS, SKIPPED, ABOUT = "picks.csv", "skipped.csv", "about.md"
 SHEET, SHEET_PICTURE = "contact_sheet.html", "contact_sheet.png"
 TASKS, CONFIG = "label_studio.json", "label_studio.xml"
 RESULTS = (PICKS, SKIPPED, ABOUT, SHEET, SHEET_PICTURE, TASKS, CONFIG, sources.EMBEDDINGS, MARKER)
+PART = ".part-"  # begins the name of the folder in which results are made
 TYPICAL, NEAR = 4, 3  # images shown beside a pick, clusters named as its neighbours
 LARGE, SMALL = 256, 128  # pixels of pictures of picks, and of the others
 
@@ -270,7 +271,9 @@ def _write(found: Round) -> None:
     out = found.request.out
     try:
         out.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=".part-", dir=out))
+        for left_over in out.glob(f"{PART}*"):  # of a run that was killed in here
+            shutil.rmtree(left_over)
+        part = Path(tempfile.mkdtemp(prefix=PART, dir=out))
     except OSError as error:
         raise ValueError(f"cannot write into {out}: {error.strerror}") from error
     try:

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from supclust import active, datasets, features, files, paths, profiles, tables, threads
 from supclust.profiles import Profile, Supervised
-from supclust.strategies import CONTROLS, NAMES, Pool
+from supclust.strategies import CONTROLS, NAMES, Pool, parse
 
 log = logging.getLogger(__name__)
 
@@ -223,7 +223,7 @@ def _check_part(
         if features.split_encoder(dataset)[0] not in known:
             raise ValueError(f"profile {profile.name!r} has no data set {dataset!r}; it has: {', '.join(known)}")
     for strategy in strategies or ():
-        strategies.parse(strategy)
+        parse(strategy)
     for budget in budgets or ():
         active.step_size(budget, 1)
     if seeds is not None and seeds < 1:
