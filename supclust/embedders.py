@@ -138,9 +138,10 @@ class OwnSimCLR:
         epochs = self.epochs
         if epochs is None:
             sides = {config.small_side: small, config.side: 1 - small}
-            step = sum(part * simclr.seconds_per_step(images, config, side, start) for side, part in sides.items() if part > 0)
-            epochs = max(1, int(60 * self.minutes / (step * (len(images) // batch))))
-            log.info("%.2f s a step: %d epochs of %d images fit into %g minutes", step, epochs, len(images), self.minutes)
+            image = sum(part * simclr.seconds_per_image(images, config, side, start) for side, part in sides.items() if part > 0)
+            epoch = image * (len(images) // batch * batch)
+            epochs = max(1, int(60 * self.minutes / epoch))
+            log.info("an epoch takes about %.1f s: %d of them fit into %g minutes", epoch, epochs, self.minutes)
         return replace(config, epochs=epochs, small_epochs=round(small * epochs))
 
     def _describe(self, encoder: Encoder) -> dict[str, Any]:

@@ -124,20 +124,21 @@ def view_side(epoch: int, config: SimCLR) -> int:
     return config.small_side if epoch <= config.small_epochs else config.side
 
 
-def seconds_per_step(
-    images: np.ndarray | ImageFiles, config: SimCLR, side: int, start: Encoder | None = None, steps: int = 3
+def seconds_per_image(
+    images: np.ndarray | ImageFiles, config: SimCLR, side: int, start: Encoder | None = None, batch_size: int = 64
 ) -> float:
-    """How long a step of `train` on views of side pixels takes here, without torch.compile: to plan a training by."""
+    """What `train` takes here for an image of a step on views of side pixels, without torch.compile: to plan a training by."""
+    config = dataclasses.replace(config, batch_size=min(batch_size, config.batch_size))
     _check(images, config, None)
     training, seconds = _set_up(images, config, networks.default_device(), start), []
     generator = networks.generator(training.device, (config.seed, VIEWS))
     training.model.train()
     with networks.conditions(config.width, config.side):
-        while len(seconds) <= steps:
+        while len(seconds) < 4:
             began = time.perf_counter()
             _fit_batch(training, next(_batches(training, 1, 0)), 0.0, generator, side).item()
             seconds.append(time.perf_counter() - began)
-    return float(np.median(seconds[1:]))  # the first one prepares
+    return float(np.median(seconds[1:])) / config.batch_size  # the first one prepares
 
 
 def images_checksum(images: np.ndarray | ImageFiles) -> str:
