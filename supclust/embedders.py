@@ -93,12 +93,14 @@ class OwnSimCLR:
     def embed(self, images: np.ndarray | ImageFiles, folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
         start = None if self.scratch else simclr.load_weights(paths.shipped_weights("cifar10"))
         if start is not None and self.epochs is None and self.minutes == 0:
-            return features.embed(start, images), {"encoder": "the CIFAR-10 encoder of the package, not trained any further"}
+            return features.embed(start, images), {"encoder": "CIFAR-10 encoder of the package, not trained further"}
         if len(images) < FEWEST:
             if start is None:
                 raise ValueError(f"{len(images)} images are too few to train an encoder from scratch: {FEWEST} are needed")
             log.info("%d images are too few to train on: the encoder of the package is used as it is", len(images))
-            return features.embed(start, images), {"encoder": "the CIFAR-10 encoder of the package: too few images to train on"}
+            return features.embed(start, images), {
+                "encoder": "CIFAR-10 encoder of the package, not trained further: too few images"
+            }
         encoder = self._train(images, folder, start)
         return features.embed(encoder, images), self._describe(encoder)
 

@@ -361,15 +361,16 @@ def _facts(found: Round) -> dict[str, str]:
     source, request = found.source, found.request
     facts = {
         "Picked": f"{len(found.picks):,} of {len(source.ids):,}",
-        "From": str(source.about["name"]),
         "Strategy": request.strategy,
         "Clusters": f"{len(found.pool.clusters_for(request.budget).sizes):,}",
         "Features": str(source.about["encoder"]),
         "Seed": str(request.seed),
-        "Labelled before": f"{len(found.labels):,}" + (f", {len(set(found.labels.values()))} classes" if found.labels else ""),
-        "Left out": f"{len(source.skipped):,} files" if source.skipped else "",
     }
-    return {name: value for name, value in facts.items() if value}
+    if found.labels:
+        facts["Labelled before"] = f"{len(found.labels):,}, of {len(set(found.labels.values()))} classes"
+    if source.skipped:
+        facts["Left out"] = f"{len(source.skipped):,} files"
+    return facts
 
 
 def _sheet(found: Round) -> Sheet:
