@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 
 from supclust import __version__
 from supclust.files import DISK_FULL
+
+UNUSABLE = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EROFS)  # of paths
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,12 +26,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("supclust").setLevel(logging.INFO)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where cores are shared, threads that spin make small steps crawl
     options = _parse(arguments)
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to fail
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return options.run(options)
     except (ValueError, FileNotFoundError) as error:
         print(f"supclust {options.command}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # who reads the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
+        if error.errno in UNUSABLE and error.filename:
+            print(f"supclust {options.command}: {os.fspath(error.filename)}: {error.strerror}", file=sys.stderr)
+            return 2
         if error.errno not in DISK_FULL and not isinstance(error, ChildProcessError):
             raise
         print(f"supclust {options.command}: {error.strerror or error}", file=sys.stderr)
@@ -73,18 +85,19 @@ def _add_label(commands: argparse._SubParsersAction) -> None:
         "for Label Studio and what was done into a folder. With --labeled, or from an earlier round's folder, pick the next ones.",
     )
     command.add_argument(
-        "source", type=Path, metavar="IMAGES",
+        "source", type=_path, metavar="IMAGES",
         help="a folder of images, a file of embeddings (.npy, .npz, .parquet), or the folder of an earlier round",
     )  # fmt: skip
     command.add_argument("--budget", type=int, default=50, metavar="N", help="how many to pick (default: 50)")
-    command.add_argument("--out", type=Path, default=Path("picks"), metavar="DIR", help="folder for the results (default: picks)")
+    command.add_argument("--out", type=_path, default=Path("picks"), metavar="DIR", help="folder for the results (default: picks)")
     command.add_argument(
-        "--labeled", type=Path, nargs="+", default=[], metavar="FILE",
-        help="labels so far: CSV with the columns id and label, or Label Studio's JSON",
+        "--labeled", type=_path, nargs="+", action="extend", default=[], metavar="FILE",
+        help="after IMAGES; labels so far: CSV with the columns id and label, or Label Studio's JSON",
     )  # fmt: skip
     command.add_argument(
-        "--classes", nargs="+", default=[], metavar="NAME", help="names of classes, to choose from on the sheet and in Label Studio"
-    )
+        "--classes", nargs="+", action="extend", default=[], metavar="NAME",
+        help="after IMAGES; names of classes, to choose from on the sheet and in Label Studio",
+    )  # fmt: skip
     command.add_argument(
         "--strategy", default="supclust", metavar="NAME",
         help="supclust (default), typiclust, random ..., also with settings: supclust:top_fraction=0.05",
@@ -92,7 +105,7 @@ def _add_label(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--explain", action="store_true", help="print why each image was picked")
     command.add_argument("--seed", type=int, default=0, help="of clusters, training and random draws")
     command.add_argument("--force", action="store_true", help="overwrite the results of another run")
-    command.add_argument("--images", type=Path, metavar="DIR", help="the folder of images that the ids of embeddings name")
+    command.add_argument("--images", type=_path, metavar="DIR", help="the folder of images that the ids of embeddings name")
     encoder = command.add_argument_group("how a folder of images is embedded")
     encoder.add_argument(
         "--encoder", default="simclr", metavar="NAME",
@@ -103,6 +116,12 @@ def _add_label(commands: argparse._SubParsersAction) -> None:
     encoder.add_argument("--from-scratch", action="store_true", help="do not start SimCLR from the CIFAR-10 encoder")
     encoder.add_argument("--download", action="store_true", help="fetch the weights of a torchvision model if they are not here")
     command.set_defaults(run=_label)
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("a path must not be empty: is a variable of the shell not set?")
+    return Path(text).expanduser()
 
 
 def _add_figures(commands: argparse._SubParsersAction) -> None:
@@ -217,17 +236,18 @@ def _add_profile(command: argparse.ArgumentParser) -> None:
 
 
 def _label(options: argparse.Namespace) -> int:
-    from supclust import labeling
+    from supclust import contact_sheet, labeling
 
     request = labeling.Request(
-        source=options.source.expanduser(), out=options.out.expanduser(), budget=options.budget, labeled=tuple(options.labeled),
+        source=options.source, out=options.out, budget=options.budget, labeled=tuple(options.labeled),
         classes=tuple(options.classes), strategy=options.strategy, seed=options.seed, pictures=options.images, force=options.force,
         encoder=options.encoder, minutes=options.train_minutes, epochs=options.train_epochs, scratch=options.from_scratch,
         download=options.download,
     )  # fmt: skip
     found = labeling.run(request)
     for pick in found.picks if options.explain else ():
-        print(f"{pick.order}. {found.source.ids[pick.point]}\n{textwrap.indent(labeling.explain(found, pick), '   ')}")
+        name = contact_sheet.visible(found.source.ids[pick.point])
+        print(f"{pick.order}. {name}\n{textwrap.indent(labeling.explain(found, pick), '   ')}")
     print(request.out / labeling.SHEET)
     return 0
 

@@ -38,6 +38,10 @@ CONTROL = "label"  # the name of the choices in Label Studio, and so of the colu
 FACTS = ("order", "cluster", "cluster_size", "typicality", "sup")  # what a task says about its pick, to sort by
 NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
+NUMBER = re.compile(r"[0-9]{1,18}(\.0+)?")  # a whole one, as an id
+
+SEPARATOR = re.compile(r'\A"?sep=."?\r?\n')  # a line with which spreadsheets are told the separator
+
 NO_ROW: tuple[int, list[str]] = (0, [])
 
 Entry = tuple[str, str | None]  # an id, and its label if it has one
@@ -151,6 +155,7 @@ def _advice(content: bytes) -> str:
 
 
 def _csv_entries(path: Path, text: str) -> Iterator[Entry]:
+    text = SEPARATOR.sub("", text)
     delimiter = max(DELIMITERS, key=lambda delimiter: _fit(_header(text, delimiter)))
     rows = _rows(path, text, delimiter)
     header = _names(next(rows, NO_ROW)[1])
@@ -227,6 +232,8 @@ def _cell_id(where: str, cell: str) -> str:
 
 def _cell_label(where: str, cell: str) -> str | None:
     text = _unsafe(cell.strip()).strip()
+    if text.endswith(".0"):  # of a column of numbers in which some are missing
+        text = _number(text)
     return _choice(where, _structured(text) if text[:1] in ("[", "{") else text)
 
 
@@ -368,7 +375,8 @@ def match(
 
     aliases: id of an image that was left out as a copy -> id of the one that was kept.
     An id is found as it stands; else without the ' that `safe` put there; else after Unicode normalisation (NFC); else with slashes
-    for backslashes; else among the aliases; else, if that names one image only, as the end of a longer path or an address.
+    for backslashes; else without blanks around it; else, if that names one image only, as the number that it is (7 for 007); else
+    among the aliases; else, if that names one image only, as the end of a longer path or an address.
     Raises ValueError naming images that get different labels, be it under one name or two.
     """
     index, said, unknown = _Index(ids, aliases or {}), {}, []
@@ -410,6 +418,8 @@ class _Index:
             if spelling in self._exact:
                 return self._exact[spelling]
         for form, known in self._tables:
+            if form is _number and not NUMBER.fullmatch(name):
+                continue
             for spelling in (form(name), form(_unsafe(name))):
                 if spelling in known:
                     return known[spelling]
@@ -418,7 +428,7 @@ class _Index:
     @cached_property
     def _tables(self) -> list[tuple[Callable[[str], str], dict[str, int]]]:
         """What else to look names up in, in turn, and how names have to be written for that."""
-        places = [(self._exact, (_nfc, _slashes)), (self._aliases, (str, _nfc, _slashes))]
+        places = [(self._exact, (_nfc, _slashes, str.strip, _number)), (self._aliases, (str, _nfc, _slashes))]
         return [(form, _table(names, form)) for names, forms in places for form in forms]
 
     @cached_property
@@ -454,6 +464,11 @@ def _nfc(name: str) -> str:
 
 def _slashes(name: str) -> str:
     return _nfc(name).replace("\\", "/")
+
+
+def _number(name: str) -> str:
+    """One spelling of whole numbers: programs that read tables make 7 of 007, and 7.0 where a number is missing."""
+    return str(int(name.partition(".")[0])) if NUMBER.fullmatch(name) else name
 
 
 def _paths(name: str) -> list[str]:

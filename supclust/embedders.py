@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import hashlib
 import json
 import logging
@@ -42,7 +43,14 @@ class Embedder(Protocol):
 
 
 def of(
-    name: str, *, minutes: float = 20.0, epochs: int | None = None, scratch: bool = False, download: bool = False, seed: int = 0
+    name: str,
+    *,
+    minutes: float = 20.0,
+    epochs: int | None = None,
+    scratch: bool = False,
+    download: bool = False,
+    seed: int = 0,
+    replace: bool = False,
 ) -> Embedder:
     """The embedder of that name.
 
@@ -50,11 +58,12 @@ def of(
         the package, or from scratch; a model of torchvision, such as "resnet50", pretrained on ImageNet; or a file that
         `supclust train` or an earlier round wrote (.safetensors).
     download: whether the weights of a torchvision model may be fetched where they are not on this machine.
+    replace: whether a training may take the place of another one in its folder, of other images or settings.
 
     Raises ValueError for a name that is none of these and FileNotFoundError, with what to do, for weights that are not there.
     """
     if name == "simclr":
-        return OwnSimCLR(minutes, epochs, scratch, seed)
+        return OwnSimCLR(minutes, epochs, scratch, seed, replace)
     if name.endswith(".safetensors"):
         return Kept(simclr.load_weights(Path(name).expanduser()), Path(name).name)
     return Pretrained.load(name, download)
@@ -71,10 +80,13 @@ class OwnSimCLR:
     epochs: int | None = None  # instead of minutes: the same on every machine
     scratch: bool = False
     seed: int = 0
+    replace: bool = False  # another training that is in the folder
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.minutes) and self.minutes >= 0):
             raise ValueError(f"the minutes of a training must be a number of at least 0, not {self.minutes}")
+        if self.seed < 0:
+            raise ValueError(f"the seed must be a whole number of at least 0, not {self.seed}")
         if self.epochs is not None and self.epochs < 1:
             raise ValueError(f"the epochs of a training must be at least 1, not {self.epochs}")
         if self.scratch and self.epochs is None and self.minutes == 0:
@@ -114,22 +126,34 @@ class OwnSimCLR:
         if not encoder.finished:
             log.warning("the time was over after %d of %d planned epochs", len(encoder.history), config.epochs)
         simclr.save_weights(encoder, done, torch.float16)
-        _remove_checkpoints(folder)
+        for checkpoint in _checkpoints(folder):
+            checkpoint.unlink()
         return simclr.load_weights(done)
 
     def _recipe(self, images: np.ndarray | ImageFiles, folder: Path, start: Encoder | None) -> SimCLR:
         """What an earlier training in this folder was to be, if it was of the same images and settings; otherwise planned now."""
-        asked = {"images": simclr.images_checksum(images), **asdict(self)}
+        settings = {name: getattr(self, name) for name in ("minutes", "epochs", "scratch", "seed")}
+        asked = {"images": simclr.images_checksum(images), **settings}
         try:
             kept = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
             if kept["asked"] == asked:
                 return SimCLR(**kept["config"])
         except (OSError, ValueError, KeyError, TypeError):
             pass  # there is none, or half of one
-        _remove_training(folder)
+        self._make_room(folder)
         config = self._plan(images, start)
         files.write_text(folder / RECIPE, json.dumps({"asked": asked, "config": asdict(config)}, indent=1))
         return config
+
+    def _make_room(self, folder: Path) -> None:
+        there = _training(folder)
+        if there and not self.replace:
+            raise ValueError(
+                f"{folder} holds {there[0].name} of a training on other images or with other settings: give those again to go on "
+                "with it, name another folder, or begin anew with --force"
+            )
+        for file in there:
+            file.unlink()
 
     def _plan(self, images: np.ndarray | ImageFiles, start: Encoder | None) -> SimCLR:
         """As many epochs as fit into the minutes, so that the learning rate comes down in time."""
@@ -157,16 +181,14 @@ class OwnSimCLR:
         }
 
 
-def _remove_training(folder: Path) -> None:
-    """Only what a training writes: the folder may hold other things."""
-    for name in (RECIPE, WEIGHTS):
-        (folder / name).unlink(missing_ok=True)
-    _remove_checkpoints(folder)
+def _training(folder: Path) -> list[Path]:
+    """What a training has written into a folder, which may hold other things."""
+    return [file for file in (folder / WEIGHTS, folder / RECIPE) if file.exists()] + _checkpoints(folder)
 
 
-def _remove_checkpoints(folder: Path) -> None:
-    for checkpoint in folder.glob(f"*{simclr.CHECKPOINT}*"):  # and the one before it
-        checkpoint.unlink()
+def _checkpoints(folder: Path) -> list[Path]:
+    """The newest one, and the one before it."""
+    return sorted(folder.glob(f"*{simclr.CHECKPOINT}"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,7 +250,11 @@ def _official(name: str) -> tuple[str, Any]:
     """Address and transforms of the weights that torchvision recommends for one of its classifiers."""
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        raise ValueError(f"unknown encoder {name!r}; known: simclr, a .safetensors file, or of torchvision {', '.join(known)}")
+        near = difflib.get_close_matches(name, ["simclr", *known])
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(
+            f"unknown encoder {name!r}: it is simclr, a .safetensors file, or a model of torchvision such as resnet50{hint}"
+        )
     weights = torchvision.models.get_model_weights(name).DEFAULT
     return weights.url, weights.transforms()
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import threading
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -22,10 +24,14 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".jp2"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
+UNREAD = (".heic", ".heif", ".jxl", ".svg", ".psd", ".pdf", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2")
+ODD_NAME = "its name is not valid Unicode: rename it"
 # What may be inside, told by content. Others that Pillow knows run programs (EPS), or are no photographs (PDF, fonts).
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "PPM", "GIF", "AVIF", "JPEG2000")
 LARGEST_ARRAY = 2_000_000_000  # bytes; a folder of more is read file by file, when its images are asked for
 THREADS = min(8, os.cpu_count() or 1)  # that decode images at once; Pillow works outside Python's lock
+LARGE = 2**25  # pixels; of images with more, one at a time is decoded, as it takes gigabytes
+_LARGE_IMAGE = threading.Lock()
 MARKER = "supclust.json"  # a folder that holds it was written by `supclust label`: its pictures are none of the pool
 
 
@@ -95,8 +101,8 @@ class ImageFiles:
 def find(folder: Path, leave_out: Collection[Path] = ()) -> tuple[list[Path], list[Skipped]]:
     """The image files in and below a folder, sorted, told by their suffixes; and what else is there, with the reason.
 
-    Links are followed, each folder is visited once, so links that go round in circles end. Not looked at, and not reported: hidden
-    files and folders, the folders of leave_out, and those that `supclust label` wrote (they hold MARKER).
+    Links are followed, but not to a folder around this one, and each folder is visited once. Not looked at, and not reported:
+    hidden files and folders, the folders of leave_out, and those that `supclust label` wrote (they hold MARKER).
     """
     found, skipped = [], []
     for path, reason in _walk(Path(folder), {Path(path).resolve() for path in leave_out}):
@@ -109,7 +115,7 @@ def find(folder: Path, leave_out: Collection[Path] = ()) -> tuple[list[Path], li
 
 def _walk(root: Path, visited: set[Path]) -> Iterator[tuple[Path, str | None]]:
     """Each file below root, and each folder that cannot be looked into, with the reason why it is no image; None if it is one."""
-    problems = []
+    problems, around = [], {root.resolve(), *root.resolve().parents}
     for name, folders, names in os.walk(root, followlinks=True, onerror=problems.append):
         folder = Path(name)
         real = folder.resolve()
@@ -117,20 +123,29 @@ def _walk(root: Path, visited: set[Path]) -> Iterator[tuple[Path, str | None]]:
             folders.clear()
             continue
         visited.add(real)
-        folders[:] = sorted(one for one in folders if not one.startswith("."))
+        shown = sorted(one for one in folders if not one.startswith("."))
+        folders[:] = [one for one in shown if not _is_odd(one) and (folder / one).resolve() not in around]
+        yield from (
+            (folder / one, ODD_NAME if _is_odd(one) else "a link to a folder around it") for one in set(shown) - set(folders)
+        )
         yield from ((folder / one, _why_not(folder / one)) for one in sorted(names) if not one.startswith("."))
     yield from ((Path(error.filename), f"cannot be opened: {error.strerror}") for error in problems)
 
 
 def _why_not(file: Path) -> str | None:
     """The reason why a file cannot be an image that is read; None if it may be one."""
-    if file.suffix.lower() not in SUFFIXES:
-        return "not an image, by its name"
-    if printable(file.name) != file.name:
-        return "its name is not valid Unicode: rename it"
+    suffix = file.suffix.lower()
+    if suffix not in SUFFIXES:
+        return f"{suffix[1:].upper()} is not read: convert it to JPEG or PNG" if suffix in UNREAD else "not an image, by its name"
+    if _is_odd(file.name):
+        return ODD_NAME
     if not file.exists():
         return "a link to nothing"
     return None if file.is_file() else "not a regular file"
+
+
+def _is_odd(name: str) -> bool:
+    return printable(name) != name
 
 
 def printable(name: str) -> str:
@@ -153,7 +168,7 @@ def copies(files: Sequence[Path]) -> dict[int, int]:
     """Which files are byte for byte the same as an earlier one: {its position: that one's}. Only files of equal size are read."""
     by_size: dict[int, list[int]] = {}
     for position, file in enumerate(files):
-        by_size.setdefault(file.stat().st_size, []).append(position)
+        by_size.setdefault(os.path.getsize(file), []).append(position)
     first: dict[tuple[int, bytes], int] = {}
     found = {}
     for size, positions in by_size.items():
@@ -234,9 +249,9 @@ def read(file: Path, side: int) -> np.ndarray:
     Raises ValueError naming the file when it cannot be read.
     """
     try:
-        with _open(file) as opened:
+        with _open(file) as opened, _alone_if_large(opened):
             box = _central_square(opened, side)
-            square = _rgb(opened).resize((side, side), Image.Resampling.BICUBIC, box)
+            square = _rgb(_scalable(opened).resize((side, side), Image.Resampling.BICUBIC, box))
             upright = _turned(square, _orientation(opened))
     except Exception as error:  # Pillow's decoders raise whatever the damaged bytes lead them to
         raise ValueError(f"cannot read the image {file}: {error}") from error
@@ -248,9 +263,9 @@ def thumbnail(file: Path, side: int) -> Image.Image:
     try:
         with warnings.catch_warnings(action="ignore"), _open(file) as opened:
             opened.draft(None, (2 * side, 2 * side))
-            whole = _rgb(opened)
+            whole = _scalable(opened)
             whole.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=None)
-            return _turned(whole, _orientation(opened))
+            return _turned(_rgb(whole), _orientation(opened))
     except Exception as error:
         raise ValueError(f"cannot read the image {file}: {error}") from error
 
@@ -297,12 +312,24 @@ def _turned(image: Image.Image, orientation: int) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """In RGB, of 8 bits; transparent pixels, which have arbitrary colours, become white."""
+@contextmanager
+def _alone_if_large(opened: Image.Image) -> Iterator[None]:
+    with _LARGE_IMAGE if opened.size[0] * opened.size[1] > LARGE else nullcontext():
+        yield
+
+
+def _scalable(image: Image.Image) -> Image.Image:
+    """The image in a mode whose values can be averaged: of 8 bits, no palette; alpha stays, and weights the colours."""
     if image.has_transparency_data:
-        colours = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours).convert("RGB")
-    return _eight_bit(image).convert("RGB")
+        return image if image.mode == "RGBA" else image.convert("RGBA")
+    return image if image.mode in ("RGB", "L") else _eight_bit(image).convert("RGB")
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """In RGB; transparent pixels, which have arbitrary colours, become white."""
+    if image.mode == "RGBA":
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

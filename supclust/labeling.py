@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
+import shlex
 import shutil
 import tempfile
 from collections import Counter
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from supclust import __version__, annotations, contact_sheet, files, images, sources, strategies
+from supclust.annotations import Labels
 from supclust.contact_sheet import Card, Sheet, Tile
 from supclust.images import MARKER
 from supclust.sources import Source
@@ -102,13 +105,16 @@ def run(request: Request) -> Round:
     Raises ValueError and FileNotFoundError, with a sentence that says what to do, for whatever cannot be used; nothing is written
     then, but for an encoder that was trained. Nothing is written outside of out, unless weights are to be downloaded.
     """
-    _check_strategy(request)
+    _check_request(request)
     _check_out(request)
+    given = annotations.merge([annotations.read(path) for path in request.labeled])
     source = sources.of(request.source, request.out, partial(_embedder, request), request.pictures)
+    _check_sources_stay(request, source)
     _log_skipped(source)
-    labels, taken = _known(source, request.labeled)
-    _check_budget(request, len(source.ids), len(taken))
-    pool = _pool(source.features(), taken, request)
+    labels, taken = _known(source, given)
+    candidates = _candidates(source, taken)
+    _check_budget(request, len(source.ids), len(taken), len(candidates))
+    pool = _pool(source, taken, candidates, request)
     found = _query(pool, labels, request)
     picked = Round(request, source, pool, tuple(describe(pool, found, request.budget)), labels)
     _write(picked)
@@ -156,63 +162,103 @@ def _near(clustered: ClusteredPoints, cluster: int, point: int, by_typicality: S
 
 
 def explain(found: Round, pick: Pick) -> str:
-    """Why a pick was picked, in a few sentences."""
+    """Why a pick was picked, in a few sentences, which can be printed whatever the ids are."""
     ids, n = found.source.ids, len(found.source.ids)
-    name = strategies.parse(found.request.strategy)[0]
     labeled = f"{pick.labeled} of them labelled or picked before" if pick.labeled else "none of them labelled"
     lines = [
         f"Cluster {pick.cluster}: {pick.cluster_size:,} of {n:,} images, number {pick.size_rank} by size, {labeled}.",
         f"Typicality {pick.typicality:.3f}: number {pick.rank} of {pick.cluster_size:,} in its cluster.",
     ]
     if pick.near:
-        near = "; ".join(
-            f"{one.cluster} (weight {one.weight:.2f}, distance {one.distance:.3f}, such as {ids[one.example]})" for one in pick.near
-        )
-        lines.append(f"SUP {pick.sup:.3f}; nearest clusters: {near}.")
-    lines.append(f"Picked by {found.request.strategy}: {_rule(name)}")
+        lines.append(f"SUP {pick.sup:.3f}; nearest clusters: {'; '.join(_describe_near(ids, one) for one in pick.near)}.")
+    lines.append(f"Picked by {found.request.strategy}: {_rule(found)}")
     return "\n".join(lines)
 
 
-def _rule(strategy: str) -> str:
-    """The first sentence of the strategy's docstring, without the title before its colon."""
-    text = strategies.STRATEGIES[strategy].__doc__.strip().splitlines()[0]
+def _describe_near(ids: Sequence[str], near: Near) -> str:
+    example = contact_sheet.visible(ids[near.example])
+    return f"{near.cluster} (weight {near.weight:.2f}, distance {near.distance:.3f}, such as {example})"
+
+
+def _rule(found: Round) -> str:
+    """What the strategy picks by: the first sentence of its docstring without the title, but for rounds in which it cannot."""
+    name, _ = strategies.parse(found.request.strategy)
+    if name in strategies.MODEL_BASED and not found.labels:
+        return "a random draw, as there are no labels yet to train a model on."
+    if name.startswith("supclust") and len(found.pool.clusters_for(found.request.budget).sizes) == 1:
+        return "the most typical point, or one of them, as a single cluster has no SUP."
+    text = strategies.STRATEGIES[name].__doc__.strip().splitlines()[0]
     return text.rpartition(": ")[2]
 
 
 # -- checks, before anything that takes long -----------------------------------------------------------------------------------
 
 
-def _check_strategy(request: Request) -> None:
+def _check_request(request: Request) -> None:
     name, _ = strategies.parse(request.strategy)
     if name not in strategies.NAMES:
         raise ValueError(f"{name} sees labels that nobody has: one of {', '.join(strategies.NAMES)}")
+    if request.budget < 1:
+        raise ValueError(f"the budget must be a whole number of at least 1, not {request.budget}")
+    if request.seed < 0:
+        raise ValueError(f"the seed must be a whole number of at least 0, not {request.seed}")
+    if request.classes:
+        annotations.label_studio_config(request.classes)  # raises for names that nobody can choose
 
 
 def _check_out(request: Request) -> None:
     """Neither the source nor results of another run may be overwritten."""
     out = request.out
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file: name a folder for the results, as in --out picks")
+    if os.path.lexists(out) and not out.is_dir():
+        raise ValueError(f"{out} is a file or a link to nothing: name a folder for the results, as in --out picks")
+    nearest = next(one for one in (out.absolute(), *out.absolute().parents) if one.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"cannot write into {nearest}: name another folder for the results")
     if request.source.exists() and request.source.is_dir() and out.exists() and out.samefile(request.source):
         raise ValueError(f"the results cannot go into {request.source} itself: name another folder, as in --out picks-2")
     there = [name for name in RESULTS if (out / name).exists()]
     if there and not request.force:
         raise ValueError(f"{out} holds results already ({', '.join(there)}): name another folder, or overwrite them with --force")
+    if typed := _typed_labels(out / PICKS):
+        raise ValueError(f"{out / PICKS} holds {typed} labels that somebody typed: move it away before it is overwritten")
+    if folders := [name for name in there if (out / name).is_dir()]:
+        raise ValueError(f"{out / folders[0]} is a folder, in the place of a file: move it away")
 
 
-def _check_budget(request: Request, n: int, taken: int) -> None:
-    if request.budget < 1:
-        raise ValueError(f"the budget must be a whole number of at least 1, not {request.budget}")
-    if request.budget > n - taken:
+def _typed_labels(picks: Path) -> int:
+    try:
+        return len(annotations.read(picks).labels) if picks.exists() else 0
+    except ValueError:  # no table of this tool's
+        return 0
+
+
+def _check_sources_stay(request: Request, source: Source) -> None:
+    """--force must not overwrite what this round, or a later one of another chain, is read from."""
+    results = {(request.out / name).resolve() for name in RESULTS}
+    if source.kept is not None and source.kept.resolve() in results:
+        raise ValueError(
+            f"{source.kept} is read from and would be overwritten: name another folder than {request.out} for the results"
+        )
+    for path in request.labeled:
+        if path.resolve() in results:
+            raise ValueError(
+                f"{path} is read from and would be overwritten: name another folder than {request.out} for the results"
+            )
+
+
+def _check_budget(request: Request, n: int, taken: int, left: int) -> None:
+    if left == 0:
+        raise ValueError(f"all {n} images are labelled or picked already: nothing is left to pick")
+    if request.budget > left:
         done = f", of which {taken} are labelled or picked already" if taken else ""
-        raise ValueError(f"the budget is {request.budget}, but there are {n} images{done}: at most --budget {n - taken}")
+        raise ValueError(f"the budget is {request.budget}, but there are {n} images{done}: at most --budget {left}")
 
 
 def _embedder(request: Request) -> Any:
     from supclust import embedders  # PyTorch takes seconds to import, and those who bring embeddings do not need it
 
     names = ("minutes", "epochs", "scratch", "download", "seed")
-    return embedders.of(request.encoder, **{name: getattr(request, name) for name in names})
+    return embedders.of(request.encoder, **{name: getattr(request, name) for name in names}, replace=request.force)
 
 
 def _log_skipped(source: Source) -> None:
@@ -222,11 +268,10 @@ def _log_skipped(source: Source) -> None:
         log.warning("%d files are left out, they are listed in %s: %s", len(source.skipped), SKIPPED, listed)
 
 
-def _known(source: Source, paths: Sequence[Path]) -> tuple[dict[int, str], np.ndarray]:
+def _known(source: Source, given: Labels) -> tuple[dict[int, str], np.ndarray]:
     """Labels by point, and all the points that are done: labelled, listed in a file of labels, or picked in earlier rounds."""
-    given = annotations.merge([annotations.read(path) for path in paths])
     labels, unlabeled, unknown = annotations.match(given, source.ids, source.copies)
-    names = ", ".join(path.name for path in paths)
+    unknown, names = [contact_sheet.visible(name) for name in unknown], given.source
     if unknown and not labels and not unlabeled:
         here = f"the first is {unknown[0]!r}, and ids here look like {source.ids[0]!r}"
         raise ValueError(f"none of the ids in {names} is known: {here}")
@@ -241,9 +286,28 @@ def _known(source: Source, paths: Sequence[Path]) -> tuple[dict[int, str], np.nd
 # -- the query -----------------------------------------------------------------------------------------------------------------
 
 
-def _pool(features: np.ndarray, taken: np.ndarray, request: Request) -> strategies.Pool:
-    settings = strategies.Settings(**strategies.parse(request.strategy)[1])
-    return strategies.Pool(features, taken, request.seed, settings)
+def _candidates(source: Source, taken: np.ndarray) -> np.ndarray:
+    """The points that may be picked: not done, and if images are looked at, with an image that is still there."""
+    there = np.array([file is None or os.path.isfile(file) for file in source.files])
+    if not there.any():
+        raise FileNotFoundError(
+            f"none of the images is where it was, the first one at {source.files[0]}: name their folder, --images"
+        )
+    if not there.all():
+        log.warning("%d images are no longer where they were, and are not picked", np.count_nonzero(~there))
+    there[taken] = False
+    return np.flatnonzero(there)
+
+
+def _pool(source: Source, taken: np.ndarray, candidates: np.ndarray, request: Request) -> strategies.Pool:
+    settings, everything = (
+        strategies.Settings(**strategies.parse(request.strategy)[1]),
+        len(candidates) + len(taken) == len(source.ids),
+    )
+    try:
+        return strategies.Pool(source.features(), taken, request.seed, settings, candidates=None if everything else candidates)
+    except ValueError as error:
+        raise ValueError(f"{source.about['name']}: {error}") from error
 
 
 def _query(pool: strategies.Pool, labels: Mapping[int, str], request: Request) -> np.ndarray:
@@ -327,21 +391,34 @@ def _path(file: Path | None) -> str:
 
 def _write_tasks(found: Round, folder: Path) -> None:
     """For Label Studio, where there are images; the interface too, as soon as classes are known."""
-    chosen = [found.source.files[pick.point] for pick in found.picks]
-    if None in chosen:
+    root, table = found.source.folder, _table(found)
+    rows = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True) if row[1]]
+    if root is None or not rows:
         return
-    root = found.source.folder
-    table = _table(found) | {"path": [sources.relative_to(file, root).as_posix() for file in chosen]}
-    rows = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
+    rows = [row | {"path": sources.relative_to(Path(row["path"]), root).as_posix()} for row in rows]
     annotations.write_tasks(folder / TASKS, annotations.label_studio_tasks(rows, annotations.local_files(root)))
     if found.classes:
+        _write_config(found, folder)
+
+
+def _write_config(found: Round, folder: Path) -> None:
+    try:
         files.write_text(folder / CONFIG, annotations.label_studio_config(found.classes))
+    except ValueError as error:  # of labels that somebody typed: no reason to lose a round
+        log.warning("%s is left out: %s", CONFIG, error)
 
 
 def _record(found: Round, embeddings: Path) -> dict[str, Any]:
     """For the next round, and for whoever wants to know in a year."""
     request, source = found.request, found.source
-    asked = {name: value for name, value in asdict(request).items() if not isinstance(value, Path | tuple) and value is not None}
+    paths = {
+        name: sources.relative_to(getattr(request, name).absolute(), request.out)
+        for name in ("source", "pictures")
+        if getattr(request, name)
+    }
+    asked = asdict(request) | {name: path.as_posix() for name, path in paths.items()}
+    asked |= {"labeled": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in request.labeled}}
+    del asked["out"]
     return {
         "supclust": __version__,
         "asked": asked,
@@ -351,6 +428,7 @@ def _record(found: Round, embeddings: Path) -> dict[str, Any]:
         "clusters": len(found.pool.clusters_for(request.budget).sizes),
         "labels": len(found.labels),
         "embeddings": embeddings.as_posix(),
+        "folder": None if source.folder is None else sources.relative_to(source.folder, request.out).as_posix(),
         "copies": dict(source.copies),
         "earlier": list(source.earlier),
         "picks": [source.ids[pick.point] for pick in found.picks],
@@ -405,17 +483,29 @@ def _tile(source: Source, point: int, side: int) -> Tile:
 def _about(found: Round) -> str:
     """What was done and how it goes on, for people."""
     facts = "\n".join(f"- {name}: {value}" for name, value in _facts(found).items())
-    return f"""# {len(found.picks)} images to label
+    tasks = f"\n- Or import `{TASKS}` into Label Studio (see the README of supclust), and export your annotations as JSON or CSV."
+    return f"""# {len(found.picks)} images to label, of {contact_sheet.visible(str(found.source.about["name"]))}
 
 {facts}
 
 How to label them:
 
 - `{SHEET}` shows each pick beside the most typical images of its cluster. Type labels there and download `labels.csv`.
-- Or fill the column `label` of `{PICKS}`.
-- Or import `{TASKS}` into Label Studio (see the README of supclust), and export your annotations as JSON or CSV.
+- Or fill the column `label` of `{PICKS}`.{tasks if found.source.folder else ""}
 
 Then the next ones, in clusters that hold no label yet and none of these again:
 
-    supclust label {found.request.out} --labeled labels.csv --budget {found.request.budget} --out {found.request.out}-next
+    {_next_command(found.request)}
 """
+
+
+def _next_command(request: Request) -> str:
+    """What goes on from this round, for a shell."""
+    words = ["supclust", "label", _as_path(request.out), "--labeled", "labels.csv", "--budget", str(request.budget)]
+    words += ["--out", _as_path(Path(f"{request.out}-next")), "--strategy", request.strategy, "--seed", str(request.seed)]
+    return shlex.join(words)
+
+
+def _as_path(path: Path) -> str:
+    """A path that no option is mistaken for."""
+    return f"./{path}" if str(path).startswith("-") else str(path)

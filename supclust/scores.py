@@ -110,9 +110,14 @@ def is_count(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
 
 
+def is_number(value: object) -> bool:
+    """Whether it is a real number, NumPy's included."""
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
 def check_positive(name: str, value: float) -> None:
     """ValueError unless it is a number above zero."""
-    if not isinstance(value, int | float | np.number) or isinstance(value, bool) or not value > 0:
+    if not is_number(value) or not value > 0:
         raise ValueError(f"{name} must be positive, not {value!r}")
 
 

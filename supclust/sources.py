@@ -33,11 +33,7 @@ class Source:
     copies: Mapping[str, str] = field(default_factory=dict)  # id of an image that is left out -> id of the one it is a copy of
     earlier: tuple[str, ...] = ()  # ids that earlier rounds picked
     kept: Path | None = None  # where the embeddings are; None where they have to be written
-
-    @property
-    def folder(self) -> Path:
-        """The folder that holds all the images."""
-        return Path(os.path.commonpath([file.parent for file in self.files if file is not None]))
+    folder: Path | None = None  # that holds all the images; None where there are none
 
 
 def of(path: Path, out: Path, embedder: Callable[[], Any], pictures: Path | None = None) -> Source:
@@ -50,6 +46,8 @@ def of(path: Path, out: Path, embedder: Callable[[], Any], pictures: Path | None
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}: name a folder of images, or a file of embeddings (.npy, .npz, .parquet)")
+    if path.suffix.lower() in images.SUFFIXES and not path.is_dir():
+        raise ValueError(f"{path} is one image: name the folder that holds the images")
     if (path / MARKER).is_file():
         return _of_round(path, pictures)
     if path.is_dir():
@@ -60,16 +58,21 @@ def of(path: Path, out: Path, embedder: Callable[[], Any], pictures: Path | None
 
 def _of_folder(folder: Path, out: Path, embedder: Any) -> Source:
     folder = folder.absolute()
+    if images.printable(str(folder)) != str(folder):
+        raise ValueError(f"the name of {images.printable(str(folder))} is not valid Unicode: rename the folder")
     files, skipped = images.find(folder, leave_out=[out])
     if not files:
         raise ValueError(f"no image in {folder}{_so_many(skipped)}. Looked for files named {', '.join(images.SUFFIXES)}")
-    files, same = _without_copies(folder, files)
-    pixels, kept, unreadable = images.load_readable(folder, files, embedder.side)
-    if not kept:
+    pixels, readable, unreadable = images.load_readable(folder, files, embedder.side)
+    if not readable:
         raise ValueError(f"none of the {len(files)} images in {folder} can be read; of the first: {unreadable[0].reason}")
-    ids = images.relative(folder, [files[position] for position in kept])
-    copies = {copy: original for copy, original in same.items() if original in set(ids)}
-    skipped += unreadable + [Skipped(copy, f"the same image as {original}") for copy, original in same.items()]
+    files = [files[position] for position in readable]
+    names, same = images.relative(folder, files), images.copies(files)
+    kept = [position for position in range(len(files)) if position not in same]
+    if same:
+        pixels = pixels[kept] if isinstance(pixels, np.ndarray) else pixels.take(kept)
+    copies = {names[copy]: names[original] for copy, original in same.items()}
+    skipped += unreadable + [Skipped(copy, f"the same image as {original}") for copy, original in copies.items()]
     about = {"kind": "images", "name": folder.name}
 
     def features() -> np.ndarray:
@@ -77,23 +80,20 @@ def _of_folder(folder: Path, out: Path, embedder: Any) -> Source:
         about.update(made_by)
         return found
 
-    return Source(ids, tuple(files[position] for position in kept), features, about, tuple(skipped), copies)
+    ids, paths = tuple(names[position] for position in kept), tuple(files[position] for position in kept)
+    return Source(ids, paths, features, about, tuple(skipped), copies, folder=folder)
 
 
 def _so_many(skipped: Sequence[Skipped]) -> str:
     return f" ({len(skipped)} files are none, the first {skipped[0].name}: {skipped[0].reason})" if skipped else ""
 
 
-def _without_copies(folder: Path, files: Sequence[Path]) -> tuple[list[Path], dict[str, str]]:
-    """The files without those that are byte for byte an earlier one, and these: {name: name of the earlier one}."""
-    same, names = images.copies(files), images.relative(folder, files)
-    return [file for position, file in enumerate(files) if position not in same], {names[i]: names[j] for i, j in same.items()}
-
-
 def _of_embeddings(path: Path, found: Embeddings, pictures: Path | None) -> Source:
     about = {"kind": "embeddings", "name": path.name, "encoder": "given embeddings"}
     files = _files(found, path.absolute().parent, pictures)
-    return Source(found.ids, files, lambda: found.features, about, kept=path.absolute())
+    there = [file.parent for file in files if file is not None]
+    folder = pictures.absolute() if pictures is not None else Path(os.path.commonpath(there)) if there else None
+    return Source(found.ids, files, lambda: found.features, about, kept=path.absolute(), folder=folder)
 
 
 def _files(found: Embeddings, folder: Path, pictures: Path | None) -> tuple[Path | None, ...]:
@@ -101,8 +101,9 @@ def _files(found: Embeddings, folder: Path, pictures: Path | None) -> tuple[Path
     if pictures is not None:
         if not pictures.is_dir():
             raise FileNotFoundError(f"there is no folder of images {pictures}")
-        return tuple(file if (file := pictures / id_).is_file() else None for id_ in found.ids)
-    return tuple(Path(os.path.normpath(folder / name)) if name else None for name in found.paths or [None] * len(found.ids))
+        return tuple(file if os.path.isfile(file := pictures.absolute() / id_) else None for id_ in found.ids)
+    paths = [name if name and "://" not in name else None for name in found.paths or [None] * len(found.ids)]
+    return tuple(Path(os.path.normpath(folder / name)) if name else None for name in paths)
 
 
 def _of_round(folder: Path, pictures: Path | None) -> Source:
@@ -113,6 +114,8 @@ def _of_round(folder: Path, pictures: Path | None) -> Source:
         raise FileNotFoundError(f"the embeddings of the round in {folder} are no longer at {path}: put them back, or start anew")
     source = _of_embeddings(path, embeddings.read(path), pictures)
     about = record["source"] | ({"encoder": record["encoder"]} if "encoder" in record else {})
+    if pictures is None and record.get("folder") is not None:
+        source = replace(source, folder=Path(os.path.normpath(folder.absolute() / record["folder"])))
     return replace(source, about=about, copies=record["copies"], earlier=(*record["earlier"], *record["picks"]))
 
 
@@ -121,7 +124,9 @@ def read_record(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         lacking = {"embeddings", "source", "copies", "earlier", "picks"} - set(record)
-    except (OSError, ValueError, TypeError) as error:
+    except OSError as error:
+        raise ValueError(f"{folder / MARKER} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{folder / MARKER} is damaged: {error}. Remove it to take {folder} for a folder of images") from error
     if lacking:
         raise ValueError(f"{folder / MARKER} is damaged: it lacks {', '.join(sorted(lacking))}")

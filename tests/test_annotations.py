@@ -112,7 +112,21 @@ def test_several_choices_in_one_cell_are_refused(tmp_path, cell):
     assert "line 3: the label is" in refusal(tmp_path, f'id,label\n0,cat\n1,"{quoted}"\n')
 
 
-@pytest.mark.parametrize("label", ["[a]", "{a}", "[]", "{}", "[1]", '["a", "b"]', "[" * 50_000, "007", "1.0", "NaN", "None"])
+def test_numbers_are_known_again_after_programs_that_read_tables_as_numbers(tmp_path):
+    labels = read(tmp_path, "id,label\n7,3.0\n8.0,4\n")
+    assert annotations.match(labels, ["007", "8", "9"]) == ({0: "3", 1: "4"}, [], [])
+    assert annotations.match(labels, ["7", "007", "08"]) == ({0: "3", 2: "4"}, [], [])  # the one that is spelt so
+    assert annotations.match(labels, ["07", "007", "8.png"])[2] == ["7", "8.0"]  # could be two, and is none
+
+
+def test_blanks_around_an_id_and_a_line_about_the_separator_do_no_harm(tmp_path):
+    labels = read(tmp_path, "sep=;\nid;label\n a.png ;x\n")
+    assert annotations.match(labels, ["a.png"]) == ({0: "x"}, [], [])
+
+
+@pytest.mark.parametrize(
+    "label", ["[a]", "{a}", "[]", "{}", "[1]", '["a", "b"]', "[" * 50_000, "007", "1.5", "v1.0", "NaN", "None"]
+)
 def test_a_label_may_look_like_anything(tmp_path, label):
     quoted = label.replace('"', '""')
     assert read(tmp_path, f'id,label\n1,"{quoted}"\n').labels == {"1": label}

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from supclust import contact_sheet
+from supclust import annotations, contact_sheet
 from supclust.contact_sheet import Card, Sheet, Tile
 from tests import drawn_images
 
@@ -375,6 +375,7 @@ def test_all_can_be_done_with_the_keyboard(opened, number):
     assert page.evaluate("document.activeElement.id") == "label-3"
     page.locator("#download").focus()
     expected = '"id","label"\r\n"1.png","monarch"\r\n"2.png","morpho"\r\n'
+    expected += "".join(f'"{k}.png",""\r\n' for k in range(3, number + 1))
     assert downloaded(page, lambda: page.keyboard.press("Enter")) == expected.encode()
 
 
@@ -396,11 +397,12 @@ def test_nasty_ids_and_labels_come_back_from_the_table(opened):
         page.locator(f"#label-{k}").fill(label)
     content = downloaded(page, page.locator("#download").click).decode("utf-8")
     header, *rows = csv.reader(io.StringIO(content, newline=""))
-    guarded = [f"'{text}" if text in FORMULAS else text for text in [*NASTY, r"\udcff"]]
+    guarded = [annotations.safe(text) for text in [*NASTY, r"\udcff"]]
+    assert guarded != [*NASTY, r"\udcff"]
     assert header == ["id", "label"]
     assert [row[0] for row in rows] == guarded
     typed = [label.strip() for label in labels]  # and an input of one line takes no newline
-    assert [row[1] for row in rows] == [f"'{label}" if label[0] in "=+-@" else label for label in typed]
+    assert [row[1] for row in rows] == [annotations.safe(label) for label in typed]
 
 
 def test_what_was_typed_is_there_after_a_reload(opened):

@@ -50,7 +50,7 @@ def test_few_images_are_not_trained_on(pictures, tmp_path, caplog):
     caplog.set_level("INFO")
     found, about = OwnSimCLR(minutes=5).embed(pictures[:3], tmp_path)
     assert found.shape == (3, 512)
-    assert about["encoder"].endswith("for want of images")
+    assert about["encoder"].endswith("too few images")
     assert "3 images are too few to train on" in caplog.text
     with pytest.raises(ValueError, match="3 images are too few to train an encoder from scratch: 32 are needed"):
         from_scratch().embed(pictures[:3], tmp_path)
@@ -119,21 +119,30 @@ def test_a_finished_training_is_read_and_a_stopped_one_goes_on(narrow, tmp_path,
 
 
 @pytest.mark.parametrize("change", [{"epochs": 1, "seed": 9}, {"epochs": 2}])
-def test_a_training_of_other_settings_is_begun_anew(narrow, tmp_path, change):
+def test_a_training_of_other_settings_makes_room_with_leave_only(narrow, tmp_path, change):
     from_scratch(epochs=1).embed(narrow, tmp_path)
     (tmp_path / "mine.txt").write_text("stays")
-    found, _ = from_scratch(**change).embed(narrow, tmp_path)
+    before = (tmp_path / embedders.WEIGHTS).read_bytes()
+    with pytest.raises(ValueError, match=r"holds encoder.safetensors of a training on other images or with other settings"):
+        from_scratch(**change).embed(narrow, tmp_path)
+    assert (tmp_path / embedders.WEIGHTS).read_bytes() == before
+    found, _ = from_scratch(**change, replace=True).embed(narrow, tmp_path)
     fresh, _ = from_scratch(**change).embed(narrow, tmp_path / "fresh")
     np.testing.assert_array_equal(found, fresh)
     assert (tmp_path / "mine.txt").exists()
 
 
-def test_a_training_of_other_images_or_half_a_recipe_is_begun_anew(narrow, tmp_path):
+def test_so_does_one_of_other_images_or_with_half_a_recipe(narrow, tmp_path):
+    other = narrow[::-1].copy()
     from_scratch(epochs=1).embed(narrow, tmp_path)
-    found, _ = from_scratch(epochs=1).embed(narrow[::-1].copy(), tmp_path)
+    with pytest.raises(ValueError, match="training on other images"):
+        from_scratch(epochs=1).embed(other, tmp_path)
+    found, _ = from_scratch(epochs=1, replace=True).embed(other, tmp_path)
     recipe = tmp_path / embedders.RECIPE
     recipe.write_text(recipe.read_text()[:50])
-    again, _ = from_scratch(epochs=1).embed(narrow[::-1].copy(), tmp_path)
+    with pytest.raises(ValueError, match="training on other images"):
+        from_scratch(epochs=1).embed(other, tmp_path)
+    again, _ = from_scratch(epochs=1, replace=True).embed(other, tmp_path)
     np.testing.assert_array_equal(found, again)
     json.loads(recipe.read_text())
 
@@ -234,8 +243,8 @@ def test_damaged_weights_are_named(hub):
         embedders.of("mobilenet_v3_small")
 
 
-def test_an_unknown_encoder_lists_the_known():
-    with pytest.raises(ValueError, match=r"unknown encoder 'resnet5'; known: simclr, .*resnet50"):
+def test_an_unknown_encoder_is_told_what_may_be_meant():
+    with pytest.raises(ValueError, match=r"unknown encoder 'resnet5': it is simclr, .* did you mean resnet50 or"):
         embedders.of("resnet5")
 
 

@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from contextlib import suppress
 
@@ -55,11 +56,13 @@ def test_finds_images_of_all_common_formats_in_nested_folders(tmp_path):
 def test_what_is_no_image_is_listed_with_the_reason(tmp_path):
     write(tmp_path / "a.png")
     (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "phone.HEIC").write_text("x")
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
     os.mkfifo(tmp_path / "pipe.png")
     assert images.find(tmp_path)[1] == [
         Skipped("gone.png", "a link to nothing"),
         Skipped("notes.txt", "not an image, by its name"),
+        Skipped("phone.HEIC", "HEIC is not read: convert it to JPEG or PNG"),
         Skipped("pipe.png", "not a regular file"),
     ]
 
@@ -76,23 +79,30 @@ def test_hidden_files_and_results_of_the_tool_are_not_looked_at(tmp_path):
     assert skipped == []
 
 
-def test_links_that_go_in_circles_end_and_linked_folders_count_once(tmp_path):
+def test_links_that_go_in_circles_or_up_end_and_linked_folders_count_once(tmp_path):
     write(tmp_path / "one" / "a.png")
     (tmp_path / "one" / "loop").symlink_to(tmp_path)
+    (tmp_path / "one" / "up").symlink_to(tmp_path.parent)
     (tmp_path / "self").symlink_to(tmp_path / "self")
     (tmp_path / "two").symlink_to(tmp_path / "one")
     elsewhere = write(tmp_path.parent / f"{tmp_path.name}-elsewhere" / "b.png").parent
     (tmp_path / "three").symlink_to(elsewhere)
-    found, _ = images.find(tmp_path)
+    found, skipped = images.find(tmp_path)
     assert images.relative(tmp_path, found) == ("one/a.png", "three/b.png")
+    assert {one.name: one.reason for one in skipped if one.reason.startswith("a link")} == {
+        "one/loop": "a link to a folder around it",
+        "one/up": "a link to a folder around it",
+    }
 
 
 def test_a_name_that_is_not_unicode_is_reported_in_a_way_that_can_be_printed(tmp_path):
     write(tmp_path / "a.png")
     (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes((tmp_path / "a.png").read_bytes())
-    found, [skipped] = images.find(tmp_path)
+    write(tmp_path / os.fsdecode(b"fol\xff") / "b.png")
+    found, skipped = images.find(tmp_path)
     assert images.relative(tmp_path, found) == ("a.png",)
-    assert skipped == Skipped("caf\\xe9.png", "its name is not valid Unicode: rename it")
+    reason = "its name is not valid Unicode: rename it"
+    assert skipped == [Skipped("caf\\xe9.png", reason), Skipped("fol\\xff", reason)]
 
 
 UNREADABLE = """
@@ -211,6 +221,27 @@ def test_broken_metadata_is_no_reason_to_lose_an_image(tmp_path, monkeypatch):
     content[where : where + 20] = b"\xff" * 20
     file.write_bytes(content)
     assert images.read(file, 4).shape == (3, 4, 4)
+
+
+def test_of_large_images_one_at_a_time_is_decoded(tmp_path, monkeypatch):
+    files = [write(tmp_path / f"{i}.png", size=(40, 40)) for i in range(6)]
+    monkeypatch.setattr(images, "LARGE", 1000)
+    monkeypatch.setattr(images, "THREADS", 4)
+    at_work, most, scalable = [], [], images._scalable
+
+    def watch(image):
+        at_work.append(1)
+        most.append(len(at_work))
+        time.sleep(0.01)
+        at_work.pop()
+        return scalable(image)
+
+    monkeypatch.setattr(images, "_scalable", watch)
+    images.read_all(files, 4)
+    assert max(most) == 1
+    monkeypatch.setattr(images, "LARGE", 2000)
+    images.read_all(files, 4)
+    assert max(most) > 1
 
 
 def test_thumbnails_are_whole_upright_and_not_larger_than_the_image(tmp_path):

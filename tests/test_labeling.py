@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -112,9 +113,10 @@ def test_a_folder_of_images_from_the_command_line(folder, tmp_path, capsys, capl
     assert skipped == {
         "empty.jpg": "an empty file",
         "notes.txt": "not an image, by its name",
+        "left/loop": "a link to a folder around it",
         "right/00.png": "the same image as left/copy.png",
     }
-    assert "3 files are left out" in caplog.text
+    assert "4 files are left out" in caplog.text
     for order, name in enumerate(table["id"], start=1):
         assert f"{order}. {name}\n   Cluster {table['cluster'][order - 1]}: " in printed
     assert "nearest clusters: " in printed
@@ -184,17 +186,21 @@ def test_images_of_embeddings_are_shown_where_they_are_named(folder, tmp_path):
     assert not (tmp_path / "without" / "label_studio.json").exists()
 
 
-def test_an_image_that_has_gone_is_shown_by_its_id(folder, tmp_path, caplog):
+def test_images_that_have_gone_are_not_picked(tmp_path, caplog):
     moved = tmp_path / "images"
     moved.mkdir()
     for i in range(12):
         draw(i % 4, seed=i, side=48).save(moved / f"{i:02}.png")
     run(moved, tmp_path / "first", budget=2)
-    for image in moved.glob("0*.png"):
-        image.unlink()
-    run(tmp_path / "first", tmp_path / "second")
-    assert "cannot read the image" in caplog.text
-    assert len(picks(tmp_path / "second")) == 5
+    gone = set(picks(tmp_path / "first")["id"]) | {"00.png", "01.png", "02.png"}
+    for name in gone:
+        (moved / name).unlink()
+    found = run(tmp_path / "first", tmp_path / "second", budget=12 - len(gone))
+    assert f"{len(gone)} images are no longer where they were, and are not picked" in caplog.text
+    assert set(picks(tmp_path / "second")["id"]) == set(found.source.ids) - gone
+    shutil.rmtree(moved)
+    with pytest.raises(FileNotFoundError, match=r"none of the images is where it was, .*: name their folder"):
+        run(tmp_path / "first", tmp_path / "third", budget=1)
 
 
 # --- rounds ---------------------------------------------------------------------------------------------------------------
@@ -353,16 +359,24 @@ def is_number(text):
         ({"source": "labels.csv"}, r"labels.csv must end in .npy, .npz or .parquet"),
         ({"source": "bare"}, r"no image in .*bare \(1 files are none, the first a.txt: not an image, by its name\). Looked for"),
         ({"source": "broken"}, r"none of the 1 images in .*broken can be read; of the first: an empty file"),
-        ({"out": "labels.csv"}, "labels.csv is a file: name a folder for the results"),
+        ({"out": "labels.csv"}, "labels.csv is a file or a link to nothing: name a folder for the results"),
         ({"source": "bare", "out": "bare"}, "the results cannot go into .*bare itself"),
         ({"pictures": "nowhere"}, "there is no folder of images .*nowhere"),
         ({"labeled": ["nowhere.csv"]}, "nowhere.csv"),
         (
             {"labeled": ["other.csv"]},
-            r"none of the ids in other.csv is known: the first is 'x.png', and ids here look like 'group0/",
+            r"other.csv is known: the first is 'x.png', and ids here look like 'group0/",
         ),
         ({"labeled": ["columns.csv"]}, r"columns.csv.*column"),
         ({"labeled": ["conflict.csv"]}, "group0/00.png"),
+        ({"seed": -1}, "the seed must be a whole number of at least 0, not -1"),
+        ({"classes": ("a", " b")}, "names of classes"),
+        ({"strategy": "supclust:temperature=abc"}, "'abc' is no value such as 0.05, True or None"),
+        ({"strategy": "supclust:top_fraction='x'"}, "top_fraction must lie in"),
+        ({"source": "nan.npy"}, r"nan.npy: features are NaN, infinite or too large for float32 in 1 row\(s\): 3"),
+        ({"source": "one.png"}, "one.png is one image: name the folder that holds the images"),
+        ({"out": "link"}, "link is a file or a link to nothing"),
+        ({"out": "labels.csv/picks"}, "cannot write into .*labels.csv: name another folder"),
         ({"encoder": "resnet5", "source": "broken"}, "unknown encoder 'resnet5'"),
         ({"minutes": -1, "source": "broken"}, "minutes of a training"),
     ],
@@ -373,6 +387,11 @@ def test_what_cannot_be_used_is_refused_with_a_sentence(points, tmp_path, option
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.png").touch()
     (tmp_path / "labels.csv").write_text("id,label\n")
+    (tmp_path / "one.png").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    points_with_nan = np.ones((9, 4))
+    points_with_nan[3, 2] = np.nan
+    np.save(tmp_path / "nan.npy", points_with_nan)
     (tmp_path / "other.csv").write_text("id,label\nx.png,a\n")
     (tmp_path / "columns.csv").write_text("a,b\n1,2\n")
     (tmp_path / "conflict.csv").write_text("id,label\ngroup0/00.png,a\ngroup0/00.png,b\n")
@@ -396,7 +415,7 @@ def test_unknown_ids_are_counted_listed_and_left_out(points, tmp_path, caplog):
     (tmp_path / "labels.csv").write_text("id,label\ngroup0/00.png,a\ngone.png,b\n")
     found = run(points, tmp_path / "picks", labeled=(tmp_path / "labels.csv",))
     assert list(found.labels.values()) == ["a"]
-    assert "1 ids of labels.csv are not among the images and left out: gone.png" in caplog.text
+    assert "labels.csv are not among the images and left out: gone.png" in caplog.text
 
 
 def test_results_are_overwritten_with_force_only_and_nothing_else_is(folder, points, tmp_path):
@@ -411,6 +430,108 @@ def test_results_are_overwritten_with_force_only_and_nothing_else_is(folder, poi
     assert (out / "mine.txt").read_text() == "stays"
     assert not (out / "skipped.csv").exists()  # of the run before
     assert set(picks(out)["id"]) <= set(embeddings.read(points).ids)
+
+
+def test_force_overwrites_nothing_that_is_read_from(folder, tmp_path):
+    run(folder, tmp_path / "first")
+    run(tmp_path / "first", tmp_path / "second")
+    for source in (tmp_path / "first" / "embeddings.npz", tmp_path / "second"):
+        with pytest.raises(ValueError, match=r"embeddings.npz is read from and would be overwritten: name another folder"):
+            run(source, tmp_path / "first", force=True, budget=2)
+    empty = picks(tmp_path / "second")
+    with pytest.raises(ValueError, match=r"picks.csv is read from and would be overwritten"):
+        run(folder, tmp_path / "second", force=True, labeled=(tmp_path / "second" / "picks.csv",))
+    empty.assign(label=["a", "b", "", "", ""]).to_csv(tmp_path / "second" / "picks.csv", index=False)
+    with pytest.raises(ValueError, match=r"picks.csv holds 2 labels that somebody typed: move it away before it is overwritten"):
+        run(folder, tmp_path / "second", force=True)
+    assert picks(tmp_path / "second")["label"].tolist()[:2] == ["a", "b"]
+    assert (tmp_path / "first" / "embeddings.npz").exists()
+
+
+def test_an_encoder_that_is_in_the_folder_is_replaced_with_force_only(folder, tmp_path):
+    kept = tmp_path / "picks" / "encoder" / "encoder.safetensors"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"mine")
+    with pytest.raises(ValueError, match=r"holds encoder.safetensors of a training on other images or with other settings"):
+        run(folder, tmp_path / "picks", minutes=1)
+    assert kept.read_bytes() == b"mine"
+    assert not (tmp_path / "picks" / "picks.csv").exists()
+
+
+def test_a_folder_in_the_place_of_a_result_is_not_removed(points, tmp_path):
+    (tmp_path / "picks" / "picks.csv").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"picks.csv is a folder, in the place of a file: move it away"):
+        run(points, tmp_path / "picks", force=True)
+    assert list((tmp_path / "picks").iterdir()) == [tmp_path / "picks" / "picks.csv"]
+
+
+def test_tasks_are_named_from_the_folder_that_was_given(tmp_path):
+    for i in range(8):
+        path = tmp_path / "mine" / "below" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw(i, seed=i, side=32).save(path)
+    run(tmp_path / "mine", tmp_path / "first", budget=2)
+    run(tmp_path / "first", tmp_path / "second", budget=2)
+    for out in ("first", "second"):
+        for task in json.loads((tmp_path / out / "label_studio.json").read_text()):
+            assert task["data"]["image"] == f"/data/local-files/?d=mine/{task['data']['supclust_id']}"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"strategy": "bald"}, "Picked by bald: a random draw, as there are no labels yet to train a model on."),
+        ({"budget": 1}, "Picked by supclust: the most typical point, or one of them, as a single cluster has no SUP."),
+        ({}, "Picked by supclust: the point of largest SUP among the most typical tenth of each queried cluster."),
+    ],
+)
+def test_the_reason_is_the_one_that_holds(points, tmp_path, options, reason):
+    found = run(points, tmp_path / "picks", **options)
+    assert labeling.explain(found, found.picks[0]).endswith(reason)
+
+
+def test_the_way_on_is_a_command_that_works(points, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run(points, Path("-my picks"), strategy="typiclust", seed=3)
+    answer(tmp_path / "-my picks", tmp_path / "labels.csv")
+    [line] = [line for line in (tmp_path / "-my picks" / "about.md").read_text().splitlines() if line.startswith("    supclust")]
+    program, *arguments = shlex.split(line)
+    assert (program, __main__.main(arguments)) == ("supclust", 0)
+    record = json.loads((tmp_path / "-my picks-next" / MARKER).read_text())
+    assert record["asked"]["strategy"] == "typiclust"
+    assert record["asked"]["source"] == "../-my picks"
+    assert list(record["asked"]["labeled"]) == ["labels.csv"]
+
+
+@pytest.mark.parametrize("line", ["label ", "label points.npz --out ", "label points.npz --images "])
+def test_an_empty_path_is_not_the_working_folder(line, capsys):
+    with pytest.raises(SystemExit):
+        __main__.main(line.split(" "))
+    assert "a path must not be empty: is a variable of the shell not set?" in capsys.readouterr().err
+
+
+def test_labels_may_be_named_one_by_one(points, tmp_path, capsys):
+    labels = answer(first(points, tmp_path), tmp_path / "labels.csv")
+    (tmp_path / "more.csv").write_text("id,label\ngroup0/00.png,group0\n")
+    line = ["label", points, "--budget", "3", "--out", tmp_path / "picks", "--labeled", labels, "--labeled", tmp_path / "more.csv"]
+    assert __main__.main(list(map(str, line))) == 0
+    assert len(json.loads((tmp_path / "picks" / MARKER).read_text())["asked"]["labeled"]) == 2
+
+
+def test_what_is_printed_cannot_play_tricks_on_a_terminal(tmp_path):
+    ids = np.array([f"\x1b[31m{i}\n日本\u202e" for i in range(12)])
+    np.savez(tmp_path / "points.npz", features=make_blobs(3, 4, 4), ids=ids)
+    command = [sys.executable, "-m", "supclust", "label", "points.npz", "--budget", "3", "--explain"]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"\x1b" not in done.stdout
+    assert rb"\x1b[31m" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "points.npz/below"])
+def test_paths_that_no_system_takes_end_in_a_line(points, name, capsys):
+    assert __main__.main(["label", str(points.parent / name)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_a_round_does_not_overwrite_the_one_it_goes_on_from(points, tmp_path):

@@ -82,10 +82,17 @@ def parse(strategy: str) -> tuple[str, dict[str, Any]]:
     name, _, text = strategy.partition(":")
     check_names([name])
     try:
-        changes = {key: ast.literal_eval(value) for key, value in (part.split("=") for part in text.split(",") if text)}
+        changes = {key: _value(value) for key, value in (part.split("=") for part in text.split(",") if text)}
         Settings(**changes)
     except (TypeError, ValueError, SyntaxError) as error:
         known = ", ".join(one.name for one in fields(Settings))
         wanted = "does not name settings of a strategy as in 'supclust:top_fraction=0.05'"
         raise ValueError(f"{strategy!r} {wanted} (known: {known}): {error}") from error
     return name, changes
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        raise ValueError(f"{text!r} is no value such as 0.05, True or None") from None

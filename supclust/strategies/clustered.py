@@ -120,4 +120,4 @@ def _choice_of_supclust(clustered: ClusteredPoints, cluster: int, candidates: np
 def _most_typical_fraction(clustered: ClusteredPoints, cluster: int, candidates: np.ndarray) -> np.ndarray:
     """The ceil(top_fraction * m) most typical of the m candidates."""
     share = round(clustered.settings.top_fraction * len(candidates), 9)  # 0.1 * 30 is a hair above 3
-    return clustered.most_typical(cluster, candidates, math.ceil(share))
+    return clustered.most_typical(cluster, candidates, max(1, math.ceil(share)))

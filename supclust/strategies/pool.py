@@ -41,8 +41,8 @@ class Settings:
             raise ValueError(f"n_neighbors must be a whole number of at least 1, not {self.n_neighbors!r}")
         if self.max_clusters is not None and not scores.is_count(self.max_clusters):
             raise ValueError(f"max_clusters must be a whole number of at least 1, or None, not {self.max_clusters!r}")
-        if not 0 < self.top_fraction <= 1:
-            raise ValueError(f"top_fraction must lie in (0, 1], not {self.top_fraction}")
+        if not scores.is_number(self.top_fraction) or not 0 < self.top_fraction <= 1:
+            raise ValueError(f"top_fraction must lie in (0, 1], not {self.top_fraction!r}")
         for name in ("temperature", "relative_temperature", "radius"):
             if getattr(self, name) is not None:
                 scores.check_positive(name, getattr(self, name))

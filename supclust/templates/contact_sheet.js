@@ -85,11 +85,14 @@ document.addEventListener("DOMContentLoaded", () => {
     find("chips-for").textContent = `Pick ${orders[k]}:`;
   }
 
-  // A spreadsheet takes what begins like this for a formula.
-  const field = (text) => `"${text.replace(/^(?=[=+\-@\t\r\n])/, "'").replaceAll('"', '""')}"`;
+  // What a spreadsheet may take for a formula: as annotations.safe has it.
+  const formula = (text) => /^[\t\r\n]/.test(text) || /^[\s\p{Cc}\p{Cf}]*[=+\-@\u2212]/u.test(text.normalize("NFKC"));
+  const safe = (text) => (formula(text.replace(/^'+/, "")) ? "'" + text : text);
+  const field = (text) => `"${safe(text).replaceAll('"', '""')}"`;
 
+  // All picks, those without a label too, so that none of them is picked again.
   function table() {
-    const rows = ids.map((id, k) => [id, label(k)]).filter((row) => row[1] !== "");
+    const rows = ids.map((id, k) => [id, label(k)]);
     return [["id", "label"], ...rows].map((row) => row.map(field).join(",") + "\r\n").join("");
   }
 
