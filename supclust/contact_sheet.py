@@ -15,11 +15,10 @@ from functools import cache
 from typing import Any, TypeGuard
 
 import jinja2
-import numpy as np
 from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont
 
-from supclust import paths
+from supclust import images, paths
 
 SHOWN = 8  # neighbours of a pick, at most: more would leave no room for it
 COLUMN = 4  # neighbours one below the other beside a pick, which is as high as they are
@@ -175,25 +174,9 @@ def _is_there(picture: Image.Image | None) -> TypeGuard[Image.Image]:
     return picture is not None and 0 not in picture.size
 
 
-def _flat(picture: Image.Image) -> Image.Image:
-    """The picture as RGB, on white where it is transparent; numbers that are no 8-bit ones are spread over the greys."""
-    if picture.mode.startswith(("I", "F")):
-        return Image.fromarray(_greys(np.asarray(picture, np.float64))).convert("RGB")
-    if picture.has_transparency_data:
-        picture = picture.convert("LA" if picture.mode == "La" else "RGBA").convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    return picture.convert("RGB")
-
-
-def _greys(values: np.ndarray) -> np.ndarray:
-    values = np.nan_to_num(values, posinf=0, neginf=0)
-    values = values - values.min()
-    return np.round(values * (255 / max(values.max(), 1e-300))).astype(np.uint8)
-
-
 def _at_most(picture: Image.Image, side: int) -> Image.Image:
     """The picture as RGB with a longer side of at most so many pixels."""
-    picture = _flat(picture)
+    picture = images.rgb(picture)
     scale = side / max(picture.size)
     if scale >= 1:
         return picture

@@ -318,9 +318,15 @@ def _alone_if_large(opened: Image.Image) -> Iterator[None]:
         yield
 
 
+def rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode in RGB: transparent pixels become white, grey values of more than 8 bits are scaled to 8."""
+    return _rgb(_scalable(image))
+
+
 def _scalable(image: Image.Image) -> Image.Image:
     """The image in a mode whose values can be averaged: of 8 bits, no palette; alpha stays, and weights the colours."""
     if image.has_transparency_data:
+        image = image.convert("LA") if image.mode == "La" else image  # which Pillow converts to nothing else
         return image if image.mode == "RGBA" else image.convert("RGBA")
     return image if image.mode in ("RGB", "L") else _eight_bit(image).convert("RGB")
 
