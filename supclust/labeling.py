@@ -278,7 +278,7 @@ def _known(source: Source, given: Labels) -> tuple[dict[int, str], np.ndarray]:
     if unknown:
         log.warning("%d ids of %s are not among the images and left out: %s", len(unknown), names, ", ".join(unknown[:5]))
     picked = sources.positions(source.ids, source.earlier)
-    if missing := len(set(picked) | set(unlabeled)) - len((set(picked) | set(unlabeled)) & set(labels)):
+    if missing := len({*picked, *unlabeled} - set(labels)):
         log.warning("%d images that were picked or listed have no label; they count as done and are not picked again", missing)
     return labels, np.array(sorted({*labels, *unlabeled, *picked}), dtype=np.int64)
 
@@ -287,12 +287,8 @@ def _known(source: Source, given: Labels) -> tuple[dict[int, str], np.ndarray]:
 
 
 def _candidates(source: Source, taken: np.ndarray) -> np.ndarray:
-    """The points that may be picked: not done, and if images are looked at, with an image that is still there."""
+    """The points that may be picked: not done, and where images are looked at, with an image that is still there."""
     there = np.array([file is None or os.path.isfile(file) for file in source.files])
-    if not there.any():
-        raise FileNotFoundError(
-            f"none of the images is where it was, the first one at {source.files[0]}: name their folder, --images"
-        )
     if not there.all():
         log.warning("%d images are no longer where they were, and are not picked", np.count_nonzero(~there))
     there[taken] = False
@@ -300,12 +296,10 @@ def _candidates(source: Source, taken: np.ndarray) -> np.ndarray:
 
 
 def _pool(source: Source, taken: np.ndarray, candidates: np.ndarray, request: Request) -> strategies.Pool:
-    settings, everything = (
-        strategies.Settings(**strategies.parse(request.strategy)[1]),
-        len(candidates) + len(taken) == len(source.ids),
-    )
+    settings = strategies.Settings(**strategies.parse(request.strategy)[1])
+    some = candidates if len(candidates) + len(taken) < len(source.ids) else None
     try:
-        return strategies.Pool(source.features(), taken, request.seed, settings, candidates=None if everything else candidates)
+        return strategies.Pool(source.features(), taken, request.seed, settings, candidates=some)
     except ValueError as error:
         raise ValueError(f"{source.about['name']}: {error}") from error
 

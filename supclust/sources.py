@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,8 @@ import numpy as np
 from supclust import embeddings, images
 from supclust.embeddings import Embeddings
 from supclust.images import MARKER, Skipped
+
+log = logging.getLogger(__name__)
 
 EMBEDDINGS = "embeddings.npz"  # what a round on a folder keeps, for the next one
 TRAINING = "encoder"  # folder of the encoder that a round trains
@@ -90,10 +93,19 @@ def _so_many(skipped: Sequence[Skipped]) -> str:
 
 def _of_embeddings(path: Path, found: Embeddings, pictures: Path | None) -> Source:
     about = {"kind": "embeddings", "name": path.name, "encoder": "given embeddings"}
-    files = _files(found, path.absolute().parent, pictures)
+    files = _those_there(_files(found, path.absolute().parent, pictures))
     there = [file.parent for file in files if file is not None]
     folder = pictures.absolute() if pictures is not None else Path(os.path.commonpath(there)) if there else None
     return Source(found.ids, files, lambda: found.features, about, kept=path.absolute(), folder=folder)
+
+
+def _those_there(files: tuple[Path | None, ...]) -> tuple[Path | None, ...]:
+    """The images as they are named, or none if not one of them is there: embeddings do without."""
+    named = [file for file in files if file is not None]
+    if not named or any(map(os.path.isfile, named)):
+        return files
+    log.warning("no image is where it should be, the first one at %s: --images names their folder, else ids are shown", named[0])
+    return (None,) * len(files)
 
 
 def _files(found: Embeddings, folder: Path, pictures: Path | None) -> tuple[Path | None, ...]:
@@ -114,7 +126,7 @@ def _of_round(folder: Path, pictures: Path | None) -> Source:
         raise FileNotFoundError(f"the embeddings of the round in {folder} are no longer at {path}: put them back, or start anew")
     source = _of_embeddings(path, embeddings.read(path), pictures)
     about = record["source"] | ({"encoder": record["encoder"]} if "encoder" in record else {})
-    if pictures is None and record.get("folder") is not None:
+    if pictures is None and source.folder is not None and record.get("folder") is not None:
         source = replace(source, folder=Path(os.path.normpath(folder.absolute() / record["folder"])))
     return replace(source, about=about, copies=record["copies"], earlier=(*record["earlier"], *record["picks"]))
 

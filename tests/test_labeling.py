@@ -199,8 +199,10 @@ def test_images_that_have_gone_are_not_picked(tmp_path, caplog):
     assert f"{len(gone)} images are no longer where they were, and are not picked" in caplog.text
     assert set(picks(tmp_path / "second")["id"]) == set(found.source.ids) - gone
     shutil.rmtree(moved)
-    with pytest.raises(FileNotFoundError, match=r"none of the images is where it was, .*: name their folder"):
-        run(tmp_path / "first", tmp_path / "third", budget=1)
+    run(tmp_path / "first", tmp_path / "third", budget=1)
+    assert "no image is where it should be" in caplog.text
+    assert not (tmp_path / "third" / "label_studio.json").exists()
+    assert (tmp_path / "third" / "contact_sheet.html").read_text().count("<img") == 0
 
 
 # --- rounds ---------------------------------------------------------------------------------------------------------------
