@@ -14,11 +14,10 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, TypeGuard
 
-import jinja2
 from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont
 
-from supclust import images, paths
+from supclust import images, pages
 
 SHOWN = 8  # neighbours of a pick, at most: more would leave no room for it
 COLUMN = 4  # neighbours one below the other beside a pick, which is as high as they are
@@ -118,22 +117,11 @@ def html(sheet: Sheet) -> str:
         cards.append(view)
         ids.append(card.pick.id.encode("utf-8", "backslashreplace").decode("utf-8"))
         digest.update(json.dumps([ids[-1], view["pick"]["source"]]).encode())
-    style, script = (Markup((paths.PACKAGE / "templates" / f"contact_sheet.{end}").read_text("utf-8")) for end in ("css", "js"))
-    return _template().render(
+    style, script = (Markup((pages.TEMPLATES / f"contact_sheet.{end}").read_text("utf-8")) for end in ("css", "js"))
+    template = pages.template("contact_sheet.html.j2", visible=visible, checksum=_checksum)
+    return template.render(
         sheet=sheet, cards=cards, ids=ids, key=digest.hexdigest()[:16], how=HOW_TO_READ, style=style, script=script
     )  # fmt: skip
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(paths.PACKAGE / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"visible": visible, "checksum": _checksum}
-    return environment.get_template("contact_sheet.html.j2")
 
 
 def _checksum(text: str) -> str:

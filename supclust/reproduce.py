@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 import nbformat
 import papermill
 from nbconvert.exporters import HTMLExporter
@@ -27,7 +26,7 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.execute import ERROR_MARKER_TAG
 from PIL import Image
 
-from supclust import files, paths, profiles, provenance
+from supclust import files, pages, paths, profiles, provenance
 from supclust.profiles import Profile
 
 log = logging.getLogger(__name__)
@@ -402,14 +401,7 @@ def write_index(profile: str, record: dict[str, Any]) -> None:
     entries, known = record["notebooks"], find_notebooks()
     owned = {name for entry in entries.values() for name in entry["figures"]}
     others = [name for name in _figure_stamps(profile) if name not in owned]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(paths.PACKAGE / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("index.html.j2").render(
+    page = pages.template("index.html.j2").render(
         record=record,
         sections=[_section(file, profile, entries.get(file.stem)) for file in known],
         others=_pictures(profile, others),

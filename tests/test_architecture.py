@@ -10,6 +10,7 @@ FLOORS = [
     "paths",
     "profiles",
     "files",
+    "pages",
     "tables",
     "annotations",
     "checkpoints",

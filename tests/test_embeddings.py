@@ -15,6 +15,7 @@ import pytest
 
 from supclust import embeddings
 from supclust.embeddings import Embeddings
+from tests.mutations import mutated
 
 POINTS = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
 NAMES = ["a", "b", "ä/c.png", "1.0", " ", "=x"]
@@ -383,23 +384,6 @@ def test_a_damaged_parquet_file_is_refused(pyarrow, tmp_path):
 
 
 # -- damaged files -------------------------------------------------------------------------------------------------------------
-
-
-def mutated(content: bytes, rng: random.Random) -> bytes:
-    """A few random changes: bits flipped, ends cut, bytes put in, slices that come twice."""
-    for _ in range(rng.randint(1, 4)):
-        start, end = sorted(rng.randint(0, len(content)) for _ in range(2))
-        kind = rng.choice([0, 0, 0, 1, 2, 3])
-        if kind == 0 and content:
-            place = rng.randrange(len(content))
-            content = content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :]
-        elif kind == 1:
-            content = content[:end]
-        elif kind == 2:
-            content = content[:start] + rng.randbytes(rng.randint(1, 8)) + content[start:]
-        else:
-            content = content[:end] + content[start:]
-    return content
 
 
 def valid(kind: str) -> bytes:
