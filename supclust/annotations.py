@@ -280,7 +280,7 @@ def _check_flat(path: Path, tasks: Sequence[dict[str, Any]]) -> None:
     """JSON-MIN has the labels under the name that the choices have in the project, which is for its owner to choose."""
     annotated = [task for task in tasks if task.get("annotation_id", "") is not None]
     if annotated and not any(name in task for task in annotated for name in LABEL_COLUMNS):
-        keys = _listing([_shown(key) for key in annotated[0]])
+        keys = _listing([_shown(key) for key in annotated[0]]) or "none"
         raise ValueError(
             f"{path}: no task has a label: the keys of the first are {keys}, and one of {', '.join(LABEL_COLUMNS)} is wanted. "
             "Rename it, or export as JSON, which needs no name"
