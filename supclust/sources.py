@@ -55,8 +55,7 @@ def of(path: Path, out: Path, embedder: Callable[[], Any], pictures: Path | None
         return _of_round(path, pictures)
     if path.is_dir():
         return _of_folder(path, out, embedder())
-    found = embeddings.read(path)
-    return _of_embeddings(path, found, pictures)
+    return _of_embeddings(path, pictures)
 
 
 def _of_folder(folder: Path, out: Path, embedder: Any) -> Source:
@@ -70,11 +69,7 @@ def _of_folder(folder: Path, out: Path, embedder: Any) -> Source:
     if not readable:
         raise ValueError(f"none of the {len(files)} images in {folder} can be read; of the first: {unreadable[0].reason}")
     files = [files[position] for position in readable]
-    names, same = images.relative(folder, files), images.copies(files)
-    kept = [position for position in range(len(files)) if position not in same]
-    if same:
-        pixels = pixels[kept] if isinstance(pixels, np.ndarray) else pixels.take(kept)
-    copies = {names[copy]: names[original] for copy, original in same.items()}
+    pixels, kept, copies = _without_copies(folder, files, pixels)
     skipped += unreadable + [Skipped(copy, f"the same image as {original}") for copy, original in copies.items()]
     about = {"kind": "images", "name": folder.name}
 
@@ -83,15 +78,25 @@ def _of_folder(folder: Path, out: Path, embedder: Any) -> Source:
         about.update(made_by)
         return found
 
-    ids, paths = tuple(names[position] for position in kept), tuple(files[position] for position in kept)
-    return Source(ids, paths, features, about, tuple(skipped), copies, folder=folder)
+    return Source(images.relative(folder, kept), tuple(kept), features, about, tuple(skipped), copies, folder=folder)
+
+
+def _without_copies(folder: Path, files: Sequence[Path], pixels: Any) -> tuple[Any, list[Path], dict[str, str]]:
+    """Pixels and files of the images that are no copies of an earlier one, and the copies: {name: name of that one}."""
+    same, names = images.copies(files), images.relative(folder, files)
+    if not same:
+        return pixels, list(files), {}
+    kept = [position for position in range(len(files)) if position not in same]
+    pixels = pixels[kept] if isinstance(pixels, np.ndarray) else pixels.take(kept)
+    return pixels, [files[position] for position in kept], {names[copy]: names[original] for copy, original in same.items()}
 
 
 def _so_many(skipped: Sequence[Skipped]) -> str:
     return f" ({len(skipped)} files are none, the first {skipped[0].name}: {skipped[0].reason})" if skipped else ""
 
 
-def _of_embeddings(path: Path, found: Embeddings, pictures: Path | None) -> Source:
+def _of_embeddings(path: Path, pictures: Path | None) -> Source:
+    found = embeddings.read(path)
     about = {"kind": "embeddings", "name": path.name, "encoder": "given embeddings"}
     files = _those_there(_files(found, path.absolute().parent, pictures))
     there = [file.parent for file in files if file is not None]
@@ -124,11 +129,10 @@ def _of_round(folder: Path, pictures: Path | None) -> Source:
     path = folder / record["embeddings"]
     if not path.is_file():
         raise FileNotFoundError(f"the embeddings of the round in {folder} are no longer at {path}: put them back, or start anew")
-    source = _of_embeddings(path, embeddings.read(path), pictures)
-    about = record["source"] | ({"encoder": record["encoder"]} if "encoder" in record else {})
+    source = _of_embeddings(path, pictures)
     if pictures is None and source.folder is not None and record.get("folder") is not None:
         source = replace(source, folder=Path(os.path.normpath(folder.absolute() / record["folder"])))
-    return replace(source, about=about, copies=record["copies"], earlier=(*record["earlier"], *record["picks"]))
+    return replace(source, about=record["source"], copies=record["copies"], earlier=(*record["earlier"], *record["picks"]))
 
 
 def read_record(folder: Path) -> dict[str, Any]:
