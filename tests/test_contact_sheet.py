@@ -417,6 +417,12 @@ def test_what_was_typed_is_there_after_a_reload(opened):
     assert page.locator("#chips button").all_inner_texts() == ["luna", "monarch"]
 
 
+def test_the_page_opens_with_its_title(opened):
+    page = opened(sheet([card(k) for k in range(1, 9)]), viewport={"width": 360, "height": 500})
+    assert page.locator("#label-1").bounding_box()["y"] > 500  # the first card is not in sight
+    assert page.evaluate("window.scrollY") == 0
+
+
 @pytest.mark.parametrize("agrees", [True, False])
 def test_clearing_asks_first(opened, agrees):
     page = opened(sheet([card(1), card(2)]))

@@ -77,11 +77,11 @@ document.addEventListener("DOMContentLoaded", () => {
     return -1;
   }
 
-  function turnTo(k) {
+  function turnTo(k, scroll = true) {
     cards[current].classList.remove("current");
     current = k;
     cards[k].classList.add("current");
-    cards[k].scrollIntoView({ block: "nearest" });
+    if (scroll) cards[k].scrollIntoView({ block: "nearest" });
     find("chips-for").textContent = `Pick ${orders[k]}:`;
   }
 
@@ -134,5 +134,5 @@ document.addEventListener("DOMContentLoaded", () => {
     learn(label(k));
   });
   count();
-  if (cards.length) turnTo(0);
+  if (cards.length) turnTo(0, false); // the page opens with its title
 });
