@@ -161,7 +161,7 @@ def _fit_batch(
     model: nn.Sequential, images: Tensor, labels: Tensor, config: FSL, optimizer: torch.optim.Optimizer, generator: Generator
 ) -> Tensor:
     views = augment.normalise(augment.shift(images, config.side // 8, config.flip, generator))
-    with networks.autocast(images.device):
+    with networks.autocast(images.device, config, config.side):
         features = model[0](views.contiguous(memory_format=networks.memory_format(config.width))).float()
         kept = torch.rand(features.shape, device=features.device, generator=generator) >= DROPOUT
         loss = F.cross_entropy(model[1](features * kept / (1 - DROPOUT)).float(), labels)

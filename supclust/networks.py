@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from supclust.augment import normalise
 from supclust.images import ImageFiles
+from supclust.profiles import FSL, SimCLR
 
 DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}  # blocks of each stage
 
@@ -96,10 +97,16 @@ def conditions(width: int, side: int) -> Iterator[None]:
         yield
 
 
-def autocast(device: torch.device) -> AbstractContextManager:
-    """bfloat16 where the device multiplies it fast: on GPUs, and on CPUs with AMX. Other CPUs are faster with float32."""
-    fast = device.type == "cuda" or (device.type == "cpu" and _has_amx())
-    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+def autocast(device: torch.device, config: SimCLR | FSL, side: int) -> AbstractContextManager:
+    """The precision of a step on views of side pixels: config.precision, or where that is "auto" the faster one.
+
+    bfloat16 gains on GPUs and on CPUs with AMX, for wide networks and large views. Small views stay in float32: on maps of 1 x 1
+    pixel, oneDNN's bfloat16 gradient of a strided 3 x 3 convolution is garbage.
+    """
+    stem_side = side // 4 if config.stem == "imagenet" else side
+    gains = (device.type == "cuda" or _has_amx()) and config.width >= 32 and stem_side >= 16
+    enabled = gains if config.precision == "auto" else config.precision == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
 def _has_amx() -> bool:

@@ -346,7 +346,7 @@ def _fit_batch(training: _Training, images: Tensor, rate: float, generator: Gene
     n = len(images) * parallel.size()
     draws = [augment.draw(n, training.config, generator)[_own_rows(n)] for _ in range(2)]
     views = torch.cat([training.render(images, drawn, side) for drawn in draws])
-    with networks.autocast(training.device):
+    with networks.autocast(training.device, training.config, side):
         projections = training.fast_model(views.contiguous(memory_format=networks.memory_format(training.config.width)))
     loss = contrastive_loss(projections.float(), training.config.temperature)
     training.optimizer.zero_grad()

@@ -10,8 +10,9 @@ import torchvision
 from lightly.models.modules import SimCLRProjectionHead
 from torch import nn
 
-from supclust import networks
+from supclust import networks, profiles
 from supclust.augment import normalise
+from supclust.profiles import SimCLR
 
 
 def torchvisions(name):
@@ -199,12 +200,40 @@ def test_the_stem_for_large_images_is_torchvisions():
         networks.resnet("resnet18", stem="large")
 
 
-def test_bfloat16_only_where_it_is_fast(monkeypatch):
+@pytest.mark.parametrize("amx", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "side", "gains"),
+    [
+        ({}, 32, True),
+        ({}, 16, True),
+        ({}, 8, False),
+        ({"width": 16}, 32, False),
+        ({"stem": "imagenet"}, 32, False),
+        ({"stem": "imagenet"}, 64, True),
+    ],
+)
+def test_auto_is_bfloat16_only_for_wide_networks_and_large_views_where_it_is_fast(changes, side, gains, amx, monkeypatch):
+    monkeypatch.setattr(networks, "_has_amx", lambda: amx)
+    assert precision_of(SimCLR(**changes), side) == (torch.bfloat16 if amx and gains else torch.float32)
+
+
+@pytest.mark.parametrize("amx", [False, True])
+def test_a_precision_that_is_given_is_taken(amx, monkeypatch):
+    monkeypatch.setattr(networks, "_has_amx", lambda: amx)
+    for name in ("float32", "bfloat16"):
+        assert precision_of(SimCLR(precision=name), 32) == getattr(torch, name)
+
+
+def precision_of(config, side):
     product = torch.ones(2, 2)
-    for amx, kind in ((False, torch.float32), (True, torch.bfloat16)):
-        monkeypatch.setattr(networks, "_has_amx", lambda amx=amx: amx)
-        with networks.autocast(torch.device("cpu")):
-            assert (product @ product).dtype == kind
+    with networks.autocast(torch.device("cpu"), config, side):
+        return (product @ product).dtype
+
+
+def test_profiles_for_cpus_are_the_same_with_and_without_amx():
+    digits, laptop = profiles.get("quick"), profiles.get("laptop")
+    assert {digits.simclr.precision, digits.fsl.network.precision, laptop.simclr.precision} == {"float32"}
+    assert laptop.fsl.network.precision == "float32"
 
 
 def test_kept_memory_is_given_back():
