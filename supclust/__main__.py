@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from supclust import __version__
-from supclust.files import DISK_FULL
+from supclust.kept import DISK_FULL
 
 UNUSABLE = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EROFS)  # of paths
 
@@ -236,7 +236,7 @@ def _add_profile(command: argparse.ArgumentParser) -> None:
 
 
 def _label(options: argparse.Namespace) -> int:
-    from supclust import contact_sheet, labeling
+    from supclust.label import contact_sheet, labeling
 
     request = labeling.Request(
         source=options.source, out=options.out, budget=options.budget, labeled=tuple(options.labeled),
@@ -253,13 +253,14 @@ def _label(options: argparse.Namespace) -> int:
 
 
 def _figures(options: argparse.Namespace) -> int:
-    from supclust import paths, reproduce
+    from supclust import kept
+    from supclust.report import reproduce
 
     parameters = dict(options.parameter)
     outcomes = reproduce.figures(options.profile, options.notebooks, parameters, options.out, options.recompute)
     failed = [outcome.notebook for outcome in outcomes if outcome.status == "failed"]
     _set_out(options.out)
-    print(paths.reports(options.profile) / "index.html")
+    print(kept.reports(options.profile) / "index.html")
     if failed:
         print(f"{len(failed)} of {len(outcomes)} notebooks failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
@@ -303,7 +304,8 @@ def _data(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from supclust import datasets, features, parallel, profiles, simclr
+    from supclust import datasets, features, profiles, simclr
+    from supclust.train import parallel
 
     if "seed" in dict(options.parameter):
         raise ValueError("the seed, which also draws pools, is given as --seed")
@@ -331,10 +333,11 @@ def _report_epoch(history: list[dict]) -> None:
 
 
 def _ship(options: argparse.Namespace) -> int:
-    from supclust import paths, shipping
+    from supclust import kept
+    from supclust.train import shipping
 
     print(shipping.ship(options.name, options.weights).round(4).to_string())
-    print(paths.shipped_features(options.name))
+    print(kept.shipped_features(options.name))
     return 0
 
 

@@ -10,8 +10,9 @@ from functools import cache, cached_property
 
 import numpy as np
 
-from supclust import geometry, learners, strategies
+from supclust import learners, strategies
 from supclust.datasets import Dataset
+from supclust.engine import geometry
 from supclust.features import Features
 from supclust.learners import LinearHead
 from supclust.profiles import FSL

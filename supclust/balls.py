@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 from scipy import sparse
 
-from supclust import threads
-from supclust.geometry import slices
+from supclust.engine import threads
+from supclust.engine.geometry import slices
 from supclust.pairs import BLOCK, rounding_of_products, squared_distances, upper_blocks
 
 LARGEST_RADIUS = 2.0  # between points of unit length; a ball of it holds everything

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from supclust import files
+from supclust import kept
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     content = buffer.getvalue()
     if path.exists() and _is_whole(path.read_bytes()):
         os.replace(path, previous(path))
-    files.write_bytes(path, content + hashlib.sha256(content).digest())
+    kept.write_bytes(path, content + hashlib.sha256(content).digest())
 
 
 def load(path: Path) -> dict[str, Any] | None:

@@ -33,8 +33,9 @@ import joblib
 import numpy as np
 import pandas as pd
 
-from supclust import active, analysis, features, files, geometry, paths, plots, selection, strategies, sweep, tables
+from supclust import active, analysis, features, kept, plots, selection, strategies, sweep
 from supclust.analysis import Interval
+from supclust.engine import geometry
 from supclust.profiles import Profile
 
 log = logging.getLogger(__name__)
@@ -349,16 +350,16 @@ def evidence(profile: Profile, *, recompute: bool = False, jobs: int = -1) -> pd
     Like the table of runs, the evidence that comes with the repository is read too. recompute=True measures anew. Of a data set
     whose features are not at hand what is kept is taken; nothing is trained.
     """
-    kept, made_from = _kept(profile)
+    stored, made_from = _kept(profile)
     at_hand = _at_hand(profile)
     valid = {name: not recompute if made_from.get(name) == source else source is None for name, source in at_hand.items()}
-    rows = kept[kept["dataset"].map(valid).eq(True)]
+    rows = stored[stored["dataset"].map(valid).eq(True)]
     wanted = list(itertools.product(profile.datasets, range(profile.seeds)))
     if missing := [task for task in wanted if at_hand[task[0]] and task not in _tasks(rows)]:
         measured = measure(profile, missing, jobs=jobs)
         rows = (pd.concat([rows, measured]) if len(rows) else measured).sort_values(EVIDENCE[:2], ignore_index=True)
         sources = {name: source or made_from.get(name) for name, source in at_hand.items()}
-        tables.write(paths.reports(profile.name) / "evidence.csv", rows, sources)
+        kept.write(kept.reports(profile.name) / "evidence.csv", rows, sources)
     return rows[[task in wanted for task in _tasks(rows)]].reset_index(drop=True)
 
 
@@ -377,8 +378,8 @@ def _at_hand(profile: Profile) -> dict[str, dict | None]:
 
 def _kept(profile: Profile) -> tuple[pd.DataFrame, dict[str, dict]]:
     """The rows of evidence.csv, of one's own or else as it comes with the repository, and what they were made from."""
-    for folder in paths.reports_to_read(profile.name):
-        if found := tables.read(folder / "evidence.csv"):
+    for folder in kept.reports_to_read(profile.name):
+        if found := kept.read(folder / "evidence.csv"):
             return found
     return pd.DataFrame(columns=EVIDENCE), {}
 
@@ -394,7 +395,7 @@ def measure(profile: Profile, tasks: Sequence[tuple[str, int]] | None = None, *,
     of clusters, Spearman's rho over all points and its median over clusters, and each strategy's mean distance.
     """
     tasks = list(itertools.product(profile.datasets, range(profile.seeds))) if tasks is None else tasks
-    rows = joblib.Parallel(n_jobs=jobs)(joblib.delayed(_measure_one)(profile, *task, paths.folders()) for task in tasks)
+    rows = joblib.Parallel(n_jobs=jobs)(joblib.delayed(_measure_one)(profile, *task, kept.folders()) for task in tasks)
     return pd.DataFrame(rows, columns=EVIDENCE)
 
 
@@ -437,8 +438,8 @@ def as_table(claims: Sequence[Claim]) -> pd.DataFrame:
 
 def write(profile: Profile, claims: Sequence[Claim]) -> Path:
     """Write claims.md in the profile's reports; returns its path."""
-    path = paths.reports(profile.name) / "claims.md"
-    files.write_text(path, as_markdown(profile, claims))
+    path = kept.reports(profile.name) / "claims.md"
+    kept.write_text(path, as_markdown(profile, claims))
     return path
 
 
@@ -463,7 +464,7 @@ def update_readme(path: Path, text: str) -> None:
         raise ValueError(f"{path} must have the markers {MARKERS[0]} and {MARKERS[1]} once each, in this order")
     before, rest = content.split(MARKERS[0])
     after = rest.split(MARKERS[1])[1]
-    files.write_text(path, f"{before}{MARKERS[0]}\n{text.strip()}\n{MARKERS[1]}{after}")
+    kept.write_text(path, f"{before}{MARKERS[0]}\n{text.strip()}\n{MARKERS[1]}{after}")
 
 
 def in_few_words(claim: Claim) -> str:

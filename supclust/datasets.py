@@ -17,9 +17,9 @@ from sklearn.model_selection import train_test_split
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity
 
-from supclust import images, paths
-from supclust.files import sha256
+from supclust import images, kept
 from supclust.images import ImageFiles
+from supclust.kept import sha256
 
 log = logging.getLogger(__name__)
 
@@ -147,9 +147,9 @@ def _load_cifar(name: str, split: str, seed: int, download: bool) -> Dataset:
     """CIFAR in its official order. Of the long-tailed variant only the pool is a draw: its test set stays balanced."""
     source = CIFAR[name]
     try:
-        official = source(paths.data(), train=split == "train", download=download)
+        official = source(kept.data(), train=split == "train", download=download)
     except RuntimeError as error:  # torchvision's one message for files that are absent and files that are damaged
-        raise _cifar_problem(source, paths.data()) from error
+        raise _cifar_problem(source, kept.data()) from error
     images = np.ascontiguousarray(official.data.transpose(0, 3, 1, 2))
     dataset = Dataset(name, images, np.array(official.targets, dtype=np.int64), tuple(official.classes))
     if name == "cifar10-lt50" and split == "train":
@@ -176,7 +176,7 @@ def _cifar_problem(source: type[CIFAR10], root: Path) -> Exception:
 
 def _load_isic2019(split: str, seed: int, side: int, download: bool, missing: str) -> Dataset:
     """ISIC-2019, split over all its labelled images, so that the split does not depend on which of them are here."""
-    root = paths.data() / "isic2019"
+    root = kept.data() / "isic2019"
     if download:
         raise ValueError(f"ISIC-2019 cannot be downloaded from here; it must be fetched by hand. {_isic_advice(root)}")
     names, labels = _read_isic_labels(root / ISIC_LABELS)

@@ -12,7 +12,8 @@ import faiss
 import numpy as np
 from sklearn.manifold import TSNE
 
-from supclust import files, geometry, paths
+from supclust import kept
+from supclust.engine import geometry
 from supclust.features import Features
 from supclust.profiles import Profile
 
@@ -52,13 +53,13 @@ def make(features: np.ndarray, n_points: int, seed: int = 0) -> Embedding:
 def of(profile: Profile, features: Features, *, recompute: bool = False, seed: int = 0) -> Embedding:
     """The profile's embedding: as kept by an earlier run or with the repository if it is of these features, else made and kept."""
     name = f"embedding-{seed}.npz"
-    kept = paths.reports(profile.name) / name
+    stored = kept.reports(profile.name) / name
     if not recompute:
-        for path in (kept, paths.REPOSITORY / "reports" / profile.name / name):
+        for path in (stored, kept.REPOSITORY / "reports" / profile.name / name):
             if (found := _read(path, features)) is not None:
                 return found
     embedding = make(features.train, profile.embedding_points, seed)
-    with files.replacing(kept) as temporary, open(temporary, "wb") as file:
+    with kept.replacing(stored) as temporary, open(temporary, "wb") as file:
         np.savez(file, checksum=features.checksum, indices=embedding.indices.astype(np.int32), **embedding.maps)
     return embedding
 

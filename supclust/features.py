@@ -15,8 +15,9 @@ import numpy as np
 import safetensors.numpy
 import torch
 import torchvision
+from filelock import FileLock
 
-from supclust import datasets, files, networks, paths, profiles, simclr
+from supclust import datasets, kept, networks, profiles, simclr
 from supclust.datasets import Dataset
 from supclust.images import ImageFiles
 from supclust.networks import knn_accuracy
@@ -89,7 +90,7 @@ def save(path: Path, features: Features, dtype: str = "float32") -> Features:
     arrays = _stored(features, dtype)
     about = {"made_by": features.made_by, "classes": features.classes, "checksum": _checksum(arrays)}
     text = json.dumps(about)
-    files.write_bytes(Path(path), safetensors.numpy.save(arrays, {"about": text, "about_sha256": files.sha256(text)}))
+    kept.write_bytes(Path(path), safetensors.numpy.save(arrays, {"about": text, "about_sha256": kept.sha256(text)}))
     return load(path)
 
 
@@ -135,7 +136,8 @@ def of(
     config, missing = _config(profile, dataset, seed), _missing(profile, name)
     train = datasets.load(name, seed=seed, side=config.side, missing=missing)
     test = None if train.labels is None else datasets.load(name, "test", seed=seed, side=config.side, missing=missing)
-    with files.locked(path.with_name("training.lock")):  # another process may be at it
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name("training.lock")):  # another process may be at it
         if (found := at_hand(profile, dataset, seed)) is not None:
             return found
         encoder = simclr.train(train.images, config, path.parent, labels=train.labels, on_epoch=on_epoch)
@@ -188,7 +190,7 @@ def _ships(profile: Profile, dataset: str) -> bool:
 
 def _file(profile: Profile, dataset: str, seed: int) -> Path:
     if profile.features == "shipped" and dataset == "cifar10":
-        return paths.shipped_features("cifar10")
+        return kept.shipped_features("cifar10")
     return folder(profile.name, dataset, seed) / "features.safetensors"
 
 
@@ -196,7 +198,7 @@ def folder(name: str, dataset: str, seed: int = 0) -> Path:
     """Where the encoder and the features of a data set's pool are kept; name: of the profile or recipe."""
     dataset, encoder = split_encoder(dataset)
     draw = f"-seed{seed}" if dataset in SEEDED else ""
-    return paths.artefacts(name) / f"{datasets.identity(dataset)}{'@' * bool(encoder)}{encoder}{draw}"
+    return kept.artefacts(name) / f"{datasets.identity(dataset)}{'@' * bool(encoder)}{encoder}{draw}"
 
 
 def split_encoder(dataset: str) -> tuple[str, str]:
@@ -230,7 +232,7 @@ def _made_by(dataset: str, encoder: Encoder) -> dict[str, Any]:
 def _read(path: Path) -> Features:
     with safetensors.safe_open(path, "np") as file:
         metadata, arrays = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if files.sha256(metadata["about"]) != metadata["about_sha256"]:
+    if kept.sha256(metadata["about"]) != metadata["about_sha256"]:
         raise ValueError("the checksum of its description differs")
     about = json.loads(metadata["about"])
     if _checksum(arrays) != about["checksum"]:

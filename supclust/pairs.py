@@ -10,8 +10,8 @@ from functools import partial
 
 import numpy as np
 
-from supclust import threads
-from supclust.geometry import slices
+from supclust.engine import threads
+from supclust.engine.geometry import slices
 
 BLOCK = 1000  # points a side of a block of products, 4 MB in float32; a power of two is slow where a block is transposed
 MOST_NEIGHBOURS = 100  # of a point, on average, that are stored, in 16 bytes each; where there are more, nothing is

@@ -21,7 +21,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from PIL import Image
 from sklearn.svm import SVC
 
-from supclust import analysis, files, paths
+from supclust import analysis, kept
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def save(figure: Figure, name: str, profile: str) -> None:
     """Write figures/<profile>/<name>.pdf and .png, the profile's name in a corner; the PDF holds no date, so it is byte-stable."""
     figure.text(1, -0.01, f"profile {profile}", ha="right", va="top", fontsize=7, color="0.5")
     for ending, metadata in (("pdf", {"CreationDate": None, "ModDate": None}), ("png", {"Software": None})):
-        with files.replacing(paths.figures(profile) / f"{name}.{ending}") as temporary:
+        with kept.replacing(kept.figures(profile) / f"{name}.{ending}") as temporary:
             figure.savefig(temporary, format=ending, bbox_inches="tight", metadata=metadata)
 
 
@@ -94,7 +94,7 @@ def save_animation(draw: Callable[[int], Figure], n_frames: int, name: str, prof
     """Write figures/<profile>/<name>.gif of the figures that draw(0), draw(1) ... return; the last one stays twice as long."""
     frames = [_as_image(draw(i), profile) for i in range(n_frames)]
     durations = [round(1000 * seconds)] * (n_frames - 1) + [round(2000 * seconds)]
-    with files.replacing(paths.figures(profile) / f"{name}.gif") as temporary:
+    with kept.replacing(kept.figures(profile) / f"{name}.gif") as temporary:
         frames[0].save(temporary, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=True)
 
 

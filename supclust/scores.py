@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from supclust import cells, geometry
+from supclust.engine import geometry
+from supclust.scale import cells
 
 N_NEIGHBORS = 20
 DEFAULT_TEMPERATURE = 0.1  # of the mean distance between centres

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from supclust import geometry, strategies
+from supclust import strategies
+from supclust.engine import geometry
 
 
 @dataclass(frozen=True)

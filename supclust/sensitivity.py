@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from supclust import analysis, features, paths, plots, strategies, sweep, tables
+from supclust import analysis, features, kept, plots, strategies, sweep
 from supclust.profiles import Profile
 
 # Which strategy, and which values. The default is among them; None, of ProbCover's radius, is its rule of purity.
@@ -38,7 +38,7 @@ def settings_table(profile: Profile, *, recompute: bool = False) -> pd.DataFrame
     """The runs of the study, tiny budget, on the profile's data sets: kept in sensitivity.csv, see sweep.table."""
     names = dict.fromkeys(["typiclust", *(name(setting, value) for setting, (_, values) in STUDY.items() for value in values)])
     part = {"frameworks": ["ssl"], "strategies": list(names), "budgets": ["tiny"], "seeds": min(SEEDS, profile.seeds)}
-    return sweep.table(profile, kept="sensitivity", recompute=recompute, **part)
+    return sweep.table(profile, name="sensitivity", recompute=recompute, **part)
 
 
 def differences(table: pd.DataFrame) -> pd.DataFrame:
@@ -116,7 +116,7 @@ def share_of_majority(pool: strategies.Pool, picks: np.ndarray) -> float:
 def encoders_table(profile: Profile, *, recompute: bool = False) -> pd.DataFrame:
     """The runs on features of encoders of different age, tiny budget: kept in encoders.csv, see sweep.table."""
     part = {"frameworks": ["ssl"], "datasets": profile.encoders, "strategies": COMPARED, "budgets": ["tiny"]}
-    return sweep.table(profile, kept="encoders", recompute=recompute, **part, seeds=min(SEEDS, profile.seeds))
+    return sweep.table(profile, name="encoders", recompute=recompute, **part, seeds=min(SEEDS, profile.seeds))
 
 
 def encoder_quality(profile: Profile) -> pd.DataFrame:
@@ -126,18 +126,18 @@ def encoder_quality(profile: Profile) -> pd.DataFrame:
     their cluster, of as many clusters as classes. Kept in quality.csv: what it has of the same features in the same
     experiment, or of features that are no longer at hand, is not measured again.
     """
-    path = paths.reports(profile.name) / "quality.csv"
+    path = kept.reports(profile.name) / "quality.csv"
     at_hand = {name: features.of(profile, name).checksum for name in profile.encoders if features.obtainable(profile, name)}
-    kept = {row["encoder"]: row for found in map(_kept_quality, paths.reports_to_read(profile.name)) for row in found}
-    same = {name: row for name, row in kept.items() if at_hand.get(name, row["features"]) == row["features"]}
+    stored = {row["encoder"]: row for found in map(_kept_quality, kept.reports_to_read(profile.name)) for row in found}
+    same = {name: row for name, row in stored.items() if at_hand.get(name, row["features"]) == row["features"]}
     rows = [same[name] if name in same else _quality(profile, name) for name in profile.encoders if name in at_hand or name in same]
     table = pd.DataFrame(rows, columns=[*QUALITY, "features"])
-    tables.write(path, table, {"experiment": sweep.EXPERIMENT["ssl"]})
+    kept.write(path, table, {"experiment": sweep.EXPERIMENT["ssl"]})
     return table[QUALITY]
 
 
 def _kept_quality(folder: Path) -> list[dict[str, Any]]:
-    found = tables.read(folder / "quality.csv")
+    found = kept.read(folder / "quality.csv")
     return found[0].to_dict("records") if found and found[1] == {"experiment": sweep.EXPERIMENT["ssl"]} else []
 
 

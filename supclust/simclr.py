@@ -25,9 +25,10 @@ from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from supclust import augment, checkpoints, files, networks, parallel
+from supclust import augment, checkpoints, kept, networks
 from supclust.images import ImageFiles
 from supclust.profiles import SimCLR
+from supclust.train import parallel
 
 CHECKPOINT = "checkpoint.pt"
 WEIGHTS, ORDER, VIEWS = 1, 2, 3  # what randomness is for
@@ -158,7 +159,7 @@ def save_weights(encoder: Encoder, path: Path, dtype: torch.dtype = torch.float3
         for key, tensor in module.state_dict().items()
     }
     about = {"config": json.dumps(dataclasses.asdict(encoder.config)), "history": json.dumps(encoder.history)}
-    files.write_bytes(Path(path), safetensors.torch.save(weights, about))
+    kept.write_bytes(Path(path), safetensors.torch.save(weights, about))
 
 
 def load_weights(path: Path) -> Encoder:

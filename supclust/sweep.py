@@ -26,7 +26,8 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from supclust import active, datasets, features, files, paths, profiles, tables, threads
+from supclust import active, datasets, features, kept, profiles
+from supclust.engine import threads
 from supclust.profiles import Profile, Supervised
 from supclust.strategies import CONTROLS, NAMES, Pool, parse
 
@@ -128,7 +129,7 @@ def run(
     missing = [key for key in mine if read_record(folder, key, sources[_made_from(profile, key)]) is None]
     tasks = _tasks(missing)
     work = (
-        joblib.delayed(_run_task)(profile, task, folder, sources[_made_from(profile, task[0])], paths.folders()) for task in tasks
+        joblib.delayed(_run_task)(profile, task, folder, sources[_made_from(profile, task[0])], kept.folders()) for task in tasks
     )
     if not missing:
         log.info("nothing to do: all %d runs asked for are on record", len(mine))
@@ -139,26 +140,26 @@ def run(
     return _as_table(_records(profile, wanted, folder, _sources(profile, wanted, make=False)))
 
 
-def table(profile: Profile, *, recompute: bool = False, kept: str = "curves", **part: Sequence[str] | int | None) -> pd.DataFrame:
+def table(profile: Profile, *, recompute: bool = False, name: str = "curves", **part: Sequence[str] | int | None) -> pd.DataFrame:
     """The table of a profile, or of the part that `keys` takes: read from curves.csv if it is there and whole, else run.
 
     A table is used only if it was made from the same features by the same experiment. recompute=True passes it over; records of
     an earlier run are still used. After a run, curves.csv is written anew from all the records there are. Runs that are on request
-    are never started from here: the rows returned are those that curves.csv has. kept: the table's name, for a table of other runs
+    are never started from here: the rows returned are those that curves.csv has. name: of the table, for a table of other runs
     than the profile's own.
     """
     wanted = keys(profile, **part)
-    rows, _ = kept_rows(profile, wanted, kept)
+    rows, _ = kept_rows(profile, wanted, name)
     due = [key for key in wanted if not _on_request(profile, key)]
     if due and (recompute or not _has(rows, due)):
         narrowed = {"frameworks": [key.framework for key in due], "datasets": [key.dataset for key in due]}
         run(profile, **part | {name: list(dict.fromkeys(values)) for name, values in narrowed.items()})
-        write_table(profile, kept=kept, wanted=None if kept == "curves" else wanted)
-        rows, _ = kept_rows(profile, wanted, kept)
+        write_table(profile, name=name, wanted=None if name == "curves" else wanted)
+        rows, _ = kept_rows(profile, wanted, name)
     return rows
 
 
-def write_table(profile: Profile, folder: Path | None = None, *, kept: str = "curves", wanted: Sequence[Key] | None = None) -> Path:
+def write_table(profile: Profile, folder: Path | None = None, *, name: str = "curves", wanted: Sequence[Key] | None = None) -> Path:
     """Write a table, of all the profile's runs or those wanted, in the profile's reports; returns its path.
 
     It holds what the valid records say, and of runs without one what the table said before.
@@ -168,16 +169,16 @@ def write_table(profile: Profile, folder: Path | None = None, *, kept: str = "cu
     sources = _sources(profile, wanted, make=False)
     records = _records(profile, wanted, folder, sources)
     fresh = _as_table(records)
-    before, made_from = kept_rows(profile, [key for key in wanted if records[key] is None], kept)
-    path = paths.reports(profile.name) / f"{kept}.csv"
+    before, made_from = kept_rows(profile, [key for key in wanted if records[key] is None], name)
+    path = kept.reports(profile.name) / f"{name}.csv"
     rows = _in_order(pd.concat([fresh, before]) if len(before) else fresh, wanted)
-    tables.write(path, rows, {name: source if source["features"] else made_from.get(name) for name, source in sources.items()})
+    kept.write(path, rows, {name: source if source["features"] else made_from.get(name) for name, source in sources.items()})
     return path
 
 
 def records_folder(profile: Profile) -> Path:
     """Where a profile's records live."""
-    return paths.reports(profile.name) / "records"
+    return kept.reports(profile.name) / "records"
 
 
 def failures(wanted: Sequence[Key], folder: Path) -> dict[Key, str]:
@@ -267,7 +268,7 @@ def _tasks(wanted: Sequence[Key], i: int = 1, n: int = 1) -> list[list[Key]]:
 def _part_of(task: tuple[str, ...], n: int) -> int:
     """Seed after seed goes to the next part; data sets, frameworks and budgets begin at different ones."""
     dataset, framework, seed, budget = task
-    return (int(seed) + int(files.sha256(f"{dataset} {framework} {budget}"), 16)) % n
+    return (int(seed) + int(kept.sha256(f"{dataset} {framework} {budget}"), 16)) % n
 
 
 @contextmanager
@@ -313,7 +314,8 @@ def alone(folders: dict[str, str]) -> Iterator[None]:
 
     Both are settings of the whole process, so the tasks of one process, as dask's workers may have several, take turns.
     """
-    with TURN, threadpool_limits(1), threads.limit(1), threads.single_threaded_torch(), paths.same_folders(folders):
+    with TURN, threadpool_limits(1), threads.limit(1), threads.single_threaded_torch():
+        os.environ.update(folders)  # a worker may have been started with other ones
         yield
 
 
@@ -335,7 +337,7 @@ def _run_and_record(
         prepared = prepared or _prepare(profile, key)
         rounds = [asdict(one) for one in prepared(key)]
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in files.DISK_FULL:
+        if isinstance(error, OSError) and error.errno in kept.DISK_FULL:
             raise _disk_full(folder, error) from error
         _write(folder / key.failure, {"key": asdict(key), "source": source, "error": traceback.format_exc()})
         return prepared
@@ -367,9 +369,9 @@ def _network(profile: Profile, key: Key, data: features.Features) -> active.Fram
 
 def _write(path: Path, record: dict) -> None:
     try:
-        files.write_text(path, json.dumps(record))
+        kept.write_text(path, json.dumps(record))
     except OSError as error:
-        raise (_disk_full(path.parent, error) if error.errno in files.DISK_FULL else error) from error
+        raise (_disk_full(path.parent, error) if error.errno in kept.DISK_FULL else error) from error
 
 
 def _disk_full(folder: Path, error: OSError) -> OSError:
@@ -421,14 +423,14 @@ def _as_table(records: dict[Key, dict | None]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS).astype({"tail_accuracy": float})
 
 
-def kept_rows(profile: Profile, wanted: Sequence[Key], kept: str = "curves") -> tuple[pd.DataFrame, dict[str, dict]]:
+def kept_rows(profile: Profile, wanted: Sequence[Key], name: str = "curves") -> tuple[pd.DataFrame, dict[str, dict]]:
     """Those of the wanted rows that a kept table has, one's own or else the one that comes with the repository, and its sources.
 
     Nothing is run and nothing is trained.
     """
     best, sources = (pd.DataFrame(columns=COLUMNS), {}), _sources(profile, wanted, make=False)
-    for folder in paths.reports_to_read(profile.name):
-        if (found := tables.read(folder / f"{kept}.csv")) is not None and set(COLUMNS) <= set(found[0]):
+    for folder in kept.reports_to_read(profile.name):
+        if (found := kept.read(folder / f"{name}.csv")) is not None and set(COLUMNS) <= set(found[0]):
             rows, made_from = found
             valid = [key for key in wanted if _agree(sources[name := _made_from(profile, key)], made_from.get(name))]
             rows = _in_order(rows[_runs(rows).isin([astuple(key) for key in valid])], wanted)
@@ -452,4 +454,4 @@ def _in_order(rows: pd.DataFrame, wanted: Sequence[Key]) -> pd.DataFrame:
 
 
 def _record_digest(record: dict) -> str:
-    return files.sha256(json.dumps([record[part] for part in ("key", "source", "rounds")]))
+    return kept.sha256(json.dumps([record[part] for part in ("key", "source", "rounds")]))

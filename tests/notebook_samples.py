@@ -10,8 +10,8 @@ PARAMETERS = 'profile: str = "laptop"\nseed: int = 0'
 # What a figure notebook comes down to, without the second that importing matplotlib takes.
 DRAW = """
 import base64
-from supclust import paths
-folder = paths.figures(profile)
+from supclust import kept
+folder = kept.figures(profile)
 folder.mkdir(parents=True, exist_ok=True)
 png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 (folder / "{name}.png").write_bytes(base64.b64decode(png))

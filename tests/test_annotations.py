@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from supclust import annotations
-from supclust.annotations import Labels
+from supclust.label import annotations
+from supclust.label.annotations import Labels
 from tests.mutations import mutated
 
 SAME_FOLDER = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

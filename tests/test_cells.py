@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from supclust import cells, geometry, threads
+from supclust.engine import geometry, threads
+from supclust.scale import cells
 from tests.conftest import make_blobs
 
 

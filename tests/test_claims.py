@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from supclust import claims, features, paths, profiles, strategies, sweep
+from supclust import claims, features, kept, profiles, strategies, sweep
 from supclust.analysis import Interval
 from supclust.claims import ABOVE, BELOW, CONTRADICTED, INCONCLUSIVE, NO_DATA, SUPPORTED, WITHIN
 from tests.conftest import make_features
@@ -260,7 +260,7 @@ def test_markers_that_are_absent_doubled_or_turned_round_are_an_error_and_nothin
 def workplace(tmp_path, monkeypatch):
     """An output folder, and a repository without reports, in which the digits' features are clear blobs."""
     monkeypatch.setenv("SUPCLUST_OUT", str(tmp_path))
-    monkeypatch.setattr(claims.paths, "REPOSITORY", tmp_path / "repository")
+    monkeypatch.setattr(claims.kept, "REPOSITORY", tmp_path / "repository")
     write_features(tmp_path)
     return tmp_path
 
@@ -348,6 +348,6 @@ def test_the_committed_verdicts_are_those_of_the_committed_tables(tmp_path, monk
     monkeypatch.setenv("SUPCLUST_OUT", str(tmp_path))
     laptop = profiles.get("laptop")
     found = claims.run(laptop)
-    committed = paths.REPOSITORY / "reports" / "laptop" / "claims.md"
+    committed = kept.REPOSITORY / "reports" / "laptop" / "claims.md"
     assert claims.as_markdown(laptop, found) == committed.read_text(encoding="utf-8")
-    assert claims.summary_table(found) in (paths.REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert claims.summary_table(found) in (kept.REPOSITORY / "README.md").read_text(encoding="utf-8")

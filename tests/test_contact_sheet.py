@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from supclust import annotations, contact_sheet
-from supclust.contact_sheet import Card, Sheet, Tile
+from supclust.label import annotations, contact_sheet
+from supclust.label.contact_sheet import Card, Sheet, Tile
 from tests import drawn_images
 
 draw = functools.cache(drawn_images.draw)

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supclust import balls as balls_around
-from supclust import pairs, strategies, threads
+from supclust import pairs, strategies
+from supclust.engine import threads
 from supclust.strategies import coverage
 from tests import reference
 from tests.conftest import make_blobs

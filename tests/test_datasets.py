@@ -14,14 +14,15 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from supclust import datasets, images, networks, paths
+from supclust import datasets, kept, networks
 from supclust.images import ImageFiles
+from supclust.images import files as images
 
 needs_cifar10 = pytest.mark.skipif(
-    not (paths.data() / CIFAR10.base_folder).exists(), reason="CIFAR-10 is not in the folder that SUPCLUST_DATA names"
+    not (kept.data() / CIFAR10.base_folder).exists(), reason="CIFAR-10 is not in the folder that SUPCLUST_DATA names"
 )
 needs_isic2019 = pytest.mark.skipif(
-    not (paths.data() / "isic2019").exists(), reason="ISIC-2019 is not in the folder that SUPCLUST_DATA names"
+    not (kept.data() / "isic2019").exists(), reason="ISIC-2019 is not in the folder that SUPCLUST_DATA names"
 )
 ISIC_SIZES = (20, 60, 15, 10, 12, 5, 6, 7)  # images of each class in the fabricated ISIC-2019
 
@@ -240,7 +241,7 @@ def test_long_tailed_cifar10_has_a_drawn_pool_and_the_balanced_test_set():
 @pytest.mark.cifar10
 @needs_cifar10
 def test_one_flipped_byte_in_cifar10_is_named(tmp_path, monkeypatch):
-    shutil.copytree(paths.data() / CIFAR10.base_folder, tmp_path / CIFAR10.base_folder)
+    shutil.copytree(kept.data() / CIFAR10.base_folder, tmp_path / CIFAR10.base_folder)
     monkeypatch.setenv("SUPCLUST_DATA", str(tmp_path))
     with (tmp_path / CIFAR10.base_folder / "test_batch").open("r+b") as file:
         file.seek(1_000_000)
@@ -628,7 +629,7 @@ def test_label_file_without_rows_is_named(isic, content):
 
 @needs_isic2019
 def test_isic2019_has_its_official_counts_whatever_images_are_here():
-    names, labels = datasets._read_isic_labels(paths.data() / "isic2019" / datasets.ISIC_LABELS)
+    names, labels = datasets._read_isic_labels(kept.data() / "isic2019" / datasets.ISIC_LABELS)
     assert len(names) == 25_331
     assert dict(zip(datasets.ISIC_COUNTS, np.bincount(labels), strict=True)) == datasets.ISIC_COUNTS
     pool, test = datasets.stratified_split(labels, 0)

@@ -10,8 +10,9 @@ import torch
 import torchvision
 from torch import nn
 
-from supclust import embedders, features, paths, simclr
-from supclust.embedders import OwnSimCLR, Pretrained
+from supclust import features, kept, simclr
+from supclust.label import embedders
+from supclust.label.embedders import OwnSimCLR, Pretrained
 
 N = 40
 
@@ -40,7 +41,7 @@ def from_scratch(**options):
 
 def test_without_training_the_encoder_of_the_package_is_used(pictures, tmp_path):
     found, about = OwnSimCLR(minutes=0).embed(pictures[:4], tmp_path / "encoder")
-    expected = features.embed(simclr.load_weights(paths.shipped_weights("cifar10")), pictures[:4])
+    expected = features.embed(simclr.load_weights(kept.shipped_weights("cifar10")), pictures[:4])
     np.testing.assert_array_equal(found, expected)
     assert "not trained" in about["encoder"]
     assert not (tmp_path / "encoder").exists()
@@ -59,7 +60,7 @@ def test_few_images_are_not_trained_on(pictures, tmp_path, caplog):
 def test_training_starts_from_the_encoder_of_the_package(pictures, tmp_path):
     found, about = OwnSimCLR(epochs=1).embed(pictures, tmp_path)
     assert found.shape == (N, 512)
-    before = features.embed(simclr.load_weights(paths.shipped_weights("cifar10")), pictures)
+    before = features.embed(simclr.load_weights(kept.shipped_weights("cifar10")), pictures)
     assert np.abs(found - before).max() > 0
     assert np.corrcoef(found.ravel(), before.ravel())[0, 1] > 0.5
     assert about["encoder"].startswith("SimCLR, 1 epochs on these images")

@@ -13,8 +13,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from supclust import embeddings
-from supclust.embeddings import Embeddings
+from supclust.label import embeddings
+from supclust.label.embeddings import Embeddings
 from tests.mutations import mutated
 
 POINTS = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)

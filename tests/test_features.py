@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from supclust import datasets, features, networks, paths, profiles, simclr
+from supclust import datasets, features, kept, networks, profiles, simclr
 from supclust.features import Features
 from supclust.profiles import SimCLR
 
@@ -252,14 +252,14 @@ def test_of_does_not_take_the_features_of_another_config(out):
 
 
 def test_of_reads_what_is_shipped_and_draws_the_long_tail_from_it(out, monkeypatch):
-    monkeypatch.setattr(paths, "SHIPPED", out)
+    monkeypatch.setattr(kept, "SHIPPED", out)
     laptop = profiles.get("laptop")
     with pytest.raises(FileNotFoundError, match="comes with the package"):
         features.of(laptop, "cifar10")
     labels = np.repeat(np.arange(10), 5000)
     rows = np.arange(50_000, dtype=np.float32)[:, None]
     whole = made(train=rows, test=rows[:2], train_labels=labels, test_labels=np.array([0, 1]))
-    features.save(paths.shipped_features("cifar10"), whole)
+    features.save(kept.shipped_features("cifar10"), whole)
     assert features.of(laptop, "cifar10").checksum == whole.checksum
     drawn = features.of(laptop, "cifar10-lt50", seed=3)
     np.testing.assert_array_equal(drawn.train[:, 0], datasets.long_tail_indices(labels, 3))
@@ -274,7 +274,7 @@ def test_other_encoders_are_named_behind_an_at_sign(out, monkeypatch):
     assert features.obtainable(FAST, "digits@3")
     with pytest.raises(ValueError, match="epochs must be int"):
         features.of(FAST, "digits@many")
-    monkeypatch.setattr(paths, "SHIPPED", out)
+    monkeypatch.setattr(kept, "SHIPPED", out)
     laptop, whole = profiles.get("laptop"), made()
     assert not features.obtainable(laptop, "cifar10@older")
     with pytest.raises(FileNotFoundError, match="no feature file"):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from supclust import geometry
+from supclust.engine import geometry
 from tests.conftest import make_blobs
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import supclust
-from supclust import geometry, gpu, kmeans, scores, strategies, threads
+from supclust import scores, strategies
+from supclust.engine import geometry, gpu, kmeans, threads
 from supclust.strategies import pool
 from tests.conftest import make_blobs
 
@@ -161,7 +162,7 @@ SELECT = """
 import sys
 import numpy as np
 import supclust
-from supclust import gpu
+from supclust.engine import gpu
 gpu.OPERATIONS = gpu.OPERATIONS_PER_VALUE = 0
 {}
 supclust.select(np.random.default_rng(0).standard_normal((100, 8)), 5)

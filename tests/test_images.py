@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from supclust import images
 from supclust.images import Skipped
+from supclust.images import files as images
 from tests.mutations import mutated
 
 
@@ -110,7 +110,7 @@ UNREADABLE = """
 import os, sys
 from pathlib import Path
 from PIL import Image
-from supclust import images
+from supclust.images import files as images
 Image.init()
 root = Path(sys.argv[1])
 images.read(root / "a.png", 4)

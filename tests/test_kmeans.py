@@ -5,8 +5,8 @@ import pytest
 from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
 
-from supclust import geometry, threads
-from supclust.kmeans import kmeans
+from supclust.engine import geometry, threads
+from supclust.engine.kmeans import kmeans
 from tests.conftest import make_blobs
 
 
@@ -49,8 +49,8 @@ def test_kmeans_refuses_fewer_points_than_clusters(n_clusters):
 @pytest.mark.parametrize("n_clusters", [5, 30])
 def test_inertia_is_within_a_hundredth_of_scikit_learns_best_of_ten(n_clusters, sizes, monkeypatch):
     """Also where centres are found on a sample, and in leading dimensions; features without clear clusters are the hard case."""
-    monkeypatch.setattr("supclust.kmeans.SAMPLE", sizes[:2])
-    monkeypatch.setattr("supclust.kmeans.SEEDED", sizes[2:])
+    monkeypatch.setattr("supclust.engine.kmeans.SAMPLE", sizes[:2])
+    monkeypatch.setattr("supclust.engine.kmeans.SEEDED", sizes[2:])
     points = geometry.normalise(make_blobs(20, 50, 128, spread=1.0) + 2)
     best = KMeans(n_clusters, n_init=10, random_state=0).fit(points).inertia_
     for seed in range(3):

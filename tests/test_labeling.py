@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import supclust
-from supclust import __main__, annotations, contact_sheet, embeddings, labeling, strategies
-from supclust.embeddings import Embeddings
+from supclust import __main__, strategies
 from supclust.images import MARKER
-from supclust.labeling import Request
+from supclust.label import annotations, contact_sheet, embeddings, labeling
+from supclust.label.embeddings import Embeddings
+from supclust.label.labeling import Request
 from tests.conftest import make_blobs
 from tests.drawn_images import draw
 from tests.mutations import mutated
@@ -452,12 +453,12 @@ def test_force_overwrites_nothing_that_is_read_from(folder, tmp_path):
 
 
 def test_an_encoder_that_is_in_the_folder_is_replaced_with_force_only(folder, tmp_path):
-    kept = tmp_path / "picks" / "encoder" / "encoder.safetensors"
-    kept.parent.mkdir(parents=True)
-    kept.write_bytes(b"mine")
+    stored = tmp_path / "picks" / "encoder" / "encoder.safetensors"
+    stored.parent.mkdir(parents=True)
+    stored.write_bytes(b"mine")
     with pytest.raises(ValueError, match=r"holds encoder.safetensors of a training on other images or with other settings"):
         run(folder, tmp_path / "picks", minutes=1)
-    assert kept.read_bytes() == b"mine"
+    assert stored.read_bytes() == b"mine"
     assert not (tmp_path / "picks" / "picks.csv").exists()
 
 
@@ -577,7 +578,7 @@ def test_a_run_that_fails_while_writing_leaves_no_results(points, tmp_path, monk
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from supclust import contact_sheet, labeling
+from supclust.label import contact_sheet, labeling
 contact_sheet.png = lambda sheet: os.kill(os.getpid(), signal.SIGKILL)
 labeling.run(labeling.Request(Path(sys.argv[1]), Path(sys.argv[2]), budget=5))
 """

@@ -6,7 +6,8 @@ import sys
 import pandas as pd
 import pytest
 
-from supclust import __main__, claims, datasets, files, paths, profiles, reproduce, simclr, sweep
+from supclust import __main__, claims, datasets, kept, profiles, simclr, sweep
+from supclust.report import reproduce
 from tests import notebook_samples as samples
 from tests.notebook_samples import make
 
@@ -38,7 +39,7 @@ def calls(monkeypatch):
 
     monkeypatch.setattr(reproduce, "figures", figures)
     monkeypatch.setattr(sweep, "run", run)
-    monkeypatch.setattr(sweep, "write_table", lambda profile: paths.reports(profile.name) / "curves.csv")
+    monkeypatch.setattr(sweep, "write_table", lambda profile: kept.reports(profile.name) / "curves.csv")
     return seen
 
 
@@ -73,7 +74,7 @@ def test_a_command_line_that_makes_no_sense_is_refused(calls, line, capsys):
 
 
 def test_a_failing_notebook_ends_the_command_with_1(monkeypatch, tmp_path, capsys, caplog):
-    monkeypatch.setattr(paths, "NOTEBOOKS", samples.write(tmp_path / "notebooks", n00_a=make("1 / 0"), n01_b=make("1")))
+    monkeypatch.setattr(kept, "NOTEBOOKS", samples.write(tmp_path / "notebooks", n00_a=make("1 / 0"), n01_b=make("1")))
     assert __main__.main(["figures", "--profile", "quick", "--out", str(tmp_path)]) == 1
     assert "1 of 2 notebooks failed: 00_a" in capsys.readouterr().err
     assert "[1/2] 00_a FAILED" in caplog.text
@@ -92,7 +93,7 @@ def test_a_failing_notebook_ends_the_command_with_1(monkeypatch, tmp_path, capsy
     ],
 )
 def test_wrong_input_is_one_line(monkeypatch, tmp_path, capsys, line, message):
-    monkeypatch.setattr(paths, "NOTEBOOKS", samples.write(tmp_path / "notebooks", n00_a=make("1")))
+    monkeypatch.setattr(kept, "NOTEBOOKS", samples.write(tmp_path / "notebooks", n00_a=make("1")))
     assert __main__.main(["figures", *line.split()]) == 2
     assert capsys.readouterr().err == f"supclust figures: {message}\n"
 
@@ -163,7 +164,7 @@ def test_a_shard_that_makes_no_sense_is_refused(calls, capsys, shard):
 
 def test_failed_runs_end_the_sweep_with_1(calls, tmp_path):
     key = sweep.keys(profiles.get("quick"))[0]
-    files.write_text(tmp_path / "reports" / "quick" / "records" / key.failure, '{"error": "Traceback: a cosmic ray"}')
+    kept.write_text(tmp_path / "reports" / "quick" / "records" / key.failure, '{"error": "Traceback: a cosmic ray"}')
     assert __main__.main(["sweep", "--profile", "quick", "--out", str(tmp_path)]) == 1
 
 

@@ -8,10 +8,10 @@ import nbformat
 import papermill
 import pytest
 
-from supclust import paths
+from supclust import kept
 from tests import notebook_samples as samples
 
-NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+NOTEBOOKS = sorted(kept.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(home|root|work|tmp|Users|private|mnt)/")
 MAX_BYTES, MAX_LINES = 1_000_000, 20
 

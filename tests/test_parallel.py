@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from supclust import checkpoints, parallel, simclr
+from supclust import checkpoints, simclr
 from supclust.profiles import SimCLR
+from supclust.train import parallel
 
 TINY = SimCLR(width=4, side=8, epochs=2, batch_size=16, learning_rate=0.1, projection=8, knn_every=1)
 
 SCRIPT = """
 import json, sys, numpy as np
 from pathlib import Path
-from supclust import parallel, simclr
+from supclust import simclr
+from supclust.train import parallel
 from supclust.profiles import SimCLR
 images, folder, config = np.load(sys.argv[1]), Path(sys.argv[2]), SimCLR(**json.loads(sys.argv[3]))
 with parallel.joined():

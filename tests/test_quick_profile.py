@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from supclust import paths
+from supclust import kept
 
 FIGURES = [f"figure_{number}" for number in range(1, 7)]
 FIGURES += ["figure_5_fsl", "figure_6_fsl", "win_matrix", "class_coverage", "claims", "sensitivity", "encoders", "simclr"]
@@ -23,7 +23,7 @@ def test_the_quick_profile_runs_from_nothing(tmp_path):
 
 def check_reports(folder):
     """An executed copy and a page of every notebook, and an entry that says it went well."""
-    names = sorted(file.stem for file in paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    names = sorted(file.stem for file in kept.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     provenance = json.loads((folder / "provenance.json").read_text())
     entries = provenance["notebooks"]
     assert len(provenance["features"]["digits"]) == 64

@@ -9,7 +9,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from supclust import features, files, paths, profiles, provenance, reproduce
+from supclust import features, kept, profiles
+from supclust.report import provenance, reproduce
 from tests import notebook_samples as samples
 from tests.conftest import make_features
 from tests.notebook_samples import make
@@ -22,7 +23,7 @@ LINK = re.compile(r'(?:href|src)="([^"#][^"]*)"')
 @pytest.fixture
 def notebooks(tmp_path, monkeypatch):
     """An empty folder of notebooks, and nothing inherited from the shell."""
-    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setattr(kept, "NOTEBOOKS", tmp_path / "notebooks")
     for name in ("SUPCLUST_OUT", *reproduce.KERNEL_ENVIRONMENT):
         monkeypatch.delenv(name, raising=False)
     return tmp_path / "notebooks"
@@ -33,7 +34,7 @@ def finished(tmp_path_factory):
     """A run of three notebooks of which the second fails: (outcomes, out, log)."""
     root = tmp_path_factory.mktemp("finished")
     opening = "# First <b>figure</b> & *more*\n\nWhat [it](http://x.y) `shows`\nof $K$.\n\nNot this."
-    tell = "print(paths.out())\nprint(seed, profile, recompute)"
+    tell = "print(kept.out())\nprint(seed, profile, recompute)"
     samples.write(
         root / "notebooks",
         n00_first=make(samples.draw("figure_1"), opening=opening),
@@ -43,7 +44,7 @@ def finished(tmp_path_factory):
     (root / "out" / "figures" / "quick").mkdir(parents=True)
     (root / "out" / "figures" / "quick" / "figure_9_old.png").write_bytes(b"not a picture")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(paths, "NOTEBOOKS", root / "notebooks")
+        patch.setattr(kept, "NOTEBOOKS", root / "notebooks")
         outcomes = reproduce.figures("quick", parameters={"seed": "3"}, out=root / "out", recompute=True)
     return outcomes, root / "out"
 
@@ -142,9 +143,9 @@ def test_ctrl_c_stops_at_once_and_keeps_what_is_finished(tmp_path):
     samples.write(tmp_path / "notebooks", n00_done=make("1"), n01_long=make("import time\ntime.sleep(100)"))
     script = (
         "import pathlib, signal, sys\n"
-        "from supclust import __main__, paths\n"
+        "from supclust import __main__, kept\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "paths.NOTEBOOKS = pathlib.Path(sys.argv[1])\n"
+        "kept.NOTEBOOKS = pathlib.Path(sys.argv[1])\n"
         "sys.exit(__main__.main(['figures', '--profile', 'quick', '--out', sys.argv[2]]))"
     )
     command = [sys.executable, "-c", script, tmp_path / "notebooks", tmp_path / "out"]
@@ -286,7 +287,7 @@ def test_provenance_names_no_folder(finished):
     text = (out / "reports" / "quick" / "provenance.json").read_text()
     assert "RuntimeError: no record in .../quick" in text
     assert not re.search(r'"[^"]*(/home/|/tmp/)', text)
-    assert str(paths.REPOSITORY) not in text
+    assert str(kept.REPOSITORY) not in text
     assert str(out) not in text
 
 
@@ -320,7 +321,7 @@ def test_entries_of_notebooks_that_are_gone_are_dropped(notebooks, tmp_path, mon
 def test_a_broken_provenance_file_is_written_anew(notebooks, tmp_path, monkeypatch, caplog, text):
     samples.write(notebooks, n00_a=make(), n01_b=make())
     file = tmp_path / "reports" / "quick" / "provenance.json"
-    files.write_text(file, text)
+    kept.write_text(file, text)
     monkeypatch.setattr(reproduce, "_run", lambda task, profile: outcome(task.name))
     reproduce.figures("quick", ["1"], out=tmp_path)
     assert list(read_provenance(tmp_path)["notebooks"]) == ["01_b"]
@@ -341,13 +342,13 @@ def test_a_report_is_whole_or_as_it_was(notebooks, tmp_path, monkeypatch):
 
 def test_feature_checksums_are_read_from_the_files(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("SUPCLUST_OUT", str(tmp_path))
-    monkeypatch.setattr(paths, "SHIPPED", tmp_path)
+    monkeypatch.setattr(kept, "SHIPPED", tmp_path)
     assert provenance.feature_checksums(profiles.get("laptop")) == {"cifar10": None}
-    kept = features.save(tmp_path / "cifar10-features.safetensors", make_features(), "uint8")
-    assert provenance.feature_checksums(profiles.get("laptop")) == {"cifar10": kept.checksum}
+    stored = features.save(tmp_path / "cifar10-features.safetensors", make_features(), "uint8")
+    assert provenance.feature_checksums(profiles.get("laptop")) == {"cifar10": stored.checksum}
     trained = tmp_path / "artefacts" / "paper"
     drawn = features.save(trained / "cifar10-lt50-seed3" / "features.safetensors", make_features())
-    files.write_text(trained / "cifar10" / "features.safetensors", "truncated")
+    kept.write_text(trained / "cifar10" / "features.safetensors", "truncated")
     nothing = dict.fromkeys(profiles.get("paper").datasets)
     assert provenance.feature_checksums(profiles.get("paper")) == nothing | {"cifar10-lt50-seed3": drawn.checksum}
     assert "no checksum of" in caplog.text

@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from supclust import active, geometry, kmeans, paths, scaling, strategies
+from supclust import active, kept, strategies
+from supclust.bench import scaling
+from supclust.engine import geometry, kmeans
 from tests.conftest import make_blobs, make_features
 
 
@@ -84,7 +86,7 @@ def test_a_table_is_measured_when_asked_for_and_read_afterwards(small, monkeypat
     assert "threads" in machine
     again, _ = scaling.of("inertias_of_a_test", None)
     pd.testing.assert_frame_equal(found, again)
-    assert (paths.reports("laptop") / "inertias_of_a_test.csv").exists()
+    assert (kept.reports("laptop") / "inertias_of_a_test.csv").exists()
     with pytest.raises(FileNotFoundError, match="measure = True"):
         scaling.of("no_such_table", None)
 

@@ -3,8 +3,9 @@ import itertools
 import numpy as np
 import pytest
 
-from supclust import geometry, scores
-from supclust.kmeans import kmeans
+from supclust import scores
+from supclust.engine import geometry
+from supclust.engine.kmeans import kmeans
 from tests import reference
 from tests.conftest import make_blobs
 

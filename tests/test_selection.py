@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import supclust
-from supclust import geometry, strategies
+from supclust import strategies
+from supclust.engine import geometry
 from tests import reference
 from tests.conftest import make_blobs
 
@@ -248,7 +249,7 @@ def test_a_memory_mapped_file_gives_the_picks_of_the_array(dtype, tmp_path):
 
 def test_a_memory_mapped_file_is_read_in_parts(tmp_path, monkeypatch):
     """No part that is asked for at once is as large as the whole, but for the sample that the centres are found on."""
-    monkeypatch.setattr("supclust.kmeans.SAMPLE", (1000, 1))
+    monkeypatch.setattr("supclust.engine.kmeans.SAMPLE", (1000, 1))
     monkeypatch.setattr(geometry, "ROWS_PER_BLOCK", 500)
     np.save(tmp_path / "features.npy", make_blobs(20, 200, 24, spread=0.3))
     mapped, real, asked = np.load(tmp_path / "features.npy", mmap_mode="r"), geometry.Normalised.__getitem__, []
@@ -279,13 +280,13 @@ def test_float32_bounds_and_float64_decide_as_float64_alone(monkeypatch):
 def test_approximate_neighbours_are_for_large_clusters_of_large_pools_only(monkeypatch, caplog):
     caplog.set_level("INFO")
     features = make_blobs(3, 400, 8, spread=0.3)
-    monkeypatch.setattr("supclust.cells.CELL", 32)
-    monkeypatch.setattr("supclust.cells.PROBED", 2)
+    monkeypatch.setattr("supclust.scale.cells.CELL", 32)
+    monkeypatch.setattr("supclust.scale.cells.PROBED", 2)
     exact = supclust.select(features, 3, n_neighbors=5)
     assert "recall" not in caplog.text
     supclust.select(features, 3, n_neighbors=5, exact=False)
     assert caplog.text.count("recall") == 3
-    monkeypatch.setattr("supclust.strategies.pool.APPROXIMATE_FROM", 1000)
+    monkeypatch.setattr("supclust.pool.APPROXIMATE_FROM", 1000)
     np.testing.assert_array_equal(
         supclust.select(features, 3, n_neighbors=5), supclust.select(features, 3, n_neighbors=5, exact=False)
     )

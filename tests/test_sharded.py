@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 
 import supclust
-from supclust import geometry, kmeans, sharded, strategies, threads
-from supclust.sharded import Shards
+from supclust import strategies
+from supclust.engine import geometry, kmeans, threads
+from supclust.scale import sharded
+from supclust.scale.sharded import Shards
 from tests.conftest import make_blobs
 
 CUTS = [500, 501, 1100]  # four uneven shards, one of a single row
@@ -271,7 +273,7 @@ ALONE = """
 import sys
 import numpy as np
 import supclust
-from supclust.sharded import Shards
+from supclust.scale.sharded import Shards
 assert not {"dask", "distributed"} & set(sys.modules)
 try:
     Shards([np.ones((3, 3))])

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from supclust import datasets, features, geometry, paths, shipping, simclr
+from supclust import datasets, features, kept, simclr
+from supclust.engine import geometry
+from supclust.train import shipping
 from tests.conftest import make_features
 
 CANDIDATES = (shipping.Encoding("float16", 2), shipping.Encoding("uint8", None), shipping.Encoding("uint8", 6))
@@ -44,23 +46,23 @@ def test_steps_of_uint8_are_half_a_step_from_the_truth(tmp_path):
 
 @pytest.fixture(scope="module")
 def encoder():
-    return simclr.load_weights(paths.shipped_weights("cifar10"))
+    return simclr.load_weights(kept.shipped_weights("cifar10"))
 
 
 def test_shipped_files_are_small_enough():
-    assert paths.shipped_weights("cifar10").stat().st_size <= 25_000_000
-    assert paths.shipped_features("cifar10").stat().st_size <= shipping.LARGEST
+    assert kept.shipped_weights("cifar10").stat().st_size <= 25_000_000
+    assert kept.shipped_features("cifar10").stat().st_size <= shipping.LARGEST
 
 
 def test_shipped_features_are_of_the_shipped_weights(encoder):
-    stored = features.load(paths.shipped_features("cifar10"))
+    stored = features.load(kept.shipped_features("cifar10"))
     assert stored.made_by["encoder"] == encoder.checksum
     assert encoder.head is not None  # to go on training from
 
 
 def test_the_model_card_names_what_is_shipped(encoder):
-    card = (paths.SHIPPED / "README.md").read_text()
-    stored = features.load(paths.shipped_features("cifar10"))
+    card = (kept.SHIPPED / "README.md").read_text()
+    stored = features.load(kept.shipped_features("cifar10"))
     assert encoder.checksum in card
     assert stored.checksum in card
     assert f"{100 * stored.made_by['stored']['kNN']:.2f} %" in card
@@ -68,14 +70,14 @@ def test_the_model_card_names_what_is_shipped(encoder):
 
 @pytest.mark.slow
 @pytest.mark.cifar10
-@pytest.mark.skipif(not (paths.data() / "cifar-10-batches-py").exists(), reason="CIFAR-10 is not in SUPCLUST_DATA")
+@pytest.mark.skipif(not (kept.data() / "cifar-10-batches-py").exists(), reason="CIFAR-10 is not in SUPCLUST_DATA")
 @pytest.mark.parametrize("split", datasets.SPLITS)
 def test_shipped_weights_make_the_shipped_features_of_real_images(encoder, split):
     """Angles between images: the stored features are turned, cut and rounded, which leaves angles nearly alone."""
     images = datasets.load("cifar10", split).images
     rows = np.random.default_rng(0).choice(len(images), 150, replace=False)
     fresh = geometry.normalise(features.embed(encoder, images[rows]))
-    stored = getattr(features.load(paths.shipped_features("cifar10")), split)[rows]
+    stored = getattr(features.load(kept.shipped_features("cifar10")), split)[rows]
     np.testing.assert_allclose(stored @ stored.T, fresh @ fresh.T, atol=0.02)
     wrong = np.roll(stored, 1, axis=0)
     assert np.abs(wrong @ wrong.T - fresh @ fresh.T).max() > 0.2

@@ -20,7 +20,7 @@ from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 
 import supclust
-from supclust import paths
+from supclust import kept
 from supclust.skactiveml import SupClust
 from tests.conftest import make_blobs
 
@@ -277,7 +277,7 @@ def test_a_pool_loop_with_names_for_labels_learns_the_blobs(missing_label):
 
 
 def test_the_loop_of_the_readme_runs(capsys):
-    readme = (paths.REPOSITORY / "README.md").read_text(encoding="utf-8")
+    readme = (kept.REPOSITORY / "README.md").read_text(encoding="utf-8")
     [loop] = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "supclust.skactiveml" in block]
     assert len(loop.splitlines()) <= 14
     features, labels = make_blobs(10, 30, 16, spread=0.2), np.repeat(np.arange(10), 30)
@@ -301,4 +301,4 @@ else:
 
 
 def test_without_the_library_only_this_module_is_missing_and_says_what_to_install():
-    subprocess.run([sys.executable, "-c", ALONE], check=True, cwd=paths.REPOSITORY)
+    subprocess.run([sys.executable, "-c", ALONE], check=True, cwd=kept.REPOSITORY)

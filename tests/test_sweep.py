@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from supclust import active, datasets, features, files, paths, profiles, strategies, sweep, tables
+from supclust import active, datasets, features, kept, profiles, strategies, sweep
 from supclust.features import Features
 from supclust.profiles import FSL, Supervised
 from tests.conftest import make_features
@@ -103,7 +103,7 @@ def test_the_kept_table_is_used_until_it_is_damaged_or_passed_over(workplace, ca
     path.write_text(whole[:-2])
     pd.testing.assert_frame_equal(table, sweep.table(PROFILE))
     assert len(calls) == 2
-    assert "curves.csv is broken" in caplog.text
+    assert "curves.csv is damaged" in caplog.text
     assert path.read_text() == whole
 
 
@@ -237,7 +237,7 @@ def test_a_full_disk_stops_the_sweep_with_a_message_and_valid_records(workplace,
     monkeypatch.setattr(target, name, full)
     with pytest.raises(OSError, match=r"disk is full; the 5 records in .* are whole. Make room") as raised:
         sweep.run(PROFILE, jobs=1)
-    assert raised.value.errno in files.DISK_FULL
+    assert raised.value.errno in kept.DISK_FULL
     folder = sweep.records_folder(PROFILE)
     check_whole(folder)
     assert not list(folder.glob(".*.tmp"))
@@ -304,10 +304,10 @@ def test_networks_run_in_a_sweep_and_their_table_is_kept_apart(workplace, tmp_pa
 
 def test_tasks_of_one_process_take_turns(workplace, tmp_path):
     """As on a dask worker with several threads: folders and numbers of threads are settings of the whole process."""
-    before = paths.folders(), torch.get_num_threads()
+    before = kept.folders(), torch.get_num_threads()
     with joblib.parallel_config(backend="threading"):
         many = sweep.run(PROFILE, strategies=["supclust", "random"], folder=tmp_path / "threads", jobs=4)
-    assert (paths.folders(), torch.get_num_threads()) == before
+    assert (kept.folders(), torch.get_num_threads()) == before
     pd.testing.assert_frame_equal(many, sweep.run(PROFILE, strategies=["supclust", "random"], jobs=1))
 
 
@@ -321,15 +321,15 @@ def test_a_killed_process_ends_the_sweep_with_a_sentence(workplace, monkeypatch)
 def test_a_failure_that_another_sweep_has_made_good_is_none(workplace):
     key = sweep.keys(PROFILE)[0]
     sweep.run(PROFILE, strategies=[key.strategy], jobs=1)
-    files.write_text(sweep.records_folder(PROFILE) / key.failure, '{"error": "of the slower one"}')
+    kept.write_text(sweep.records_folder(PROFILE) / key.failure, '{"error": "of the slower one"}')
     assert not sweep.failures([key], sweep.records_folder(PROFILE))
 
 
 def test_seeds_beyond_the_profiles_get_into_the_table(workplace):
     sweep.run(PROFILE, strategies=["random"], seeds=4, jobs=1)
     sweep.write_table(PROFILE)
-    kept, _ = tables.read(workplace / "reports" / "quick" / "curves.csv")
-    assert set(kept["seed"]) == {0, 1, 2, 3}
+    stored, _ = kept.read(workplace / "reports" / "quick" / "curves.csv")
+    assert set(stored["seed"]) == {0, 1, 2, 3}
     assert [key.seed for key in sweep.more_seeds(PROFILE) if key.budget == "tiny"] == [2, 3]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from supclust import threads
+from supclust.engine import threads
 
 
 def blas_threads():

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from supclust import scores
+from supclust.pool import Pool, Settings
 from supclust.strategies import clustered, coverage, uncertainty
-from supclust.strategies.pool import Pool, Settings
 from supclust.strategies.uniform import class_balanced, random
 
 __all__ = ["CONTROLS", "MODEL_BASED", "NAMES", "STRATEGIES", "Pool", "Settings", "check_names", "first_batch", "parse", "query"]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from supclust.strategies.pool import ClusteredPoints, Pool
+from supclust.pool import ClusteredPoints, Pool
 
 SMALL_CLUSTER = 5  # clusters of this size and smaller are used only when nothing else is left (TypiClust's code)
 

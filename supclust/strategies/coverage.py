@@ -8,11 +8,11 @@ import threading
 
 import numpy as np
 
-from supclust import geometry, threads
 from supclust.balls import LARGEST_RADIUS, Balls, StoredBalls
-from supclust.geometry import slices
+from supclust.engine import geometry, threads
+from supclust.engine.geometry import slices
 from supclust.pairs import BLOCK, SAMPLE, ClosePairs, on_sphere, rounding_of_products, squared_distances
-from supclust.strategies.pool import Pool
+from supclust.pool import Pool
 
 log = logging.getLogger(__name__)
 

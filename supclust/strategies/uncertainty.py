@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from supclust import scores
-from supclust.strategies.pool import Model, Pool
+from supclust.pool import Model, Pool
 
 
 def margin(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:

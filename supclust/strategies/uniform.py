@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from supclust.strategies.pool import Pool
+from supclust.pool import Pool
 
 
 def random(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:

@@ -19,7 +19,9 @@ import pandas as pd
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.neighbors import NearestNeighbors
 
-from supclust import active, features, geometry, kmeans, paths, selection, speed, strategies, sweep, tables, threads
+from supclust import active, features, kept, selection, strategies, sweep
+from supclust.bench import speed
+from supclust.engine import geometry, kmeans, threads
 from supclust.profiles import Profile
 
 N, DIMENSIONS = 50_000, 512  # of the synthetic features
@@ -45,9 +47,9 @@ def of(name: str, measured: Callable[[], pd.DataFrame], measure: bool = False) -
     Raises FileNotFoundError if there is none.
     """
     if measure:
-        tables.write(paths.reports("laptop") / f"{name}.csv", measured().round(4), speed.machine())
-    for folder in paths.reports_to_read("laptop"):
-        if (found := tables.read(folder / f"{name}.csv")) is not None:
+        kept.write(kept.reports("laptop") / f"{name}.csv", measured().round(4), speed.machine())
+    for folder in kept.reports_to_read("laptop"):
+        if (found := kept.read(folder / f"{name}.csv")) is not None:
             return found
     raise FileNotFoundError(f"there is no table {name}.csv in reports/laptop; with measure = True it is made")
 
@@ -241,7 +243,7 @@ def sweeping(profile: Profile, seed: int = 0) -> pd.DataFrame:
     """
     data, rows = features.of(profile, profile.datasets[0], seed), []
     pool = strategies.Pool(data.train, seed=seed, labels=data.train_labels)
-    with sweep.alone(paths.folders()):
+    with sweep.alone(kept.folders()):
         framework = active.linear(data)
         for budget, name in itertools.product(profile.budgets, strategies.NAMES[:10]):
             run = partial(_run, data, name, budget, profile.rounds, framework)
@@ -262,7 +264,7 @@ def _run(
 def stock_parts() -> Iterator[None]:
     """For the length of the block: k-means and neighbours are scikit-learn's, and queries share nothing but normalised features."""
     with (
-        mock.patch("supclust.strategies.pool.kmeans", _stock_kmeans),
+        mock.patch("supclust.pool.kmeans", _stock_kmeans),
         mock.patch("supclust.scores.mean_distance_bounds", _stock_bounds),
         mock.patch.object(strategies.Pool, "shared", lambda pool, key, compute: compute()),
     ):

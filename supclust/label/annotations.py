@@ -21,7 +21,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 import pandas as pd
 
-from supclust import files
+from supclust import kept
 
 log = logging.getLogger(__name__)
 
@@ -520,7 +520,7 @@ def write_csv(path: Path, columns: Mapping[str, Sequence]) -> None:
         raise ValueError(f"{path}: a table needs columns of one length, not {lengths or 'none at all'}")
     header = [_cell(f"{path}, header", name) for name in columns]
     rows = ([_cell(f"{path}, row {row}", value) for value in values] for row, values in enumerate(_zip(columns), start=1))
-    files.write_text(path, "".join(f"{','.join(cells)}\n" for cells in chain([header], rows)))
+    kept.write_text(path, "".join(f"{','.join(cells)}\n" for cells in chain([header], rows)))
 
 
 def _zip(columns: Mapping[str, Sequence]) -> Iterator[tuple[Any, ...]]:
@@ -608,4 +608,4 @@ def _check_classes(classes: Sequence[str]) -> None:
 
 def write_tasks(path: Path, tasks: Sequence[Mapping[str, Any]]) -> None:
     """Write tasks as the JSON file that Label Studio imports, whole or not at all."""
-    files.write_text(path, json.dumps(tasks, indent=1, allow_nan=False) + "\n")
+    kept.write_text(path, json.dumps(tasks, indent=1, allow_nan=False) + "\n")

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from supclust import files, geometry
+from supclust import kept
+from supclust.engine import geometry
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def write(path: Path, embeddings: Embeddings, **about: Any) -> None:
     with _naming(path):
         _checked(embeddings.features, embeddings.ids, embeddings.paths)
         arrays = _arrays(embeddings, about)
-    with files.replacing(path) as temporary, open(temporary, "wb") as file:
+    with kept.replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
 
 

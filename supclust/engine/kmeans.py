@@ -9,8 +9,8 @@ from functools import partial
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from supclust import gpu, threads
-from supclust.geometry import Points, blocks
+from supclust.engine import gpu, threads
+from supclust.engine.geometry import Points, blocks
 
 SAMPLE = 2**16, 256  # points, and points for each cluster, whichever is more, that the centres are found on
 SEEDED = 2**12, 16  # the same, that k-means++ goes through

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from supclust import gpu, threads
+from supclust.engine import gpu, threads
 
 ROWS_PER_BLOCK = 8192
 VALUES_PER_BLOCK = 2**20  # 4 MB in float32, near what a core's cache holds

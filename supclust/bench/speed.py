@@ -8,7 +8,6 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from supclust import augment, files, networks, paths, profiles, simclr
+from supclust import augment, kept, networks, profiles, simclr
 from supclust.profiles import Profile, SimCLR
 
 STOCK = "lightly transform, DataLoader, fp32"
@@ -32,14 +31,14 @@ def of(profile: Profile, measure: bool = False) -> tuple[pd.DataFrame, str]:
 
     The laptop profile measures the paper's network, of which its encoder is one; minutes on CPUs.
     """
-    kept = paths.reports(profile.name) / "speed.csv"
-    for path in (kept, paths.REPOSITORY / "reports" / profile.name / "speed.csv"):
-        if path.exists() and not measure:
-            return load(path)
+    for folder in () if measure else kept.reports_to_read(profile.name):
+        if (found := kept.read(folder / "speed.csv")) is not None:
+            return found[0].set_index("way"), found[1]
     config = profile.simclr if profile.name == "quick" else profiles.recipe("paper", "cifar10")
     images = np.random.default_rng(0).integers(0, 256, (3 * config.batch_size, 3, config.side, config.side), dtype=np.uint8)
-    save(training(images, config, (config.side, config.side * 3 // 4, config.side // 2)), kept)
-    return load(kept)
+    table = training(images, config, (config.side, config.side * 3 // 4, config.side // 2)).round(4)
+    kept.write(kept.reports(profile.name) / "speed.csv", table.reset_index(), machine())
+    return table, machine()
 
 
 def operations(config: SimCLR, side: int) -> int:
@@ -81,17 +80,6 @@ def machine() -> str:
     cpu = known.get("cpu_name", platform.machine())
     features = ", ".join(name for name in ("avx2", "avx512_f", "avx512_bf16", "amx_bf16") if known.get(name))
     return f"{cpu} ({features}), {torch.get_num_threads()} threads, {gpu}, PyTorch {torch.__version__.split('+')[0]}"
-
-
-def save(table: pd.DataFrame, path: Path) -> None:
-    """Write a table of speeds, under a line that says which machine they are of."""
-    files.write_text(path, f"# {machine()}\n{table.round(4).to_csv()}")
-
-
-def load(path: Path) -> tuple[pd.DataFrame, str]:
-    """A table that `save` wrote, and the machine it is of."""
-    first = path.read_text().splitlines()[0]
-    return pd.read_csv(path, comment="#", index_col="way"), first.removeprefix("# ")
 
 
 def _stock_steps(images: np.ndarray, config: SimCLR) -> Callable[[], float]:

@@ -19,7 +19,7 @@ import torchvision
 from torch import nn
 from tqdm import tqdm
 
-from supclust import features, files, networks, paths, profiles, simclr
+from supclust import features, kept, networks, profiles, simclr
 from supclust.images import ImageFiles
 from supclust.profiles import SimCLR
 from supclust.simclr import Encoder
@@ -103,7 +103,7 @@ class OwnSimCLR:
         return profiles.LAPTOP if self.scratch else profiles.LAPTOP_MORE
 
     def embed(self, images: np.ndarray | ImageFiles, folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
-        start = None if self.scratch else simclr.load_weights(paths.shipped_weights("cifar10"))
+        start = None if self.scratch else simclr.load_weights(kept.shipped_weights("cifar10"))
         if start is not None and self.epochs is None and self.minutes == 0:
             return features.embed(start, images), {"encoder": "CIFAR-10 encoder of the package, not trained further"}
         if len(images) < FEWEST:
@@ -135,14 +135,14 @@ class OwnSimCLR:
         settings = {name: getattr(self, name) for name in ("minutes", "epochs", "scratch", "seed")}
         asked = {"images": simclr.images_checksum(images), **settings}
         try:
-            kept = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
-            if kept["asked"] == asked:
-                return SimCLR(**kept["config"])
+            stored = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
+            if stored["asked"] == asked:
+                return SimCLR(**stored["config"])
         except (OSError, ValueError, KeyError, TypeError):
             pass  # there is none, or half of one
         self._make_room(folder)
         config = self._plan(images, start)
-        files.write_text(folder / RECIPE, json.dumps({"asked": asked, "config": asdict(config)}, indent=1))
+        kept.write_text(folder / RECIPE, json.dumps({"asked": asked, "config": asdict(config)}, indent=1))
         return config
 
     def _make_room(self, folder: Path) -> None:

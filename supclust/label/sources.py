@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from supclust import embeddings, images
-from supclust.embeddings import Embeddings
+from supclust import images
 from supclust.images import MARKER, Skipped
+from supclust.label import embeddings
+from supclust.label.embeddings import Embeddings
 
 log = logging.getLogger(__name__)
 

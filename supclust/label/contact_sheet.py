@@ -12,12 +12,15 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeGuard
 
 from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont
 
-from supclust import images, pages
+from supclust import images, kept
+
+HERE = Path(__file__).parent  # its templates
 
 SHOWN = 8  # neighbours of a pick, at most: more would leave no room for it
 COLUMN = 4  # neighbours one below the other beside a pick, which is as high as they are
@@ -117,8 +120,8 @@ def html(sheet: Sheet) -> str:
         cards.append(view)
         ids.append(card.pick.id.encode("utf-8", "backslashreplace").decode("utf-8"))
         digest.update(json.dumps([ids[-1], view["pick"]["source"]]).encode())
-    style, script = (Markup((pages.TEMPLATES / f"contact_sheet.{end}").read_text("utf-8")) for end in ("css", "js"))
-    template = pages.template("contact_sheet.html.j2", visible=visible, checksum=_checksum)
+    style, script = (Markup((HERE / f"contact_sheet.{end}").read_text("utf-8")) for end in ("css", "js"))
+    template = kept.template(HERE / "contact_sheet.html.j2", visible=visible, checksum=_checksum)
     return template.render(
         sheet=sheet, cards=cards, ids=ids, key=digest.hexdigest()[:16], how=HOW_TO_READ, style=style, script=script
     )  # fmt: skip

@@ -26,8 +26,9 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.execute import ERROR_MARKER_TAG
 from PIL import Image
 
-from supclust import files, pages, paths, profiles, provenance
+from supclust import kept, profiles
 from supclust.profiles import Profile
+from supclust.report import provenance
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ def figures(
 
     notebooks: "03", "3", "03_queried_samples" or the file's name.
     parameters: name -> value for every one of them; text is read as the type that the notebook annotates.
-    out: the folder below which reports/ and figures/ are written (default: paths.out()).
+    out: the folder below which reports/ and figures/ are written (default: kept.out()).
     recompute: passed to the notebooks that have such a parameter.
 
     Fills reports/<profile>/ with NAME.ipynb, NAME.html, index.html and provenance.json. A notebook that fails does not stop
@@ -137,9 +138,9 @@ def find_notebooks(names: Sequence[str] = ()) -> list[Path]:
 
     Raises ValueError for a name that fits none, listing the known ones.
     """
-    known = sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    known = sorted(kept.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     if not known:
-        raise ValueError(f"no numbered notebook in {paths.NOTEBOOKS}")
+        raise ValueError(f"no numbered notebook in {kept.NOTEBOOKS}")
     wanted = {_find_notebook(name, known) for name in names}
     return [file for file in known if file in wanted or not names]
 
@@ -234,7 +235,7 @@ def _run(task: Task, profile: str) -> Outcome:
     """Execute one notebook and write its two reports, whatever comes of it."""
     began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     before = _figure_stamps(profile)
-    failing_cell = _execute(task, paths.reports(profile))
+    failing_cell = _execute(task, kept.reports(profile))
     after = _figure_stamps(profile)
     return Outcome(
         notebook=task.name,
@@ -299,12 +300,12 @@ def _write_reports(partial: Path, executed: Path) -> None:
     notebook = nbformat.read(partial, as_version=4)
     for key in ("input_path", "output_path", "environment_variables"):
         notebook.metadata.get("papermill", {}).pop(key, None)
-    files.write_text(executed, nbformat.writes(notebook) + "\n")
+    kept.write_text(executed, nbformat.writes(notebook) + "\n")
     title, _ = read_opening(notebook, executed.stem)
     exporter = HTMLExporter(embed_images=True)
-    resources = {"metadata": {"name": title, "path": str(paths.NOTEBOOKS)}}
+    resources = {"metadata": {"name": title, "path": str(kept.NOTEBOOKS)}}
     page, _ = exporter.from_notebook_node(notebook, resources)
-    files.write_text(executed.with_suffix(".html"), page)
+    kept.write_text(executed.with_suffix(".html"), page)
 
 
 def refresh(notebooks: Sequence[str] = ()) -> None:
@@ -321,7 +322,7 @@ def refresh(notebooks: Sequence[str] = ()) -> None:
                 kernel_name=KERNEL, extra_arguments=list(KERNEL_ARGUMENTS), timeout=None, record_timing=False
             )
             notebook, _ = executor.preprocess(notebook, {"metadata": {"path": str(file.parent)}})
-            files.write_text(file, nbformat.writes(_keep_essentials(notebook)) + "\n")
+            kept.write_text(file, nbformat.writes(_keep_essentials(notebook)) + "\n")
 
 
 def _keep_essentials(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -348,7 +349,7 @@ def _start_record(config: Profile, parameters: Mapping[str, Any]) -> dict[str, A
         "parameters": _without_paths(dict(parameters)),
         **provenance.collect(),
         "features": provenance.feature_checksums(config),
-        "notebooks": _read_earlier(paths.reports(config.name) / "provenance.json"),
+        "notebooks": _read_earlier(kept.reports(config.name) / "provenance.json"),
     }
 
 
@@ -382,7 +383,7 @@ def write_provenance(config: Profile, record: dict[str, Any]) -> None:
     """Write reports/<profile>/provenance.json."""
     record["features"] = provenance.feature_checksums(config)  # a notebook may just have made them
     text = json.dumps(record, indent=2, ensure_ascii=False)
-    files.write_text(paths.reports(config.name) / "provenance.json", text + "\n")
+    kept.write_text(kept.reports(config.name) / "provenance.json", text + "\n")
 
 
 def _without_paths(value: Any) -> Any:
@@ -401,18 +402,18 @@ def write_index(profile: str, record: dict[str, Any]) -> None:
     entries, known = record["notebooks"], find_notebooks()
     owned = {name for entry in entries.values() for name in entry["figures"]}
     others = [name for name in _figure_stamps(profile) if name not in owned]
-    page = pages.template("index.html.j2").render(
+    page = kept.template(Path(__file__).with_name("index.html.j2")).render(
         record=record,
         sections=[_section(file, profile, entries.get(file.stem)) for file in known],
         others=_pictures(profile, others),
         minutes=sum(entry["seconds"] for entry in entries.values()) / 60,
     )
-    files.write_text(paths.reports(profile) / "index.html", page)
+    kept.write_text(kept.reports(profile) / "index.html", page)
 
 
 def _section(file: Path, profile: str, entry: dict[str, Any] | None) -> dict[str, Any]:
     title, summary = read_opening(nbformat.read(file, as_version=4), file.stem)
-    page = paths.reports(profile) / f"{file.stem}.html"
+    page = kept.reports(profile) / f"{file.stem}.html"
     return {
         "name": file.stem,
         "title": title,
@@ -425,7 +426,7 @@ def _section(file: Path, profile: str, entry: dict[str, Any] | None) -> dict[str
 
 def _pictures(profile: str, names: Sequence[str]) -> list[dict[str, Any]]:
     """Of those files, the pictures a page can show, each with its size in pixels and its PDF where there is one."""
-    folder = paths.figures(profile)
+    folder = kept.figures(profile)
     shown = [folder / name for name in sorted(names) if Path(name).suffix in PICTURES and (folder / name).exists()]
     return [
         {
@@ -449,12 +450,12 @@ def _size(picture: Path) -> tuple[int, int] | None:
 
 def _link(target: Path, profile: str) -> str:
     """From the index page to a file, as a URL."""
-    return quote(os.path.relpath(target, paths.reports(profile)).replace(os.sep, "/"))
+    return quote(os.path.relpath(target, kept.reports(profile)).replace(os.sep, "/"))
 
 
 def _figure_stamps(profile: str) -> dict[str, tuple[int, int]]:
     """Every file of the figures folder with what tells whether it has been written since."""
-    folder = paths.figures(profile)
+    folder = kept.figures(profile)
     found = [file for file in folder.glob("[!.]*") if file.suffix in FIGURES]
     stats = {file.name: file.stat() for file in sorted(found)}
     return {name: (stat.st_mtime_ns, stat.st_size) for name, stat in stats.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from supclust import geometry, kmeans, threads
+from supclust.engine import geometry, kmeans, threads
 
 CELL = 256  # points of a cell, on average
 PROBED = 16  # cells nearest to a point's own, it included, in which its neighbours are sought

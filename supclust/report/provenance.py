@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from supclust import paths
+from supclust import kept
 from supclust.profiles import Profile
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def git_state(folder: Path | None = None) -> dict[str, Any] | None:
     None when the folder is not the top of a repository with a commit: an installed package that happens to lie somewhere below
     another project's repository has no state of its own.
     """
-    folder = folder or paths.REPOSITORY
+    folder = folder or kept.REPOSITORY
     if not (folder / ".git").exists() or not (commit := _output(["git", "rev-parse", "HEAD"], folder)):
         return None
     others = [f":(exclude){name}" for name in WRITTEN_BY_RUNS]
@@ -86,8 +86,8 @@ def feature_checksums(profile: Profile) -> dict[str, str | None]:
     ones, each draw and each encoder has one.
     """
     if profile.features == "shipped":
-        return {"cifar10": _checksum(paths.shipped_features("cifar10"))}
-    files = sorted(paths.artefacts(profile.name).glob("*/features.safetensors"))
+        return {"cifar10": _checksum(kept.shipped_features("cifar10"))}
+    files = sorted(kept.artefacts(profile.name).glob("*/features.safetensors"))
     found = {file.parent.name: _checksum(file) for file in files}
     return dict.fromkeys(profile.datasets) | found
 

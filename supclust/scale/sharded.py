@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from supclust import geometry, threads
+from supclust.engine import geometry, threads
 
 if TYPE_CHECKING:
     from distributed import Client, Future

@@ -12,8 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from supclust import cells, geometry, scores
-from supclust.kmeans import Clustering, kmeans
+from supclust import scores
+from supclust.engine import geometry
+from supclust.engine.kmeans import Clustering, kmeans
+from supclust.scale import cells
 
 log = logging.getLogger(__name__)
 

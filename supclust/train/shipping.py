@@ -13,9 +13,10 @@ import pandas as pd
 import torch
 from scipy.stats import spearmanr
 
-from supclust import datasets, features, geometry, learners, paths, scores, simclr
+from supclust import datasets, features, kept, learners, scores, simclr
+from supclust.engine import geometry
+from supclust.engine.kmeans import kmeans
 from supclust.features import Features
-from supclust.kmeans import kmeans
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +44,11 @@ def ship(dataset: str, encoder_file: Path) -> pd.DataFrame:
     The weights become float16 first, and the features are extracted with these, so that anyone can make the features anew from
     the shipped weights. Features take the best encoding of at most 20 MB. Needs the images and takes minutes.
     """
-    weights = paths.shipped_weights(dataset)
+    weights = kept.shipped_weights(dataset)
     simclr.save_weights(simclr.load_weights(encoder_file), weights, torch.float16)
     full = features.extract(simclr.load_weights(weights), datasets.load(dataset), datasets.load(dataset, "test"))
     log.info("linear probe: %.2f %% of the test images right", 100 * linear_probe(full))
-    return pack(full, paths.shipped_features(dataset))
+    return pack(full, kept.shipped_features(dataset))
 
 
 def linear_probe(full: Features, weight_decay: float = 1e-4) -> float:

@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from supclust import __version__, annotations, contact_sheet, files, images, sources, strategies
-from supclust.annotations import Labels
-from supclust.contact_sheet import Card, Sheet, Tile
+from supclust import __version__, images, kept, strategies
 from supclust.images import MARKER
-from supclust.sources import Source
-from supclust.strategies.pool import ClusteredPoints
+from supclust.label import annotations, contact_sheet, sources
+from supclust.label.annotations import Labels
+from supclust.label.contact_sheet import Card, Sheet, Tile
+from supclust.label.sources import Source
+from supclust.pool import ClusteredPoints
 
 log = logging.getLogger(__name__)
 
@@ -353,11 +354,11 @@ def _write_into(found: Round, folder: Path) -> None:
         rows = {"path": [one.name for one in source.skipped], "reason": [one.reason for one in source.skipped]}
         annotations.write_csv(folder / SKIPPED, rows)
     sheet = _sheet(found)
-    files.write_text(folder / SHEET, contact_sheet.html(sheet))
+    kept.write_text(folder / SHEET, contact_sheet.html(sheet))
     contact_sheet.png(sheet).save(folder / SHEET_PICTURE, optimize=True)
     _write_tasks(found, folder)
-    files.write_text(folder / ABOUT, _about(found))
-    files.write_text(folder / MARKER, json.dumps(_record(found, where), indent=1, ensure_ascii=False))
+    kept.write_text(folder / ABOUT, _about(found))
+    kept.write_text(folder / MARKER, json.dumps(_record(found, where), indent=1, ensure_ascii=False))
 
 
 def _table(found: Round) -> dict[str, list]:
@@ -397,7 +398,7 @@ def _write_tasks(found: Round, folder: Path) -> None:
 
 def _write_config(found: Round, folder: Path) -> None:
     try:
-        files.write_text(folder / CONFIG, annotations.label_studio_config(found.classes))
+        kept.write_text(folder / CONFIG, annotations.label_studio_config(found.classes))
     except ValueError as error:  # of labels that somebody typed: no reason to lose a round
         log.warning("%s is left out: %s", CONFIG, error)
 

@@ -1,0 +1,239 @@
+"""What is kept on disk: in which folder, written whole or not at all, with a checksum, and read again instead of computed again.
+
+SUPCLUST_DATA names the folder of the data sets (default: data/ in the repository). SUPCLUST_OUT names the folder below which
+reports/, figures/ and artefacts/ are written (default: the repository). Without a repository, the working folder takes its place.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import logging
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+log = logging.getLogger(__name__)
+
+PACKAGE = Path(__file__).resolve().parent
+REPOSITORY = PACKAGE.parent
+NOTEBOOKS = REPOSITORY / "notebooks"
+SHIPPED = PACKAGE / "shipped"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # OSError.errno when the disk, or one's share of it, is full
+
+
+# -- folders -------------------------------------------------------------------------------------------------------------------
+
+
+def root() -> Path:
+    """The repository, or the working folder if the package is installed without one."""
+    return REPOSITORY if (REPOSITORY / "pyproject.toml").exists() else Path.cwd()
+
+
+def data() -> Path:
+    """The folder that holds the data sets, one subfolder or archive each."""
+    return Path(os.environ.get("SUPCLUST_DATA") or root() / "data").expanduser().resolve()
+
+
+def out() -> Path:
+    """The folder below which everything is written."""
+    return Path(os.environ.get("SUPCLUST_OUT") or root()).expanduser().resolve()
+
+
+def folders() -> dict[str, str]:
+    """The two environment variables as this process reads them, to set them in a worker."""
+    return {"SUPCLUST_DATA": str(data()), "SUPCLUST_OUT": str(out())}
+
+
+def reports(profile: str) -> Path:
+    """Executed notebooks, HTML pages, records, tables and provenance.json of a profile."""
+    return out() / "reports" / profile
+
+
+def reports_to_read(profile: str) -> list[Path]:
+    """Where a kept file may be: among one's own reports, and among those that come with the repository."""
+    return list(dict.fromkeys((reports(profile), REPOSITORY / "reports" / profile)))
+
+
+def figures(profile: str) -> Path:
+    """Figures of a profile, PDF and PNG."""
+    return out() / "figures" / profile
+
+
+def artefacts(profile: str) -> Path:
+    """Checkpoints and features that a profile trains. Not under version control."""
+    return out() / "artefacts" / profile
+
+
+def shipped_features(dataset: str) -> Path:
+    """The features of a data set that come with the package."""
+    return SHIPPED / f"{dataset}-features.safetensors"
+
+
+def shipped_weights(dataset: str) -> Path:
+    """The weights of the encoder that made these features."""
+    return SHIPPED / f"{dataset}-encoder.safetensors"
+
+
+# -- files ---------------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; it replaces path if the block succeeds, and is removed if it fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # another process may write the same file
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, as UTF-8, whole or not at all."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def sha256(text: str) -> str:
+    """Checksum of a text, in hexadecimal digits."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of arrays with their names, types and shapes, the largest first, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays, key=lambda name: (arrays[name].nbytes, name), reverse=True):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    return digest.hexdigest()
+
+
+def template(path: Path, **filters: Callable[..., Any]) -> Any:
+    """A Jinja template with these filters; it escapes in HTML, and a name that is not set is an error."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(path.parent),
+        autoescape=".html" in path.suffixes,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= filters
+    return environment.get_template(path.name)
+
+
+# -- the cache -----------------------------------------------------------------------------------------------------------------
+
+
+def read_or_make(profile: str, name: str, made_from: Any, make: Callable[[], Any], *, recompute: bool = False) -> Any:
+    """A kept value of a profile, if it was made from the same things; otherwise make() is called and its value is kept.
+
+    name: of a file in the profile's reports, see `write`. made_from: anything JSON can hold. recompute=True makes it in any case.
+    """
+    for folder in () if recompute else reports_to_read(profile):
+        found = read(folder / name)
+        if found is not None and found[1] == made_from:
+            return found[0]
+    write(reports(profile) / name, make(), made_from)
+    return load(reports(profile) / name)[0]
+
+
+def read(path: Path) -> tuple[Any, Any] | None:
+    """`load`, but None for a file that does not exist and for a damaged one, which a warning names."""
+    try:
+        return load(path)
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        log.warning("%s; it is not used", error)
+        return None
+
+
+def write(path: Path, value: Any, made_from: Any) -> None:
+    """Write a value with a checksum and what it was made from, as its suffix says, whole or not at all.
+
+    .csv: a pandas table. .safetensors: arrays by name; made_from is a dict. .json: anything JSON can hold.
+    """
+    write_bytes(path, _ENCODE[path.suffix](value, made_from))
+
+
+def load(path: Path) -> tuple[Any, Any]:
+    """What `write` wrote: the value, and what it was made from.
+
+    Raises FileNotFoundError, and ValueError naming the file if it is truncated, unreadable, or changed by a single bit.
+    """
+    content = path.read_bytes()
+    try:
+        return _DECODE[path.suffix](content)
+    except Exception as error:  # damage shows wherever the parser first meets it
+        raise ValueError(f"the file {path} is damaged ({error})") from error
+
+
+def _encode_table(table: Any, made_from: Any) -> bytes:
+    body = table.to_csv(index=False)
+    return f"# {json.dumps({'sources': made_from, 'sha256': sha256(body)})}\n{body}".encode()
+
+
+def _decode_table(content: bytes) -> tuple[Any, Any]:
+    import pandas as pd
+
+    head, _, body = content.decode("utf-8").partition("\n")
+    about = json.loads(head.removeprefix("#"))
+    _check(sha256(body) == about["sha256"])
+    return pd.read_csv(io.StringIO(body)), about["sources"]
+
+
+def _encode_arrays(arrays: Mapping[str, np.ndarray], made_from: Mapping[str, Any]) -> bytes:
+    import safetensors.numpy
+
+    about = json.dumps({**made_from, "checksum": checksum(arrays)})
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return safetensors.numpy.save(whole, {"about": about, "about_sha256": sha256(about)})
+
+
+def _decode_arrays(content: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    import safetensors.numpy
+
+    size = int.from_bytes(content[:8], "little")
+    metadata = json.loads(content[8 : 8 + size])["__metadata__"]
+    _check(sha256(metadata["about"]) == metadata["about_sha256"])
+    about, arrays = json.loads(metadata["about"]), safetensors.numpy.load(content)
+    _check(checksum(arrays) == about.pop("checksum"))
+    return arrays, about
+
+
+def _encode_json(value: Any, made_from: Any) -> bytes:
+    body = json.dumps([made_from, value])
+    return json.dumps({"sources": made_from, "value": value, "sha256": sha256(body)}).encode()
+
+
+def _decode_json(content: bytes) -> tuple[Any, Any]:
+    found = json.loads(content)
+    _check(sha256(json.dumps([found["sources"], found["value"]])) == found["sha256"])
+    return found["value"], found["sources"]
+
+
+def _check(whole: bool) -> None:
+    if not whole:
+        raise ValueError("its checksum differs")
+
+
+_ENCODE = {".csv": _encode_table, ".safetensors": _encode_arrays, ".json": _encode_json}
+_DECODE = {".csv": _decode_table, ".safetensors": _decode_arrays, ".json": _decode_json}

@@ -1,0 +1,77 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from supclust import kept
+
+
+def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path):
+    path = tmp_path / "new folder" / "file.txt"
+    kept.write_text(path, "ä first")
+    with pytest.raises(ZeroDivisionError), kept.replacing(path) as temporary:
+        temporary.write_text(f"half of the sec {1 / 0}")
+    assert path.read_text(encoding="utf-8") == "ä first"
+    kept.write_bytes(path, b"second")
+    assert path.read_bytes() == b"second"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file.txt"
+    kept.write_text(path, "old")
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="no space"):
+        kept.write_text(path, "new")
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file.txt"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from supclust import kept
+with kept.replacing(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file.txt"
+    kept.write_text(path, "old")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path)], env=os.environ)
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
+
+
+def test_folders_follow_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("SUPCLUST_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("SUPCLUST_OUT", str(tmp_path / "out"))
+    assert kept.data() == tmp_path / "data"
+    for folder in ("reports", "figures", "artefacts"):
+        assert getattr(kept, folder)("quick") == tmp_path / "out" / folder / "quick"
+
+
+def test_by_default_everything_is_in_the_repository(monkeypatch):
+    monkeypatch.delenv("SUPCLUST_DATA", raising=False)
+    monkeypatch.delenv("SUPCLUST_OUT", raising=False)
+    assert kept.data() == kept.REPOSITORY / "data"
+    assert kept.out() == kept.REPOSITORY
+
+
+def test_an_installed_package_writes_into_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("SUPCLUST_OUT", raising=False)
+    monkeypatch.setattr(kept, "REPOSITORY", tmp_path / "site-packages")
+    monkeypatch.chdir(tmp_path)
+    assert kept.reports("quick") == tmp_path / "reports" / "quick"
+
+
+def test_the_features_that_ship_are_there():
+    assert kept.shipped_features("cifar10").is_file()
