@@ -1,4 +1,4 @@
-"""What a query strategy sees: the pool's features, which of its points are labelled, shared clusters, and a model's outputs."""
+"""What a query strategy sees: the pool's features, which of its points have labels, shared clusters, and a model's outputs."""
 
 from __future__ import annotations
 
@@ -6,50 +6,68 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from supclust import scores
-from supclust.engine import geometry
-from supclust.engine.kmeans import Clustering, kmeans
-from supclust.scale import cells
+from supclust.engine.geometry import Normalised, Points
+from supclust.engine.kmeans import kmeans
+from supclust.engine.neighbours import mean_distances
 
 log = logging.getLogger(__name__)
 
-APPROXIMATE_FROM = 1_000_000  # points; neighbours in large clusters are approximate then
+COPIED_BYTES = 2**29  # as float32; larger features, and those in mapped files, are normalised block by block whenever they are read
+APPROXIMATE_FROM = 1_000_000, 16_384  # points of a pool, and of a cluster in it, whose neighbours are then approximate
+
+
+def is_count(value: object) -> bool:
+    """Whether it is a whole number of at least 1."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a real number, NumPy's included."""
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def check_positive(name: str, value: float) -> None:
+    """ValueError unless it is a number above zero."""
+    if not is_number(value) or not value > 0:
+        raise ValueError(f"{name} must be positive, not {value!r}")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The numbers of the clustering strategies (paper, section 3); the defaults are the experiment's."""
+    """The numbers of the clustering strategies (paper, section 3); the defaults are the experiment's.
 
-    n_neighbors: int = scores.N_NEIGHBORS  # K of typicality
+    Raises ValueError for a number out of its range.
+    """
+
+    n_neighbors: int = 20  # K of typicality
     max_clusters: int | None = 500  # as in TypiClust's code; None = no cap
     top_fraction: float = 0.1  # of each cluster, by typicality
-    temperature: float | None = None  # of the weights between clusters; None = scores.default_temperature
+    temperature: float | None = None  # T of the weights between clusters; None = method.default_temperature
     squared: bool = False  # squared distances in typicality, as in TypiClust's code
-    relative_temperature: float = scores.DEFAULT_TEMPERATURE  # T where none is given, in mean distances between the centres
+    relative_temperature: float = 0.1  # T where none is given, in mean distances between the centres
     radius: float | None = None  # delta of ProbCover, between normalised features; None = by its rule of purity
     n_classes: int | None = None  # k-means clusters that ProbCover takes for classes; None = as many as it queries
-    exact: bool | None = (
-        None  # whether neighbours are, in clusters of more than 16,384 points; None = below a million points in all
-    )
+    exact: bool | None = None  # neighbours in clusters of more than 16,384 points; None = exact below a million points in all
 
     def __post_init__(self) -> None:
-        if not scores.is_count(self.n_neighbors):
-            raise ValueError(f"n_neighbors must be a whole number of at least 1, not {self.n_neighbors!r}")
-        if self.max_clusters is not None and not scores.is_count(self.max_clusters):
-            raise ValueError(f"max_clusters must be a whole number of at least 1, or None, not {self.max_clusters!r}")
-        if not scores.is_number(self.top_fraction) or not 0 < self.top_fraction <= 1:
+        for name in ("n_neighbors", "max_clusters", "n_classes"):
+            if (value := getattr(self, name)) is None and name != "n_neighbors":
+                continue
+            if not is_count(value):
+                raise ValueError(
+                    f"{name} must be a whole number of at least 1{', or None' * (name != 'n_neighbors')}, not {value!r}"
+                )
+        if not is_number(self.top_fraction) or not 0 < self.top_fraction <= 1:
             raise ValueError(f"top_fraction must lie in (0, 1], not {self.top_fraction!r}")
         for name in ("temperature", "relative_temperature", "radius"):
             if getattr(self, name) is not None:
-                scores.check_positive(name, getattr(self, name))
-        if self.n_classes is not None and not scores.is_count(self.n_classes):
-            raise ValueError(f"n_classes must be a whole number of at least 1, or None, not {self.n_classes!r}")
+                check_positive(name, getattr(self, name))
         if self.exact not in (None, False, True):
             raise ValueError(f"exact must be True, False or None, not {self.exact!r}")
         if self.squared:
@@ -57,7 +75,7 @@ class Settings:
 
 
 class Model(Protocol):
-    """What a model that was trained on the labelled points makes of all n points of the pool; costly, so asked for when needed."""
+    """The outputs of a model, trained on the labelled points, for all n points of the pool; costly, so asked for when needed."""
 
     @property
     def penultimate(self) -> np.ndarray | None:
@@ -70,147 +88,45 @@ class Model(Protocol):
         """The same, one array (n, C) after the other, from forward passes with dropout before the last layer."""
 
 
-class Typicality:
-    """What is known of the typicality of n points inside their clusters: bounds of its inverse, the mean distance to neighbours."""
-
-    def __init__(self, n: int) -> None:
-        self.low, self.high = np.full((2, n), np.nan)  # NaN where nothing is known yet
-
-    def values(self) -> np.ndarray:
-        """Typicality (n,), right to the digits of float32; NaN where it is not known yet."""
-        with np.errstate(divide="ignore"):
-            return 2 / (self.low + self.high)
-
-
-class ClusteredPoints:
-    """Points (n, d) of unit length in K clusters, whose typicality and SUP are computed for a cluster when it is first asked for.
-
-    Scores are computed in float32 first. Where its rounding leaves open which point comes first, float64 decides.
-    """
-
-    def __init__(self, points: geometry.Points, clustering: Clustering, settings: Settings, known: Typicality) -> None:
-        self.points, self.settings, self._known = points, settings, known
-        self.assignments, self.centers = clustering.assignments, clustering.centers
-        self.sizes = np.bincount(self.assignments, minlength=len(self.centers))
-        by_cluster = points.order[np.argsort(self.assignments[points.order], kind="stable")]
-        self.members = np.split(by_cluster, np.cumsum(self.sizes)[:-1])  # of each cluster, in canonical order
-
-    @cached_property
-    def temperature(self) -> float:
-        """T of the weights between the clusters."""
-        return self.settings.temperature or scores.default_temperature(self.centers, self.settings.relative_temperature)
-
-    @cached_property
-    def weights(self) -> np.ndarray:
-        """w_ij of Eq. 2, (K, K)."""
-        return scores.cluster_weights(self.centers, self.temperature)
-
-    def score(self, clusters: Iterable[int]) -> None:
-        """Bound the typicality of all points in these clusters, together, which is faster than one cluster after the other."""
-        new = [self.members[cluster] for cluster in dict.fromkeys(clusters) if self._is_new(cluster)]
-        options = {"n_neighbors": self.settings.n_neighbors, "squared": self.settings.squared}
-        large = [members for members in new if not self._exact and cells.pay(len(members), self.settings.n_neighbors)]
-        function = partial(scores.approximate_mean_distances, **options)
-        for members, (mean, recall) in zip(large, self.points.map_groups(function, large, "typicality"), strict=True):
-            self._known.low[members] = self._known.high[members] = mean
-            log.info("approximate neighbours of %d points: recall %.2f", len(members), recall)
-        others = [members for members in new if np.isnan(self._known.low[members[:1]]).any()]
-        function = partial(scores.mean_distance_bounds, **options)
-        for members, (low, high) in zip(others, self.points.map_groups(function, others, "typicality"), strict=True):
-            self._known.low[members], self._known.high[members] = low, high
-
-    @property
-    def _exact(self) -> bool:
-        return self.settings.exact if self.settings.exact is not None else self.points.shape[0] < APPROXIMATE_FROM
-
-    def _is_new(self, cluster: int) -> bool:
-        return bool(np.isnan(self._known.low[self.members[cluster][:1]]).any())
-
-    def typicality(self, clusters: Iterable[int]) -> np.ndarray:
-        """Typicality (n,) with the entries of these clusters filled in, right to the digits of float32."""
-        self.score(clusters)
-        return self._known.values()
-
-    def most_typical(self, cluster: int, candidates: np.ndarray, count: int) -> np.ndarray:
-        """The count most typical (count,) of some points (m,) of a cluster, 1 <= count <= m; of those that tie, the first."""
-        self.score([cluster])
-        low, high = self._known.low[candidates], self._known.high[candidates]
-        if count == len(candidates):
-            return candidates
-        surely = high < np.partition(low, count)[count]
-        could = low <= np.partition(high, count - 1)[count - 1]
-        undecided, wanted = candidates[could & ~surely], count - np.count_nonzero(surely)
-        if wanted < len(undecided):
-            undecided = undecided[np.argsort(self._mean_distances(cluster, undecided), kind="stable")[:wanted]]
-        chosen = surely | np.isin(candidates, undecided)
-        return candidates[chosen]
-
-    def _mean_distances(self, cluster: int, some: np.ndarray) -> np.ndarray:
-        """The mean distance to neighbours (m,) of some members (m,) of a cluster, in float64; henceforth these are known."""
-        members = self.members[cluster]
-        place = np.argsort(members, kind="stable")
-        rows = place[np.searchsorted(members[place], some)]
-        vague = self._known.low[some] < self._known.high[some]
-        if vague.any():
-            self._known.low[some[vague]] = self._known.high[some[vague]] = self._exact_mean_distances(members, rows[vague])
-        return self._known.low[some]
-
-    def _exact_mean_distances(self, members: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        settings = self.settings
-        [candidates] = self.points.map_groups(
-            partial(scores.could_be_neighbors, rows=rows, n_neighbors=settings.n_neighbors), [members]
-        )
-        return scores.mean_distances_among(
-            candidates,
-            lambda rows: self.points.exact(members[rows]),
-            len(members),
-            settings.n_neighbors,
-            squared=settings.squared,
-        )
-
-    def sup(self, cluster: int, some: np.ndarray) -> np.ndarray:
-        """SUP (m,) float64 of some points (m,) of a cluster; NaN where it is the only one."""
-        if len(self.centers) == 1:
-            return np.full(len(some), np.nan)
-        return self.points.map_exact(partial(_sup, centers=self.centers, weights=self.weights[cluster]), some)
-
-
-def _sup(points: np.ndarray, centers: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return -geometry.distances(points, centers) @ weights
-
-
 @dataclass(frozen=True)
+class Clusters:
+    """A partition of the pool: assignments (n,) in 0..K-1, centers (K, d), sizes (K,), and the members of each cluster."""
+
+    assignments: np.ndarray
+    centers: np.ndarray
+    sizes: np.ndarray
+    members: list[np.ndarray]  # indices (size,), in canonical order
+
+
+@dataclass
 class Pool:
     """Points to choose from: features (n, d), indices of the labelled ones, a model, and what strategies compute from them.
 
-    candidates: indices of the points that may be queried while they have no label; None = all. The others have their part in
-    clusters, typicality and coverage, and are never picked.
-    Features in shards on a cluster come as `sharded.Shards`, on which the strategies work that go by clusters, and the random one.
-    Pools made with `with_labeled` share the normalised features and the clusterings, which depend on (features, K, seed) only.
-    Whatever goes through the points one by one does so in their canonical order, so that the order in which they come, even where
-    two of them tie, does not change which ones are picked; in pools larger than the sample of `kmeans`, up to the rounding of sums.
-    Raises ValueError for features that are not finite and 2-d, and indices, of labelled points or of candidates, that are out of
-    range or repeated.
+    candidates: indices of the points that may be queried while they have no label; None = all. The others still count in clusters,
+    typicality and coverage.
+    Features in shards on a Dask cluster come as `scale.Shards`; the clustering strategies and the random one work on them.
+    Pools made by `with_labeled` share the normalised features and the clusters, which depend on (features, K, seed) only.
+    Strategies go through the points in canonical order, so the order of the features does not change which points are picked,
+    unless two of them tie.
+    Raises ValueError for features that are not finite and 2-d, and for indices that are out of range or repeated.
     """
 
-    features: np.ndarray | geometry.Points
+    features: np.ndarray | Points
     labeled: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     seed: int = 0
     settings: Settings = Settings()
     model: Model | None = None  # of the labelled points
     labels: np.ndarray | None = None  # of all the points (n,), for controls that are allowed to see them; no strategy is
     candidates: np.ndarray | None = None
-    _shared: dict = field(default_factory=dict, repr=False)
+    _shared: dict[tuple, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int | np.integer) or self.seed < 0:
             raise ValueError(f"seed must be a whole number of at least 0, not {self.seed!r}")
-        if "normalised" not in self._shared:
-            ready = isinstance(self.features, geometry.Points)
-            self._shared["normalised"] = self.features if ready else geometry.Normalised(self.features)
-        object.__setattr__(self, "labeled", check_indices("labeled", self.labeled, len(self.features)))
+        self.normalised = self.shared(("normalised",), lambda: _normalised(self.features))  # Points, handed out in blocks
+        self.labeled = check_indices("labeled", self.labeled, len(self.features))
         if self.candidates is not None:
-            object.__setattr__(self, "candidates", check_indices("candidates", self.candidates, len(self.features)))
+            self.candidates = check_indices("candidates", self.candidates, len(self.features))
 
     def with_labeled(self, labeled: ArrayLike, model: Model | None = None) -> Pool:
         """The same pool with other points labelled, and a model that was trained on them."""
@@ -220,10 +136,11 @@ class Pool:
         """The same pool with some settings replaced; the k-means clusters stay shared."""
         return dataclasses.replace(self, settings=dataclasses.replace(self.settings, **changes))
 
-    @property
-    def normalised(self) -> geometry.Points:
-        """The L2-normalised features, (n, d), handed out in blocks."""
-        return self._shared["normalised"]
+    def shared(self, key: tuple, compute: Callable[[], Any]) -> Any:
+        """The result of compute(), computed once for each key among the pools that share."""
+        if key not in self._shared:
+            self._shared[key] = compute()
+        return self._shared[key]
 
     @property
     def points(self) -> np.ndarray:
@@ -244,33 +161,71 @@ class Pool:
         """Indices of the points that may be queried, ascending."""
         return np.flatnonzero(self.free)
 
-    def lots(self, rng: np.random.Generator, order: np.ndarray | None = None) -> np.ndarray:
+    def check_budget(self, budget: int) -> int:
+        """The budget as an int; ValueError unless it is positive, whole, and at most the number of points that may be queried."""
+        if not is_count(budget):
+            raise ValueError(f"budget must be a positive whole number, not {budget!r}")
+        if budget > (left := np.count_nonzero(self.free)):
+            points = "points" if self.candidates is None else "candidates"
+            raise ValueError(f"budget is {budget}, but only {left} {points} are unlabelled")
+        return int(budget)
+
+    def tie_breakers(self, rng: np.random.Generator, order: np.ndarray | None = None) -> np.ndarray:
         """A random number (n,) for each point, by which points that tie are ordered; drawn in order, else their canonical one."""
-        lots = np.empty(len(self.features))
-        lots[self.normalised.order if order is None else order] = rng.random(len(lots))
-        return lots
+        numbers = np.empty(len(self.features))
+        numbers[self.normalised.order if order is None else order] = rng.random(len(numbers))
+        return numbers
 
-    def shared(self, key: tuple, compute: Callable[[], Any]) -> Any:
-        """What compute returns, computed once for each key among the pools that share."""
-        if key not in self._shared:
-            self._shared[key] = compute()
-        return self._shared[key]
-
-    def clusters_for(self, budget: int) -> ClusteredPoints:
-        """The clusters that a query of that budget goes by: as many as labelled points and budget together, up to the cap."""
+    def clusters_for(self, budget: int) -> Clusters:
+        """The clusters of a query of that budget: as many as labelled points and budget together, up to the cap."""
         wanted = len(self.labeled) + budget
         return self.clusters(min(wanted, self.settings.max_clusters or wanted))
 
-    def clusters(self, n_clusters: int) -> ClusteredPoints:
-        """The k-means clusters of the pool, computed once for each number of clusters, and their scores, once for each settings.
+    def clusters(self, n_clusters: int) -> Clusters:
+        """The k-means clusters of the pool, computed once for each number of clusters."""
 
-        Typicality, the costly score, is shared by the settings that do not concern it.
+        def compute() -> Clusters:
+            found, order = kmeans(self.normalised, n_clusters, self.seed), self.normalised.order
+            sizes = np.bincount(found.assignments, minlength=n_clusters)
+            by_cluster = order[np.argsort(found.assignments[order], kind="stable")]
+            return Clusters(found.assignments, found.centers, sizes, np.split(by_cluster, np.cumsum(sizes)[:-1]))
+
+        return self.shared(("k-means", n_clusters), compute)
+
+    def neighbor_distances(self, clusters: Clusters, some: Iterable[int]) -> np.ndarray:
+        """Mean distance (n,) from each point to its K nearest in its cluster; NaN but in some clusters, and those asked for before.
+
+        Each cluster is searched once for each value of the settings that matter here, several clusters side by side.
         """
         settings = self.settings
-        typicality = ("typicality", n_clusters, settings.n_neighbors, settings.squared, settings.exact)
-        known = self.shared(typicality, lambda: Typicality(len(self.features)))
-        clustering = self.shared(("k-means", n_clusters), lambda: kmeans(self.normalised, n_clusters, self.seed))
-        return self.shared(("scored", n_clusters, settings), lambda: ClusteredPoints(self.normalised, clustering, settings, known))
+        key = ("neighbours", len(clusters.sizes), settings.n_neighbors, settings.squared, settings.exact)
+        known = self.shared(key, lambda: np.full(len(self.features), np.nan))
+        new = [members for members in map(clusters.members.__getitem__, dict.fromkeys(some)) if np.isnan(known[members[:1]]).any()]
+        exact = settings.exact if settings.exact is not None else len(self.features) < APPROXIMATE_FROM[0]
+        large = [members for members in new if not exact and len(members) > APPROXIMATE_FROM[1]]
+        options = {"n_neighbors": settings.n_neighbors, "squared": settings.squared}
+        if large:
+            from supclust.scale import approximate
+
+            function = partial(approximate.mean_distances, **options)
+            for members, (means, recall) in zip(large, self.normalised.map_groups(function, large, "typicality"), strict=True):
+                known[members] = means
+                log.info("approximate neighbours of %d points: recall %.2f", len(members), recall)
+        others = [members for members in new if np.isnan(known[members[0]])]
+        found = self.normalised.map_groups(partial(mean_distances, **options), others, "typicality")
+        for members, means in zip(others, found, strict=True):
+            known[members] = means
+        return known
+
+
+def _normalised(features: ArrayLike | Points) -> Points:
+    if isinstance(features, Points):
+        return features
+    if isinstance(features, np.memmap) or 4 * np.size(features) > COPIED_BYTES:
+        from supclust.scale.mapped import Mapped
+
+        return Mapped(features)
+    return Normalised(features)
 
 
 def check_indices(name: str, indices: ArrayLike | Sequence[int], n: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from supclust import strategies
-from supclust.strategies.clustered import Choice, supclust_choices
+from supclust.method import Choice, supclust_choices
 
 try:
     from skactiveml.base import SingleAnnotatorPoolQueryStrategy

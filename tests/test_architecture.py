@@ -30,7 +30,7 @@ ALLOWED = {
     "__init__": {"method"},
     "__main__": BASE | METHOD | set(EXPERIMENT) | ROOMS,
 }
-LAZY = {"method": "scale", "datasets": "images", "simclr": "train"}  # the core reaches a room inside of a function, here only
+LAZY = {"pool": "scale", "datasets": "images", "simclr": "train"}  # the core reaches a room inside of a function, here only
 
 
 def imports(path):

@@ -8,19 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supclust import balls as balls_around
-from supclust import pairs, strategies
-from supclust.engine import threads
+from supclust import strategies
 from supclust.strategies import coverage
 from tests import reference
 from tests.conftest import make_blobs
 from tests.test_uncertainty import StubModel
-
-
-def set_number(monkeypatch, name, value):
-    """Set a module's constant, wherever it is imported."""
-    for module in (pairs, balls_around, coverage):
-        monkeypatch.setattr(module, name, value, raising=False)
 
 
 def query(name, pool, budget, seed=0):
@@ -124,159 +116,32 @@ def test_each_pick_of_probcover_has_the_fullest_ball_by_the_slow_version(n, d, r
 
 def test_counts_stay_exact_whatever_they_are_brought_up_to_date_from(monkeypatch):
     """In small blocks, with many pairs on the very edge of the balls, jumping between what is covered."""
-    set_number(monkeypatch, "BLOCK", 7)
-    set_number(monkeypatch, "COUNTED_ROWS", 3)
+    monkeypatch.setattr(coverage, "BLOCK", 7)
     rng = np.random.default_rng(0)
     angles = np.repeat(np.arange(40) * math.pi / 20, 3)
     points = np.column_stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
     radius = float(np.linalg.norm(points[0].astype(float) - points[3]))
-    balls, inside = balls_around.Balls(points, radius), reference.all_distances(points) <= radius
+    balls, inside = coverage.Balls(points, radius), reference.all_distances(points) <= radius
     np.testing.assert_array_equal(balls.sizes, inside.sum(axis=1))
     for share in (0.0, 0.1, 0.9, 1.0, 0.5, 0.5, 0.0):
         covered = rng.random(len(points)) < share
         np.testing.assert_array_equal(balls.count_uncovered(covered), inside[:, ~covered].sum(axis=1))
-        np.testing.assert_array_equal(balls.cover(np.flatnonzero(covered)), inside[covered].any(axis=0))
+        np.testing.assert_array_equal(balls.count(np.flatnonzero(covered)), inside[covered].sum(axis=0))
 
 
 def test_more_than_255_points_in_a_ball_are_counted():
-    balls = balls_around.Balls(np.tile(np.float32([1, 0]), (3000, 1)), 0.1)
+    balls = coverage.Balls(np.tile(np.float32([1, 0]), (3000, 1)), 0.1)
     assert (balls.sizes == 3000).all()
     assert (balls.count(np.arange(2999)) == 2999).all()
 
 
-def unit_points(n, d, n_copies=0, n_zero=0, seed=0):
-    """Points of unit length whose variance falls by axis, some copies of others and some of zeros, as ProbCover has them."""
-    rng = np.random.default_rng(seed)
-    points = (rng.standard_normal((n, d)) / np.arange(1, d + 1)).astype(np.float32)
-    points[:n_copies] = points[rng.integers(n_copies, n, n_copies)] if n_copies else points[:0]
-    points[n - n_zero :] = 0
-    return pairs.on_sphere(strategies.Pool(points[rng.permutation(n)]).points)
-
-
-def screens(points, distance):
-    """Every kind of screen there is."""
-    least, axes = 1 - distance**2 / 2 - 3 * pairs.rounding_of_products(points), pairs._principal_axes(points)
-    yield pairs.Screen(points, least)
-    for m in {1, points.shape[1] // 2, points.shape[1]} - {0}:
-        yield pairs._leading(axes[:, :m], least, points)
-    if pairs._has_fast_int8():
-        yield pairs._in_int8(least, points)
-
-
-@pytest.mark.parametrize("block", [7, 1000])
-@pytest.mark.parametrize(("n", "n_copies", "n_zero"), [(1, 0, 0), (2, 0, 1), (60, 20, 0), (60, 20, 3)])
-@pytest.mark.parametrize("d", [1, 2, 33])
-@pytest.mark.parametrize("distance", [0.0, 1e-3, 0.3, 1.0, 2.0])
-def test_every_screen_finds_the_pairs_of_the_slow_version(n, n_copies, n_zero, d, distance, block, monkeypatch):
-    set_number(monkeypatch, "BLOCK", block)
-    points = unit_points(n, d, n_copies, n_zero)
-    between = reference.all_distances(points)
-    if distance not in (0.0, 2.0) and n > 1:
-        distance = float(np.sort(between, axis=None)[int(n * n * distance) // 2] * (1 + 1e-9))  # hardly more than that of a pair
-    expected = set(zip(*np.nonzero(np.triu(between <= distance, 1)), strict=True))
-    for screen in screens(points, distance):
-        a, b, squared = pairs._find_pairs(points, distance, screen)
-        assert set(zip(a, b, strict=True)) == expected
-        assert len(a) == len(expected)
-        np.testing.assert_allclose(np.sqrt(squared), between[a, b], rtol=1e-12)
-
-
-def test_products_in_int8_are_exact():
-    if not pairs._has_fast_int8():
-        pytest.skip("this processor is not faster in int8")
-    for m, n, d in ((1, 1, 1), (5, 3, 7), (101, 64, 512), (30, 1000, 3000)):
-        a, b = (
-            np.random.default_rng(m).choice([-127, 0, 1, 127], (m + n, d)).astype(np.int8)[:m],
-            np.full((n, d), 127, dtype=np.int8),
-        )
-        np.testing.assert_array_equal(pairs._products(a, b), a.astype(int) @ b.T.astype(int))
-
-
-@pytest.mark.parametrize("n_threads", [1, 2])
-@pytest.mark.parametrize(("chosen", "int8_price", "pair_price"), [(np.float32, 2, 250), (np.int8, 0, 0)])
-def test_the_screen_that_is_chosen_does_not_change_the_pairs(chosen, int8_price, pair_price, n_threads, monkeypatch):
-    if chosen == np.int8 and not pairs._has_fast_int8():
-        pytest.skip("this processor is not faster in int8")
-    for name, value in {"SAMPLE": 25, "BLOCK": 60, "INT8_PAYS": 0, "INT8_PRICE": int8_price, "PAIR_PRICE": pair_price}.items():
-        set_number(monkeypatch, name, value)
-    points, distance = unit_points(400, 64, 30), 0.4
-    screen, share = pairs._cheapest_screen(points, distance)
-    screen, between = screen(points), reference.all_distances(points)
-    assert screen.vectors.dtype == chosen
-    assert 0 < screen.vectors.size < points.size or chosen == np.int8
-    assert 0.3 < share / np.mean(between <= distance) < 3
-    with threads.limit(n_threads):
-        a, b, _ = pairs._find_pairs(points, distance, screen)
-    np.testing.assert_array_equal(sorted(zip(a, b, strict=True)), np.argwhere(np.triu(between <= distance, 1)))
-
-
-def test_near_points_are_sought_anew_only_where_those_known_do_not_reach(monkeypatch):
-    close, sought = pairs.ClosePairs(unit_points(300, 16)), []
-    real = pairs._find_pairs
-    monkeypatch.setattr(
-        pairs, "_find_pairs", lambda points, distance, screen: sought.append(distance) or real(points, distance, screen)
-    )
-    assert 0 < len(close.within(0.5)[0]) < len(close.within(0.8)[0]) == len(close.within(0.6)[0])
-    assert close.within(2.0) is close.within(2.1) is None
-    assert close.within(0.8) is not None
-    assert sought == [0.5, 0.8]
-
-
-@pytest.mark.parametrize("d", [2, 20])
-@pytest.mark.parametrize("n_zero", [0, 5])
-def test_stored_balls_hold_what_those_that_are_not_stored_do(d, n_zero):
-    points, rng = unit_points(150, d, 40, n_zero), np.random.default_rng(0)
-    between = reference.all_distances(points)
-    for radius in (1e-9, 0.1, 0.7, 2.0):
-        balls = balls_around.Balls(points, radius)
-        stored = balls_around.StoredBalls(len(points), *pairs._find_pairs(points, 2.0, next(screens(points, 2.0))), balls.radius)
-        inside = between <= balls.radius
-        for kind in (balls, stored):
-            np.testing.assert_array_equal(kind.sizes, inside.sum(axis=1))
-            for share in (0.0, 0.2, 1.0):
-                covered = rng.random(len(points)) < share
-                np.testing.assert_array_equal(kind.count_uncovered(covered), inside[:, ~covered].sum(axis=1))
-                np.testing.assert_array_equal(kind.cover(np.flatnonzero(covered)), inside[covered].any(axis=0))
-
-
-@given(pools(), st.sampled_from([5, 1000]))
-@settings(max_examples=60, deadline=None)
-def test_picks_are_the_same_whether_balls_are_stored_or_not(given_pool, sample):
-    features, budget, labeled, radius, n_classes = given_pool
-    picks = []
-    for most in (-1, 1000):
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in {"MOST_NEIGHBOURS": most, "SAMPLE": sample, "BLOCK": 17}.items():
-                set_number(patch, name, value)
-            pool = pool_of(features, labeled, radius=radius or 0.5, n_classes=n_classes)
-            picks.append(query("probcover", pool, budget).tolist())
-            assert isinstance(coverage._balls(pool, radius or 0.5), balls_around.StoredBalls) == (most > 0)
-    assert picks[0] == picks[1]
-
-
-@pytest.mark.parametrize("copies", [1, 4])
-@pytest.mark.parametrize("most", [0, 1000])
-@pytest.mark.parametrize("n_clusters", [2, 6])
-@pytest.mark.parametrize("spread", [0.1, 0.5])
-def test_delta_from_near_pairs_is_that_from_all_pairs(copies, most, n_clusters, spread, monkeypatch):
-    """Within what rounding of the products takes off it."""
-    for name, value in {"SAMPLE": 100, "BLOCK": 70, "MOST_NEIGHBOURS": most}.items():
-        set_number(monkeypatch, name, value)
-    pool = pool_of(np.repeat(make_blobs(10, 60 // copies, 8, spread=spread), copies, axis=0))
-    assignments = pool.clusters(n_clusters).assignments
-    radius = coverage._largest_pure_radius(pairs.ClosePairs(pool.points), assignments)
-    between = np.where(assignments[:, None] == assignments, np.inf, reference.all_distances(pool.points))
-    exact = np.sort(between.min(axis=1))[len(between) // 20]
-    assert exact - 1e-4 < radius < exact
-
-
-def test_delta_where_the_sample_misleads_is_that_of_all_pairs(monkeypatch):
-    set_number(monkeypatch, "SAMPLE", 100)
-    pool = pool_of(make_blobs(10, 40, 8, spread=0.5))
-    close, assignments = pairs.ClosePairs(pool.points), pool.clusters(5).assignments
-    expected = coverage._largest_pure_radius(close, assignments)
-    monkeypatch.setattr(coverage, "_sampled_product_with_others", lambda points, assignments: np.full(100, 1.0))
-    assert coverage._largest_pure_radius(pairs.ClosePairs(pool.points), assignments) == pytest.approx(expected, abs=1e-4)
+@pytest.mark.parametrize("radius", [1e-9, 0.1, 0.7, 2.0])
+def test_rows_of_zeros_are_copies_of_each_other_and_far_from_all_else(radius):
+    points = np.random.default_rng(0).standard_normal((60, 5)).astype(np.float32)
+    points[10:15] = 0
+    balls = coverage.Balls(strategies.Pool(points).points, radius)
+    np.testing.assert_array_equal(balls.sizes, (reference.all_distances(balls.points) <= balls.radius).sum(axis=1))
+    assert (balls.sizes[10:15] == (60 if radius == 2 else 5)).all()
 
 
 @pytest.mark.parametrize("n_classes", [2, 7, None])
@@ -299,13 +164,12 @@ def test_a_radius_that_is_set_needs_no_clusters(monkeypatch):
 
 
 def test_later_rounds_go_on_from_the_counts_of_the_round_before(monkeypatch):
-    set_number(monkeypatch, "MOST_NEIGHBOURS", 0)
     pool, counted = pool_of(make_blobs(12, 40, 8), radius=0.5), []
     labeled = query("probcover", pool, 3)
-    real = balls_around.Balls.count
-    monkeypatch.setattr(balls_around.Balls, "count", lambda self, members: counted.append(len(members)) or real(self, members))
+    real = coverage.Balls.count
+    monkeypatch.setattr(coverage.Balls, "count", lambda self, members: counted.append(len(members)) or real(self, members))
     more = query("probcover", pool.with_labeled(labeled), 3)
-    assert sum(counted) <= np.count_nonzero(balls_around.Balls(pool.points, 0.5).cover(np.concatenate([labeled[2:], more])))
+    assert sum(counted) <= np.count_nonzero(coverage.Balls(pool.points, 0.5).count(np.concatenate([labeled[2:], more])))
     monkeypatch.undo()
     anew = query("probcover", pool_of(make_blobs(12, 40, 8), labeled, radius=0.5), 3)
     np.testing.assert_array_equal(more, anew)
@@ -319,7 +183,9 @@ def test_points_that_are_all_equal_are_picked_at_random(name, radius, value):
     picks = query(name, pool, 300)
     assert len(set(picks) - {5, 6}) == 300
     assert set(picks) != set(query(name, pool, 300, seed=1))
-    assert coverage._balls(pool, radius or 2.0).sizes[0] == 2000
+    if name == "probcover":
+        [balls] = [value for key, value in pool._shared.items() if key[0] == "balls"]
+        assert (balls.sizes == 2000).all()
 
 
 def test_when_everything_is_covered_the_rest_is_random():

@@ -3,7 +3,6 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from supclust.engine import geometry
-from tests.conftest import make_blobs
 
 
 def test_check_features_names_the_first_bad_rows():
@@ -29,42 +28,6 @@ def test_normalise_gives_unit_rows_and_leaves_zeros():
     points = np.array([[3, 4], [0, 0], [1e30, 1e30], [1e-30, 0]], dtype=np.float32)
     expected = [[0.6, 0.8], [0, 0], [0.5**0.5, 0.5**0.5], [1, 0]]
     np.testing.assert_allclose(geometry.normalise(points), expected, rtol=1e-6)
-
-
-def exact_of(points):
-    return lambda rows: points[rows].astype(float)
-
-
-@pytest.mark.parametrize("tile", [7, 1000])
-@pytest.mark.parametrize(("n", "d", "k"), [(2, 3, 1), (30, 1, 5), (200, 7, 20), (1500, 64, 20)])
-@pytest.mark.parametrize("spread", [1e-3, 1.0])
-def test_nearest_squares_are_those_of_float64_up_to_the_rounding_they_state(n, d, k, spread, tile, monkeypatch):
-    """A spread of 1e-3 has close points far from the origin: hard for float32."""
-    monkeypatch.setattr(geometry, "TILE", tile if n < 500 else 400)
-    points = make_blobs(2, n // 2, d, seed=n, spread=spread)
-    squares, rounding = geometry.nearest_squares(points, k)
-    expected = np.sort(cdist(points.astype(float), points.astype(float), "sqeuclidean"), axis=1)[:, 1 : k + 1]
-    assert squares.shape == (n, k)
-    np.testing.assert_allclose(np.sort(squares, axis=1), expected, rtol=1e-6, atol=rounding)
-    assert rounding < 1e-3 * np.var(points, axis=0).sum()
-
-
-@pytest.mark.parametrize(("n", "d", "k"), [(2, 3, 1), (30, 1, 5), (200, 7, 20), (1500, 64, 20)])
-@pytest.mark.parametrize("spread", [1e-3, 1.0])
-def test_nearest_exactly_are_those_of_float64(n, d, k, spread):
-    points = make_blobs(2, n // 2, d, seed=n, spread=spread)
-    rows = np.random.default_rng(0).permutation(n)[: n // 2 + 1]
-    expected = np.sort(cdist(points[rows].astype(float), points.astype(float)), axis=1)[:, 1 : k + 1]
-    found = geometry.nearest_exactly(points, exact_of(points), rows, k)
-    np.testing.assert_allclose(np.sort(found, axis=1), expected, rtol=1e-6)
-
-
-def test_nearest_leave_out_the_point_itself_even_among_copies():
-    points = np.repeat(np.eye(3, dtype=np.float32), 30, axis=0)
-    assert geometry.nearest_exactly(points, exact_of(points), np.arange(90), 5).max() == 0
-    assert geometry.nearest_exactly(points, exact_of(points), np.arange(90), 30).max(axis=1).min() == pytest.approx(2**0.5)
-    squares, rounding = geometry.nearest_squares(points, 5)
-    assert squares.max() <= rounding
 
 
 @pytest.mark.parametrize(("n", "k", "d"), [(1, 1, 1), (5, 3, 2), (9000, 7, 16)])

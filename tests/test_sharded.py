@@ -163,19 +163,17 @@ def test_points_come_from_their_shards_in_the_order_asked(both):
     np.testing.assert_array_equal(shards.order, one.order)
     for rows in (np.array([1599, 0, 500, 501, 499, 0]), np.empty(0, dtype=int), one.order):
         np.testing.assert_array_equal(shards[rows], one[rows])
-        np.testing.assert_array_equal(shards.exact(rows), one.exact(rows))
-    np.testing.assert_allclose(shards.map_exact(partial(np.sum, axis=1), one.order), one.exact(one.order).sum(axis=1))
+    np.testing.assert_array_equal(shards.map_rows(partial(np.sum, axis=1), one.order), one[one.order].sum(axis=1))
     with pytest.raises(IndexError, match=r"rows must lie in 0\.\.1599"):
         shards[np.array([1600])]
 
 
-def test_map_cuts_arrays_and_merges_by_shard(client, features, monkeypatch):
+def test_map_merges_by_shard_and_groups_come_together(client, features, monkeypatch):
     monkeypatch.setattr(sharded, "GROUPS_AHEAD", 1)
-    shards, weights = Shards(np.split(features, CUTS)), np.arange(1600.0)
-    parts = shards.map(np.multiply, weights[:, None])
-    np.testing.assert_allclose(np.concatenate(parts), geometry.normalise(features) * weights[:, None], rtol=1e-6)
-    sizes = [500, 1, 599, 500]
-    assert [len(part) for part in shards.map(np.array, merge=np.concatenate)] == sizes
+    shards = Shards(np.split(features, CUTS))
+    parts = shards.map(np.array, merge=np.concatenate)
+    assert [len(part) for part in parts] == [500, 1, 599, 500]
+    np.testing.assert_allclose(np.concatenate(parts), geometry.normalise(features), rtol=1e-6)
     groups = np.split(np.random.default_rng(0).permutation(1600), range(100, 1600, 100))
     for group, points in zip(groups, shards.map_groups(np.array, groups), strict=True):
         np.testing.assert_array_equal(points, shards[group])
@@ -198,7 +196,7 @@ def test_most_points_never_leave_the_workers(client, monkeypatch):
     points = np.random.default_rng(0).standard_normal((5000, 16)).astype(np.float32)
     for budget in (1, 10):
         supclust.select(Shards(np.split(points, [1000, 4500])), budget, return_details=True)
-    here = [rows for function, rows in asked if function is not sharded._map_exact]
+    here = [rows for function, rows in asked if function is not sharded._map_rows]
     assert sum(here) < 1500
 
 

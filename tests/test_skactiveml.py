@@ -290,7 +290,7 @@ def test_the_loop_of_the_readme_runs(capsys):
 ALONE = """
 import sys
 sys.modules["skactiveml"] = None
-import supclust, supclust.strategies, supclust.selection
+import supclust, supclust.strategies, supclust.method
 try:
     import supclust.skactiveml
 except ImportError as error:

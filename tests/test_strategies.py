@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supclust import scores, strategies
+from supclust import method, strategies
+from supclust import pool as pools
 from tests import reference
 from tests.conftest import make_blobs
 from tests.test_uncertainty import StubModel, random_probabilities
@@ -121,8 +122,8 @@ def test_typiclust_takes_the_most_typical_point_of_each_cluster(blobs):
     pool = strategies.Pool(blobs)
     clustered = pool.clusters(12)
     for pick in query("typiclust", pool, 12):
-        cluster = clustered.assignments[pick]
-        assert pick == clustered.members[cluster][clustered.typicality([cluster])[clustered.members[cluster]].argmax()]
+        members = clustered.members[clustered.assignments[pick]]
+        assert pick == members[reference.typicality(pool.points[members]).argmax()]
 
 
 def test_the_ablations_drop_what_their_names_say(blobs):
@@ -133,17 +134,17 @@ def test_the_ablations_drop_what_their_names_say(blobs):
     for position, pick in enumerate(without_typicality):
         members = clustered.members[clustered.assignments[pick]]
         cluster = clustered.assignments[pick]
-        sup = clustered.sup(cluster, members)
+        sup = method.sup_in_cluster(pool, clustered, cluster, members)
         assert pick == members[sup.argmax()]
-        ranked = members[np.argsort(-clustered.typicality([cluster])[members])]
+        ranked = members[np.argsort(-reference.typicality(pool.points[members]))]
         top = set(ranked[: math.ceil(len(members) / 10)].tolist())
         assert {int(picks[position]) for picks in draws.values()} == top  # each of them, and nothing else
 
 
 def test_clustering_strategies_share_their_clusters(blobs, monkeypatch):
     pool, calls = strategies.Pool(blobs), []
-    real = strategies.pool.kmeans
-    monkeypatch.setattr(strategies.pool, "kmeans", lambda *args, **more: calls.append(args[1]) or real(*args, **more))
+    real = pools.kmeans
+    monkeypatch.setattr(pools, "kmeans", lambda *args, **more: calls.append(args[1]) or real(*args, **more))
     for name in strategies.NAMES:
         query(name, pool.with_labeled(query(name, pool, 6)), 6)
     assert calls == [6, 12]  # probcover's six classes are the six of the first round
@@ -163,14 +164,15 @@ def test_unknown_strategy_lists_the_known_ones(blobs):
 
 def test_squared_typicality_is_a_setting_and_is_logged(blobs, caplog):
     caplog.set_level("INFO")
-    plain = strategies.Pool(blobs).clusters(12)
+    plain = strategies.Pool(blobs)
     assert "squared" not in caplog.text
-    squared = strategies.Pool(blobs, settings=strategies.Settings(squared=True)).clusters(12)
+    squared = strategies.Pool(blobs, settings=strategies.Settings(squared=True))
     assert "squared" in caplog.text
-    members = plain.members[0]
-    expected = scores.typicality(plain.points[members], squared=True)
-    np.testing.assert_allclose(squared.typicality([0])[members], expected, rtol=1e-5)
-    assert not np.allclose(plain.typicality([0])[members], expected)
+    members = plain.clusters(12).members[0]
+    expected = method.typicality(plain.points[members], squared=True)
+    found = [method.explain(pool, 12).typicality[members] for pool in (squared, plain)]
+    np.testing.assert_allclose(found[0], expected, rtol=1e-5)
+    assert not np.allclose(found[1], expected)
 
 
 def test_the_names_come_in_the_order_of_the_papers_tables():
@@ -215,24 +217,24 @@ def test_class_balanced_asks_for_labels_and_strategies_see_none(blobs):
 
 
 def test_settings_share_clusters_and_the_typicality_that_they_leave_alone(blobs, monkeypatch):
-    calls = {"kmeans": 0, "mean_distance_bounds": 0}
-    for module, name in ((strategies.pool, "kmeans"), (scores, "mean_distance_bounds")):
-        real = getattr(module, name)
+    calls = {"kmeans": 0, "mean_distances": 0}
+    for name in calls:
+        real = getattr(pools, name)
 
         def counted(*args, _real=real, _name=name, **more):
             calls[_name] += 1
             return _real(*args, **more)
 
-        monkeypatch.setattr(module, name, counted)
+        monkeypatch.setattr(pools, name, counted)
     pool = strategies.Pool(blobs)
     first = query("supclust", pool, 6)
-    assert calls == {"kmeans": 1, "mean_distance_bounds": 6}
+    assert calls == {"kmeans": 1, "mean_distances": 6}
     others = [query("supclust", pool.with_settings(relative_temperature=t), 6) for t in (0.01, 10.0)]
-    assert calls == {"kmeans": 1, "mean_distance_bounds": 6}
+    assert calls == {"kmeans": 1, "mean_distances": 6}
     fresh = [
         query("supclust", strategies.Pool(blobs, settings=strategies.Settings(relative_temperature=t)), 6) for t in (0.01, 10.0)
     ]
     np.testing.assert_array_equal(others, fresh)
     query("supclust", pool.with_settings(n_neighbors=5), 6)
-    assert calls == {"kmeans": 3, "mean_distance_bounds": 24}  # two of each were for the fresh pools
+    assert calls == {"kmeans": 3, "mean_distances": 24}  # two of each were for the fresh pools
     np.testing.assert_array_equal(first, query("supclust", pool, 6))

@@ -1,6 +1,5 @@
 """Pieces over threads: order, one BLAS thread each, nesting, and how it ends when something is wrong."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -37,19 +36,22 @@ def test_the_pieces_of_a_piece_are_done_by_its_thread():
     assert all(len(idents) == 1 for idents in threads.map(piece, range(4)))
 
 
-@pytest.mark.parametrize("limit", [1, 2, 7])
-def test_no_more_threads_than_the_limit(limit, monkeypatch):
+@pytest.mark.parametrize("asked", [1, 2, 7])
+def test_no_more_threads_than_openmp_is_told(asked, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(4)), raising=False)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    with threads.limit(limit):
-        assert threads.count() == min(limit, 4)
-        idents = threads.map(lambda _: time.sleep(0.01) or threading.get_ident(), range(12))
-    assert len(set(idents)) <= min(limit, 4)
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert threads.count() == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", str(asked))
+    assert threads.count() == min(asked, 4)
+    idents = threads.map(lambda _: time.sleep(0.01) or threading.get_ident(), range(12))
+    assert len(set(idents)) <= min(asked, 4)
 
 
-def test_an_error_ends_the_other_pieces_and_what_is_inside_of_them():
+def test_alone_keeps_to_one_thread_with_a_blas_of_one():
+    with threads.alone():
+        found = threads.map(lambda _: (threading.get_ident(), *blas_threads()), range(5))
+    assert set(found) == {(threading.get_ident(), 1)}
+
+
+def test_an_error_ends_the_other_pieces_and_what_is_inside_of_them(monkeypatch):
     begun = []
 
     def piece(i):
@@ -58,7 +60,8 @@ def test_an_error_ends_the_other_pieces_and_what_is_inside_of_them():
             raise KeyError("broken")
         threads.map(lambda j: begun.append((i, j)) or time.sleep(0.05), range(100))
 
-    with threads.limit(2), pytest.raises(KeyError, match="broken"):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    with pytest.raises(KeyError, match="broken"):
         threads.map(piece, range(50))
     assert len(begun) < 30
 
@@ -117,8 +120,9 @@ def test_an_interrupt_in_the_bar_stops_the_threads_while_its_traceback_is_held(m
         for item in items:
             raise KeyboardInterrupt(item)
 
-    monkeypatch.setattr(threads, "bar", interrupted)
-    with pytest.raises(KeyboardInterrupt) as held, threads.limit(2):
+    monkeypatch.setattr(threads, "progress", interrupted)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    with pytest.raises(KeyboardInterrupt) as held:
         threads.map(lambda i: done.append(time.sleep(0.02)), range(100))
     before = len(done)
     time.sleep(0.2)
@@ -133,15 +137,3 @@ def test_a_blas_that_comes_with_scipy_is_limited_too():
         return blas_threads() if scipy.linalg else None
 
     assert threads.map(piece, range(2)) == [{1}] * 2
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_process_forked_in_the_middle_of_a_map_begins_anew():
-    def fork(_):
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if threads.map(lambda _: blas_threads(), range(3)) == [{1}] * 3 else 1)
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-    assert threads.map(fork, range(2)) == [0, 0]

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from supclust import scores, strategies
+from supclust import strategies
+from supclust.strategies import uncertainty
 from tests import reference
 
 METHODS = {"margin": "margin_sampling", "least-confidence": "least_confident", "entropy": "entropy"}  # scikit-activeml's names
@@ -49,12 +50,12 @@ def test_scores_are_those_of_the_slow_versions(n, n_classes):
     probabilities = random_probabilities(n, n_classes, passes=(5,))
     logs = np.log(probabilities)
     margin, least, entropy = reference.uncertainties(probabilities[0])
-    np.testing.assert_allclose(scores.margin_uncertainty(logs[0]), margin, atol=1e-12)
-    np.testing.assert_allclose(scores.least_confidence(logs[0]), least, atol=1e-12)
-    np.testing.assert_allclose(scores.entropy(logs[0]), entropy, atol=1e-12)
+    np.testing.assert_allclose(uncertainty.margin_uncertainty(logs[0]), margin, atol=1e-12)
+    np.testing.assert_allclose(uncertainty.confidence_uncertainty(logs[0]), least, atol=1e-12)
+    np.testing.assert_allclose(uncertainty.predictive_entropy(logs[0]), entropy, atol=1e-12)
     information, of_mean = reference.bald(probabilities)
-    np.testing.assert_allclose(scores.bald(logs), information, atol=1e-12)
-    np.testing.assert_allclose(scores.mean_entropy(iter(logs)), of_mean, atol=1e-12)
+    np.testing.assert_allclose(uncertainty.mutual_information(logs), information, atol=1e-12)
+    np.testing.assert_allclose(uncertainty.entropies_of_passes(iter(logs))[0], of_mean, atol=1e-12)
 
 
 LOGITS = arrays.arrays(
@@ -72,34 +73,27 @@ def test_extreme_log_probabilities_give_numbers_in_range(logits, data):
     top = logits.max(axis=-1, keepdims=True)
     logs = logits - top - np.log(np.exp(logits - top).sum(axis=-1, keepdims=True))
     most = np.log(logs.shape[2]) + 1e-9
-    for score in (scores.margin_uncertainty, scores.least_confidence, scores.entropy):
+    for score in (uncertainty.margin_uncertainty, uncertainty.confidence_uncertainty, uncertainty.predictive_entropy):
         assert ((score(logs[0]) >= 0) & (score(logs[0]) <= max(1, most) + 1e-9)).all()
-    information, of_mean = scores.bald(logs), scores.mean_entropy(logs)
+    information, of_mean = uncertainty.mutual_information(logs), uncertainty.entropies_of_passes(logs)[0]
     assert ((information >= 0) & (information <= of_mean + 1e-9) & (of_mean <= most)).all()
-
-
-def test_all_but_certain_points_keep_their_order():
-    second = np.array([-40.0, -100.0, -60.0, -700.0])
-    logs = np.column_stack([np.log1p(-np.exp(second)), second])
-    for score in (scores.margin_uncertainty, scores.least_confidence, scores.entropy):
-        assert np.argsort(-score(logs)).tolist() == [0, 2, 1, 3]
 
 
 @pytest.mark.parametrize("bad", [np.array([[np.nan, 0.0]]), np.array([[0.5, -1.0]]), np.zeros(3), np.zeros((3, 0))])
 def test_what_are_no_log_probabilities_is_refused(bad):
     with pytest.raises(ValueError, match="log-probabilities must"):
-        scores.entropy(bad)
+        uncertainty.predictive_entropy(bad)
 
 
 def test_no_passes_are_refused():
     with pytest.raises(ValueError, match="at least one pass"):
-        scores.bald([])
+        uncertainty.mutual_information([])
 
 
 def test_bald_is_zero_where_the_passes_agree_and_largest_where_they_are_sure_and_differ():
     agree, differ = [[0.5, 0.5], [0.9, 0.1]], [[1 - 1e-9, 1e-9], [1e-9, 1 - 1e-9]]
     passes = np.log([[agree[0], agree[1], differ[0]], [agree[0], agree[1], differ[1]]])
-    np.testing.assert_allclose(scores.bald(passes), [0, 0, np.log(2)], atol=1e-6)
+    np.testing.assert_allclose(uncertainty.mutual_information(passes), [0, 0, np.log(2)], atol=1e-6)
     assert query("bald", pool_of(StubModel(passes[0], passes), 3), 1) == [2]
     assert set(query("dbal", pool_of(StubModel(passes[0], passes), 3), 2)) == {0, 2}
 
@@ -119,7 +113,7 @@ def test_passes_are_taken_one_at_a_time():
             yield made
             del made
 
-    assert scores.bald(passes()).shape == (5,)
+    assert uncertainty.mutual_information(passes()).shape == (5,)
 
 
 @pytest.mark.parametrize("name", MODEL_BASED)
@@ -207,4 +201,4 @@ def test_bald_is_that_of_scikit_activeml():
 
     probabilities = np.random.default_rng(0).dirichlet(np.ones(4), (6, 80))
     theirs = batch_bald(probabilities.copy(), 1, random_state=0)[0]
-    np.testing.assert_allclose(scores.bald(np.log(probabilities)), theirs, atol=1e-5)
+    np.testing.assert_allclose(uncertainty.mutual_information(np.log(probabilities)), theirs, atol=1e-5)

@@ -19,7 +19,8 @@ import pandas as pd
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.neighbors import NearestNeighbors
 
-from supclust import active, features, kept, selection, strategies, sweep
+import supclust
+from supclust import active, features, kept, method, strategies, sweep
 from supclust.bench import speed
 from supclust.engine import geometry, kmeans, threads
 from supclust.profiles import Profile
@@ -41,7 +42,7 @@ print(seconds, int(peak) / 1e6)
 """
 
 
-def of(name: str, measured: Callable[[], pd.DataFrame], measure: bool = False) -> tuple[pd.DataFrame, str]:
+def load_or_measure(name: str, measured: Callable[[], pd.DataFrame], measure: bool = False) -> tuple[pd.DataFrame, str]:
     """A kept table, reports/laptop/<name>.csv, and the machine that it is of; measured now, and kept, where asked for.
 
     Raises FileNotFoundError if there is none.
@@ -98,10 +99,10 @@ def jobs() -> list[Job]:
 
     typiclust, coreset = "scikit-activeml TypiClust", "scikit-activeml CoreSet"
     return [
-        Job("select 10", lambda x: selection.select(x, 10), theirs(TypiClust(k=20, random_state=0), 10), typiclust, 25),
+        Job("select 10", lambda x: supclust.select(x, 10), theirs(TypiClust(k=20, random_state=0), 10), typiclust, 25),
         Job(
             "select 50, 250 labelled",
-            lambda x: selection.select(x, 50, _labeled(x)),
+            lambda x: supclust.select(x, 50, _labeled(x)),
             lambda x: minibatch_select(x, 50, _labeled(x)),
             "scikit-learn MiniBatchKMeans, NearestNeighbors",
             15,
@@ -207,12 +208,15 @@ def _steps(points: np.ndarray, budget: int, labeled: int) -> dict[str, tuple[flo
 
     seconds = _seconds(lambda: strategies.Pool(points).clusters(budget + labeled))
     pool = strategies.Pool(points, _labeled(points)[:labeled])
-    with threads.limit(1), mock.patch.object(kmeans, "block_pass", counting):
+    with threads.alone(), mock.patch.object(kmeans, "block_pass", counting):
         clustered = pool.clusters(budget + labeled)
-    queried = list(strategies.clustered.clusters_to_query(clustered, pool, budget))
+    queried = list(method.clusters_to_query(clustered, pool, budget))
     sizes = clustered.sizes[queried].astype(float)
     neighbours = float((sizes**2).sum() * d), float(sizes.sum() * d * points.itemsize)
-    return {"k-means": (*counted, seconds), "neighbours": (*neighbours, _seconds(lambda: clustered.score(queried)))}
+    return {
+        "k-means": (*counted, seconds),
+        "neighbours": (*neighbours, _seconds(lambda: pool.neighbor_distances(clustered, queried))),
+    }
 
 
 def inertias(profile: Profile, n_clusters: tuple[int, ...] = (10, 50, 300), seeds: int = 5) -> pd.DataFrame:
@@ -265,7 +269,7 @@ def stock_parts() -> Iterator[None]:
     """For the length of the block: k-means and neighbours are scikit-learn's, and queries share nothing but normalised features."""
     with (
         mock.patch("supclust.pool.kmeans", _stock_kmeans),
-        mock.patch("supclust.scores.mean_distance_bounds", _stock_bounds),
+        mock.patch("supclust.pool.mean_distances", _stock_distances),
         mock.patch.object(strategies.Pool, "shared", lambda pool, key, compute: compute()),
     ):
         yield
@@ -276,10 +280,9 @@ def _stock_kmeans(points: geometry.Normalised, n_clusters: int, seed: int = 0) -
     return kmeans.Clustering(model.labels_.astype(np.int64), model.cluster_centers_)
 
 
-def _stock_bounds(points: np.ndarray, n_neighbors: int = 20, squared: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def _stock_distances(points: np.ndarray, n_neighbors: int = 20, squared: bool = False) -> np.ndarray:
     k = max(1, min(n_neighbors, len(points) // 2))
-    mean = NearestNeighbors(n_neighbors=min(k + 1, len(points))).fit(points).kneighbors(points)[0][:, 1:].mean(axis=1)
-    return mean, mean
+    return NearestNeighbors(n_neighbors=min(k + 1, len(points))).fit(points).kneighbors(points)[0][:, 1:].mean(axis=1)
 
 
 # -- growth --------------------------------------------------------------------------------------------------------------------

@@ -9,18 +9,16 @@ from functools import partial
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from supclust.engine import gpu, threads
+from supclust.engine import threads
 from supclust.engine.geometry import Points, blocks
 
-SAMPLE = 2**16, 256  # points, and points for each cluster, whichever is more, that the centres are found on
+SAMPLE = 2**16, 256  # points, and points per cluster, whichever is more, that the centres are found on
 SEEDED = 2**12, 16  # the same, that k-means++ goes through
 LEADING = 64  # dimensions that the centres are found in
 RESTARTS = 40  # divided by the number of clusters: where they are few, a bad start is costly, and another one is cheap
 TRIALS = 3  # of k-means++ for each centre
 LEADING_STOP = 25, 3e-4  # passes in the leading dimensions; share of the inertia that the last one gained
 FULL_STOP = 8, 1e-3  # the same in all dimensions
-QUICK_STOP = 4, 1e-2
-PRODUCTS = 2**23  # of points with centres, that are there at once
 
 
 @dataclass(frozen=True)
@@ -33,25 +31,22 @@ class Clustering:
 
 @dataclass(frozen=True)
 class Pass:
-    """What a pass over points (m, d) comes to, given centres (K, d)."""
+    """The result of assigning points (m, d) to centres (K, d)."""
 
     nearest: np.ndarray  # centre of each point, (m,)
-    scores: np.ndarray  # x c - |c|^2 / 2 of each: half of |x|^2 - |x - c|^2, (m,); or what they come to in all, (1,)
-    sums: np.ndarray  # of each centre's points, (K, d)
-    counts: np.ndarray  # of each centre's points, (K,)
+    scores: np.ndarray  # x c - |c|^2 / 2 of each point: half of |x|^2 - |x - c|^2, (m,); or their sum, (1,)
+    sums: np.ndarray  # of the points of each centre, (K, d)
+    counts: np.ndarray  # of the points of each centre, (K,)
 
 
 def kmeans(points: Points, n_clusters: int, seed: int = 0) -> Clustering:
-    """k-means clusters of points (n, d): each point is assigned to the nearest centre, which is all but the mean of its cluster.
+    """k-means clusters of points (n, d): each point is assigned to the nearest centre, which is close to the mean of its cluster.
 
     Centres are seeded by greedy k-means++ (Arthur & Vassilvitskii, 2007) on a few thousand points, improved on a sample of 65,536
-    or 256 for each cluster, whichever is more, in its 64 leading dimensions, then in all dimensions, then on all the points; each
-    until a pass gains little. Notebook 09 compares the inertia with that of ten runs to convergence.
-    The same seed gives the same clusters, on however many threads, and in whatever order points in memory come that are no more
-    than the sample; of more, up to the rounding of sums. A GPU rounds otherwise;
-    where that could move a point to another centre, numpy decides. With one the clusters are then all but always the same, though
-    not surely: numpy's rounding may hang on which points are multiplied together, and when to stop on the scores' last digit.
-    Raises ValueError if there are fewer points than clusters.
+    or 256 per cluster, whichever is more, in its 64 leading dimensions (this scheme is ours), then in all dimensions, then on all
+    the points, each until a pass gains little. Notebook 09 compares the inertia with that of ten runs to convergence.
+    The same seed gives the same clusters, with any number of threads, and in whatever order points in memory come that are no more
+    than the sample; of more, up to the rounding of sums. Raises ValueError if there are fewer points than clusters.
     """
     n = points.shape[0]
     if not 1 <= n_clusters <= n:
@@ -64,34 +59,24 @@ def kmeans(points: Points, n_clusters: int, seed: int = 0) -> Clustering:
         assignments = np.empty(n, dtype=np.int64)
         assignments[drawn] = nearest
         return Clustering(assignments, centers)
-    over = partial(points.map, merge=_summed)
-    centers, last = _lloyd(lambda centers: over(partial(block_pass, centers=centers)), centers, n, FULL_STOP)
+    centers, last = _lloyd(lambda centers: points.map(partial(block_pass, centers=centers), _summed), centers, n, FULL_STOP)
     return Clustering(last.nearest.astype(np.int64), centers)
 
 
 def _of_sample(sample: np.ndarray, n_clusters: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Centres (K, d) of a sample (m, d), which is overwritten, and the nearest one of each of its points (m,)."""
-    mean, squares = _centre(sample)
-    leading, inertia = _in_leading_dimensions(sample, rng), np.inf
-    centers, last = _lloyd(passes(leading), _start(leading, n_clusters, rng), _squares(leading), LEADING_STOP, held=leading)
+    parts = blocks(sample.shape)
+    sums = threads.map(lambda part: sample[part].sum(axis=0, dtype=float), parts)
+    mean = (np.sum(sums, axis=0) / len(sample)).astype(np.float32)
+    threads.map(lambda part: np.subtract(sample[part], mean, out=sample[part]), parts)
+    leading, squares = _in_leading_dimensions(sample, rng), _squares(sample)
+    centers, last = _lloyd(_passes(leading), _start(leading, n_clusters, rng), _squares(leading), LEADING_STOP, held=leading)
     if leading is not sample:
-        sums = threads.map(lambda part: _sums(sample[part], last.nearest[part], n_clusters), blocks(sample.shape))
-        centers = _means(_total(sums), last.counts, np.zeros((n_clusters, sample.shape[1])))
+        sums = _total(threads.map(lambda part: _sums(sample[part], last.nearest[part], n_clusters), parts))
+        centers = _means(sums, last.counts, np.zeros((n_clusters, sample.shape[1])))
         inertia = squares - float(last.counts @ (centers.astype(float) ** 2).sum(axis=1))
-        centers, last = _lloyd(passes(sample), centers, squares, FULL_STOP, inertia)
+        centers, last = _lloyd(_passes(sample), centers, squares, FULL_STOP, inertia)
     return centers + mean, last.nearest
-
-
-def _centre(sample: np.ndarray) -> tuple[np.ndarray, float]:
-    """Move a sample (m, d) to its mean, in place; returns the mean and the sum of the squares around it."""
-    sums = threads.map(lambda part: sample[part].sum(axis=0, dtype=float), blocks(sample.shape))
-    mean = (np.sum(sums, axis=0, dtype=float) / len(sample)).astype(np.float32)
-
-    def move(part: slice) -> None:
-        sample[part] -= mean
-
-    threads.map(move, blocks(sample.shape))
-    return mean, _squares(sample)
 
 
 def _in_leading_dimensions(sample: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -101,9 +86,9 @@ def _in_leading_dimensions(sample: np.ndarray, rng: np.random.Generator) -> np.n
     from sklearn.utils.extmath import randomized_range_finder  # half a second that most of the package does not need
 
     some = sample[rng.choice(len(sample), min(len(sample), SEEDED[0]), replace=False)]
-    seed = np.random.RandomState(rng.integers(2**31))
-    find = partial(randomized_range_finder, some.T, size=LEADING, n_iter=2, random_state=seed)
-    [axes] = threads.map(lambda find: find().astype(np.float32), [find])
+    with threads.alone():
+        state = np.random.RandomState(rng.integers(2**31))
+        axes = randomized_range_finder(some.T, size=LEADING, n_iter=2, random_state=state).astype(np.float32)
     return np.concatenate(threads.map(lambda part: sample[part] @ axes, blocks(sample.shape)))
 
 
@@ -113,29 +98,21 @@ def _start(points: np.ndarray, n_clusters: int, rng: np.random.Generator) -> np.
 
     def attempt(rng: np.random.Generator) -> np.ndarray:
         part = points[np.sort(rng.choice(len(points), size, replace=False))]
-        return _lloyd(passes(part), plus_plus(part, n_clusters, rng), _squares(part), LEADING_STOP, held=part)[0]
+        return _lloyd(_passes(part), _plus_plus(part, n_clusters, rng), _squares(part), LEADING_STOP, held=part)[0]
 
     tries = threads.map(attempt, rng.spawn(max(1, RESTARTS // n_clusters)))
     if len(tries) == 1:
         return tries[0]
-    return max(tries, key=lambda centers: float(_joined(passes(points)(centers)).scores.sum(dtype=float)))
+    return max(tries, key=lambda centers: float(_joined(_passes(points)(centers)).scores.sum(dtype=float)))
 
 
-def quick_centers(points: np.ndarray, n_clusters: int, seed: int = 0) -> np.ndarray:
-    """Centres (K, d) of points (n, d), where it matters little if others would be better: some of them, moved a few times."""
-    rng, size = np.random.default_rng(seed), min(len(points), max(SEEDED[0], SEEDED[1] * n_clusters))
-    part = points[np.sort(rng.choice(len(points), size, replace=False))]
-    centers = part[np.sort(rng.choice(size, n_clusters, replace=False))]
-    return _lloyd(passes(part), centers, _squares(part), QUICK_STOP, held=part)[0]
-
-
-def plus_plus(points: np.ndarray, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
-    """Greedy k-means++: each centre (K, d) is, of a few points drawn by their squared distance to the nearest one, the best."""
+def _plus_plus(points: np.ndarray, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
+    """Greedy k-means++: each centre (K, d) is the best of a few points drawn by their squared distance to the nearest centre."""
     squares = np.einsum("nd,nd->n", points, points)
     chosen = [rng.integers(len(points))]
     nearest = np.maximum(squares + squares[chosen[0]] - 2 * (points @ points[chosen[0]]), 0)
     for _ in range(n_clusters - 1):
-        threads.check()
+        threads.raise_if_stopped()
         upto = np.cumsum(nearest, dtype=float)
         drawn = np.minimum(np.searchsorted(upto, rng.random(TRIALS) * upto[-1]), len(points) - 1)
         lowered = squares + squares[drawn, None] - 2 * (points[drawn] @ points.T)
@@ -154,58 +131,32 @@ def _lloyd(
     inertia: float = np.inf,
     held: np.ndarray | None = None,
 ) -> tuple[np.ndarray, Pass]:
-    """Go from centres to the means of their points until that gains little; returns the last centres and the pass with them.
+    """Move centres to the means of their points until that gains little; returns the last centres and the pass with them.
 
     squares: sum of the squared lengths of all points. inertia: before the first pass, if it is known. held: all the points, if
-    they are in memory; a centre that has lost its points then goes to the point that is farthest from its own.
+    they are in memory; a centre that has lost its points then moves to the point that is farthest from its own centre.
     """
     most, tolerance = stop
-    for number in threads.bar(range(1, most + 1), "k-means"):
+    for number in threads.progress(range(1, most + 1), "k-means"):
         last = _joined(over(centers))
         before, inertia = inertia, squares - 2 * float(last.scores.sum(dtype=float))
-        lost = held is not None and bool((last.counts == 0).any())
-        if (before - inertia <= tolerance * abs(inertia) and not lost) or number == most:
+        lost = last.counts == 0 if held is not None else np.zeros(len(centers), dtype=bool)
+        if (before - inertia <= tolerance * abs(inertia) and not lost.any()) or number == most:
             break
         centers = _means(last.sums, last.counts, centers)
-        if lost:
-            centers[last.counts == 0] = _farthest(held, last, np.count_nonzero(last.counts == 0))
+        if lost.any():
+            gaps = np.einsum("nd,nd->n", held, held) - 2 * last.scores
+            centers[lost] = held[np.argsort(-gaps, kind="stable")[: np.count_nonzero(lost)]]
     return centers, last
 
 
-def _farthest(points: np.ndarray, last: Pass, count: int) -> np.ndarray:
-    """The count of the points (m, d) that are farthest from their centres."""
-    gaps = np.einsum("nd,nd->n", points, points) - 2 * last.scores
-    return points[np.argsort(-gaps, kind="stable")[:count]]
-
-
 def block_pass(block: np.ndarray, centers: np.ndarray) -> Pass:
-    """Assign each point of a block (m, d) to the nearest of the centers (K, d), and add up those of each."""
-    found = gpu.attempt(gpu.nearest_centers, block, centers)
-    nearest, scores = _nearest(block, centers) if found is None else _sure(block, centers, *found)
-    return Pass(nearest.astype(np.int32), scores, _sums(block, nearest, len(centers)), np.bincount(nearest, minlength=len(centers)))
-
-
-def _nearest(block: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest centre of each point of a block, and its score (m,)."""
-    if len(block) * len(centers) > PRODUCTS and len(block) > 1:
-        halves = np.array_split(block, 2)
-        return tuple(np.concatenate(parts) for parts in zip(*(_nearest(half, centers) for half in halves), strict=True))
+    """Assign each point of a block (m, d) to the nearest of the centers (K, d), and sum up those of each."""
     products = np.matmul(block, centers.T, out=threads.workspace("products", (len(block), len(centers))))
     products -= np.einsum("kd,kd->k", centers, centers) / 2
     nearest = products.argmax(axis=1)
-    return nearest, products[np.arange(len(block)), nearest]
-
-
-def _sure(
-    block: np.ndarray, centers: np.ndarray, nearest: np.ndarray, scores: np.ndarray, leads: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest centres and scores as a GPU found them, but numpy's where the lead (m,) is not above what rounding could make it."""
-    longest, farthest = (float(np.einsum("nd,nd->n", rows, rows).max()) ** 0.5 for rows in (block, centers))
-    rounding = 2 * float(np.finfo(np.float32).eps) * (block.shape[1] + 4) * (longest + farthest) * farthest
-    close = np.flatnonzero(leads <= rounding)
-    if len(close):
-        nearest[close], scores[close] = _nearest(block[close], centers)
-    return nearest, scores
+    scores = products[np.arange(len(block)), nearest]
+    return Pass(nearest.astype(np.int32), scores, _sums(block, nearest, len(centers)), np.bincount(nearest, minlength=len(centers)))
 
 
 def _joined(parts: list[Pass]) -> Pass:
@@ -215,32 +166,29 @@ def _joined(parts: list[Pass]) -> Pass:
 
 
 def _total(arrays: list[np.ndarray]) -> np.ndarray:
-    """Their sum in float64, one after the other: to stack them first takes longer than to add them."""
-    total = arrays[0].astype(float)
-    for array in arrays[1:]:
-        total += array
-    return total
+    """Their sum in float64, without stacking them first."""
+    return sum(arrays[1:], arrays[0].astype(float))
 
 
 def _summed(parts: list[Pass]) -> Pass:
-    """Passes joined, with what is needed only: the sum of the scores, and the centres' numbers in as few bytes as will do."""
+    """Passes joined, in as few bytes as Lloyd's algorithm needs: the sum of the scores, and small integers."""
     whole = _joined(parts)
     nearest = whole.nearest.astype(np.min_scalar_type(len(whole.counts)))
     return Pass(nearest, whole.scores.sum(dtype=float, keepdims=True), whole.sums, whole.counts)
 
 
 def _sums(block: np.ndarray, nearest: np.ndarray, n_clusters: int) -> np.ndarray:
-    """Of the points of each cluster, (K, d) float32."""
+    """Sum of the points (m, d) of each cluster, (K, d) float32."""
     m = len(block)
     return csr_matrix((np.ones(m, dtype=np.float32), (nearest, np.arange(m))), shape=(n_clusters, m)) @ block
 
 
 def _means(sums: np.ndarray, counts: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
-    """Of each cluster, (K, d) float32; otherwise (K, d) where it has no points."""
+    """Mean of each cluster, (K, d) float32; otherwise (K, d) where a cluster has no points."""
     return np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], otherwise).astype(np.float32)
 
 
-def passes(points: np.ndarray) -> Callable[[np.ndarray], list[Pass]]:
+def _passes(points: np.ndarray) -> Callable[[np.ndarray], list[Pass]]:
     """Passes over points (m, d) in memory."""
     return lambda centers: threads.map(lambda part: block_pass(points[part], centers), blocks(points.shape))
 

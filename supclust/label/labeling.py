@@ -10,7 +10,7 @@ import shlex
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from supclust import __version__, images, kept, strategies
+from supclust import __version__, images, kept, method, strategies
+from supclust.engine import geometry
 from supclust.images import MARKER
 from supclust.label import annotations, contact_sheet, sources
 from supclust.label.annotations import Labels
 from supclust.label.contact_sheet import Card, Sheet, Tile
 from supclust.label.sources import Source
-from supclust.pool import ClusteredPoints
 
 log = logging.getLogger(__name__)
 
@@ -124,14 +124,14 @@ def run(request: Request) -> Round:
 
 def describe(pool: strategies.Pool, points: np.ndarray, budget: int) -> list[Pick]:
     """What speaks for each of the points (B,) that a query of that budget has picked, whatever the strategy."""
-    clustered = pool.clusters_for(budget)
-    typicality = clustered.typicality(range(len(clustered.sizes)))
-    by_typicality = [members[np.argsort(-typicality[members], kind="stable")] for members in clustered.members]
-    size_ranks = np.argsort(np.argsort(-clustered.sizes, kind="stable")) + 1
-    labeled = np.bincount(clustered.assignments[pool.labeled], minlength=len(clustered.sizes))
+    details, clusters = method.explain(pool, budget), pool.clusters_for(budget)
+    typicality, weights = details.typicality, method.weights_of(pool, clusters)
+    by_typicality = [members[np.argsort(-typicality[members], kind="stable")] for members in clusters.members]
+    size_ranks = np.argsort(np.argsort(-clusters.sizes, kind="stable")) + 1
+    labeled = np.bincount(clusters.assignments[pool.labeled], minlength=len(clusters.sizes))
 
     def one(order: int, point: int) -> Pick:
-        cluster = int(clustered.assignments[point])
+        cluster = int(clusters.assignments[point])
         typical = by_typicality[cluster]
         return Pick(
             order=order,
@@ -142,24 +142,18 @@ def describe(pool: strategies.Pool, points: np.ndarray, budget: int) -> list[Pic
             labeled=int(labeled[cluster]),
             typicality=float(typicality[point]),
             rank=1 + int(np.count_nonzero(typicality[typical] > typicality[point])),
-            sup=float(clustered.sup(cluster, np.array([point]))[0]),
+            sup=float(details.sup[point]),
             typical=tuple(typical[typical != point][:TYPICAL].tolist()),
-            near=tuple(_near(clustered, cluster, point, by_typicality)),
+            near=tuple(near(cluster, point)),
         )
 
+    def near(cluster: int, point: int) -> Iterator[Near]:
+        others = [k for k in np.argsort(-weights[cluster], kind="stable") if k != cluster and len(by_typicality[k])][:NEAR]
+        distances = geometry.distances(pool.normalised[np.array([point])], clusters.centers)[0]
+        for k in others:
+            yield Near(int(k), float(weights[cluster, k]), float(distances[k]), int(by_typicality[k][0]))
+
     return [one(order, int(point)) for order, point in enumerate(points, start=1)]
-
-
-def _near(clustered: ClusteredPoints, cluster: int, point: int, by_typicality: Sequence[np.ndarray]) -> list[Near]:
-    if len(clustered.centers) == 1:
-        return []
-    weights = clustered.weights[cluster]
-    nearest = [other for other in np.argsort(-weights, kind="stable") if other != cluster and len(by_typicality[other])][:NEAR]
-    distances = np.linalg.norm(clustered.points.exact(np.array([point])) - clustered.centers[nearest], axis=1)
-    return [
-        Near(int(other), float(weights[other]), float(distance), int(by_typicality[other][0]))
-        for other, distance in zip(nearest, distances, strict=True)
-    ]
 
 
 def explain(found: Round, pick: Pick) -> str:
@@ -256,7 +250,7 @@ def _check_budget(request: Request, n: int, taken: int, left: int) -> None:
 
 
 def _embedder(request: Request) -> Any:
-    from supclust import embedders  # PyTorch takes seconds to import, and those who bring embeddings do not need it
+    from supclust.label import embedders  # PyTorch takes seconds to import, and those who bring embeddings do not need it
 
     names = ("minutes", "epochs", "scratch", "download", "seed")
     return embedders.of(request.encoder, **{name: getattr(request, name) for name in names}, replace=request.force)

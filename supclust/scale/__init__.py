@@ -1,4 +1,8 @@
-"""Features past the memory or the patience of one machine: Dask shards, and approximate neighbours.
+"""Features past the memory or the patience of one machine: mapped files, Dask shards, and approximate neighbours.
 
-`select` takes `Shards` in place of an array; very large clusters come here by themselves.
+`Pool` comes in here by itself for features that are large; its users come in for `Shards`.
 """
+
+from supclust.scale.sharded import Shards
+
+__all__ = ["Shards"]

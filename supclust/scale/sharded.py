@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from supclust.engine import geometry, threads
+from supclust.scale.mapped import Mapped
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -56,22 +57,14 @@ class Shards:
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         return self._of_rows(_points, rows)
 
-    def exact(self, rows: np.ndarray) -> np.ndarray:
-        """The points of these indices (m,) normalised in float64, (m, d), brought here."""
-        return self._of_rows(_exact, rows)
+    def map_rows(self, function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
+        """function(points[rows]), computed where the points are."""
+        return self._of_rows(_map_rows, rows, function)
 
-    def map_exact(self, function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
-        """function of the points of these indices (m,) in float64, computed where they are."""
-        return self._of_rows(_map_exact, rows, function)
-
-    def map(
-        self, function: Callable[..., Any], *arrays: np.ndarray, desc: str | None = None, merge: geometry.Merge | None = None
-    ) -> list[Any]:
-        """function(block, *parts) of each block of each shard, on its worker; with merge, one result for each shard."""
-        parts = [[array[start:stop] for start, stop in itertools.pairwise(self._bounds)] for array in arrays]
+    def map(self, function: Callable[[np.ndarray], Any], merge: Callable[[list[Any]], Any], desc: str | None = None) -> list[Any]:
+        """One result for each shard, merged on its worker from function(block) of each block."""
         n = len(self._shards)
-        results = self._results(self._submit(_map, self._shards, [function] * n, [merge] * n, *parts), desc)
-        return list(itertools.chain.from_iterable(results))
+        return self._results(self._submit(_map, self._shards, [function] * n, [merge] * n), desc)
 
     def map_groups(self, function: Callable[..., Any], groups: Sequence[np.ndarray], desc: str | None = None) -> list[Any]:
         """function(points[group]) of each group of indices on one of the workers, which gets the points from the others."""
@@ -115,7 +108,7 @@ class Shards:
         try:
             if desc or len(started) < total:  # else there is nothing to do or show before all are there, which is faster
                 running = as_completed(started)
-                for done in threads.bar(running, desc, total):
+                for done in threads.progress(running, desc, total):
                     if done.status != "finished":
                         done.result()  # raises what went wrong
                     for future in itertools.islice(futures, 1):
@@ -176,20 +169,22 @@ def _put(places: list[np.ndarray], parts: Sequence[np.ndarray]) -> np.ndarray:
 # -- what the workers do, each task on one thread ------------------------------------------------------------------------------
 
 
-class _Shard(geometry.Normalised):
+class _Shard(Mapped):
     """A shard on its worker, with its rows that are not finite, and where its points lie along the canonical direction."""
 
     def __init__(self, features: Any, number: int) -> None:
         self._path = features if isinstance(features, str) else None
         try:
-            self.bad, self.along = _alone(lambda: self._prepare(np.load(self._path, mmap_mode="r") if self._path else features))
+            with threads.alone():
+                self._features = geometry.check_shape(np.load(self._path, mmap_mode="r") if self._path else features)
+                self.shape = self._features.shape
+                self.bad, self.along = self._report()
         except ValueError as error:
             raise ValueError(f"shard {number}: {error}") from error
 
     def __sizeof__(self) -> int:
         """Bytes that go to another worker with it, by which Dask decides whether they do."""
-        held = [self.along, self._kept, None if self._path else self._features]
-        return sum(array.nbytes for array in held if array is not None)
+        return self.along.nbytes + (0 if self._path else self._features.nbytes)
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | ({"_features": None} if self._path else {})
@@ -205,36 +200,26 @@ def _report(shard: _Shard) -> tuple[tuple[int, int], np.ndarray, np.ndarray]:
 
 
 def _points(shard: _Shard, rows: np.ndarray) -> np.ndarray:
-    return _alone(lambda: shard[rows])
+    with threads.alone():
+        return shard[rows]
 
 
-def _exact(shard: _Shard, rows: np.ndarray) -> np.ndarray:
-    return _alone(lambda: shard.exact(rows))
+def _map_rows(shard: _Shard, rows: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    with threads.alone():
+        return function(shard[rows])
 
 
-def _map_exact(shard: _Shard, rows: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    return _alone(lambda: shard.map_exact(function, rows))
-
-
-def _map(shard: _Shard, function: Callable[..., Any], merge: geometry.Merge | None, *arrays: np.ndarray) -> list[Any]:
-    """function(block, *parts) of each block of a shard; with merge, the one result."""
-
-    def over_blocks() -> list[Any]:
+def _map(shard: _Shard, function: Callable[[np.ndarray], Any], merge: Callable[[list[Any]], Any]) -> Any:
+    """function(block) of each block of a shard, merged in between, so that few results are in memory."""
+    with threads.alone():
         results = []
         for part in geometry.blocks(shard.shape):
-            results.append(function(shard[part], *(array[part] for array in arrays)))
-            if merge and len(results) == MERGED:
+            results.append(function(shard[part]))
+            if len(results) == MERGED:
                 results = [merge(results)]
-        return [merge(results)] if merge else results
-
-    return _alone(over_blocks)
+        return merge(results)
 
 
 def _of_group(function: Callable[[np.ndarray], Any], places: list[np.ndarray], *parts: np.ndarray) -> Any:
-    return _alone(lambda: function(_put(places, parts)))
-
-
-def _alone(function: Callable[[], Any]) -> Any:
-    """function() as a piece of a `threads.map`, of which the maps inside of it, and the BLAS, keep to this thread."""
-    [result] = threads.map(lambda function: function(), [function])
-    return result
+    with threads.alone():
+        return function(_put(places, parts))

@@ -10,16 +10,38 @@ from typing import Any
 
 import numpy as np
 
-from supclust import scores
+from supclust import method
 from supclust.pool import Pool, Settings
-from supclust.strategies import clustered, coverage, uncertainty
-from supclust.strategies.uniform import class_balanced, random
+from supclust.strategies import coverage, uncertainty
 
 __all__ = ["CONTROLS", "MODEL_BASED", "NAMES", "STRATEGIES", "Pool", "Settings", "check_names", "first_batch", "parse", "query"]
 
 log = logging.getLogger(__name__)
 
 Strategy = Callable[[Pool, int, np.random.Generator], np.ndarray]
+
+
+def random(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
+    """A uniform draw from the points that may be queried, without replacement."""
+    return rng.choice(pool.queryable, budget, replace=False).astype(np.int64)
+
+
+def class_balanced(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
+    """Class-balanced random oracle: an upper control that sees all labels, which no strategy can.
+
+    Random points that may be queried, each of the class that has the fewest labelled ones by then and any left; classes tie at
+    random. Raises ValueError for a pool without labels.
+    """
+    if pool.labels is None:
+        raise ValueError("class-balanced sees the labels of all points, and the pool has none: pass Pool(..., labels=labels)")
+    labels, free = np.unique(pool.labels, return_inverse=True)[1], pool.queryable
+    tie_breakers = pool.tie_breakers(rng)
+    free = free[np.lexsort((tie_breakers[free], labels[free]))]  # class by class, in random order
+    starts = np.searchsorted(labels[free], labels[free])
+    # how many of its class are labelled when the turn comes to a point, if it comes in this order
+    turn = np.bincount(labels[pool.labeled], minlength=labels.max() + 1)[labels[free]] + np.arange(len(free)) - starts
+    return free[np.lexsort((pool.tie_breakers(rng)[free], turn))[:budget]]
+
 
 STRATEGIES: dict[str, Strategy] = {
     "random": random,
@@ -29,11 +51,11 @@ STRATEGIES: dict[str, Strategy] = {
     "bald": uncertainty.bald,
     "dbal": uncertainty.dbal,
     "coreset": coverage.coreset,
-    "typiclust": clustered.typiclust,
+    "typiclust": method.typiclust,
     "probcover": coverage.probcover,
-    "supclust": clustered.supclust,
-    "supclust-no-sup": clustered.supclust_no_sup,
-    "supclust-no-typicality": clustered.supclust_no_typicality,
+    "supclust": method.supclust,
+    "supclust-no-sup": method.supclust_no_sup,
+    "supclust-no-typicality": method.supclust_no_typicality,
 }
 NAMES = tuple(STRATEGIES)
 MODEL_BASED = frozenset({"margin", "least-confidence", "entropy", "bald", "dbal"})  # cannot query before there is a model
@@ -50,15 +72,10 @@ def query(name: str, pool: Pool, budget: int, rng: np.random.Generator) -> np.nd
     than the number of points that may be queried.
     """
     check_names([name])
-    left = np.count_nonzero(pool.free)
-    if not scores.is_count(budget):
-        raise ValueError(f"budget must be a positive whole number, not {budget!r}")
-    if budget > left:
-        points = "points" if pool.candidates is None else "candidates"
-        raise ValueError(f"budget is {budget}, but only {left} {points} are unlabelled")
+    budget = pool.check_budget(budget)
     if name in MODEL_BASED and pool.model is None:
-        return first_batch(pool, int(budget))
-    return (STRATEGIES | CONTROLS)[name](pool, int(budget), rng)
+        return first_batch(pool, budget)
+    return (STRATEGIES | CONTROLS)[name](pool, budget, rng)
 
 
 def first_batch(pool: Pool, budget: int) -> np.ndarray:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 import math
 import threading
+from functools import cached_property
 
 import numpy as np
 
-from supclust.balls import LARGEST_RADIUS, Balls, StoredBalls
 from supclust.engine import geometry, threads
 from supclust.engine.geometry import slices
-from supclust.pairs import BLOCK, SAMPLE, ClosePairs, on_sphere, rounding_of_products, squared_distances
 from supclust.pool import Pool
 
 log = logging.getLogger(__name__)
 
+BLOCK = 1000  # points a side of a block of products, 4 MB in float32; a power of two is slow where a block is transposed
 PURITY = 0.95  # share of the balls that hold points of one k-means cluster only (Yehuda et al., 2022)
-FEW_PIECES = 3  # blocks of differences that take less time than starting threads for them
+LARGEST_RADIUS = 2.0  # between points of unit length; a ball of it holds everything
 
 
 def coreset(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
@@ -31,12 +31,13 @@ def coreset(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
         points, squares, order = pool.shared(("raw",), lambda: _with_squares_and_order(pool.features))
     else:
         points, squares, order = _with_squares_and_order(learned)
-    lots = pool.lots(rng, order)  # the pool's own order does not tell points of one direction apart
-    picks = np.empty(budget, dtype=np.int64)
-    nearest = _squared_distance_to_nearest(points, points[pool.labeled])
+    tie_breakers = pool.tie_breakers(rng, order)  # the pool's own order does not tell points of one direction apart
+    picks, nearest = np.empty(budget, dtype=np.int64), np.full(len(points), np.inf)
+    if len(pool.labeled):
+        nearest = geometry.distances(points, points[pool.labeled]).min(axis=1) ** 2
     nearest[~pool.free] = -1  # nor does a pick lower these
-    for i in threads.bar(range(budget), "Coreset"):
-        picks[i] = _largest(nearest, lots)
+    for i in threads.progress(range(budget), "Coreset"):
+        picks[i] = _largest(nearest, tie_breakers)
         _lower_to_distances_from(picks[i], points, squares, nearest)
         nearest[picks[i]] = -1
     return picks
@@ -45,17 +46,7 @@ def coreset(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
 def _with_squares_and_order(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features as float32 (n, d), their squared lengths (n,) float64, and their canonical order (n,)."""
     points = geometry.check_features(features)
-    parts = geometry.blocks(points.shape)
-    squares = threads.map(lambda part: np.einsum("nd,nd->n", points[part], points[part], dtype=float), parts)
-    return points, np.concatenate(squares), geometry.canonical_order(points)
-
-
-def _squared_distance_to_nearest(points: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """Squared distance (n,) float64 from each of the points (n, d) to the nearest of the centers (m, d); inf where m = 0."""
-    if len(centers) == 0:
-        return np.full(len(points), np.inf)
-    blocks = range(0, len(points), BLOCK)
-    return np.concatenate([geometry.distances(points[i : i + BLOCK], centers).min(axis=1) for i in blocks]) ** 2
+    return points, np.einsum("nd,nd->n", points, points, dtype=float), geometry.canonical_order(points)
 
 
 def _lower_to_distances_from(center: int, points: np.ndarray, squares: np.ndarray, nearest: np.ndarray) -> None:
@@ -69,23 +60,21 @@ def _lower_to_distances_from(center: int, points: np.ndarray, squares: np.ndarra
     with np.errstate(over="ignore", invalid="ignore"):
         far = both - 2 * (points @ points[center]).astype(float) - rounding * both - smallest >= nearest
     nearer = np.flatnonzero(~far & (nearest >= 0))  # where a product overflowed, far is False
-
-    def lower(part: slice) -> None:
+    for part in slices(len(nearer), BLOCK):
         rows = nearer[part]
         nearest[rows] = np.minimum(nearest[rows], squared_distances(points[rows], points[center]))
 
-    parts = slices(len(nearer), BLOCK)
-    if len(parts) > FEW_PIECES:
-        threads.map(lower, parts)
-    else:
-        for part in parts:
-            lower(part)
 
-
-def _largest(scores: np.ndarray, lots: np.ndarray) -> int:
-    """Index of the largest score; of those that tie, the one with the largest lot."""
+def _largest(scores: np.ndarray, tie_breakers: np.ndarray) -> int:
+    """Index of the largest score; of those that tie, the one with the largest tie-breaker."""
     ties = np.flatnonzero(scores == scores.max())
-    return ties[lots[ties].argmax()]
+    return ties[tie_breakers[ties].argmax()]
+
+
+def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Between the rows of a (m, d) and those of b, or the one that b is, from differences in float64."""
+    difference = a - b.astype(float)
+    return np.einsum("nd,nd->n", difference, difference)
 
 
 def probcover(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
@@ -94,14 +83,14 @@ def probcover(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     Balls are of one radius, settings.radius or `radius_by_purity`, around normalised features; those of the labelled points cover
     from the start. Points that tie, as all do once everything is covered, are picked from at random.
     """
-    balls = _balls(pool, pool.settings.radius or radius_by_purity(pool, budget))
-    lots, free = pool.lots(rng), pool.free
-    covered = balls.cover(pool.labeled)
-    picks = np.empty(budget, dtype=np.int64)
-    for i in threads.bar(range(budget), "ProbCover"):
-        picks[i] = _largest(np.where(free, balls.count_uncovered(covered), -1), lots)
+    radius = pool.settings.radius or radius_by_purity(pool, budget)
+    balls = pool.shared(("balls", radius), lambda: Balls(pool.points, radius))
+    tie_breakers, free = pool.tie_breakers(rng), pool.free
+    covered, picks = balls.count(pool.labeled) > 0, np.empty(budget, dtype=np.int64)
+    for i in threads.progress(range(budget), "ProbCover"):
+        picks[i] = _largest(np.where(free, balls.count_uncovered(covered), -1), tie_breakers)
         free[picks[i]] = False
-        covered = covered | balls.cover(picks[i : i + 1])
+        covered = covered | (balls.count(picks[i : i + 1]) > 0)
     return picks
 
 
@@ -115,62 +104,18 @@ def radius_by_purity(pool: Pool, budget: int) -> float:
     n_clusters = min(max(pool.settings.n_classes or budget, 2), len(pool.features))
 
     def compute() -> float:
-        radius = _largest_pure_radius(_close_pairs(pool), pool.clusters(n_clusters).assignments)
+        points = on_sphere(pool.points)
+        nearest = _largest_products_with_others(points, pool.clusters(n_clusters).assignments)
+        impure = len(points) - math.ceil(round(PURITY * len(points), 9))  # balls that may be
+        product = float(-np.partition(-nearest, impure)[impure]) + 2 * rounding_of_products(points.shape[1])
+        radius = math.sqrt(max(0, min(2 - 2 * product, LARGEST_RADIUS**2)))
         log.info("delta = %.3f, by purity of at least %d %% with K = %d clusters", radius, 100 * PURITY, n_clusters)
         return radius
 
     return pool.shared(("delta", n_clusters), compute)
 
 
-def _largest_pure_radius(close: ClosePairs, assignments: np.ndarray) -> float:
-    """Largest radius at which at most 5 % of the balls hold a point of another cluster.
-
-    A sample tells within which distance more than 5 % of the points have one; among the pairs that lie as near, if they are few
-    enough to be stored, is then the one that sets the radius. Else, or should the sample mislead, all pairs are gone through.
-    """
-    points = close.points
-    impure = len(points) - math.ceil(round(PURITY * len(points), 9))  # that many may be
-    product = _quantile_among_pairs(close, assignments, impure) if len(points) > SAMPLE else None
-    if product is None:
-        product = _from_largest(_largest_product_with_others(points, assignments), impure)
-    return math.sqrt(max(0, min(2 - 2 * (product + 2 * rounding_of_products(points)), LARGEST_RADIUS**2)))
-
-
-def _quantile_among_pairs(close: ClosePairs, assignments: np.ndarray, rank: int) -> float | None:
-    """Of the points' largest products with another cluster, the one at that rank from the largest; None if it is not found."""
-    share = (rank + 1) / len(assignments)
-    margin = 5 * math.sqrt(SAMPLE * share * (1 - share))  # five standard errors
-    sampled = _sampled_product_with_others(close.points, assignments)
-    product = _from_largest(sampled, min(math.ceil(SAMPLE * share + margin), SAMPLE - 1))
-    pairs = close.within(math.sqrt(max(0.0, min(2 - 2 * product, LARGEST_RADIUS**2))))
-    if pairs is None:
-        return None
-    a, b, squared = pairs
-    apart, nearest = assignments[a] != assignments[b], np.full(len(assignments), np.inf)
-    for ends in (a, b):
-        np.minimum.at(nearest, ends[apart], squared[apart])
-    found = np.partition(nearest, rank)[rank]
-    return 1 - found / 2 if np.isfinite(found) else None
-
-
-def _from_largest(values: np.ndarray, rank: int) -> float:
-    """The value at that rank from the largest, which has rank 0."""
-    return float(-np.partition(-values, rank)[rank])
-
-
-def _sampled_product_with_others(points: np.ndarray, assignments: np.ndarray) -> np.ndarray:
-    """Largest dot product (SAMPLE,) of a random sample of the points (n, d) with a point of another cluster."""
-    rows = np.random.default_rng(0).choice(len(points), SAMPLE, replace=False)
-
-    def largest(columns: slice) -> np.ndarray:
-        products = points[rows] @ points[columns].T
-        products[assignments[rows][:, None] == assignments[columns]] = -np.inf
-        return products.max(axis=1)
-
-    return np.max(threads.map(largest, slices(len(points), BLOCK)), axis=0)
-
-
-def _largest_product_with_others(points: np.ndarray, assignments: np.ndarray) -> np.ndarray:
+def _largest_products_with_others(points: np.ndarray, assignments: np.ndarray) -> np.ndarray:
     """Largest dot product (n,) of each of the points (n, d) with a point of another cluster; -inf where there is none."""
     order = np.argsort(assignments, kind="stable")
     points, result = points[order], np.full(len(points), -np.inf, dtype=np.float32)
@@ -193,14 +138,75 @@ def _largest_product_with_others(points: np.ndarray, assignments: np.ndarray) ->
     return result[np.argsort(order)]
 
 
-def _close_pairs(pool: Pool) -> ClosePairs:
-    return pool.shared(("close pairs",), lambda: ClosePairs(on_sphere(pool.points)))
+class Balls:
+    """Closed balls of one radius around points (n, d) of unit length, in memory that does not grow with the number of pairs.
+
+    float64 decides the pairs that a float32 product leaves open. So a pair is decided alike whenever it comes up, and counts can be
+    kept up to date by adding and subtracting.
+    """
+
+    def __init__(self, points: np.ndarray, radius: float) -> None:
+        self.points, self.rounding = on_sphere(points), rounding_of_products(points.shape[1])
+        # below this radius float32 would leave open even which points are copies of each other
+        self.radius = min(max(radius, 2 * math.sqrt(self.rounding)), LARGEST_RADIUS)
+        self._latest = np.ones(len(points), dtype=bool), np.zeros(len(points), dtype=np.int64)
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Number of points (n,) in each ball."""
+        sizes, lock, parts = np.zeros(len(self.points), dtype=np.int64), threading.Lock(), slices(len(self.points), BLOCK)
+
+        def add(block: tuple[slice, slice]) -> None:
+            rows, columns = block
+            inside = self._inside(np.arange(rows.start, rows.stop), columns)
+            with lock:
+                sizes[columns] += np.count_nonzero(inside, axis=0)
+                sizes[rows] += np.count_nonzero(inside, axis=1) if rows != columns else 0
+
+        pairs = [(rows, columns) for i, rows in enumerate(parts) for columns in parts[i:]]
+        threads.map(add, pairs, "ProbCover: balls")
+        return sizes
+
+    def count(self, members: np.ndarray) -> np.ndarray:
+        """Number of members (m,), which are indices, in each ball, (n,)."""
+
+        def count_columns(columns: slice) -> np.ndarray:
+            counts = np.zeros(columns.stop - columns.start, dtype=np.int64)
+            for part in slices(len(members), BLOCK):
+                counts += np.count_nonzero(self._inside(members[part], columns), axis=0)
+            return counts
+
+        return np.concatenate(threads.map(count_columns, slices(len(self.points), BLOCK)))
+
+    def count_uncovered(self, covered: np.ndarray) -> np.ndarray:
+        """Number of points that are not covered (n,) in each ball, (n,).
+
+        Goes from the counts of the last call, or of when nothing is covered, whichever differs in fewer points.
+        """
+        nothing = np.zeros(len(self.points), dtype=bool), self.sizes
+        before, counts = min(nothing, self._latest, key=lambda state: np.count_nonzero(state[0] != covered))
+        counts = counts - self.count(np.flatnonzero(covered & ~before)) + self.count(np.flatnonzero(before & ~covered))
+        self._latest = covered, counts
+        return counts
+
+    def _inside(self, rows: np.ndarray, columns: slice) -> np.ndarray:
+        """Whether |a - b| <= radius, (rows, columns): from the products ab, as |a - b|^2 = 2 - 2ab."""
+        products = self.points[rows] @ self.points[columns].T
+        needed = 1 - self.radius**2 / 2
+        inside, possible = products >= needed + self.rounding, products >= needed - self.rounding
+        a, b = np.divmod(np.flatnonzero(inside != possible), inside.shape[1])
+        for part in slices(len(a), BLOCK):
+            pairs = self.points[rows[a[part]]], self.points[columns.start + b[part]]
+            inside[a[part], b[part]] = squared_distances(*pairs) <= self.radius**2
+        return inside
 
 
-def _balls(pool: Pool, radius: float) -> Balls | StoredBalls:
-    def make() -> Balls | StoredBalls:
-        balls = Balls(_close_pairs(pool).points, radius)
-        pairs = _close_pairs(pool).within(balls.radius)
-        return balls if pairs is None else StoredBalls(len(balls.points), *pairs, balls.radius)
+def rounding_of_products(d: int) -> float:
+    """A float32 product of two points of unit length in d dimensions is off by less than this."""
+    return 1e-6 + 2e-7 * math.sqrt(d)
 
-    return pool.shared(("balls", radius), make)
+
+def on_sphere(points: np.ndarray) -> np.ndarray:
+    """The normalised points (n, d) as they are; rows of zeros, which have no direction, get one of their own, (n, d + 1)."""
+    zero = ~points.any(axis=1)
+    return np.column_stack([points, zero.astype(points.dtype)]) if zero.any() else points

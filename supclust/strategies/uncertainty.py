@@ -2,35 +2,87 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterable
 
-from supclust import scores
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import entr
+
 from supclust.pool import Model, Pool
 
 
 def margin(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """The points whose two largest class probabilities differ least (Scheffer et al., 2001)."""
-    return _most_uncertain(pool, scores.margin_uncertainty(_model(pool).log_probabilities()), budget, rng)
+    return _most_uncertain(pool, margin_uncertainty(_model(pool).log_probabilities()), budget, rng)
 
 
 def least_confidence(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """The points whose largest class probability is smallest (Lewis & Gale, 1994)."""
-    return _most_uncertain(pool, scores.least_confidence(_model(pool).log_probabilities()), budget, rng)
+    return _most_uncertain(pool, confidence_uncertainty(_model(pool).log_probabilities()), budget, rng)
 
 
 def entropy(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """The points of largest predictive entropy (Settles, 2009)."""
-    return _most_uncertain(pool, scores.entropy(_model(pool).log_probabilities()), budget, rng)
+    return _most_uncertain(pool, predictive_entropy(_model(pool).log_probabilities()), budget, rng)
 
 
 def bald(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """The points on whose class the passes with dropout disagree most (Houlsby et al., 2011; Gal et al., 2017)."""
-    return _most_uncertain(pool, scores.bald(_model(pool).dropout_log_probabilities(rng)), budget, rng)
+    return _most_uncertain(pool, mutual_information(_model(pool).dropout_log_probabilities(rng)), budget, rng)
 
 
 def dbal(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """The points of largest entropy over the mean of the passes with dropout (Gal, Islam & Ghahramani, 2017)."""
-    return _most_uncertain(pool, scores.mean_entropy(_model(pool).dropout_log_probabilities(rng)), budget, rng)
+    return _most_uncertain(pool, entropies_of_passes(_model(pool).dropout_log_probabilities(rng))[0], budget, rng)
+
+
+def margin_uncertainty(log_probabilities: ArrayLike) -> np.ndarray:
+    """1 - p1 + p2 of the two largest probabilities; (n, C) log-probabilities to (n,) float64. With one class, 0."""
+    probabilities = _probabilities(log_probabilities)
+    first = probabilities.argmax(axis=1)[:, None]
+    others = probabilities.copy()
+    np.put_along_axis(others, first, 0, axis=1)
+    return 1 - np.take_along_axis(probabilities, first, axis=1)[:, 0] + others.max(axis=1)
+
+
+def confidence_uncertainty(log_probabilities: ArrayLike) -> np.ndarray:
+    """1 - the largest probability; (n, C) log-probabilities to (n,) float64."""
+    return 1 - _probabilities(log_probabilities).max(axis=1)
+
+
+def predictive_entropy(log_probabilities: ArrayLike) -> np.ndarray:
+    """Entropy - sum p log p in nats, where 0 log 0 = 0; (n, C) log-probabilities to (n,) float64."""
+    return entr(_probabilities(log_probabilities)).sum(axis=1)
+
+
+def mutual_information(passes: Iterable[ArrayLike]) -> np.ndarray:
+    """Mutual information (n,) >= 0 between a point's class and the model: entropy of the mean pass less mean entropy."""
+    of_mean, of_each = entropies_of_passes(passes)
+    return np.maximum(of_mean - of_each, 0)  # below zero by rounding only
+
+
+def entropies_of_passes(passes: Iterable[ArrayLike]) -> tuple[np.ndarray, np.ndarray]:
+    """Entropy of the passes' mean, and mean of their entropies, (n,) float64 each.
+
+    passes: log-probabilities (n, C), taken one after the other, so that only one of them needs to exist. ValueError without any.
+    """
+    total, entropies, count = 0.0, 0.0, 0
+    for log_probabilities in passes:
+        probabilities = _probabilities(log_probabilities)
+        total, entropies, count = total + probabilities, entropies + entr(probabilities).sum(axis=1), count + 1
+    if count == 0:
+        raise ValueError("there must be at least one pass")
+    return entr(total / count).sum(axis=1), entropies / count
+
+
+def _probabilities(log_probabilities: ArrayLike) -> np.ndarray:
+    """float64 (n, C); ValueError if the logarithms are not 2-d, without a class, NaN, or clearly above zero."""
+    logs = np.asarray(log_probabilities, dtype=float)
+    if logs.ndim != 2 or logs.shape[1] == 0:
+        raise ValueError(f"log-probabilities must be 2-d (points, classes), not of shape {logs.shape}")
+    if not (logs <= 1e-3).all():  # NaN fails too; float32 rounds a certain 0 up a little
+        raise ValueError("log-probabilities must not be NaN, nor above zero")
+    return np.exp(logs)
 
 
 def _model(pool: Pool) -> Model:
@@ -44,5 +96,5 @@ def _most_uncertain(pool: Pool, uncertainty: np.ndarray, budget: int, rng: np.ra
     if len(uncertainty) != len(pool.features):
         raise ValueError(f"the model answers for {len(uncertainty)} points, and the pool has {len(pool.features)}")
     free = pool.queryable
-    ranked = np.lexsort((pool.lots(rng)[free], -uncertainty[free]))
+    ranked = np.lexsort((pool.tie_breakers(rng)[free], -uncertainty[free]))
     return free[ranked[:budget]]

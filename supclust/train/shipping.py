@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from scipy.stats import spearmanr
 
-from supclust import datasets, features, kept, learners, scores, simclr
+from supclust import datasets, features, kept, learners, method, simclr
 from supclust.engine import geometry
 from supclust.engine.kmeans import kmeans
 from supclust.features import Features
@@ -111,6 +111,6 @@ def _scores(points: np.ndarray, clusters: np.ndarray) -> dict[str, np.ndarray]:
     members = [np.flatnonzero(clusters == k) for k in range(clusters.max() + 1)]
     typicality = np.empty(len(points))
     for own in members:
-        typicality[own] = scores.typicality(points[own])
+        typicality[own] = method.typicality(points[own])
     centers = np.stack([points[own].mean(axis=0) for own in members])
-    return {"typicality": typicality, "sup": scores.sup(points, clusters, centers, scores.default_temperature(centers))}
+    return {"typicality": typicality, "sup": method.sup(points, clusters, centers, method.default_temperature(centers))}
