@@ -134,6 +134,15 @@ RECIPES = {"paper": SimCLR(), "laptop": LAPTOP, "laptop-more": LAPTOP_MORE, "dig
 
 PAPER_DATASETS = ("cifar10", "cifar100", "cifar10-lt50", "isic2019")
 
+# How reports and figures spell a data set.
+TITLES: dict[str, str] = {
+    "digits": "Digits",
+    "cifar10": "CIFAR-10",
+    "cifar10-lt50": "CIFAR-10-LT50",
+    "cifar100": "CIFAR-100",
+    "isic2019": "ISIC-2019",
+}
+
 PROFILES = {
     "quick": Profile(
         name="quick",
