@@ -349,7 +349,7 @@ def _run_and_record(
 
 def _prepare(profile: Profile, key: Key) -> Callable[[Key], Iterator[active.Round]]:
     """Loads what the runs of a task have in common; the function returned does one of them."""
-    data = features.of(profile, key.dataset, key.seed)
+    data = features.obtain(profile, key.dataset, key.seed)
     pool = Pool(data.train, seed=key.seed, labels=data.train_labels)
     framework = active.linear(data) if key.framework == "ssl" else _network(profile, key, data)
     return lambda key: active.run(data, pool, key.strategy, key.budget, profile.rounds, framework)
@@ -395,7 +395,7 @@ def _sources(profile: Profile, wanted: Sequence[Key], make: bool = True) -> dict
 
     make: train and extract features that are not there; else their checksum is None.
     """
-    obtain, sources = features.of if make else features.at_hand, {}
+    obtain, sources = features.obtain if make else features.find, {}
     for name, key in {_made_from(profile, key): key for key in reversed(wanted)}.items():  # the first seed of each
         found = obtain(profile, key.dataset, key.seed if features.seeded(profile, key.dataset) else 0)
         sources[name] = {"experiment": EXPERIMENT[key.framework], "features": found and found.checksum, "rounds": profile.rounds}

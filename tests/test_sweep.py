@@ -85,7 +85,7 @@ def test_records_of_other_features_or_another_experiment_are_made_again(workplac
     second = sweep.run(PROFILE, jobs=1)
     assert not first.equals(second)
     key = sweep.keys(PROFILE)[0]
-    source = {"experiment": sweep.EXPERIMENT["ssl"] + 1, "features": features.of(PROFILE, "digits").checksum, "rounds": 3}
+    source = {"experiment": sweep.EXPERIMENT["ssl"] + 1, "features": features.obtain(PROFILE, "digits").checksum, "rounds": 3}
     assert sweep.read_record(sweep.records_folder(PROFILE), key, source) is None
 
 
@@ -335,7 +335,7 @@ def test_seeds_beyond_the_profiles_get_into_the_table(workplace):
 
 def test_features_are_made_before_the_processes_start_and_only_those_of_the_shard(workplace, monkeypatch):
     asked = []
-    monkeypatch.setattr(features, "of", lambda profile, dataset, seed=0: asked.append((dataset, seed)) or make_features())
+    monkeypatch.setattr(features, "obtain", lambda profile, dataset, seed=0: asked.append((dataset, seed)) or make_features())
     monkeypatch.setattr(sweep, "_run_task", lambda *_: asked.append("run"))
     paper = profiles.get("paper", datasets=("isic2019",), seeds=4, fsl=None)
     sweep.run(paper, jobs=1, shard=(1, 2))

@@ -86,7 +86,7 @@ def ratios(profile: Profile) -> pd.DataFrame:
 
 
 def _own_features(profile: Profile) -> np.ndarray:
-    return geometry.normalise(features.of(profile, profile.datasets[0]).train.astype(np.float32))
+    return geometry.normalise(features.obtain(profile, profile.datasets[0]).train.astype(np.float32))
 
 
 def jobs() -> list[Job]:
@@ -241,7 +241,7 @@ def sweeping(profile: Profile, seed: int = 0) -> pd.DataFrame:
 
     The ten strategies of Figure 6. Columns: strategy, budget, ours, stock (s); what runs share is counted where it comes up first.
     """
-    data, rows = features.of(profile, profile.datasets[0], seed), []
+    data, rows = features.obtain(profile, profile.datasets[0], seed), []
     pool = strategies.Pool(data.train, seed=seed, labels=data.train_labels)
     with sweep.alone(kept.folders()):
         framework = active.linear(data)
