@@ -104,11 +104,10 @@ def keys(
     for framework, grid in grids.items():
         on_request = framework == "fsl" and grid and grid.on_request
         if grid and (framework in frameworks if frameworks else not on_request):
-            names = strategies or getattr(grid, "strategies", ()) or (*NAMES, *CONTROLS)
             own = [name for name in datasets or grid.datasets if _is_for(framework, grid.datasets, name)]
-            product = itertools.product(own, [framework], names, budgets or grid.budgets, range(seeds or grid.seeds))
-            wanted += [Key(*key) for key in product]
-    return list(dict.fromkeys(wanted))
+            names = strategies or getattr(grid, "strategies", ()) or (*NAMES, *CONTROLS)
+            wanted += itertools.product(own, [framework], names, budgets or grid.budgets, range(seeds or grid.seeds))
+    return [Key(*key) for key in dict.fromkeys(wanted)]
 
 
 def _is_for(framework: str, known: Sequence[str], dataset: str) -> bool:
@@ -136,7 +135,7 @@ def run(
         raise ValueError("jobs must not be 0: a number of processes, or -1 for one on each core")
     wanted, folder = keys(profile, **part), (folder or records_folder(profile)).absolute()
     _run_missing(profile, shard_of(wanted, *shard), folder, jobs)
-    return _as_table(_records(profile, wanted, folder))
+    return _as_table(_records(profile, wanted, folder, _sources(profile, wanted, features.find)))
 
 
 def shard_of(wanted: Sequence[Key], i: int, n: int) -> list[Key]:
@@ -153,14 +152,15 @@ def _tasks(wanted: Sequence[Key]) -> list[list[Key]]:
 
 def _run_missing(profile: Profile, wanted: Sequence[Key], folder: Path, jobs: int = -1) -> None:
     sources = _sources(profile, wanted, features.obtain)
-    missing = [key for key in wanted if not _is_done(profile, key, folder, sources)]
+    done = _records(profile, wanted, folder, sources)
+    missing = [key for key in wanted if key not in done]
     if not missing:
         log.info("nothing to do: all %d runs asked for are on record", len(wanted))
     work = (joblib.delayed(_run_task)(profile, task, folder, sources, kept.folders()) for task in _tasks(missing))
     try:
         with tqdm(total=len(missing), desc="runs", unit="run", leave=False) as progress:
-            for done in joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(work):
-                progress.update(done)
+            for ended in joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(work):
+                progress.update(ended)
     except BrokenExecutor as error:
         raise ChildProcessError(
             "a process was killed, perhaps because memory ran out: try fewer --jobs. What was finished is kept"
@@ -168,8 +168,8 @@ def _run_missing(profile: Profile, wanted: Sequence[Key], folder: Path, jobs: in
     except OSError as error:
         if error.errno not in kept.DISK_FULL:
             raise
-        done = sum(not path.name.endswith(".failed.json") for path in folder.glob("*.json"))
-        message = f"the disk is full; the {done} records in {folder} are whole. Make room, and the same command goes on"
+        whole = sum(not path.name.endswith(".failed.json") for path in folder.glob("*.json"))
+        message = f"the disk is full; the {whole} records in {folder} are whole. Make room, and the same command goes on"
         raise OSError(error.errno, message) from error
     if failed := failures(wanted, folder):
         for key, error in itertools.islice(failed.items(), 3):
@@ -195,12 +195,12 @@ def _run_task(profile: Profile, task: list[Key], folder: Path, sources: dict[str
     with alone(folders):
         prepare = functools.cache(lambda: _prepare(profile, task[0]))
         for key in task:
-            if not _is_done(profile, key, folder, sources):
-                _run_and_record(profile, key, folder, sources[_source_name(profile, key)], prepare)
+            if not _records(profile, [key], folder, sources):
+                _run_and_record(profile, key, folder, _made_from(profile, key, sources), prepare)
     return len(task)
 
 
-def _run_and_record(profile: Profile, key: Key, folder: Path, source: dict, prepare: Callable[[], tuple]) -> None:
+def _run_and_record(profile: Profile, key: Key, folder: Path, made_from: dict, prepare: Callable[[], tuple]) -> None:
     """Write the run's record, or that of its failure."""
     begin = time.perf_counter()
     try:
@@ -209,10 +209,10 @@ def _run_and_record(profile: Profile, key: Key, folder: Path, source: dict, prep
     except Exception as error:
         if isinstance(error, OSError) and error.errno in kept.DISK_FULL:
             raise
-        kept.write(folder / key.failure, traceback.format_exc(), _made_from(key, source))
-        return
-    kept.write(folder / key.filename, {"seconds": round(time.perf_counter() - begin, 2), "rounds": rounds}, _made_from(key, source))
-    (folder / key.failure).unlink(missing_ok=True)
+        kept.write(folder / key.failure, traceback.format_exc(), made_from)
+    else:
+        kept.write(folder / key.filename, {"seconds": round(time.perf_counter() - begin, 2), "rounds": rounds}, made_from)
+        (folder / key.failure).unlink(missing_ok=True)
 
 
 def _prepare(profile: Profile, key: Key) -> tuple[features.Features, Pool, active.Fit | None]:
@@ -242,12 +242,6 @@ def records_folder(profile: Profile) -> Path:
     return kept.reports(profile.name) / "records"
 
 
-def read_record(folder: Path, key: Key, source: dict) -> dict[str, Any] | None:
-    """The record of a run; None if there is none, it is damaged (logged with its name), or it was made from another source."""
-    found = kept.read(folder / key.filename)
-    return found[0] if found and found[1] == _made_from(key, source) else None
-
-
 def failures(wanted: Sequence[Key], folder: Path) -> dict[Key, str]:
     """The tracebacks of the runs that failed when they were last tried."""
     found = {key: kept.read(folder / key.failure) for key in wanted if not (folder / key.filename).exists()}
@@ -267,12 +261,17 @@ def table(profile: Profile, *, recompute: bool = False, name: str = "curves", **
 
     A table is used only if it was made from the same features by the same experiment. recompute=True passes it over; records of
     an earlier run are still used. After a run, curves.csv is written anew from all the records there are. Runs that are on request
-    are never started from here: the rows returned are those that curves.csv has. name: of the table, for a table of other runs
+    are never started from here, nor are those on features that are neither there nor made here: the rows returned are those that
+    curves.csv has. name: of the table, for a table of other runs
     than the profile's own.
     """
     wanted = keys(profile, **part)
     rows, _ = kept_rows(profile, wanted, name)
-    due = [key for key in wanted if not _on_request(profile, key)]
+    due = [
+        key
+        for key in wanted
+        if features.obtainable(profile, key.dataset) and not (key.framework == "fsl" and profile.fsl.on_request)
+    ]
     if due and (recompute or len(_rows_of(due, rows).drop_duplicates(RUN)) < len(due)):
         _run_missing(profile, due, records_folder(profile))
         write_table(profile, name=name, wanted=None if name == "curves" else wanted)
@@ -287,7 +286,8 @@ def write_table(profile: Profile, folder: Path | None = None, *, name: str = "cu
     """
     folder = folder or records_folder(profile)
     wanted = keys(profile, frameworks=active.FRAMEWORKS) + more_seeds(profile, folder) if wanted is None else wanted
-    records, sources = _records(profile, wanted, folder), _sources(profile, wanted, features.find)
+    sources = _sources(profile, wanted, features.find)
+    records = _records(profile, wanted, folder, sources)
     before, made_from = kept_rows(profile, [key for key in wanted if key not in records], name)
     rows = pd.concat([_as_table(records), before]) if len(before) else _as_table(records)
     path = kept.reports(profile.name) / f"{name}.csv"
@@ -311,11 +311,6 @@ def kept_rows(profile: Profile, wanted: Sequence[Key], name: str = "curves") -> 
     return best
 
 
-def _on_request(profile: Profile, key: Key) -> bool:
-    """Whether `table` leaves it at what is kept: networks where they take hours, and features that cannot be made from here."""
-    return (key.framework == "fsl" and profile.fsl.on_request) or not features.obtainable(profile, key.dataset)
-
-
 def _sources(profile: Profile, wanted: Sequence[Key], obtain: Callable[..., features.Features | None]) -> dict[str, dict]:
     """What records are made from, by `_source_name`; a record of another source does not count.
 
@@ -337,8 +332,8 @@ def _source_name(profile: Profile, key: Key) -> str:
     return " ".join([key.dataset, key.framework, *([str(key.seed)] if features.seeded(profile, key.dataset) else [])])
 
 
-def _made_from(key: Key, source: dict) -> dict[str, Any]:
-    return {"key": asdict(key), **source}
+def _made_from(profile: Profile, key: Key, sources: dict[str, dict]) -> dict[str, Any]:
+    return {"key": asdict(key), **sources[_source_name(profile, key)]}
 
 
 def _agree(source: dict, other: dict | None) -> bool:
@@ -346,15 +341,10 @@ def _agree(source: dict, other: dict | None) -> bool:
     return other is not None and source == (other if source["features"] else other | {"features": None})
 
 
-def _is_done(profile: Profile, key: Key, folder: Path, sources: dict[str, dict]) -> bool:
-    return read_record(folder, key, sources[_source_name(profile, key)]) is not None
-
-
-def _records(profile: Profile, wanted: Sequence[Key], folder: Path) -> dict[Key, dict[str, Any]]:
-    """The valid records of the runs wanted."""
-    sources = _sources(profile, wanted, features.find)
-    found = {key: read_record(folder, key, sources[_source_name(profile, key)]) for key in wanted}
-    return {key: record for key, record in found.items() if record}
+def _records(profile: Profile, wanted: Sequence[Key], folder: Path, sources: dict[str, dict]) -> dict[Key, dict[str, Any]]:
+    """The records of the runs wanted, without those that are damaged (logged with their names) or made from other sources."""
+    found = {key: kept.read(folder / key.filename) for key in wanted}
+    return {key: one[0] for key, one in found.items() if one and one[1] == _made_from(profile, key, sources)}
 
 
 def _as_table(records: dict[Key, dict[str, Any]]) -> pd.DataFrame:
