@@ -104,16 +104,12 @@ def keys(
     for framework, grid in grids.items():
         on_request = framework == "fsl" and grid and grid.on_request
         if grid and (framework in frameworks if frameworks else not on_request):
-            own = [name for name in datasets or grid.datasets if _is_for(framework, grid.datasets, name)]
+            own = [name for name in datasets or grid.datasets if features.split_encoder(name)[0] in grid.datasets]
+            if framework == "fsl":  # networks from scratch have no encoder, so features of another one are not for them
+                own = [name for name in own if "@" not in name]
             names = strategies or getattr(grid, "strategies", ()) or (*NAMES, *CONTROLS)
             wanted += itertools.product(own, [framework], names, budgets or grid.budgets, range(seeds or grid.seeds))
     return [Key(*key) for key in dict.fromkeys(wanted)]
-
-
-def _is_for(framework: str, known: Sequence[str], dataset: str) -> bool:
-    """Networks from scratch have no encoder, so data sets with features of another one are not for them."""
-    name, encoder = features.split_encoder(dataset)
-    return name in known and not (encoder and framework == "fsl")
 
 
 # -- running -------------------------------------------------------------------------------------------------------------------
@@ -219,10 +215,8 @@ def _prepare(profile: Profile, key: Key) -> tuple[features.Features, Pool, activ
     """What the runs of a task have in common."""
     data = features.obtain(profile, key.dataset, key.seed)
     pool = Pool(data.train, seed=key.seed, labels=data.train_labels)
-    return data, pool, _network(profile, key, data) if key.framework == "fsl" else None
-
-
-def _network(profile: Profile, key: Key, data: features.Features) -> active.Fit:
+    if key.framework == "ssl":
+        return data, pool, None
     config = profiles.adapted(profile.fsl.network, key.dataset)
     options = {"seed": key.seed, "side": config.side, "missing": profile.missing}
     train, test = (load_images(key.dataset, split, **options) for split in SPLITS)
@@ -231,7 +225,7 @@ def _network(profile: Profile, key: Key, data: features.Features) -> active.Fit:
             f"the features of {key.dataset} are of other images ({len(data.train)} + {len(data.test)}) than those here "
             f"({len(train)} + {len(test)}): remove {features.folder(profile.name, key.dataset, key.seed)}, and they are made anew"
         )
-    return active.network(train, test, config)
+    return data, pool, active.network(train, test, config)
 
 
 # -- records and tables --------------------------------------------------------------------------------------------------------
@@ -299,14 +293,14 @@ def write_table(profile: Profile, folder: Path | None = None, *, name: str = "cu
 def kept_rows(profile: Profile, wanted: Sequence[Key], name: str = "curves") -> tuple[pd.DataFrame, dict[str, dict]]:
     """Those of the wanted rows that a kept table has, one's own or else the one that comes with the repository, and its sources.
 
-    Nothing is run and nothing is trained.
+    Nothing is run and nothing is trained. Where features are not found, rows of whatever features will do.
     """
     best, sources = (pd.DataFrame(columns=COLUMNS), {}), _sources(profile, wanted, features.find)
     for folder in kept.reports_to_read(profile.name):
-        if (found := kept.read(folder / f"{name}.csv")) is not None and set(COLUMNS) <= set(found[0]):
+        if (found := kept.read(folder / f"{name}.csv")) is not None:
             rows, made_from = found
-            valid = {name for name, source in sources.items() if _agree(source, made_from.get(name))}
-            rows = _rows_of([key for key in wanted if _source_name(profile, key) in valid], rows)
+            same = {one for one in sources if _agree(sources[one], made_from.get(one))}
+            rows = _rows_of([key for key in wanted if _source_name(profile, key) in same], rows)
             best = (rows, made_from) if len(rows) > len(best[0]) else best
     return best
 
