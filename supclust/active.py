@@ -100,12 +100,11 @@ def run(
         labeled = np.concatenate([pool.labeled, picks])
         model, predicted = fit(pool.with_labeled(labeled))
         pool = pool.with_labeled(labeled, model)
-        recalls = recall_score(
-            features.test_labels, predicted, labels=range(n_classes), average=None, zero_division=np.nan
-        )  # NaN for a class without test images
+        labels, options = features.test_labels, {"average": None, "zero_division": np.nan}  # NaN for a class without test images
+        recalls = recall_score(labels, predicted, labels=range(n_classes), **options)
         yield Round(
             labels=len(labeled),
-            accuracy=float((predicted == features.test_labels).mean()),
+            accuracy=float((predicted == labels).mean()),
             balanced_accuracy=float(np.nanmean(recalls)),
             tail_accuracy=float(np.nanmean(recalls[tail])) if len(tail) else None,
             classes=len(np.unique(features.train_labels[labeled])),

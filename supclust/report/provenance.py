@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from supclust import features, kept
+from supclust import kept
 from supclust.profiles import Profile
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def _version(name: str) -> str | None:
 
 def _checksum(file: Path) -> str | None:
     try:
-        return features.load(file).checksum if file.exists() else None
+        return kept.checksum(kept.load(file)[0]) if file.exists() else None
     except ValueError as error:  # whoever computes with the file stops at it; a log of the run need not
         log.warning("no checksum: %s", error)
         return None
