@@ -254,18 +254,14 @@ def table(profile: Profile, *, recompute: bool = False, name: str = "curves", **
     """The table of a profile, or of the part that `keys` takes: read from curves.csv if it is there and whole, else run.
 
     A table is used only if it was made from the same features by the same experiment. recompute=True passes it over; records of
-    an earlier run are still used. After a run, curves.csv is written anew from all the records there are. Runs that are on request
-    are never started from here, nor are those on features that are neither there nor made here: the rows returned are those that
-    curves.csv has. name: of the table, for a table of other runs
-    than the profile's own.
+    an earlier run are still used. After a run, curves.csv is written anew from all the records there are. What is on request, or
+    needs features that cannot be made here, is never run from here: its rows are those that curves.csv has. name: of the table,
+    for a table of other runs than the profile's own.
     """
     wanted = keys(profile, **part)
     rows, _ = kept_rows(profile, wanted, name)
-    due = [
-        key
-        for key in wanted
-        if features.obtainable(profile, key.dataset) and not (key.framework == "fsl" and profile.fsl.on_request)
-    ]
+    on_request = profile.fsl is not None and profile.fsl.on_request
+    due = [key for key in wanted if features.obtainable(profile, key.dataset) and not (on_request and key.framework == "fsl")]
     if due and (recompute or len(_rows_of(due, rows).drop_duplicates(RUN)) < len(due)):
         _run_missing(profile, due, records_folder(profile))
         write_table(profile, name=name, wanted=None if name == "curves" else wanted)
@@ -285,8 +281,9 @@ def write_table(profile: Profile, folder: Path | None = None, *, name: str = "cu
     before, made_from = kept_rows(profile, [key for key in wanted if key not in records], name)
     rows = pd.concat([_as_table(records), before]) if len(before) else _as_table(records)
     path = kept.reports(profile.name) / f"{name}.csv"
-    sources = {name: source if source["features"] else made_from.get(name) for name, source in sources.items()}
-    kept.write(path, _rows_of(wanted, rows), sources)
+    kept.write(
+        path, _rows_of(wanted, rows), {one: source if source["features"] else made_from.get(one) for one, source in sources.items()}
+    )
     return path
 
 
