@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 import numpy as np
+from sklearn.metrics import recall_score
 
 from supclust import learners, strategies
 from supclust.datasets import Dataset
@@ -37,10 +38,10 @@ class Round:
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What a trained model makes of a pool, computed when first asked for: a strategies.pool.Model."""
+    """What strategies ask a trained model about a pool of n points: the `model` of a Pool."""
 
     head: LinearHead
-    embed: Callable[[], np.ndarray]  # the pool's points (n, d) that the head takes
+    embed: Callable[[], np.ndarray]  # the pool's points (n, d) that the head takes; called once, when they are first asked for
     learned: bool  # whether training has changed them
 
     @cached_property
@@ -50,21 +51,20 @@ class Outputs:
 
     @property
     def penultimate(self) -> np.ndarray | None:
+        """The points, (n, d), where training has changed them; else None."""
         return self.points if self.learned else None
 
     def log_probabilities(self) -> np.ndarray:
+        """Logarithms of the class probabilities, (n, C)."""
         return self.head.log_probabilities(self.points)
 
     def dropout_log_probabilities(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        """The same, (n, C), for each of the head's draws of dropout."""
         return self.head.dropout_log_probabilities(self.points, rng)
 
 
-@dataclass(frozen=True)
-class Framework:
-    """How a model is trained in each round, and whether that changes the features that its last layer sees."""
-
-    fit: Callable[[strategies.Pool], tuple[Outputs, np.ndarray]]  # on the labelled points; also predicts the test set's classes
-    learns_features: bool
+# Trains a model on the labelled points of a pool; returns it and the classes (m,) that it predicts for the test set.
+Fit = Callable[[strategies.Pool], tuple[Outputs, np.ndarray]]
 
 
 def step_size(budget: str, n_classes: int) -> int:
@@ -75,34 +75,36 @@ def step_size(budget: str, n_classes: int) -> int:
 
 
 def run(
-    features: Features, pool: strategies.Pool, strategy: str, budget: str, rounds: int = 6, framework: Framework | None = None
+    features: Features, pool: strategies.Pool, strategy: str, budget: str, rounds: int = 6, fsl: Fit | None = None
 ) -> Iterator[Round]:
     """Query, label, fit and evaluate, starting from nothing; yields a Round after each.
 
     pool holds features.train and the run's seed; runs on the same pool share its clusters. strategy: a name, or one with other
-    settings, see `strategies.parse`. framework: `linear(features)` (SSL, the default) or `network(...)` (FSL). A strategy that asks
-    for a model that is not there yet gets a random first batch, the same for all of them at a seed; in FSL, so does Coreset, which
-    goes by what the network has learned. The run ends early when fewer points are left than a round needs.
+    settings, see `strategies.parse`. fsl: `network(...)` for the fully supervised framework; by default `linear(features)`, the
+    self-supervised one. A strategy that asks for a model that is not there yet gets a random first batch, the same for all of
+    them at a seed; in FSL, so does Coreset, which goes by what the network has learned. The run ends early when fewer points are
+    left than a round needs. Raises ValueError for an unknown strategy, setting or budget.
     """
     name, changes = strategies.parse(strategy)
-    step, rng = step_size(budget, len(features.classes)), random_stream(pool.seed, name)
-    pool = pool.with_settings(**{"n_classes": len(features.classes)} | changes)
-    framework = framework or linear(features)
-    tail = tail_classes(features.train_labels, len(features.classes))
+    n_classes, fit = len(features.classes), fsl or linear(features)
+    step, rng, tail = step_size(budget, n_classes), random_stream(pool.seed, name), tail_classes(features.train_labels, n_classes)
+    pool = pool.with_settings(**{"n_classes": n_classes} | changes)
     for _ in range(rounds):
         if step > np.count_nonzero(pool.free):
             log.info(
                 "%s ends at %d labels: its pool of %d holds no further %d", strategy, len(pool.labeled), len(pool.features), step
             )
             return
-        picks = _query(name, pool, step, rng, framework)
+        shared = name == "coreset" and fsl and pool.model is None
+        picks = strategies.first_batch(pool, step) if shared else strategies.query(name, pool, step, rng)
         labeled = np.concatenate([pool.labeled, picks])
-        model, predicted = framework.fit(pool.with_labeled(labeled))
+        model, predicted = fit(pool.with_labeled(labeled))
         pool = pool.with_labeled(labeled, model)
-        recalls = recall_per_class(predicted, features.test_labels, len(features.classes))
+        labels, options = features.test_labels, {"average": None, "zero_division": np.nan}  # NaN for a class without test images
+        recalls = recall_score(labels, predicted, labels=range(n_classes), **options)
         yield Round(
             labels=len(labeled),
-            accuracy=float((predicted == features.test_labels).mean()),
+            accuracy=float((predicted == labels).mean()),
             balanced_accuracy=float(np.nanmean(recalls)),
             tail_accuracy=float(np.nanmean(recalls[tail])) if len(tail) else None,
             classes=len(np.unique(features.train_labels[labeled])),
@@ -110,13 +112,7 @@ def run(
         )
 
 
-def _query(name: str, pool: strategies.Pool, step: int, rng: np.random.Generator, framework: Framework) -> np.ndarray:
-    if name == "coreset" and framework.learns_features and pool.model is None:
-        return strategies.first_batch(pool, step)
-    return strategies.query(name, pool, step, rng)
-
-
-def linear(features: Features) -> Framework:
+def linear(features: Features) -> Fit:
     """The self-supervised framework: one linear layer on the normalised features, which stay as they are."""
     test = geometry.normalise(features.test)
 
@@ -125,34 +121,23 @@ def linear(features: Features) -> Framework:
         head = learners.fit_linear_head(pool.points[pool.labeled], labels, len(features.classes))
         return Outputs(head, lambda: pool.points, learned=False), head.predict(test)
 
-    return Framework(fit, learns_features=False)
+    return fit
 
 
-def network(train: Dataset, test: Dataset, config: FSL) -> Framework:
+def network(train: Dataset, test: Dataset, config: FSL) -> Fit:
     """The fully supervised framework: a network trained from scratch on the labelled images of train, the pool's, row by row.
 
     At a seed, all strategies start their networks from the same weights, round by round. Images in files are read once: those of
     the test set now, those of the pool when a strategy first asks a model about it.
     """
-    test_images = test.images[:]
-
-    @cache
-    def pool_images() -> np.ndarray:
-        return train.images[:]
+    test_images, pool_images = test.images[:], cache(lambda: train.images[:])
 
     def fit(pool: strategies.Pool) -> tuple[Outputs, np.ndarray]:
         rows, seed = pool.labeled, (pool.seed, len(pool.labeled))
         trained = learners.fit_network(train.images[rows], train.labels[rows], len(train.classes), config, seed)
         return Outputs(trained.head, lambda: trained.embed(pool_images()), learned=True), trained.predict(test_images)
 
-    return Framework(fit, learns_features=True)
-
-
-def recall_per_class(predicted: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
-    """Share of the points of each class that are recognised, (C,); NaN for a class without points."""
-    right = np.bincount(labels[predicted == labels], minlength=n_classes)
-    there = np.bincount(labels, minlength=n_classes)
-    return np.divide(right, there, out=np.full(n_classes, np.nan), where=there > 0)
+    return fit
 
 
 def tail_classes(labels: np.ndarray, n_classes: int) -> np.ndarray:

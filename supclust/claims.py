@@ -368,7 +368,7 @@ def _at_hand(profile: Profile) -> dict[str, dict | None]:
     sources = {}
     for name in profile.datasets:
         seeds = range(profile.seeds) if features.seeded(profile, name) else (0,)
-        found = [features.at_hand(profile, name, seed) for seed in seeds]
+        found = [features.find(profile, name, seed) for seed in seeds]
         complete = all(one is not None for one in found)
         sources[name] = {"experiment": sweep.EXPERIMENT["ssl"], "features": [one.checksum for one in found]} if complete else None
         if not complete:
@@ -401,7 +401,7 @@ def measure(profile: Profile, tasks: Sequence[tuple[str, int]] | None = None, *,
 
 def _measure_one(profile: Profile, dataset: str, seed: int, folders: dict[str, str]) -> dict[str, str | float]:
     with sweep.alone(folders):
-        data = features.of(profile, dataset, seed)
+        data = features.obtain(profile, dataset, seed)
         pool, budget = strategies.Pool(data.train, seed=seed), len(data.classes)
         details = selection.explain(pool, budget)
         found = analysis.rank_correlation(details.typicality, details.sup, details.assignments)

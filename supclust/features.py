@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,23 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 import torch
 import torchvision
 from filelock import FileLock
 
 from supclust import datasets, kept, networks, profiles, simclr
 from supclust.datasets import Dataset
-from supclust.images import ImageFiles
 from supclust.networks import knn_accuracy
 from supclust.profiles import Profile, SimCLR
 from supclust.simclr import Encoder
 
-__all__ = ["Features", "embed", "extract", "knn_accuracy", "load", "of", "save"]
+__all__ = ["Features", "embed", "extract", "find", "knn_accuracy", "load", "obtain", "save"]
 
 ARRAYS = ("train", "test", "train_labels", "test_labels")
 SEEDED = ("cifar10-lt50", "isic2019")  # data sets whose pool is drawn from the seed
-STEPS = ("step", "offset")  # (d,) float32, of uint8 features only: value = code * step + offset
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +39,13 @@ class Features:
     checksum: str = ""  # SHA-256 of the four arrays, as stored where they come from a file
 
     def __post_init__(self) -> None:
-        _check(self)
+        _check("train", self.train, self.train_labels, self.train.shape[-1])
+        _check("test", self.test, self.test_labels, self.train.shape[-1])
         if not self.checksum:
-            object.__setattr__(self, "checksum", _checksum(_stored(self, "float32")))
+            object.__setattr__(self, "checksum", kept.checksum(_stored(self, "float32")))
 
     def subset(self, train_indices: Sequence[int] | np.ndarray) -> Features:
-        """The same test set with these rows of the pool."""
+        """The same test set with these rows (k,) of the pool."""
         labels = None if self.train_labels is None else self.train_labels[train_indices]
         made_by = self.made_by | {"pool": f"{len(train_indices)} rows of the features {self.checksum}"}
         return dataclasses.replace(self, train=self.train[train_indices], train_labels=labels, made_by=made_by, checksum="")
@@ -59,23 +55,24 @@ class Features:
         return self.subset(datasets.long_tail_indices(self.train_labels, seed))
 
 
-def embed(encoder: Encoder, images: np.ndarray | ImageFiles, batch_size: int = 256) -> np.ndarray:
-    """Raw penultimate features, float32 (n, 8 * width), of images uint8 (n, 3, height, width) of any size."""
+def embed(encoder: Encoder, images: Any, batch_size: int = 256) -> np.ndarray:
+    """Raw penultimate features, float32 (n, 8 * width), of images uint8 (n, 3, height, width) of any size, or of ImageFiles."""
     return networks.embed(encoder.network, images, encoder.config.side, batch_size)
 
 
 def extract(encoder: Encoder, train: Dataset, test: Dataset | None = None) -> Features:
     """The encoder's features of a data set's splits."""
+    config = dataclasses.asdict(encoder.config)
+    if not encoder.history:  # weights of unknown training: only what their shapes tell is true
+        config = {key: config[key] for key in ("network", "width", "side")}
+    versions = {"torch": torch.__version__, "torchvision": torchvision.__version__, "numpy": np.__version__}
+    made_by = {"dataset": train.name, "encoder": encoder.checksum, "config": config, "versions": versions}
     pool = embed(encoder, train.images)
-    queries = np.empty((0, pool.shape[1]), np.float32) if test is None else embed(encoder, test.images)
-    return Features(
-        train=pool,
-        test=queries,
-        train_labels=train.labels,
-        test_labels=None if test is None else test.labels,
-        classes=train.classes,
-        made_by=_made_by(train.name, encoder),
-    )
+    queries, labels = (pool[:0], None) if test is None else (embed(encoder, test.images), test.labels)
+    return Features(pool, queries, train.labels, labels, train.classes, made_by)
+
+
+# -- the file ------------------------------------------------------------------------------------------------------------------
 
 
 def save(path: Path, features: Features, dtype: str = "float32") -> Features:
@@ -85,12 +82,7 @@ def save(path: Path, features: Features, dtype: str = "float32") -> Features:
     to its largest value. Labels take the smallest unsigned type that holds them. The checksum is of what is stored.
     Raises ValueError for features too large for float16.
     """
-    if dtype not in ("float32", "float16", "uint8"):
-        raise ValueError(f"features are stored as float32, float16 or uint8, not {dtype}")
-    arrays = _stored(features, dtype)
-    about = {"made_by": features.made_by, "classes": features.classes, "checksum": _checksum(arrays)}
-    text = json.dumps(about)
-    kept.write_bytes(Path(path), safetensors.numpy.save(arrays, {"about": text, "about_sha256": kept.sha256(text)}))
+    kept.write(Path(path), _stored(features, dtype), {"made_by": features.made_by, "classes": features.classes})
     return load(path)
 
 
@@ -104,19 +96,61 @@ def load(path: Path) -> Features:
     if not path.is_file():
         raise FileNotFoundError(
             f"there is no feature file {path}. CIFAR-10's comes with the package (install it again); "
-            "any other is made by features.of or notebook 01"
+            "any other is made by features.obtain or notebook 01"
         )
     try:
-        return _read(path)
-    except Exception as error:  # damage shows wherever the parser first meets it
-        raise ValueError(f"the feature file {path} is damaged: {error}. Remove it, and make or fetch it again") from error
+        arrays, about = kept.load(path)
+    except ValueError as error:
+        raise ValueError(
+            f"the feature file {path} is damaged ({error.__cause__}). Remove it, and make or fetch it again"
+        ) from error
+    checksum = kept.checksum(arrays)
+    if arrays["train"].dtype == np.uint8:
+        arrays |= {name: arrays[name] * arrays["step"] + arrays["offset"] for name in ARRAYS[:2]}
+    types = dict.fromkeys(ARRAYS[:2], np.float32) | dict.fromkeys(ARRAYS[2:], np.int64)
+    values = {name: arrays[name].astype(kind) if name in arrays else None for name, kind in types.items()}
+    return Features(**values, classes=tuple(about["classes"]), made_by=about["made_by"], checksum=checksum)
 
 
-def of(
-    profile: Profile,
-    dataset: str,
-    seed: int = 0,
-    on_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
+def _stored(features: Features, dtype: str) -> dict[str, np.ndarray]:
+    """The arrays as a file holds them; labels that nobody knows are left out."""
+    if dtype not in ("float32", "float16", "uint8"):
+        raise ValueError(f"features are stored as float32, float16 or uint8, not {dtype}")
+    labels = {name: values for name in ARRAYS[2:] if (values := getattr(features, name)) is not None}
+    labels = {name: values.astype(np.min_scalar_type(values.max(initial=0))) for name, values in labels.items()}
+    if dtype == "uint8":
+        return _in_steps(features.train, features.test) | labels
+    with np.errstate(over="ignore"):
+        arrays = {"train": features.train.astype(dtype), "test": features.test.astype(dtype)}
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise ValueError(f"features are too large for {dtype}")
+    return arrays | labels
+
+
+def _in_steps(train: np.ndarray, test: np.ndarray) -> dict[str, np.ndarray]:
+    """Both parts as uint8 codes, with the step and offset float32 (d,) of each dimension: value = code * step + offset."""
+    both = np.concatenate([train, test])
+    offset, span = both.min(axis=0), np.ptp(both, axis=0)
+    step = np.where(span > 0, span, 1) / 255
+    codes = np.rint((both - offset) / step).astype(np.uint8)
+    steps = {"step": step.astype(np.float32), "offset": offset.astype(np.float32)}
+    return {"train": codes[: len(train)], "test": codes[len(train) :]} | steps
+
+
+def _check(part: str, values: np.ndarray, labels: np.ndarray | None, d: int) -> None:
+    if values.ndim != 2 or values.shape[1] != d:
+        raise ValueError(f"{part} features must be (n, {d}), not {values.shape}")
+    if labels is not None and (len(labels) != len(values) or labels.min(initial=0) < 0):
+        raise ValueError(f"{part}: {len(labels)} labels for {len(values)} features, or negative ones")
+    if len(bad := np.flatnonzero(~np.isfinite(values).all(axis=1))):
+        raise ValueError(f"{part} features are NaN or infinite in {len(bad)} rows, the first {bad[:5].tolist()}")
+
+
+# -- of a profile --------------------------------------------------------------------------------------------------------------
+
+
+def obtain(
+    profile: Profile, dataset: str, seed: int = 0, on_epoch: Callable[[list[dict[str, Any]]], None] | None = None
 ) -> Features:
     """The features a profile works on: shipped with the package, or extracted by an encoder trained here, once.
 
@@ -126,72 +160,47 @@ def of(
         images only; the shipped ones are of one encoder, which has seen all of CIFAR-10, a deviation from the paper.
     on_epoch: handed to simclr.train.
 
-    Raises ValueError for an unknown data set, a broken file, or a checkpoint made by another config.
+    Raises ValueError for an unknown data set, a broken file, or a checkpoint made by another config, and FileNotFoundError for
+    features that do not come with the package or images that are not on this machine.
     """
-    if (found := at_hand(profile, dataset, seed)) is not None:
+    if (found := find(profile, dataset, seed)) is not None:
         return found
+    path = _file(profile, dataset, seed)
     if _ships(profile, dataset):
-        return load(_file(profile, _whole(dataset), seed))  # says what to do about a file that is not there
-    path, (name, _) = _file(profile, dataset, seed), split_encoder(dataset)
-    config, missing = _config(profile, dataset, seed), _missing(profile, name)
-    train = datasets.load(name, seed=seed, side=config.side, missing=missing)
-    test = None if train.labels is None else datasets.load(name, "test", seed=seed, side=config.side, missing=missing)
+        return load(path)  # says what to do about a file that is not there
+    made_by = _wanted(profile, dataset, seed)
+    config, options = SimCLR(**made_by["config"]), {"seed": seed, "missing": made_by["missing"]}
+    train = datasets.load(made_by["dataset"], side=config.side, **options)
+    test = None if train.labels is None else datasets.load(made_by["dataset"], "test", side=config.side, **options)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name("training.lock")):  # another process may be at it
-        if (found := at_hand(profile, dataset, seed)) is not None:
-            return found
-        encoder = simclr.train(train.images, config, path.parent, labels=train.labels, on_epoch=on_epoch)
-        made = extract(encoder, train, test)
-        save(path, dataclasses.replace(made, made_by=made.made_by | {"missing": missing}))
-        return _load_cached(path)
+        if find(profile, dataset, seed) is None:
+            encoder = simclr.train(train.images, config, path.parent, labels=train.labels, on_epoch=on_epoch)
+            made = extract(encoder, train, test)
+            save(path, dataclasses.replace(made, made_by=made.made_by | made_by))
+    return find(profile, dataset, seed)
 
 
-def at_hand(profile: Profile, dataset: str, seed: int = 0) -> Features | None:
-    """What `of` returns where it need not train; None where it would have to."""
+def find(profile: Profile, dataset: str, seed: int = 0) -> Features | None:
+    """What `obtain` returns where it need not train; None where it would have to."""
+    path = _file(profile, dataset, seed)
+    if not path.exists():
+        return None
+    found = _load_version(path, path.stat().st_mtime_ns)
     if _ships(profile, dataset):
-        path = _file(profile, _whole(dataset), seed)
-        whole = _load_cached(path) if path.exists() else None
-        return whole.long_tail(seed) if whole and split_encoder(dataset)[0] == "cifar10-lt50" else whole
-    path, (name, _) = _file(profile, dataset, seed), split_encoder(dataset)
-    if path.exists() and _is_of(_load_cached(path), _config(profile, dataset, seed), name, _missing(profile, name)):
-        return _load_cached(path)
-    return None
+        return found.long_tail(seed) if split_encoder(dataset)[0] == "cifar10-lt50" else found
+    made_by = {"missing": "error"} | found.made_by
+    return found if made_by == made_by | _wanted(profile, dataset, seed) else None
 
 
 def obtainable(profile: Profile, dataset: str) -> bool:
-    """Whether `of` has its features or can train for them; features of other encoders than the shipped one it can only read."""
-    return not _ships(profile, dataset) or _file(profile, _whole(dataset), 0).exists()
+    """Whether `obtain` has its features or can train for them; features of other encoders than the shipped one it can only read."""
+    return not _ships(profile, dataset) or _file(profile, dataset, 0).exists()
 
 
 def seeded(profile: Profile, dataset: str) -> bool:
     """Whether each seed has an encoder of its own."""
     return not _ships(profile, dataset) and split_encoder(dataset)[0] in SEEDED
-
-
-def _config(profile: Profile, dataset: str, seed: int) -> SimCLR:
-    name, epochs = split_encoder(dataset)
-    config = profiles.adapted(profile.simclr, name)
-    config = dataclasses.replace(config, seed=seed) if name in SEEDED else config
-    return profiles.parsed(config, {"epochs": epochs}) if epochs else config
-
-
-def _missing(profile: Profile, name: str) -> str:
-    return profile.missing if name == "isic2019" else "error"  # the others are whole, or not there
-
-
-def _whole(dataset: str) -> str:
-    """The data set from whose shipped features a long-tailed pool is drawn."""
-    return dataset.replace("-lt50", "")
-
-
-def _ships(profile: Profile, dataset: str) -> bool:
-    return profile.features == "shipped" and split_encoder(dataset)[0] in ("cifar10", "cifar10-lt50")
-
-
-def _file(profile: Profile, dataset: str, seed: int) -> Path:
-    if profile.features == "shipped" and dataset == "cifar10":
-        return kept.shipped_features("cifar10")
-    return folder(profile.name, dataset, seed) / "features.safetensors"
 
 
 def folder(name: str, dataset: str, seed: int = 0) -> Path:
@@ -207,85 +216,26 @@ def split_encoder(dataset: str) -> tuple[str, str]:
     return (name, encoder) if name in datasets.NAMES else (dataset, "")
 
 
-def _is_of(features: Features, config: SimCLR, dataset: str, missing: str) -> bool:
-    made_by = {"missing": "error"} | features.made_by
-    return [made_by.get(key) for key in ("dataset", "config", "missing")] == [dataset, dataclasses.asdict(config), missing]
+def _wanted(profile: Profile, dataset: str, seed: int) -> dict[str, Any]:
+    """What features of this profile are made by, as far as it says so."""
+    name, epochs = split_encoder(dataset)
+    config = profiles.parsed(profiles.adapted(profile.simclr, name), {"epochs": epochs} if epochs else {})
+    config = dataclasses.replace(config, seed=seed) if name in SEEDED else config
+    missing = profile.missing if name == "isic2019" else "error"  # the others are whole, or not there
+    return {"dataset": name, "config": dataclasses.asdict(config), "missing": missing}
 
 
-def _load_cached(path: Path) -> Features:
-    return _load_version(path, path.stat().st_mtime_ns if path.exists() else 0)
+def _ships(profile: Profile, dataset: str) -> bool:
+    return profile.features == "shipped" and split_encoder(dataset)[0] in ("cifar10", "cifar10-lt50")
+
+
+def _file(profile: Profile, dataset: str, seed: int) -> Path:
+    if not _ships(profile, dataset):
+        return folder(profile.name, dataset, seed) / "features.safetensors"
+    whole = dataset.replace("-lt50", "")  # the long-tailed pool is drawn from its features
+    return kept.shipped_features(whole) if whole == "cifar10" else folder(profile.name, whole) / "features.safetensors"
 
 
 @lru_cache(maxsize=4)
 def _load_version(path: Path, modified: int) -> Features:
     return load(path)
-
-
-def _made_by(dataset: str, encoder: Encoder) -> dict[str, Any]:
-    config = dataclasses.asdict(encoder.config)
-    if not encoder.history:  # weights of unknown training: only what their shapes tell is true
-        config = {key: config[key] for key in ("network", "width", "side")}
-    versions = {"torch": torch.__version__, "torchvision": torchvision.__version__, "numpy": np.__version__}
-    return {"dataset": dataset, "encoder": encoder.checksum, "config": config, "versions": versions}
-
-
-def _read(path: Path) -> Features:
-    with safetensors.safe_open(path, "np") as file:
-        metadata, arrays = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if kept.sha256(metadata["about"]) != metadata["about_sha256"]:
-        raise ValueError("the checksum of its description differs")
-    about = json.loads(metadata["about"])
-    if _checksum(arrays) != about["checksum"]:
-        raise ValueError("the checksum of its arrays differs")
-    if arrays["train"].dtype == np.uint8:
-        for name in ARRAYS[:2]:
-            arrays[name] = arrays[name] * arrays["step"] + arrays["offset"]
-    kinds = dict.fromkeys(ARRAYS[:2], np.float32) | dict.fromkeys(ARRAYS[2:], np.int64)
-    values = {name: arrays[name].astype(kind) if name in arrays else None for name, kind in kinds.items()}
-    return Features(**values, classes=tuple(about["classes"]), made_by=about["made_by"], checksum=about["checksum"])
-
-
-def _stored(features: Features, dtype: str) -> dict[str, np.ndarray]:
-    """The arrays as a file holds them; labels that nobody knows are left out."""
-    values = {name: getattr(features, name) for name in ARRAYS}
-    if dtype == "uint8":
-        arrays = _in_steps(values["train"], values["test"])
-    else:
-        with np.errstate(over="ignore"):
-            arrays = {name: values[name].astype(dtype) for name in ARRAYS[:2]}
-    if not all(np.isfinite(array).all() for array in arrays.values()):
-        raise ValueError(f"features are too large for {dtype}")
-    for name in ARRAYS[2:]:
-        if (labels := values[name]) is not None:
-            arrays[name] = labels.astype(np.min_scalar_type(labels.max(initial=0)))
-    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-
-
-def _in_steps(train: np.ndarray, test: np.ndarray) -> dict[str, np.ndarray]:
-    """Both parts as uint8 codes, with the step and offset of each dimension."""
-    both = np.concatenate([train, test])
-    offset, span = both.min(axis=0), np.ptp(both, axis=0)
-    step = np.where(span > 0, span, 1) / 255
-    codes = np.rint((both - offset) / step).astype(np.uint8)
-    arrays = {"train": codes[: len(train)], "test": codes[len(train) :]}
-    return arrays | {"step": step.astype(np.float32), "offset": offset.astype(np.float32)}
-
-
-def _checksum(arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name in (*ARRAYS, *STEPS):
-        if name in arrays:
-            digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
-            digest.update(arrays[name].tobytes())
-    return digest.hexdigest()
-
-
-def _check(features: Features) -> None:
-    for part in ("train", "test"):
-        values, labels = getattr(features, part), getattr(features, f"{part}_labels")
-        if values.ndim != 2 or values.shape[1] != features.train.shape[1]:
-            raise ValueError(f"{part} features must be (n, {features.train.shape[-1]}), not {values.shape}")
-        if labels is not None and (len(labels) != len(values) or labels.min(initial=0) < 0):
-            raise ValueError(f"{part}: {len(labels)} labels for {len(values)} features, or negative ones")
-        if len(bad := np.flatnonzero(~np.isfinite(values).all(axis=1))):
-            raise ValueError(f"{part} features are NaN or infinite in {len(bad)} rows, the first {bad[:5].tolist()}")

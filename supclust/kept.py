@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 
 log = logging.getLogger(__name__)
 
@@ -32,19 +33,20 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # OSError.errno when the disk, or one'
 # -- folders -------------------------------------------------------------------------------------------------------------------
 
 
-def root() -> Path:
-    """The repository, or the working folder if the package is installed without one."""
-    return REPOSITORY if (REPOSITORY / "pyproject.toml").exists() else Path.cwd()
+def _folder(variable: str, default: str) -> Path:
+    """The folder that an environment variable names, else one in the repository, or in the working folder if there is none."""
+    root = REPOSITORY if (REPOSITORY / "pyproject.toml").exists() else Path.cwd()
+    return Path(os.environ.get(variable) or root / default).expanduser().resolve()
 
 
 def data() -> Path:
     """The folder that holds the data sets, one subfolder or archive each."""
-    return Path(os.environ.get("SUPCLUST_DATA") or root() / "data").expanduser().resolve()
+    return _folder("SUPCLUST_DATA", "data")
 
 
 def out() -> Path:
     """The folder below which everything is written."""
-    return Path(os.environ.get("SUPCLUST_OUT") or root()).expanduser().resolve()
+    return _folder("SUPCLUST_OUT", "")
 
 
 def folders() -> dict[str, str]:
@@ -128,13 +130,13 @@ def template(path: Path, **filters: Callable[..., Any]) -> Any:
     """A Jinja template with these filters; it escapes in HTML, and a name that is not set is an error."""
     import jinja2
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(path.parent),
-        autoescape=".html" in path.suffixes,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    options = {
+        "autoescape": ".html" in path.suffixes,
+        "undefined": jinja2.StrictUndefined,
+        "trim_blocks": True,
+        "lstrip_blocks": True,
+    }
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(path.parent), **options)
     environment.filters |= filters
     return environment.get_template(path.name)
 
@@ -196,42 +198,36 @@ def _decode_table(content: bytes) -> tuple[Any, Any]:
 
     head, _, body = content.decode("utf-8").partition("\n")
     about = json.loads(head.removeprefix("#"))
-    _check(sha256(body) == about["sha256"])
+    _compare(sha256(body), about["sha256"])
     return pd.read_csv(io.StringIO(body)), about["sources"]
 
 
 def _encode_arrays(arrays: Mapping[str, np.ndarray], made_from: Mapping[str, Any]) -> bytes:
-    import safetensors.numpy
-
     about = json.dumps({**made_from, "checksum": checksum(arrays)})
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     return safetensors.numpy.save(whole, {"about": about, "about_sha256": sha256(about)})
 
 
 def _decode_arrays(content: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    import safetensors.numpy
-
-    size = int.from_bytes(content[:8], "little")
-    metadata = json.loads(content[8 : 8 + size])["__metadata__"]
-    _check(sha256(metadata["about"]) == metadata["about_sha256"])
+    metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+    _compare(sha256(metadata["about"]), metadata["about_sha256"])
     about, arrays = json.loads(metadata["about"]), safetensors.numpy.load(content)
-    _check(checksum(arrays) == about.pop("checksum"))
+    _compare(checksum(arrays), about.pop("checksum"))
     return arrays, about
 
 
 def _encode_json(value: Any, made_from: Any) -> bytes:
-    body = json.dumps([made_from, value])
-    return json.dumps({"sources": made_from, "value": value, "sha256": sha256(body)}).encode()
+    return json.dumps({"sources": made_from, "value": value, "sha256": sha256(json.dumps([made_from, value]))}).encode()
 
 
 def _decode_json(content: bytes) -> tuple[Any, Any]:
     found = json.loads(content)
-    _check(sha256(json.dumps([found["sources"], found["value"]])) == found["sha256"])
+    _compare(sha256(json.dumps([found["sources"], found["value"]])), found["sha256"])
     return found["value"], found["sources"]
 
 
-def _check(whole: bool) -> None:
-    if not whole:
+def _compare(there: str, expected: str) -> None:
+    if there != expected:
         raise ValueError("its checksum differs")
 
 

@@ -7,24 +7,43 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, get_type_hints
 
+# How reports and figures spell a data set.
+TITLES: dict[str, str] = {
+    "digits": "Digits",
+    "cifar10": "CIFAR-10",
+    "cifar10-lt50": "CIFAR-10-LT50",
+    "cifar100": "CIFAR-100",
+    "isic2019": "ISIC-2019",
+}
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
-class SimCLR:
-    """How the encoder is trained. The defaults are the paper's recipe (section 4, and the TypiClust code it builds on)."""
+class _Training:
+    """What SimCLR and FSL have in common."""
 
     network: str = "resnet18"  # or resnet34
     width: int = 64  # channels of the first stage; features have 8 * width dimensions
     stem: str = "small"  # 3 x 3, stride 1, no max-pooling; or "imagenet" for large images: 7 x 7, stride 2, max-pooling
-    side: int = 32  # pixels of a view
+    side: int = 32  # pixels; images are resized to it
+    momentum: float = 0.9
+    precision: str = "auto"  # or "float32", "bfloat16"; auto: bfloat16 where that is faster
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}")
+
+
+@dataclass(frozen=True)
+class SimCLR(_Training):
+    """How the encoder is trained. The defaults are the paper's recipe (section 4, and the TypiClust code it builds on)."""
+
     epochs: int = 500
-    small_epochs: int = 0  # so many of them, the first, train on smaller views: progressive resolution
+    small_epochs: int = 0  # the first of them, which train on smaller views: progressive resolution
     small_side: int = 16  # pixels of these
     batch_size: int = 512  # images; twice as many views
     learning_rate: float = 0.4
     warm_up: float = 1.0  # epochs in which the rate rises to it
-    momentum: float = 0.9
     weight_decay: float = 1e-4
     temperature: float = 0.1  # of NT-Xent, not of SUP
     projection: int = 128
@@ -33,37 +52,19 @@ class SimCLR:
     jitter: float = 0.8  # probability of (0.4, 0.4, 0.4, 0.1) brightness, contrast, saturation, hue
     grayscale: float = 0.2  # probability
     knn_every: int = 10  # epochs between two kNN accuracies; 0: none
-    precision: str = "auto"  # or "float32", "bfloat16"; auto: bfloat16 where that is faster, see networks.autocast
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        _check_precision(self.precision)
 
 
 @dataclass(frozen=True)
-class FSL:
+class FSL(_Training):
     """How the networks of the fully supervised framework are trained, from scratch in each round (paper, section 4)."""
 
-    network: str = "resnet18"
-    width: int = 64
-    stem: str = "small"
-    side: int = 32  # pixels; images are resized to it
     epochs: int = 200
     batch_size: int = 100  # fewer labels are repeated to fill it
-    learning_rate: float = 0.025
-    momentum: float = 0.9  # Nesterov's
+    learning_rate: float = 0.025  # with Nesterov's momentum
     weight_decay: float = 3e-4
     flip: float = 0.5  # probability; and each image is moved by up to an eighth of its side
     evaluation_batch: int = 512  # images
-    precision: str = "auto"  # as in SimCLR
-
-    def __post_init__(self) -> None:
-        _check_precision(self.precision)
-
-
-def _check_precision(precision: str) -> None:
-    if precision not in PRECISIONS:
-        raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
 
 
 @dataclass(frozen=True)
@@ -89,51 +90,33 @@ class Profile:
     budgets: tuple[str, ...] = ("tiny", "small")
     rounds: int = 6
     fsl: Supervised | None = None
-    encoders: tuple[str, ...] = ()  # of different age, the oldest last, for notebook 07: data set and features, see features.of
+    encoders: tuple[str, ...] = ()  # of different age, the oldest last, for notebook 07: see features.obtain
     missing: str = "error"  # or "leave out": what is done about images of ISIC-2019 that are not there
     encoder_dataset: str = "cifar10"  # what notebook 01 trains on
     embedding_points: int = 5_000  # images that t-SNE and UMAP draw
     simclr: SimCLR = field(default_factory=SimCLR)
 
 
-# On 8x8 digits a narrow network is enough; a mirrored digit is another sign, so there is no flip, and crops stay larger.
+# A narrow network is enough for 8x8 digits. A mirrored digit is another sign, so there is no flip, and crops stay larger.
 # Profiles for CPUs train in float32, so that they give the same figures with and without AMX.
-DIGITS = SimCLR(
-    width=16,
-    side=8,
-    epochs=24,
-    batch_size=128,
-    learning_rate=0.2,
-    temperature=0.2,
-    smallest_crop=0.4,
-    flip=0.0,
-    knn_every=4,
-    precision="float32",
-)
+SMALL = {"side": 8, "flip": 0.0, "precision": "float32"}
+DIGITS = SimCLR(width=16, epochs=24, batch_size=128, learning_rate=0.2, temperature=0.2, smallest_crop=0.4, knn_every=4, **SMALL)
+DIGITS_FSL = FSL(width=8, epochs=60, learning_rate=0.1, **SMALL)
 
 # What 2 CPU cores can do for CIFAR-10 in two hours.
 LAPTOP = SimCLR(epochs=38, small_epochs=32, small_side=16, learning_rate=0.5, temperature=0.2, weight_decay=3e-4, knn_every=0)
-
 # What they can add in one more, by `--start`. Views of 24 pixels cost half as much as those of 32; and as a random crop magnifies
 # what it shows, whole images of 32 pixels then look about as large as the crops did in training.
 LAPTOP_MORE = dataclasses.replace(LAPTOP, epochs=3, small_epochs=3, small_side=24, learning_rate=0.2, warm_up=0.1)
-
-# As with SimCLR, digits need a narrow network and are not mirrored.
-DIGITS_FSL = FSL(width=8, side=8, epochs=60, learning_rate=0.1, flip=0.0, precision="float32")
-
-# What 2 CPU cores can do: images of half the size, half the channels.
-LAPTOP_FSL = FSL(width=32, side=16, precision="float32")
-
-# What the paper, and the code it builds on, change for a data set; a configuration takes what concerns it.
-CHANGES = {
-    "cifar100": {"network": "resnet34"},
-    "isic2019": {"stem": "imagenet", "side": 224, "small_epochs": 0},
-}
+LAPTOP_FSL = FSL(width=32, side=16, precision="float32")  # images of half the size, half the channels
 
 RECIPES = {"paper": SimCLR(), "laptop": LAPTOP, "laptop-more": LAPTOP_MORE, "digits": DIGITS}
 
-PAPER_DATASETS = ("cifar10", "cifar100", "cifar10-lt50", "isic2019")
+# What the paper, and the code it builds on, change for a data set; a configuration takes what concerns it.
+CHANGES = {"cifar100": {"network": "resnet34"}, "isic2019": {"stem": "imagenet", "side": 224, "small_epochs": 0}}
 
+PAPER_DATASETS = ("cifar10", "cifar100", "cifar10-lt50", "isic2019")
+COMPARED = ("random", "typiclust", "supclust")
 PROFILES = {
     "quick": Profile(
         name="quick",
@@ -154,14 +137,7 @@ PROFILES = {
         encoder_dataset="digits",
         simclr=DIGITS,
         encoders=("cifar10@0-epochs", "cifar10@38-epochs", "cifar10"),
-        fsl=Supervised(
-            ("cifar10",),
-            seeds=3,
-            budgets=("tiny",),
-            strategies=("random", "typiclust", "supclust"),
-            on_request=True,
-            network=LAPTOP_FSL,
-        ),
+        fsl=Supervised(("cifar10",), seeds=3, budgets=("tiny",), strategies=COMPARED, on_request=True, network=LAPTOP_FSL),
     ),
     "paper": Profile(
         name="paper",
@@ -186,10 +162,7 @@ def get(name: str, **changes: Any) -> Profile:
 
 
 def recipe(name: str, dataset: str) -> SimCLR:
-    """How an encoder is trained on a data set: one of RECIPES, with what the paper changes for that data set.
-
-    Raises ValueError for an unknown recipe, listing the known ones.
-    """
+    """One of RECIPES, with what the paper changes for the data set; ValueError for an unknown one, listing the known ones."""
     if name not in RECIPES:
         raise ValueError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}")
     return adapted(RECIPES[name], dataset)
@@ -197,12 +170,14 @@ def recipe(name: str, dataset: str) -> SimCLR:
 
 def adapted(config: Any, dataset: str) -> Any:
     """A SimCLR or FSL with what the paper changes for a data set: a deeper network for CIFAR-100, larger images for ISIC-2019."""
-    known = {f.name for f in fields(config)}
-    return replace(config, **{key: value for key, value in CHANGES.get(dataset, {}).items() if key in known})
+    return replace(config, **{key: value for key, value in CHANGES.get(dataset, {}).items() if hasattr(config, key)})
 
 
 def replace(config: Any, **changes: Any) -> Any:
-    """A copy of a frozen configuration with some values replaced; names and types are checked."""
+    """A copy of a frozen configuration with some values replaced.
+
+    Raises ValueError for an unknown key, listing the known ones, and TypeError for a value of the wrong type.
+    """
     hints, known = get_type_hints(type(config)), [f.name for f in fields(config)]
     for key, value in changes.items():
         if key not in known:

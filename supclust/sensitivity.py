@@ -127,7 +127,7 @@ def encoder_quality(profile: Profile) -> pd.DataFrame:
     experiment, or of features that are no longer at hand, is not measured again.
     """
     path = kept.reports(profile.name) / "quality.csv"
-    at_hand = {name: features.of(profile, name).checksum for name in profile.encoders if features.obtainable(profile, name)}
+    at_hand = {name: features.obtain(profile, name).checksum for name in profile.encoders if features.obtainable(profile, name)}
     stored = {row["encoder"]: row for found in map(_kept_quality, kept.reports_to_read(profile.name)) for row in found}
     same = {name: row for name, row in stored.items() if at_hand.get(name, row["features"]) == row["features"]}
     rows = [same[name] if name in same else _quality(profile, name) for name in profile.encoders if name in at_hand or name in same]
@@ -142,7 +142,7 @@ def _kept_quality(folder: Path) -> list[dict[str, Any]]:
 
 
 def _quality(profile: Profile, encoder: str) -> dict[str, Any]:
-    data = features.of(profile, encoder)
+    data = features.obtain(profile, encoder)
     knn = features.knn_accuracy(data.train, data.train_labels, data.test, data.test_labels)
     clusters = strategies.Pool(data.train, seed=0).clusters(len(data.classes))
     right = sum(np.bincount(data.train_labels[members]).max() for members in clusters.members)

@@ -6,9 +6,8 @@ spreads them over a cluster whose machines share the folder of the records.
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import itertools
-import json
 import logging
 import os
 import threading
@@ -19,6 +18,7 @@ from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
@@ -26,9 +26,11 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from supclust import active, datasets, features, kept, profiles
+from supclust import active, features, kept, profiles
+from supclust.datasets import SPLITS
+from supclust.datasets import load as load_images
 from supclust.engine import threads
-from supclust.profiles import Profile, Supervised
+from supclust.profiles import Profile
 from supclust.strategies import CONTROLS, NAMES, Pool, parse
 
 log = logging.getLogger(__name__)
@@ -37,14 +39,14 @@ RUN = ["dataset", "framework", "strategy", "budget", "seed"]
 MEASURES = ["labels", "accuracy", "balanced_accuracy", "tail_accuracy", "classes"]  # of a round
 COLUMNS = [*RUN, "round", *MEASURES]
 TURN = threading.Lock()  # of tasks in one process
-# Raised when a change of the code changes what a run comes to: older records and tables are then made anew. In 3, k-means came to
-# start otherwise; the runs from scratch, which take hours, are still those of 2, whose clusters are other ones of the same quality.
+# Raised when a change of the code changes the result of a run: older records and tables are then made anew. In 3, k-means starts
+# differently; the runs from scratch, which take hours, are still those of 2, whose clusters are others of the same quality.
 EXPERIMENT = {"ssl": 3, "fsl": 2}
 
 
 @dataclass(frozen=True, order=True)
 class Key:
-    """What names a run, and its record."""
+    """The identity of one run."""
 
     dataset: str
     framework: str
@@ -54,21 +56,21 @@ class Key:
 
     @property
     def filename(self) -> str:
-        """Of the record."""
-        return "--".join(map(str, asdict(self).values())).replace(":", "~") + ".json"
+        """The name of its record."""
+        return "--".join(map(str, astuple(self))).replace(":", "~") + ".json"
 
     @property
     def failure(self) -> str:
-        """Of the record that a failed run leaves."""
+        """The name of the record that it leaves if it fails."""
         return self.filename.replace(".json", ".failed.json")
 
     @property
-    def task(self) -> tuple[str, ...]:
+    def task(self) -> tuple[str, str, str, int]:
         """Runs of one task are done by one process, because they have k-means clusters in common: each is computed once.
 
         Networks take longer than clusters, so in FSL a task is smaller.
         """
-        return self.dataset, self.framework, str(self.seed), self.budget if self.framework == "fsl" else ""
+        return self.dataset, self.framework, self.budget if self.framework == "fsl" else "", self.seed
 
 
 def keys(
@@ -82,39 +84,43 @@ def keys(
     """The runs of a profile, or of a slice of it; of frameworks that are on request only where they are named.
 
     strategies: names, the control "class-balanced", or names with other settings, see strategies.parse.
-    Raises ValueError for a framework, data set, strategy or budget that there is not.
+    Raises ValueError for a framework, data set, strategy or budget that there is not, and for less than one seed.
     """
-    on_request = ("fsl",) if profile.fsl and profile.fsl.on_request else ()
-    frameworks = frameworks or [name for name in active.FRAMEWORKS if name not in on_request]
-    _check_part(profile, frameworks, datasets, strategies, budgets, seeds)
+    grids = {"ssl": profile, "fsl": profile.fsl}
+    known = dict.fromkeys(name for grid in grids.values() if grid for name in grid.datasets)
+    for name in frameworks or ():
+        if name not in grids:
+            raise ValueError(f"unknown framework {name!r}; known: {', '.join(grids)}")
+    for name in datasets or ():
+        if features.split_encoder(name)[0] not in known:
+            raise ValueError(f"profile {profile.name!r} has no data set {name!r}; it has: {', '.join(known)}")
+    for name in strategies or ():
+        parse(name)
+    for name in budgets or ():
+        active.step_size(name, 1)
+    if seeds is not None and seeds < 1:
+        raise ValueError(f"seeds must be at least 1, not {seeds}")
     wanted = []
-    for framework in frameworks:
-        grid = profile if framework == "ssl" else profile.fsl
-        if grid is not None:
+    for framework, grid in grids.items():
+        on_request = framework == "fsl" and grid and grid.on_request
+        if grid and (framework in frameworks if frameworks else not on_request):
+            own = [name for name in datasets or grid.datasets if features.split_encoder(name)[0] in grid.datasets]
+            if framework == "fsl":  # networks from scratch have no encoder, so features of another one are not for them
+                own = [name for name in own if "@" not in name]
             names = strategies or getattr(grid, "strategies", ()) or (*NAMES, *CONTROLS)
-            own = [name for name in datasets or grid.datasets if _has_dataset(grid, name, framework)]
-            numbers = range(grid.seeds if seeds is None else seeds)
-            wanted += [Key(*key) for key in itertools.product(own, [framework], names, budgets or grid.budgets, numbers)]
-    return wanted
+            wanted += itertools.product(own, [framework], names, budgets or grid.budgets, range(seeds or grid.seeds))
+    return [Key(*key) for key in dict.fromkeys(wanted)]
 
 
-def _has_dataset(grid: Profile | Supervised, dataset: str, framework: str) -> bool:
-    """Networks from scratch have no encoder, so data sets with features of another one are not for them."""
-    name, encoder = features.split_encoder(dataset)
-    return name in grid.datasets and not (encoder and framework == "fsl")
+# -- running -------------------------------------------------------------------------------------------------------------------
 
 
 def run(
-    profile: Profile,
-    *,
-    folder: Path | None = None,
-    jobs: int = -1,
-    shard: tuple[int, int] = (1, 1),
-    **part: Sequence[str] | int | None,
+    profile: Profile, *, folder: Path | None = None, jobs: int = -1, shard: tuple[int, int] = (1, 1), **part: Any
 ) -> pd.DataFrame:
     """Run what has no record yet, over all cores, and return the table of the runs asked for that are done, a row per round.
 
-    part: of the profile, as `keys` takes it. shard: (i, n), the i-th of n parts of the work, from 1.
+    part: of the profile, as `keys` takes it. shard: (i, n), the i-th of n parts of the runs asked for, see `shard_of`.
     A record is a JSON file in folder (default: records/ in the profile's reports), written whole or not at all. One that cannot be
     read, whose checksum differs, or that was made from other features, is made anew; one that another sweep on the same folder
     has made meanwhile is not. A run that fails leaves its traceback as a record, see `failures`, and is tried again next time.
@@ -124,188 +130,49 @@ def run(
     if jobs == 0:
         raise ValueError("jobs must not be 0: a number of processes, or -1 for one on each core")
     wanted, folder = keys(profile, **part), (folder or records_folder(profile)).absolute()
-    mine = shard_of(wanted, *shard)
-    sources = _sources(profile, mine)
-    missing = [key for key in mine if read_record(folder, key, sources[_made_from(profile, key)]) is None]
-    tasks = _tasks(missing)
-    work = (
-        joblib.delayed(_run_task)(profile, task, folder, sources[_made_from(profile, task[0])], kept.folders()) for task in tasks
-    )
-    if not missing:
-        log.info("nothing to do: all %d runs asked for are on record", len(mine))
-    with _progress(folder, missing), _killed_processes_named():
-        for _ in joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(work):
-            pass
-    _report(failures(mine, folder))
-    return _as_table(_records(profile, wanted, folder, _sources(profile, wanted, make=False)))
-
-
-def table(profile: Profile, *, recompute: bool = False, name: str = "curves", **part: Sequence[str] | int | None) -> pd.DataFrame:
-    """The table of a profile, or of the part that `keys` takes: read from curves.csv if it is there and whole, else run.
-
-    A table is used only if it was made from the same features by the same experiment. recompute=True passes it over; records of
-    an earlier run are still used. After a run, curves.csv is written anew from all the records there are. Runs that are on request
-    are never started from here: the rows returned are those that curves.csv has. name: of the table, for a table of other runs
-    than the profile's own.
-    """
-    wanted = keys(profile, **part)
-    rows, _ = kept_rows(profile, wanted, name)
-    due = [key for key in wanted if not _on_request(profile, key)]
-    if due and (recompute or not _has(rows, due)):
-        narrowed = {"frameworks": [key.framework for key in due], "datasets": [key.dataset for key in due]}
-        run(profile, **part | {name: list(dict.fromkeys(values)) for name, values in narrowed.items()})
-        write_table(profile, name=name, wanted=None if name == "curves" else wanted)
-        rows, _ = kept_rows(profile, wanted, name)
-    return rows
-
-
-def write_table(profile: Profile, folder: Path | None = None, *, name: str = "curves", wanted: Sequence[Key] | None = None) -> Path:
-    """Write a table, of all the profile's runs or those wanted, in the profile's reports; returns its path.
-
-    It holds what the valid records say, and of runs without one what the table said before.
-    """
-    folder = folder or records_folder(profile)
-    wanted = keys(profile, frameworks=active.FRAMEWORKS) + more_seeds(profile, folder) if wanted is None else wanted
-    sources = _sources(profile, wanted, make=False)
-    records = _records(profile, wanted, folder, sources)
-    fresh = _as_table(records)
-    before, made_from = kept_rows(profile, [key for key in wanted if records[key] is None], name)
-    path = kept.reports(profile.name) / f"{name}.csv"
-    rows = _in_order(pd.concat([fresh, before]) if len(before) else fresh, wanted)
-    kept.write(path, rows, {name: source if source["features"] else made_from.get(name) for name, source in sources.items()})
-    return path
-
-
-def records_folder(profile: Profile) -> Path:
-    """Where a profile's records live."""
-    return kept.reports(profile.name) / "records"
-
-
-def failures(wanted: Sequence[Key], folder: Path) -> dict[Key, str]:
-    """The tracebacks of the runs that failed when they were last tried."""
-    found = {}
-    for key in wanted:
-        with contextlib.suppress(FileNotFoundError, ValueError, KeyError):  # another sweep may have just succeeded
-            if not (folder / key.filename).exists():
-                found[key] = json.loads((folder / key.failure).read_text(encoding="utf-8"))["error"]
-    return found
-
-
-def read_record(folder: Path, key: Key, source: dict) -> dict | None:
-    """The record of a run, or None if there is none, it is broken (logged with its name), or it was made from another source."""
-    path = folder / key.filename
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["sha256"] != _record_digest(record):
-            raise ValueError("its checksum differs")
-        if record["key"] != asdict(key):
-            raise ValueError("it is the record of another run")
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        log.warning("record %s is broken (%s); the run is done again", path, error)
-        return None
-    return record if record.get("source") == source else None
-
-
-def _check_part(
-    profile: Profile,
-    frameworks: Sequence[str],
-    names: Sequence[str] | None,
-    strategies: Sequence[str] | None,
-    budgets: Sequence[str] | None,
-    seeds: int | None,
-) -> None:
-    known = dict.fromkeys((*profile.datasets, *(profile.fsl.datasets if profile.fsl else ())))
-    for framework in frameworks:
-        if framework not in active.FRAMEWORKS:
-            raise ValueError(f"unknown framework {framework!r}; known: {', '.join(active.FRAMEWORKS)}")
-    for dataset in names or ():
-        if features.split_encoder(dataset)[0] not in known:
-            raise ValueError(f"profile {profile.name!r} has no data set {dataset!r}; it has: {', '.join(known)}")
-    for strategy in strategies or ():
-        parse(strategy)
-    for budget in budgets or ():
-        active.step_size(budget, 1)
-    if seeds is not None and seeds < 1:
-        raise ValueError(f"seeds must be at least 1, not {seeds}")
-
-
-def _records(profile: Profile, wanted: Sequence[Key], folder: Path, sources: dict[str, dict]) -> dict[Key, dict | None]:
-    """The valid records of the runs wanted; None for those that have none."""
-    return {key: read_record(folder, key, sources[_made_from(profile, key)]) for key in wanted}
-
-
-def more_seeds(profile: Profile, folder: Path | None = None) -> list[Key]:
-    """The runs on record of seeds beyond the profile's: more of them narrow the intervals."""
-    folder = folder or records_folder(profile)
-    usual = {(key.dataset, key.framework, key.strategy, key.budget) for key in keys(profile, frameworks=active.FRAMEWORKS)}
-    found = [path.stem.split("--") for path in folder.glob("*.json") if path.stem.count("--") == 4]
-    named = {Key(*run, int(seed)) for *run, seed in found if tuple(run) in usual and seed.isdecimal()}
-    return sorted(named - set(keys(profile, frameworks=active.FRAMEWORKS)))
-
-
-def _on_request(profile: Profile, key: Key) -> bool:
-    """Whether `table` leaves it at what is kept: networks where they take hours, and features that cannot be made from here."""
-    return (key.framework == "fsl" and profile.fsl.on_request) or not features.obtainable(profile, key.dataset)
+    _run_missing(profile, shard_of(wanted, *shard), folder, jobs)
+    return _as_table(_records(profile, wanted, folder, _sources(profile, wanted, features.find)))
 
 
 def shard_of(wanted: Sequence[Key], i: int, n: int) -> list[Key]:
-    """The runs of the i-th of n parts, from 1. Which part a run belongs to does not depend on what else is wanted."""
-    return list(itertools.chain.from_iterable(_tasks(wanted, i, n)))
-
-
-def _tasks(wanted: Sequence[Key], i: int = 1, n: int = 1) -> list[list[Key]]:
-    """The i-th of n parts of the work. Which runs belong to a part does not depend on what else is wanted."""
+    """The i-th of n parts of these runs, from 1: every n-th task, so that the parts are alike. ValueError unless 1 <= i <= n."""
     if not 1 <= i <= n:
         raise ValueError(f"a shard is i/n with i from 1 to n, not {i}/{n}")
-    by_task: dict[tuple, list[Key]] = {}
-    for key in wanted:
-        by_task.setdefault(key.task, []).append(key)
-    return [by_task[task] for task in sorted(by_task) if _part_of(task, n) == i - 1]
+    return list(itertools.chain.from_iterable(_tasks(wanted)[i - 1 :: n]))
 
 
-def _part_of(task: tuple[str, ...], n: int) -> int:
-    """Seed after seed goes to the next part; data sets, frameworks and budgets begin at different ones."""
-    dataset, framework, seed, budget = task
-    return (int(seed) + int(kept.sha256(f"{dataset} {framework} {budget}"), 16)) % n
+def _tasks(wanted: Sequence[Key]) -> list[list[Key]]:
+    by_task = itertools.groupby(sorted(wanted, key=lambda key: key.task), key=lambda key: key.task)
+    return [list(task) for _, task in by_task]
 
 
-@contextmanager
-def _progress(folder: Path, awaited: Sequence[Key]) -> Iterator[None]:
-    """A bar with the time left, that sees records as they appear, whichever process of whichever machine writes them."""
-    with tqdm(total=len(awaited), desc="runs", unit="run", leave=False) as bar:
-        done = threading.Event()
-        watcher = threading.Thread(target=_watch, args=(bar, folder, awaited, done), daemon=True)
-        watcher.start()
-        try:
-            yield
-        finally:
-            done.set()
-            watcher.join()
-
-
-def _watch(bar: tqdm, folder: Path, awaited: Sequence[Key], done: threading.Event) -> None:
-    before, ended = _names(folder), False
-    while not ended:
-        ended = done.wait(2)
-        new = _names(folder) - before
-        bar.n = sum(key.filename in new or key.failure in new for key in awaited)
-        bar.refresh()
-
-
-def _names(folder: Path) -> set[str]:
-    return set(os.listdir(folder)) if folder.is_dir() else set()
-
-
-@contextmanager
-def _killed_processes_named() -> Iterator[None]:
+def _run_missing(profile: Profile, wanted: Sequence[Key], folder: Path, jobs: int = -1) -> None:
+    sources = _sources(profile, wanted, features.obtain)
+    done = _records(profile, wanted, folder, sources)
+    missing = [key for key in wanted if key not in done]
+    if not missing:
+        log.info("nothing to do: all %d runs asked for are on record", len(wanted))
+    work = (joblib.delayed(_run_task)(profile, task, folder, sources, kept.folders()) for task in _tasks(missing))
     try:
-        yield
+        with tqdm(total=len(missing), desc="runs", unit="run", leave=False) as progress:
+            for ended in joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(work):
+                progress.update(ended)
     except BrokenExecutor as error:
         raise ChildProcessError(
             "a process was killed, perhaps because memory ran out: try fewer --jobs. What was finished is kept"
         ) from error
+    except OSError as error:
+        if error.errno not in kept.DISK_FULL:
+            raise
+        whole = sum(not path.name.endswith(".failed.json") for path in folder.glob("*.json"))
+        message = f"the disk is full; the {whole} records in {folder} are whole. Make room, and the same command goes on"
+        raise OSError(error.errno, message) from error
+    if failed := failures(wanted, folder):
+        for key, error in itertools.islice(failed.items(), 3):
+            log.error("failed: %s: %s", " ".join(map(str, astuple(key))), error.strip().splitlines()[-1])
+        log.error(
+            "%d runs failed; their tracebacks are in the records *.failed.json, and they are tried again next time", len(failed)
+        )
 
 
 @contextmanager
@@ -319,139 +186,168 @@ def alone(folders: dict[str, str]) -> Iterator[None]:
         yield
 
 
-def _run_task(profile: Profile, task: list[Key], folder: Path, source: dict, folders: dict[str, str]) -> None:
-    """Run and record the runs of one task that no other sweep has made meanwhile."""
+def _run_task(profile: Profile, task: list[Key], folder: Path, sources: dict[str, dict], folders: dict[str, str]) -> int:
+    """Run and record the runs of one task that no other sweep has made meanwhile; returns how many runs the task has."""
     with alone(folders):
-        prepared = None
+        prepare = functools.cache(lambda: _prepare(profile, task[0]))
         for key in task:
-            if read_record(folder, key, source) is None:
-                prepared = _run_and_record(profile, key, folder, source, prepared)
+            if not _records(profile, [key], folder, sources):
+                _run_and_record(profile, key, folder, _made_from(profile, key, sources), prepare)
+    return len(task)
 
 
-def _run_and_record(
-    profile: Profile, key: Key, folder: Path, source: dict, prepared: Callable[[Key], Iterator[active.Round]] | None
-) -> Callable[[Key], Iterator[active.Round]] | None:
-    """Write the run's record, or that of its failure; returns what the next run of the task needs."""
+def _run_and_record(profile: Profile, key: Key, folder: Path, made_from: dict, prepare: Callable[[], tuple]) -> None:
+    """Write the run's record, or that of its failure."""
     begin = time.perf_counter()
     try:
-        prepared = prepared or _prepare(profile, key)
-        rounds = [asdict(one) for one in prepared(key)]
+        data, pool, fsl = prepare()
+        rounds = [asdict(one) for one in active.run(data, pool, key.strategy, key.budget, profile.rounds, fsl)]
     except Exception as error:
         if isinstance(error, OSError) and error.errno in kept.DISK_FULL:
-            raise _disk_full(folder, error) from error
-        _write(folder / key.failure, {"key": asdict(key), "source": source, "error": traceback.format_exc()})
-        return prepared
-    record = {"key": asdict(key), "source": source, "seconds": round(time.perf_counter() - begin, 2), "rounds": rounds}
-    _write(folder / key.filename, record | {"sha256": _record_digest(record)})
-    (folder / key.failure).unlink(missing_ok=True)
-    return prepared
+            raise
+        kept.write(folder / key.failure, traceback.format_exc(), made_from)
+    else:
+        kept.write(folder / key.filename, {"seconds": round(time.perf_counter() - begin, 2), "rounds": rounds}, made_from)
+        (folder / key.failure).unlink(missing_ok=True)
 
 
-def _prepare(profile: Profile, key: Key) -> Callable[[Key], Iterator[active.Round]]:
-    """Loads what the runs of a task have in common; the function returned does one of them."""
-    data = features.of(profile, key.dataset, key.seed)
+def _prepare(profile: Profile, key: Key) -> tuple[features.Features, Pool, active.Fit | None]:
+    """What the runs of a task have in common."""
+    data = features.obtain(profile, key.dataset, key.seed)
     pool = Pool(data.train, seed=key.seed, labels=data.train_labels)
-    framework = active.linear(data) if key.framework == "ssl" else _network(profile, key, data)
-    return lambda key: active.run(data, pool, key.strategy, key.budget, profile.rounds, framework)
-
-
-def _network(profile: Profile, key: Key, data: features.Features) -> active.Framework:
+    if key.framework == "ssl":
+        return data, pool, None
     config = profiles.adapted(profile.fsl.network, key.dataset)
     options = {"seed": key.seed, "side": config.side, "missing": profile.missing}
-    train, test = (datasets.load(key.dataset, split, **options) for split in datasets.SPLITS)
+    train, test = (load_images(key.dataset, split, **options) for split in SPLITS)
     if not (np.array_equal(train.labels, data.train_labels) and np.array_equal(test.labels, data.test_labels)):
         raise ValueError(
             f"the features of {key.dataset} are of other images ({len(data.train)} + {len(data.test)}) than those here "
             f"({len(train)} + {len(test)}): remove {features.folder(profile.name, key.dataset, key.seed)}, and they are made anew"
         )
-    return active.network(train, test, config)
+    return data, pool, active.network(train, test, config)
 
 
-def _write(path: Path, record: dict) -> None:
-    try:
-        kept.write_text(path, json.dumps(record))
-    except OSError as error:
-        raise (_disk_full(path.parent, error) if error.errno in kept.DISK_FULL else error) from error
+# -- records and tables --------------------------------------------------------------------------------------------------------
 
 
-def _disk_full(folder: Path, error: OSError) -> OSError:
-    done = sum(not path.name.endswith(".failed.json") for path in folder.glob("*.json"))
-    return OSError(
-        error.errno, f"the disk is full; the {done} records in {folder} are whole. Make room, and the same command goes on"
-    )
+def records_folder(profile: Profile) -> Path:
+    """Where a profile's records are kept."""
+    return kept.reports(profile.name) / "records"
 
 
-def _report(failed: dict[Key, str]) -> None:
-    for key, error in itertools.islice(failed.items(), 3):
-        log.error("failed: %s: %s", " ".join(map(str, asdict(key).values())), error.strip().splitlines()[-1])
-    if failed:
-        log.error(
-            "%d runs failed; their tracebacks are in the records *.failed.json, and they are tried again next time", len(failed)
-        )
+def failures(wanted: Sequence[Key], folder: Path) -> dict[Key, str]:
+    """The tracebacks of the runs that failed when they were last tried."""
+    found = {key: kept.read(folder / key.failure) for key in wanted if not (folder / key.filename).exists()}
+    return {key: one[0] for key, one in found.items() if one}
 
 
-def _sources(profile: Profile, wanted: Sequence[Key], make: bool = True) -> dict[str, dict]:
-    """What records are made from, by `_made_from`; a record of another source does not count.
+def more_seeds(profile: Profile, folder: Path | None = None) -> list[Key]:
+    """The runs on record of seeds beyond the profile's: more of them narrow the intervals."""
+    usual = keys(profile, frameworks=active.FRAMEWORKS)
+    runs = {astuple(key)[:-1] for key in usual}
+    found = [path.stem.split("--") for path in (folder or records_folder(profile)).glob("*.json")]
+    return sorted({Key(*run, int(seed)) for *run, seed in found if tuple(run) in runs and seed.isdecimal()} - set(usual))
 
-    make: train and extract features that are not there; else their checksum is None.
+
+def table(profile: Profile, *, recompute: bool = False, name: str = "curves", **part: Any) -> pd.DataFrame:
+    """The table of a profile, or of the part that `keys` takes: read from curves.csv if it is there and whole, else run.
+
+    A table is used only if it was made from the same features by the same experiment. recompute=True passes it over; records of
+    an earlier run are still used. After a run, curves.csv is written anew from all the records there are. What is on request, or
+    needs features that cannot be made here, is never run from here: its rows are those that curves.csv has. name: of the table,
+    for a table of other runs than the profile's own.
     """
-    obtain, sources = features.of if make else features.at_hand, {}
-    for name, key in {_made_from(profile, key): key for key in reversed(wanted)}.items():  # the first seed of each
-        found = obtain(profile, key.dataset, key.seed if features.seeded(profile, key.dataset) else 0)
-        sources[name] = {"experiment": EXPERIMENT[key.framework], "features": found and found.checksum, "rounds": profile.rounds}
-        if key.framework == "fsl":
-            sources[name]["network"] = asdict(profiles.adapted(profile.fsl.network, key.dataset))
-    return sources
+    wanted = keys(profile, **part)
+    rows, _ = kept_rows(profile, wanted, name)
+    on_request = profile.fsl is not None and profile.fsl.on_request
+    due = [key for key in wanted if features.obtainable(profile, key.dataset) and not (on_request and key.framework == "fsl")]
+    if due and (recompute or len(_rows_of(due, rows).drop_duplicates(RUN)) < len(due)):
+        _run_missing(profile, due, records_folder(profile))
+        write_table(profile, name=name, wanted=None if name == "curves" else wanted)
+        rows, _ = kept_rows(profile, wanted, name)
+    return rows
 
 
-def _made_from(profile: Profile, key: Key) -> str:
-    """Names what a run is made from: data set and framework, and the seed where each has an encoder of its own."""
-    return " ".join([key.dataset, key.framework, *([str(key.seed)] if features.seeded(profile, key.dataset) else [])])
+def write_table(profile: Profile, folder: Path | None = None, *, name: str = "curves", wanted: Sequence[Key] | None = None) -> Path:
+    """Write a table, of all the profile's runs or those wanted, in the profile's reports; returns its path.
 
-
-def _agree(source: dict, other: dict | None) -> bool:
-    """Whether a table's source is this one; where the features are not at hand, whatever they were will do."""
-    return other is not None and source == (other if source["features"] else other | {"features": None})
-
-
-def _as_table(records: dict[Key, dict | None]) -> pd.DataFrame:
-    rows = [
-        {**asdict(key), "round": number, **{measure: one[measure] for measure in MEASURES}}
-        for key, record in records.items()
-        for number, one in enumerate(record["rounds"] if record else (), start=1)
-    ]
-    return pd.DataFrame(rows, columns=COLUMNS).astype({"tail_accuracy": float})
+    It holds what the valid records say, and of runs without one what the table said before.
+    """
+    folder = folder or records_folder(profile)
+    wanted = keys(profile, frameworks=active.FRAMEWORKS) + more_seeds(profile, folder) if wanted is None else wanted
+    sources = _sources(profile, wanted, features.find)
+    records = _records(profile, wanted, folder, sources)
+    before, made_from = kept_rows(profile, [key for key in wanted if key not in records], name)
+    rows = pd.concat([_as_table(records), before]) if len(before) else _as_table(records)
+    path = kept.reports(profile.name) / f"{name}.csv"
+    kept.write(
+        path, _rows_of(wanted, rows), {one: source if source["features"] else made_from.get(one) for one, source in sources.items()}
+    )
+    return path
 
 
 def kept_rows(profile: Profile, wanted: Sequence[Key], name: str = "curves") -> tuple[pd.DataFrame, dict[str, dict]]:
     """Those of the wanted rows that a kept table has, one's own or else the one that comes with the repository, and its sources.
 
-    Nothing is run and nothing is trained.
+    Nothing is run and nothing is trained. Where features are not found, rows of whatever features will do.
     """
-    best, sources = (pd.DataFrame(columns=COLUMNS), {}), _sources(profile, wanted, make=False)
+    best, sources = (pd.DataFrame(columns=COLUMNS), {}), _sources(profile, wanted, features.find)
     for folder in kept.reports_to_read(profile.name):
-        if (found := kept.read(folder / f"{name}.csv")) is not None and set(COLUMNS) <= set(found[0]):
+        if (found := kept.read(folder / f"{name}.csv")) is not None:
             rows, made_from = found
-            valid = [key for key in wanted if _agree(sources[name := _made_from(profile, key)], made_from.get(name))]
-            rows = _in_order(rows[_runs(rows).isin([astuple(key) for key in valid])], wanted)
+            same = {one for one in sources if _agree(sources[one], made_from.get(one))}
+            rows = _rows_of([key for key in wanted if _source_name(profile, key) in same], rows)
             best = (rows, made_from) if len(rows) > len(best[0]) else best
     return best
 
 
-def _has(rows: pd.DataFrame, wanted: Sequence[Key]) -> bool:
-    return pd.MultiIndex.from_tuples([astuple(key) for key in wanted]).isin(_runs(rows)).all()
+def _sources(profile: Profile, wanted: Sequence[Key], obtain: Callable[..., features.Features | None]) -> dict[str, dict]:
+    """What records are made from, by `_source_name`; a record of another source does not count.
+
+    obtain: features.obtain, which makes features that are not there, or features.find; the checksum of features not found is None.
+    """
+    sources = {}
+    for key in wanted:
+        if (name := _source_name(profile, key)) not in sources:
+            found = obtain(profile, key.dataset, key.seed if features.seeded(profile, key.dataset) else 0)
+            checksum = None if found is None else found.checksum
+            sources[name] = {"experiment": EXPERIMENT[key.framework], "features": checksum, "rounds": profile.rounds}
+            if key.framework == "fsl":
+                sources[name]["network"] = asdict(profiles.adapted(profile.fsl.network, key.dataset))
+    return sources
 
 
-def _runs(rows: pd.DataFrame) -> pd.MultiIndex:
-    return pd.MultiIndex.from_frame(rows[RUN])
+def _source_name(profile: Profile, key: Key) -> str:
+    """Data set and framework, and the seed where each has an encoder of its own."""
+    return " ".join([key.dataset, key.framework, *([str(key.seed)] if features.seeded(profile, key.dataset) else [])])
 
 
-def _in_order(rows: pd.DataFrame, wanted: Sequence[Key]) -> pd.DataFrame:
-    """Rows in the order of the runs wanted, round by round."""
-    order = {astuple(key): i for i, key in enumerate(wanted)}
-    place = [order[run] for run in _runs(rows)]
-    return rows[COLUMNS].assign(place=place).sort_values(["place", "round"]).drop(columns="place").reset_index(drop=True)
+def _made_from(profile: Profile, key: Key, sources: dict[str, dict]) -> dict[str, Any]:
+    return {"key": asdict(key), **sources[_source_name(profile, key)]}
 
 
-def _record_digest(record: dict) -> str:
-    return kept.sha256(json.dumps([record[part] for part in ("key", "source", "rounds")]))
+def _agree(source: dict, other: dict | None) -> bool:
+    """Whether a table's source is this one; where the features are not found, whatever they were will do."""
+    return other is not None and source == (other if source["features"] else other | {"features": None})
+
+
+def _records(profile: Profile, wanted: Sequence[Key], folder: Path, sources: dict[str, dict]) -> dict[Key, dict[str, Any]]:
+    """The records of the runs wanted, without those that are damaged (logged with their names) or made from other sources."""
+    found = {key: kept.read(folder / key.filename) for key in wanted}
+    return {key: one[0] for key, one in found.items() if one and one[1] == _made_from(profile, key, sources)}
+
+
+def _as_table(records: dict[Key, dict[str, Any]]) -> pd.DataFrame:
+    rows = [
+        {**asdict(key), "round": number, **{measure: one[measure] for measure in MEASURES}}
+        for key, record in records.items()
+        for number, one in enumerate(record["rounds"], start=1)
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"tail_accuracy": float})
+
+
+def _rows_of(wanted: Sequence[Key], rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of these runs, in their order, round by round."""
+    runs = pd.DataFrame([astuple(key) for key in wanted], columns=RUN).astype({"seed": int})
+    return runs.merge(rows.astype({"seed": int}), on=RUN)[COLUMNS]

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from supclust import datasets, kept, networks
-from supclust.images import ImageFiles
+from supclust.images import ImageFiles, isic2019
 from supclust.images import files as images
 
 needs_cifar10 = pytest.mark.skipif(
@@ -45,11 +45,11 @@ def labelled(tmp_path):
 
 def write_labels(folder, labels):
     """The CSV file of ISIC-2019 for these classes, in its own format; returns its path."""
-    table = pd.DataFrame(np.eye(9)[labels], columns=[*datasets.ISIC_COUNTS, "UNK"])
+    table = pd.DataFrame(np.eye(9)[labels], columns=[*isic2019.COUNTS, "UNK"])
     table.insert(0, "image", [f"ISIC_{i:07d}" for i in range(len(labels))])
     folder.mkdir(parents=True, exist_ok=True)
-    table.to_csv(folder / datasets.ISIC_LABELS, index=False)
-    return folder / datasets.ISIC_LABELS
+    table.to_csv(folder / isic2019.LABELS, index=False)
+    return folder / isic2019.LABELS
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def isic(tmp_path, monkeypatch):
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(8), ISIC_SIZES))
     write_labels(tmp_path / "isic2019", labels)
     for i, label in enumerate(labels):
-        write_image(tmp_path / "isic2019" / datasets.ISIC_IMAGES / f"ISIC_{i:07d}.jpg", (i, 30 * label, 0), quality=95)
+        write_image(tmp_path / "isic2019" / isic2019.IMAGES / f"ISIC_{i:07d}.jpg", (i, 30 * label, 0), quality=95)
     return tmp_path / "isic2019"
 
 
@@ -496,12 +496,12 @@ def test_large_jpegs_are_decoded_small_and_look_the_same(tmp_path, size, orienta
 def test_split_is_stratified_disjoint_whole_and_of_the_seed():
     labels = np.random.default_rng(1).permutation(np.repeat(np.arange(8), ISIC_SIZES))
     for seed in range(5):
-        pool, test = datasets.stratified_split(labels, seed)
+        pool, test = isic2019.stratified_split(labels, seed)
         assert sorted([*pool, *test]) == list(range(len(labels)))
         assert np.bincount(labels[test]).tolist() == [round(0.2 * size) for size in ISIC_SIZES]
         assert (np.diff(pool) > 0).all()
-        np.testing.assert_array_equal(test, datasets.stratified_split(labels, seed)[1])
-        assert not np.array_equal(test, datasets.stratified_split(labels, seed + 1)[1])
+        np.testing.assert_array_equal(test, isic2019.stratified_split(labels, seed)[1])
+        assert not np.array_equal(test, isic2019.stratified_split(labels, seed + 1)[1])
 
 
 def test_isic2019_is_lazy_and_its_labels_go_with_its_images(isic):
@@ -528,7 +528,7 @@ def test_isic2019_split_is_of_the_seed(isic):
 def test_missing_images_are_counted_with_what_to_do(isic):
     names = datasets.load("isic2019", "test").images.names
     for name in names[:4]:
-        (isic / datasets.ISIC_IMAGES / name).unlink()
+        (isic / isic2019.IMAGES / name).unlink()
     with pytest.raises(FileNotFoundError) as caught:
         datasets.load("isic2019", "test")
     message = str(caught.value)
@@ -542,7 +542,7 @@ def test_missing_images_can_be_left_out_and_change_no_split(isic, caplog):
     whole = {split: datasets.load("isic2019", split, side=4) for split in datasets.SPLITS}
     gone = {name for part in whole.values() for name in part.images.names[::3]}
     for name in gone:
-        (isic / datasets.ISIC_IMAGES / name).unlink()
+        (isic / isic2019.IMAGES / name).unlink()
     for split, before in whole.items():
         part = datasets.load("isic2019", split, side=4, missing="leave out")
         kept = [i for i, name in enumerate(before.images.names) if name not in gone]
@@ -556,21 +556,21 @@ def test_missing_images_can_be_left_out_and_change_no_split(isic, caplog):
 def test_classes_that_are_left_out_altogether_are_told(isic, caplog):
     test = datasets.load("isic2019", "test")
     for name in np.array(test.images.names)[np.isin(test.labels, [0, 7])]:
-        (isic / datasets.ISIC_IMAGES / name).unlink()
+        (isic / isic2019.IMAGES / name).unlink()
     assert len(datasets.load("isic2019", "test", missing="leave out").classes) == 8
     assert "left out, among them all of MEL, SCC" in caplog.text
 
 
 @pytest.mark.parametrize("missing", datasets.MISSING)
 def test_isic2019_without_any_image(isic, missing):
-    shutil.rmtree(isic / datasets.ISIC_IMAGES)
+    shutil.rmtree(isic / isic2019.IMAGES)
     with pytest.raises(FileNotFoundError, match="of the 109 images of ISIC-2019's train split are not in"):
         datasets.load("isic2019", missing=missing)
 
 
 def test_broken_image_of_isic2019_is_named(isic):
     test = datasets.load("isic2019", "test", side=8)
-    file = isic / datasets.ISIC_IMAGES / test.images.names[2]
+    file = isic / isic2019.IMAGES / test.images.names[2]
     file.write_bytes(file.read_bytes()[:200])
     for key in (2, slice(None)):
         with pytest.raises(ValueError, match=f"cannot read the image {file}"):
@@ -591,7 +591,7 @@ def test_absent_isic2019_says_where_and_how(tmp_path, monkeypatch):
     monkeypatch.setenv("SUPCLUST_DATA", str(tmp_path))
     with pytest.raises(FileNotFoundError) as caught:
         datasets.load("isic2019", missing="leave out")
-    for part in (str(tmp_path / "isic2019" / datasets.ISIC_LABELS), "challenge.isic-archive.com", "SUPCLUST_DATA"):
+    for part in (str(tmp_path / "isic2019" / isic2019.LABELS), "challenge.isic-archive.com", "SUPCLUST_DATA"):
         assert part in str(caught.value)
 
 
@@ -611,7 +611,7 @@ def test_absent_isic2019_says_where_and_how(tmp_path, monkeypatch):
     ],
 )
 def test_bad_labels_are_named_with_their_file(isic, line, replacement, message):
-    file = isic / datasets.ISIC_LABELS
+    file = isic / isic2019.LABELS
     lines = file.read_text().splitlines()
     lines[line] = replacement
     file.write_text("\n".join(lines))
@@ -622,17 +622,17 @@ def test_bad_labels_are_named_with_their_file(isic, line, replacement, message):
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00\x81", b"image,MEL,NV,BCC,AK,BKL,DF,VASC,SCC,UNK\n"])
 def test_label_file_without_rows_is_named(isic, content):
-    (isic / datasets.ISIC_LABELS).write_bytes(content)
-    with pytest.raises(ValueError, match=datasets.ISIC_LABELS):
+    (isic / isic2019.LABELS).write_bytes(content)
+    with pytest.raises(ValueError, match=isic2019.LABELS):
         datasets.load("isic2019")
 
 
 @needs_isic2019
 def test_isic2019_has_its_official_counts_whatever_images_are_here():
-    names, labels = datasets._read_isic_labels(kept.data() / "isic2019" / datasets.ISIC_LABELS)
+    names, labels = isic2019.read_labels(kept.data() / "isic2019" / isic2019.LABELS)
     assert len(names) == 25_331
-    assert dict(zip(datasets.ISIC_COUNTS, np.bincount(labels), strict=True)) == datasets.ISIC_COUNTS
-    pool, test = datasets.stratified_split(labels, 0)
+    assert dict(zip(isic2019.COUNTS, np.bincount(labels), strict=True)) == isic2019.COUNTS
+    pool, test = isic2019.stratified_split(labels, 0)
     assert (len(pool), len(test)) == (20_264, 5_067)
     assert [names[row][-3:] for row in test[:3]] == ["003", "004", "009"]
 

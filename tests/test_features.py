@@ -1,4 +1,4 @@
-"""The feature file notices every kind of damage, and features.of makes, keeps and checks what a profile works on."""
+"""The feature file notices every kind of damage, and features.obtain makes, keeps and checks what a profile works on."""
 
 import dataclasses
 import json
@@ -59,20 +59,20 @@ def test_features_survive_their_file(tmp_path, labelled):
 
 def test_half_precision_is_half_the_size_and_its_checksum_is_of_what_is_stored(tmp_path):
     original = made(n=500, d=64)
-    half = features.save(tmp_path / "half", original, dtype="float16")
-    features.save(tmp_path / "full", original)
-    assert (tmp_path / "half").stat().st_size < 0.6 * (tmp_path / "full").stat().st_size
+    half = features.save(tmp_path / "half.safetensors", original, dtype="float16")
+    features.save(tmp_path / "full.safetensors", original)
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * (tmp_path / "full.safetensors").stat().st_size
     assert half.train.dtype == np.float32
     np.testing.assert_array_equal(half.train, original.train.astype(np.float16).astype(np.float32))
     assert half.checksum != original.checksum
-    assert features.load(tmp_path / "half").checksum == half.checksum
+    assert features.load(tmp_path / "half.safetensors").checksum == half.checksum
 
 
 @pytest.mark.parametrize(("largest", "stored"), [(9, np.uint8), (300, np.uint16), (70_000, np.uint32)])
 def test_labels_take_the_smallest_type(tmp_path, largest, stored):
     labels = np.array([0, 1, largest, 0, 0, 0, 0])
-    loaded = features.save(tmp_path / "f", made(train_labels=labels))
-    assert safetensors.numpy.load_file(tmp_path / "f")["train_labels"].dtype == stored
+    loaded = features.save(tmp_path / "f.safetensors", made(train_labels=labels))
+    assert safetensors.numpy.load_file(tmp_path / "f.safetensors")["train_labels"].dtype == stored
     np.testing.assert_array_equal(loaded.train_labels, labels)
 
 
@@ -126,7 +126,7 @@ def test_absent_file_says_what_to_do(tmp_path):
 
 
 def test_what_cannot_be_stored_leaves_the_old_file(tmp_path):
-    path = tmp_path / "f"
+    path = tmp_path / "f.safetensors"
     old = features.save(path, made())
     with pytest.raises(ValueError, match="too large for float16"):
         features.save(path, made(train=np.full((7, 3), 1e6, np.float32)), dtype="float16")
@@ -216,75 +216,75 @@ def test_knn_accuracy_is_at_hand():
     assert features.knn_accuracy is networks.knn_accuracy
 
 
-def test_of_trains_once_then_reads(out):
+def test_obtain_trains_once_then_reads(out):
     epochs = []
-    first = features.of(FAST, "digits", on_epoch=lambda history: epochs.append(len(history)))
+    first = features.obtain(FAST, "digits", on_epoch=lambda history: epochs.append(len(history)))
     assert epochs == [1]
     assert first.train.shape == (1437, 32)
     assert first.test.shape == (360, 32)
     np.testing.assert_array_equal(first.test_labels, datasets.load("digits", "test").labels)
     features._load_version.cache_clear()
-    again = features.of(FAST, "digits", on_epoch=lambda history: epochs.append(len(history)))
+    again = features.obtain(FAST, "digits", on_epoch=lambda history: epochs.append(len(history)))
     assert epochs == [1]
     assert_same(again, first)
-    assert features.of(FAST, "digits") is again  # read once per process
+    assert features.obtain(FAST, "digits") is again  # read once per process
     saved = out / "artefacts" / "quick" / "digits" / "features.safetensors"
     saved.unlink()
-    assert features.of(FAST, "digits", on_epoch=lambda history: epochs.append(len(history))).checksum == first.checksum
+    assert features.obtain(FAST, "digits", on_epoch=lambda history: epochs.append(len(history))).checksum == first.checksum
     assert epochs == [1]  # from the finished checkpoint
 
 
-def test_of_refuses_a_broken_file_even_after_reading_it(out):
-    features.of(FAST, "digits")
+def test_obtain_refuses_a_broken_file_even_after_reading_it(out):
+    features.obtain(FAST, "digits")
     saved = out / "artefacts" / "quick" / "digits" / "features.safetensors"
     whole = saved.read_bytes()
     saved.write_bytes(whole[:-1])
     with pytest.raises(ValueError, match=f"the feature file {saved} is damaged"):
-        features.of(FAST, "digits")
+        features.obtain(FAST, "digits")
     assert saved.read_bytes() == whole[:-1]  # neither used nor replaced
 
 
-def test_of_does_not_take_the_features_of_another_config(out):
-    features.of(FAST, "digits")
+def test_obtain_does_not_take_the_features_of_another_config(out):
+    features.obtain(FAST, "digits")
     other = dataclasses.replace(FAST, simclr=dataclasses.replace(FAST.simclr, seed=1))
     with pytest.raises(ValueError, match="seed is 0 there and 1 here"):
-        features.of(other, "digits")
+        features.obtain(other, "digits")
 
 
-def test_of_reads_what_is_shipped_and_draws_the_long_tail_from_it(out, monkeypatch):
+def test_obtain_reads_what_is_shipped_and_draws_the_long_tail_from_it(out, monkeypatch):
     monkeypatch.setattr(kept, "SHIPPED", out)
     laptop = profiles.get("laptop")
     with pytest.raises(FileNotFoundError, match="comes with the package"):
-        features.of(laptop, "cifar10")
+        features.obtain(laptop, "cifar10")
     labels = np.repeat(np.arange(10), 5000)
     rows = np.arange(50_000, dtype=np.float32)[:, None]
     whole = made(train=rows, test=rows[:2], train_labels=labels, test_labels=np.array([0, 1]))
     features.save(kept.shipped_features("cifar10"), whole)
-    assert features.of(laptop, "cifar10").checksum == whole.checksum
-    drawn = features.of(laptop, "cifar10-lt50", seed=3)
+    assert features.obtain(laptop, "cifar10").checksum == whole.checksum
+    drawn = features.obtain(laptop, "cifar10-lt50", seed=3)
     np.testing.assert_array_equal(drawn.train[:, 0], datasets.long_tail_indices(labels, 3))
 
 
 def test_other_encoders_are_named_behind_an_at_sign(out, monkeypatch):
-    two = features.of(FAST, "digits@2")
+    two = features.obtain(FAST, "digits@2")
     assert two.made_by["config"] == dataclasses.asdict(FAST.simclr) | {"epochs": 2}
     assert features.folder("quick", "digits@2") == out / "artefacts" / "quick" / "digits@2"
-    assert features.at_hand(FAST, "digits@2").checksum == two.checksum
-    assert features.at_hand(FAST, "digits@3") is None
+    assert features.find(FAST, "digits@2").checksum == two.checksum
+    assert features.find(FAST, "digits@3") is None
     assert features.obtainable(FAST, "digits@3")
     with pytest.raises(ValueError, match="epochs must be int"):
-        features.of(FAST, "digits@many")
+        features.obtain(FAST, "digits@many")
     monkeypatch.setattr(kept, "SHIPPED", out)
     laptop, whole = profiles.get("laptop"), made()
     assert not features.obtainable(laptop, "cifar10@older")
     with pytest.raises(FileNotFoundError, match="no feature file"):
-        features.of(laptop, "cifar10@older")
+        features.obtain(laptop, "cifar10@older")
     features.save(features.folder("laptop", "cifar10@older") / "features.safetensors", whole)
-    assert features.of(laptop, "cifar10@older").checksum == whole.checksum
+    assert features.obtain(laptop, "cifar10@older").checksum == whole.checksum
     assert features.split_encoder("/home/me@work/images") == ("/home/me@work/images", "")
 
 
-def test_of_does_not_take_features_from_which_images_were_left_out(out, monkeypatch):
+def test_obtain_does_not_take_features_from_which_images_were_left_out(out, monkeypatch):
     """Where ISIC-2019 is incomplete, what was made on request is not used where it was not asked for."""
     asked, digits = [], datasets.load
 
@@ -294,32 +294,32 @@ def test_of_does_not_take_features_from_which_images_were_left_out(out, monkeypa
 
     monkeypatch.setattr(datasets, "load", load)
     monkeypatch.setattr(profiles, "CHANGES", {})
-    features.of(profiles.replace(FAST, missing="leave out"), "isic2019")
-    features.of(profiles.replace(FAST, missing="leave out"), "isic2019")
-    features.of(FAST, "isic2019")
+    features.obtain(profiles.replace(FAST, missing="leave out"), "isic2019")
+    features.obtain(profiles.replace(FAST, missing="leave out"), "isic2019")
+    features.obtain(FAST, "isic2019")
     assert asked == ["leave out", "leave out", "error", "error"]
 
 
-def test_of_takes_a_folder_of_images_without_labels(out):
+def test_obtain_takes_a_folder_of_images_without_labels(out):
     for i in range(6):
         noise = np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         (out / "mine").mkdir(exist_ok=True)
         Image.fromarray(noise).save(out / "mine" / f"{i}.png")
-    mine = features.of(FAST, str(out / "mine"))
+    mine = features.obtain(FAST, str(out / "mine"))
     assert mine.train.shape == (6, 32)
     assert mine.test.shape == (0, 32)
     assert mine.train_labels is None
     assert mine.test_labels is None
 
 
-def test_of_lists_the_known_data_sets(out):
+def test_obtain_lists_the_known_data_sets(out):
     with pytest.raises(ValueError, match="unknown data set 'cifar11'; known: digits, cifar10, cifar10-lt50"):
-        features.of(FAST, "cifar11")
+        features.obtain(FAST, "cifar11")
     assert not (out / "artefacts").exists()
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar10-lt50"])
-def test_of_says_where_it_looked_for_absent_images(out, monkeypatch, name):
+def test_obtain_says_where_it_looked_for_absent_images(out, monkeypatch, name):
     monkeypatch.setenv("SUPCLUST_DATA", str(out))
     with pytest.raises(FileNotFoundError, match="supclust data cifar10"):
-        features.of(FAST, name)
+        features.obtain(FAST, name)

@@ -37,7 +37,7 @@ def queries(case, data, pools):
 
 
 def cifar10():
-    return features.of(profiles.get("laptop"), "cifar10")
+    return features.obtain(profiles.get("laptop"), "cifar10")
 
 
 @pytest.fixture(scope="module")

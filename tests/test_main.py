@@ -164,7 +164,7 @@ def test_a_shard_that_makes_no_sense_is_refused(calls, capsys, shard):
 
 def test_failed_runs_end_the_sweep_with_1(calls, tmp_path):
     key = sweep.keys(profiles.get("quick"))[0]
-    kept.write_text(tmp_path / "reports" / "quick" / "records" / key.failure, '{"error": "Traceback: a cosmic ray"}')
+    kept.write(tmp_path / "reports" / "quick" / "records" / key.failure, "Traceback: a cosmic ray", None)
     assert __main__.main(["sweep", "--profile", "quick", "--out", str(tmp_path)]) == 1
 
 

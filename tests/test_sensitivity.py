@@ -81,7 +81,7 @@ def test_encoders_that_are_not_at_hand_keep_their_rows(workplace, monkeypatch):
     """As those of the laptop profile, whose features come with the package but for the older encoders'."""
     table, quality = sensitivity.encoders_table(PROFILE), sensitivity.encoder_quality(PROFILE)
     (workplace / "artefacts" / "quick" / "digits@1" / "features.safetensors").unlink()
-    monkeypatch.setattr(features, "obtainable", lambda profile, name: features.at_hand(profile, name) is not None)
+    monkeypatch.setattr(features, "obtainable", lambda profile, name: features.find(profile, name) is not None)
     pd.testing.assert_frame_equal(table, sensitivity.encoders_table(PROFILE, recompute=True))
     pd.testing.assert_frame_equal(quality, sensitivity.encoder_quality(PROFILE))
     assert sweep.keys(PROFILE)  # and the others still run

@@ -87,7 +87,7 @@ def ratios(profile: Profile) -> pd.DataFrame:
 
 
 def _own_features(profile: Profile) -> np.ndarray:
-    return geometry.normalise(features.of(profile, profile.datasets[0]).train.astype(np.float32))
+    return geometry.normalise(features.obtain(profile, profile.datasets[0]).train.astype(np.float32))
 
 
 def jobs() -> list[Job]:
@@ -245,12 +245,11 @@ def sweeping(profile: Profile, seed: int = 0) -> pd.DataFrame:
 
     The ten strategies of Figure 6. Columns: strategy, budget, ours, stock (s); what runs share is counted where it comes up first.
     """
-    data, rows = features.of(profile, profile.datasets[0], seed), []
+    data, rows = features.obtain(profile, profile.datasets[0], seed), []
     pool = strategies.Pool(data.train, seed=seed, labels=data.train_labels)
     with sweep.alone(kept.folders()):
-        framework = active.linear(data)
         for budget, name in itertools.product(profile.budgets, strategies.NAMES[:10]):
-            run = partial(_run, data, name, budget, profile.rounds, framework)
+            run = partial(_run, data, name, budget, profile.rounds)
             ours = _seconds(partial(run, pool))
             with stock_parts():
                 stock = _seconds(partial(run, strategies.Pool(data.train, seed=seed, labels=data.train_labels)))
@@ -258,10 +257,8 @@ def sweeping(profile: Profile, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _run(
-    data: features.Features, name: str, budget: str, rounds: int, framework: active.Framework, pool: strategies.Pool
-) -> list[active.Round]:
-    return list(active.run(data, pool, name, budget, rounds, framework))
+def _run(data: features.Features, name: str, budget: str, rounds: int, pool: strategies.Pool) -> list[active.Round]:
+    return list(active.run(data, pool, name, budget, rounds))
 
 
 @contextmanager
