@@ -177,11 +177,11 @@ def _run_missing(profile: Profile, wanted: Sequence[Key], folder: Path, jobs: in
 
 @contextmanager
 def alone(folders: dict[str, str]) -> Iterator[None]:
-    """What a task runs under: one thread, so that its result does not depend on how many there are, and its caller's folders.
+    """Run a task on one thread, so that its result does not depend on their number, and with the folders of its caller.
 
-    Both are settings of the whole process, so the tasks of one process, as dask's workers may have several, take turns.
+    Both are settings of the whole process, so the tasks of one process take turns: a Dask worker may have several.
     """
-    with TURN, threadpool_limits(1), threads.limit(1), threads.single_threaded_torch():
+    with TURN, threadpool_limits(1), threads.alone(), threads.single_threaded_torch():
         os.environ.update(folders)  # a worker may have been started with other ones
         yield
 

@@ -136,7 +136,7 @@ def test_noise_has_the_inertia_of_one_machine_and_given_the_clusters_its_picks(c
     small_samples(monkeypatch)
     points = geometry.normalise(np.random.default_rng(0).standard_normal((5000, 16)).astype(np.float32))
     one, shards = strategies.Pool(points), strategies.Pool(Shards(np.split(points, [1000, 4500])))
-    clusterings = [kmeans.kmeans(pool.normalised, 20) for pool in (one, shards)]
+    clusterings = [pool.clusters(20) for pool in (one, shards)]
     inertia = [((points - found.centers[found.assignments]) ** 2).sum() for found in clusterings]
     assert inertia[1] == pytest.approx(inertia[0], rel=1e-3)
     for name in ("supclust", "typiclust"):
@@ -248,7 +248,7 @@ def test_an_interrupt_cancels_what_is_under_way(client, features, monkeypatch):
         yield next(iter(items))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(threads, "bar", interrupted)
+    monkeypatch.setattr(threads, "progress", interrupted)
     with pytest.raises(KeyboardInterrupt):
         shards.map_groups(_slowly, [np.arange(10 * i, 10 * i + 10) for i in range(100)], "groups")
 
