@@ -232,3 +232,12 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint in (int, float) and isinstance(value, bool):
         return False
     return isinstance(value, (int, float) if hint is float else hint)
+
+
+TITLES = {
+    "digits": "Digits",
+    "cifar10": "CIFAR-10",
+    "cifar10-lt50": "CIFAR-10-LT50",
+    "cifar100": "CIFAR-100",
+    "isic2019": "ISIC-2019",
+}
