@@ -40,7 +40,7 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
 
 
 def units(measure: str) -> int:
-    """The factor from a table to a reader: 100 for accuracies, shown in points; 1 for classes. Raises ValueError for another one."""
+    """What a measure is multiplied by for a reader: 100 for accuracies, 1 for classes. Raises ValueError for an unknown measure."""
     if measure not in MEASURES:
         raise ValueError(f"unknown measure {measure!r}; known: {', '.join(MEASURES)}")
     return 1 if measure == "classes" else 100
