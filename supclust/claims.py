@@ -10,7 +10,7 @@ import itertools
 import logging
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ PAPER = tomllib.loads((kept.PACKAGE / "claims.toml").read_text(encoding="utf-8")
 MARGIN = PAPER["margin"]
 SUPPORTED, CONTRADICTED, INCONCLUSIVE, NO_DATA = "supported", "contradicted", "inconclusive", "no data"
 ABOVE, BELOW, WITHIN = "> 0", "< 0", f"within ±{MARGIN}"  # what a claim says of a mean
+BOUNDS = {ABOVE: (0, np.inf), BELOW: (-np.inf, 0), WITHIN: (-MARGIN, MARGIN)}
 DIGITS = {"points": 1, "rho": 2, "distance": 3}  # after the point, by unit
 
 DIVERSITY = ("coreset", "typiclust", "probcover", "supclust")
@@ -106,11 +107,8 @@ def judge(interval: Interval | None, expected: str) -> str:
     """The verdict on one comparison: is the whole interval where the claim says, or all of it elsewhere?"""
     if interval is None:
         return NO_DATA
-    low, high = interval.low, interval.high
-    if expected == WITHIN:
-        inside, outside = low > -MARGIN and high < MARGIN, low > MARGIN or high < -MARGIN
-    else:
-        inside, outside = (low > 0, high < 0) if expected == ABOVE else (high < 0, low > 0)
+    start, end = BOUNDS[expected]
+    inside, outside = start < interval.low and interval.high < end, interval.high < start or interval.low > end
     return SUPPORTED if inside else CONTRADICTED if outside else INCONCLUSIVE
 
 
@@ -119,16 +117,21 @@ def verdicts(profile: Profile, table: pd.DataFrame, evidence: pd.DataFrame | Non
 
     table: a row for each round, as sweep.run gives it; runs may be missing. evidence: as `measure` gives it; None = not measured.
     """
-    evidence = pd.DataFrame(columns=EVIDENCE) if evidence is None else evidence
+    panels, first_round = _panels(profile, table), table[table["round"] == 1]
+    measured = (pd.DataFrame(columns=EVIDENCE) if evidence is None else evidence).set_index("dataset")
+    nearer = measured["gap_supclust"] - measured["gap_typiclust"]
     found = (
-        _correlations(profile, evidence),
-        _ablations(profile, table),
+        [
+            *_by_dataset(profile, "ρ within clusters", WITHIN, measured["rho_within"], "rho"),
+            *_by_dataset(profile, "ρ over all points", WITHIN, measured["rho_all"], "rho"),
+        ],
+        [_pair(table, panel, *pair) for pair in itertools.combinations(ORDER, 2) for panel in panels],
         _gains(profile, table),
-        _families(profile, table),
-        _frameworks(profile, table),
-        _coreset(profile, table),
-        _first_round(profile, table),
-        _nearness(profile, evidence),
+        [_families(table, panel) for panel in panels],
+        _frameworks(table, panels),
+        [_coreset(table, panel) for panel in _panels(profile, table, ("cifar10-lt50",))],
+        [_pair(first_round, panel, "supclust", "random") for panel in panels],
+        _by_dataset(profile, _less("supclust", "typiclust"), BELOW, nearer, "distance"),
     )
     return [Claim(**claim, comparisons=tuple(some)) for claim, some in zip(PAPER["claim"], found, strict=True)]
 
@@ -149,59 +152,36 @@ def run(profile: Profile) -> list[Claim]:
     return verdicts(profile, table, evidence(profile))
 
 
-def _correlations(profile: Profile, evidence: pd.DataFrame) -> Iterable[Comparison]:
-    places = {"rho_within": "within clusters", "rho_all": "over all points"}
-    for dataset, column in itertools.product(profile.datasets, places):
-        values = evidence.loc[evidence["dataset"] == dataset, column]
-        yield _comparison(f"ρ {places[column]}", TITLES.get(dataset, dataset), WITHIN, values, unit="rho")
+def _by_dataset(profile: Profile, what: str, expected: str, values: pd.Series, unit: str) -> list[Comparison]:
+    titles = {dataset: TITLES.get(dataset, dataset) for dataset in profile.datasets}
+    return [_comparison(what, titles[name], expected, values[values.index == name], unit=unit) for name in titles]
 
 
-def _nearness(profile: Profile, evidence: pd.DataFrame) -> Iterable[Comparison]:
-    for dataset in profile.datasets:
-        rows = evidence[evidence["dataset"] == dataset]
-        values = rows["gap_supclust"] - rows["gap_typiclust"]
-        yield _comparison(_less("supclust", "typiclust"), TITLES.get(dataset, dataset), BELOW, values, unit="distance")
-
-
-def _ablations(profile: Profile, table: pd.DataFrame) -> Iterable[Comparison]:
-    for (first, second), panel in itertools.product(itertools.combinations(ORDER, 2), _panels(profile, table)):
-        yield _pair(table, panel, first, second)
-
-
-def _gains(profile: Profile, table: pd.DataFrame) -> Iterable[Comparison]:
+def _gains(profile: Profile, table: pd.DataFrame) -> list[Comparison]:
     panels = [panel for panel in _panels(profile, table, IMBALANCED) if panel[0] in IMBALANCED]
-    for measure, panel in itertools.product(analysis.MEASURES[:3], panels):
-        if measure in table:
-            yield _pair(table, panel, "supclust", "typiclust", measure=measure)
+    measures = [measure for measure in analysis.MEASURES[:3] if measure in table]
+    return [_pair(table, panel, "supclust", "typiclust", measure=measure) for measure in measures for panel in panels]
 
 
-def _families(profile: Profile, table: pd.DataFrame) -> Iterable[Comparison]:
-    for panel in _panels(profile, table):
-        part = analysis.panel_of(table, panel)
-        sides = [part[part["strategy"].isin(family)] for family in (DIVERSITY, UNCERTAINTY)]
-        lacking = [strategies.LABELS[name] for name in (*DIVERSITY, *UNCERTAINTY) if name not in set(part["strategy"])]
-        less = f" (without {', '.join(lacking)})" if lacking and all(map(len, sides)) else ""
-        yield _comparison(f"diversity − uncertainty{less}", analysis.panel_title(*panel), ABOVE, _differences(*sides))
+def _families(table: pd.DataFrame, panel: Sequence[str]) -> Comparison:
+    part = analysis.panel_of(table, panel)
+    sides = [part[part["strategy"].isin(family)] for family in (DIVERSITY, UNCERTAINTY)]
+    lacking = [strategies.LABELS[name] for name in (*DIVERSITY, *UNCERTAINTY) if name not in set(part["strategy"])]
+    less = f" (without {', '.join(lacking)})" if lacking and all(map(len, sides)) else ""
+    return _comparison(f"diversity − uncertainty{less}", analysis.panel_title(*panel), ABOVE, _differences(*sides))
 
 
-def _frameworks(profile: Profile, table: pd.DataFrame) -> Iterable[Comparison]:
-    for dataset, budget in dict.fromkeys((dataset, budget) for dataset, _, budget in _panels(profile, table)):
-        ssl, fsl = (analysis.panel_of(table, (dataset, framework, budget)) for framework in ("ssl", "fsl"))
+def _frameworks(table: pd.DataFrame, panels: Sequence[Sequence[str]]) -> Iterator[Comparison]:
+    for dataset, budget in dict.fromkeys((dataset, budget) for dataset, _, budget in panels):
+        parts = [analysis.panel_of(table, (dataset, framework, budget)) for framework in ("ssl", "fsl")]
         for name in (name for name in strategies.NAMES if name not in ORDER[2:]):  # the ten of Fig. 6
-            values = _differences(ssl[ssl["strategy"] == name], fsl[fsl["strategy"] == name])
-            panel = analysis.panel_title(dataset, "", budget)
-            yield _comparison(f"SSL − FSL, {strategies.LABELS[name]}", panel, ABOVE, values)
+            values = _differences(*(part[part["strategy"] == name] for part in parts))
+            yield _comparison(f"SSL − FSL, {strategies.LABELS[name]}", analysis.panel_title(dataset, "", budget), ABOVE, values)
 
 
-def _coreset(profile: Profile, table: pd.DataFrame) -> Iterable[Comparison]:
-    for panel in _panels(profile, table, ("cifar10-lt50",)):
-        subject = panel[:2] == ("cifar10-lt50", "ssl")
-        yield _pair(table, panel, "coreset", "random", ABOVE if subject else BELOW, subject=subject)
-
-
-def _first_round(profile: Profile, table: pd.DataFrame) -> Iterable[Comparison]:
-    for panel in _panels(profile, table):
-        yield _pair(table[table["round"] == 1], panel, "supclust", "random")
+def _coreset(table: pd.DataFrame, panel: Sequence[str]) -> Comparison:
+    subject = panel[:2] == ("cifar10-lt50", "ssl")
+    return _pair(table, panel, "coreset", "random", ABOVE if subject else BELOW, subject=subject)
 
 
 def _panels(profile: Profile, table: pd.DataFrame, more: Sequence[str] = ()) -> list[tuple[str, str, str]]:
@@ -218,15 +198,13 @@ def _pair(
     first: str,
     second: str,
     expected: str = ABOVE,
-    *,
     measure: str = "accuracy",
-    subject: bool = True,
+    **more: bool,
 ) -> Comparison:
     part = analysis.panel_of(table, panel)
     values = _differences(part[part["strategy"] == first], part[part["strategy"] == second], measure)
     extra = "" if measure == "accuracy" else f", {measure.replace('_', ' ')}"
-    what = _less(first, second) + extra
-    return _comparison(what, analysis.panel_title(*panel), expected, values, counts=not extra, subject=subject)
+    return _comparison(_less(first, second) + extra, analysis.panel_title(*panel), expected, values, counts=not extra, **more)
 
 
 def _less(first: str, second: str) -> str:
@@ -342,14 +320,14 @@ def in_few_words(claim: Claim) -> str:
     if not claim.counted:
         return "not measured"
     groups: dict[str, list[Comparison]] = {}
-    sides = len({one.expected for one in claim.counted}) > 1
     for one in claim.counted:
-        groups.setdefault(f"{one.what} {one.expected}" if sides else one.what, []).append(one)
+        differ = len({one.expected for one in claim.counted}) > 1
+        groups.setdefault(f"{one.what} {one.expected}" if differ else one.what, []).append(one)
     if len(groups) > 6:
         groups = {"all": claim.counted}
     parts = [f"{name}: " * (len(groups) > 1) + _tally(some) for name, some in groups.items()]
     if lacking := claim.count(NO_DATA):
-        parts.append(f"no data for {lacking} more {_plural(lacking, 'comparison')}")
+        parts.append(f"no data for {lacking} more comparison{'s' * (lacking > 1)}")
     return "<br>".join(parts)
 
 
@@ -358,14 +336,9 @@ def _tally(some: Sequence[Comparison]) -> str:
     if len(some) == 1:
         return some[0].in_words + unit
     low, high = (_number(extreme(one.interval.mean for one in some), some[0].unit) for extreme in (min, max))
-    found = [one.verdict for one in some]
-    where = "panels" if len({one.what for one in some}) == 1 else "comparisons"
-    supported = f"supported in {found.count(SUPPORTED)} of {len(some)} {where}"
-    return f"{supported}, contradicted in {found.count(CONTRADICTED)} ({low} to {high}{unit})"
-
-
-def _plural(count: int, noun: str) -> str:
-    return noun if count == 1 else f"{noun}s"
+    supported, contradicted = (sum(one.verdict == verdict for one in some) for verdict in (SUPPORTED, CONTRADICTED))
+    places = "panels" if len({one.what for one in some}) == 1 else "comparisons"
+    return f"supported in {supported} of {len(some)} {places}, contradicted in {contradicted} ({low} to {high}{unit})"
 
 
 def _number(value: float, unit: str) -> str:

@@ -220,30 +220,17 @@ def queries(
     """
     figure, axes = plt.subplots(1, len(picks) + 1, figsize=(15, 5), width_ratios=[1] * len(picks) + [0.9], layout="constrained")
     for ax, (strategy, places) in zip(axes, picks.items(), strict=False):
-        _scatter_groups(ax, maps.places["UMAP"], assignments[maps.indices], CLUSTERS)
-        _mark(ax, places, strategy)
-        ax.set_title(f"{LABELS[strategy]} queries", color=STYLES[strategy][0])
-    _dumbbells(axes[-1], pd.DataFrame(gaps))
+        _draw_picks(ax, maps, assignments, [places], strategy)
+    distances = pd.DataFrame(gaps).sort_values(next(iter(gaps)), ignore_index=True)  # so that the shift is seen at once
+    axes[-1].hlines(distances.index, distances.min(axis=1), distances.max(axis=1), color="0.75", zorder=1)
+    for strategy, values in distances.items():
+        color, marker, _ = STYLES[strategy]
+        axes[-1].scatter(values, distances.index, color=color, marker=marker, s=55, label=LABELS[strategy])
+    axes[-1].set(yticks=[], ylabel="queried cluster", title="How near to other clusters")
+    axes[-1].set_xlabel("distance to the nearest other centre\n← nearer to the boundary")
+    axes[-1].legend(loc="lower right")
     figure.suptitle(title)
     return figure
-
-
-def _mark(ax: Axes, places: np.ndarray, strategy: str, size: float = 110, alpha: float = 1) -> None:
-    color, marker, _ = STYLES[strategy]
-    style = {"color": color, "marker": marker, "edgecolors": "white", "linewidths": 1.5 if alpha == 1 else 0.7}
-    ax.scatter(*places.T, s=size, alpha=alpha, zorder=3, **style)
-
-
-def _dumbbells(ax: Axes, gaps: pd.DataFrame) -> None:
-    """A line for each cluster, from one strategy's distance to the other's; sorted, so that the shift is seen at once."""
-    gaps = gaps.sort_values(gaps.columns[0], ignore_index=True)
-    ax.hlines(gaps.index, gaps.min(axis=1), gaps.max(axis=1), color="0.75", zorder=1)
-    for strategy, values in gaps.items():
-        color, marker, _ = STYLES[strategy]
-        ax.scatter(values, gaps.index, color=color, marker=marker, s=55, label=LABELS[strategy])
-    ax.set(yticks=[], ylabel="queried cluster", xlabel="distance to the nearest other centre\n← nearer to the boundary")
-    ax.set_title("How near to other clusters")
-    ax.legend(loc="lower right")
 
 
 def query_round(maps: Maps, groups: np.ndarray, rounds: Mapping[str, Sequence[np.ndarray]], number: int) -> Figure:
@@ -253,26 +240,31 @@ def query_round(maps: Maps, groups: np.ndarray, rounds: Mapping[str, Sequence[np
     """
     figure, axes = plt.subplots(1, len(rounds), figsize=(10, 5.2), layout="constrained")
     for ax, (strategy, places) in zip(axes, rounds.items(), strict=True):
-        _scatter_groups(ax, maps.places["UMAP"], groups[maps.indices], CLUSTERS)
-        for older in places[:number]:
-            _mark(ax, older, strategy, size=40, alpha=0.75)
-        _mark(ax, places[number], strategy)
-        ax.set_title(LABELS[strategy], color=STYLES[strategy][0])
+        _draw_picks(ax, maps, groups, places[: number + 1], strategy)
     labeled = sum(map(len, next(iter(rounds.values()))[: number + 1]))
     figure.suptitle(f"Round {number + 1}: {labeled} labels")
     return figure
 
 
+def _draw_picks(ax: Axes, maps: Maps, groups: np.ndarray, rounds: Sequence[np.ndarray], strategy: str) -> None:
+    """The UMAP, faint, with the picks (B, 2) of each round, the newest ones large."""
+    _scatter_groups(ax, maps.places["UMAP"], groups[maps.indices], CLUSTERS)
+    color, marker, _ = STYLES[strategy]
+    for age, places in enumerate(reversed(rounds)):
+        style = {"s": 40, "alpha": 0.75, "linewidths": 0.7, "zorder": 3} if age else {"s": 110, "linewidths": 1.5, "zorder": 4}
+        ax.scatter(*places.T, color=color, marker=marker, edgecolors="white", **style)
+    ax.set_title(LABELS[strategy], color=color)
+
+
 def thumbnails(images: Mapping[str, np.ndarray], captions: Mapping[str, Sequence[str]]) -> Figure:
-    """The queried images uint8 (B, 3, height, width) of each strategy, a row each."""
-    width = max(map(len, images.values()))
+    """The queried images uint8 (B, 3, height, width) of each strategy and their captions (B,), a row each."""
+    width = len(next(iter(images.values())))
     figure, axes = plt.subplots(len(images), width, figsize=(1.1 * width, 1.5 * len(images)), layout="constrained", squeeze=False)
     for row, (strategy, pictures) in zip(axes, images.items(), strict=True):
-        for ax, picture, caption in itertools.zip_longest(row, pictures, captions[strategy]):
+        for ax, picture, caption in zip(row, pictures, captions[strategy], strict=True):
+            ax.imshow(picture.transpose(1, 2, 0), interpolation="nearest")
+            ax.set_title(caption, fontsize=8, fontweight="normal")
             ax.set_axis_off()
-            if picture is not None:
-                ax.imshow(picture.transpose(1, 2, 0), interpolation="nearest")
-                ax.set_title(caption, fontsize=8, fontweight="normal")
         row[0].text(-0.15, 0.5, LABELS[strategy], transform=row[0].transAxes, rotation=90, ha="right", va="center")
     return figure
 
@@ -290,10 +282,8 @@ def sup_against_typicality(
     grid.ax_joint.scatter(typicality[shown], sup[shown], c=colors, s=7, alpha=0.6, linewidths=0, rasterized=True)
     grid.ax_joint.set_xscale("log")  # images that are in the set more than once are very typical
     grid.plot_marginals(sns.histplot, color="0.6", element="step", bins=50)
-    for axis in (grid.ax_joint.xaxis, grid.ax_marg_x.xaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axis.set_minor_formatter(NullFormatter())
+    ticks = {"major_locator": LogLocator(subs=(1, 2, 3, 5)), "major_formatter": StrMethodFormatter("{x:g}")}
+    grid.ax_joint.xaxis.set(**ticks, minor_formatter=NullFormatter())
     grid.set_axis_labels("typicality (Eq. 1)", "SUP (Eq. 3), larger = nearer to the boundary")
     low, high = np.nanmin(correlation.per_cluster), np.nanmax(correlation.per_cluster)
     text = f"Spearman's ρ\nall points: {correlation.overall:.2f}\nwithin clusters: {low:.2f} to {high:.2f}"
