@@ -125,12 +125,12 @@ def verdicts(profile: Profile, table: pd.DataFrame, evidence: pd.DataFrame | Non
             *_by_dataset(profile, "ρ within clusters", WITHIN, measured["rho_within"], "rho"),
             *_by_dataset(profile, "ρ over all points", WITHIN, measured["rho_all"], "rho"),
         ],
-        [_pair(table, panel, *pair) for pair in itertools.combinations(ORDER, 2) for panel in panels],
+        [_pair(table, panel, pair) for pair in itertools.combinations(ORDER, 2) for panel in panels],
         _gains(profile, table),
         [_families(table, panel) for panel in panels],
         _frameworks(table, panels),
         [_coreset(table, panel) for panel in _panels(profile, table, ("cifar10-lt50",))],
-        [_pair(first_round, panel, "supclust", "random") for panel in panels],
+        [_pair(first_round, panel, ("supclust", "random")) for panel in panels],
         _by_dataset(profile, _less("supclust", "typiclust"), BELOW, nearer, "distance"),
     )
     return [Claim(**claim, comparisons=tuple(some)) for claim, some in zip(PAPER["claim"], found, strict=True)]
@@ -153,14 +153,14 @@ def run(profile: Profile) -> list[Claim]:
 
 
 def _by_dataset(profile: Profile, what: str, expected: str, values: pd.Series, unit: str) -> list[Comparison]:
-    titles = {dataset: TITLES.get(dataset, dataset) for dataset in profile.datasets}
-    return [_comparison(what, titles[name], expected, values[values.index == name], unit=unit) for name in titles]
+    parts = {name: values[values.index == name] for name in profile.datasets}
+    return [_comparison(what, TITLES.get(name, name), expected, part, unit=unit) for name, part in parts.items()]
 
 
 def _gains(profile: Profile, table: pd.DataFrame) -> list[Comparison]:
     panels = [panel for panel in _panels(profile, table, IMBALANCED) if panel[0] in IMBALANCED]
     measures = [measure for measure in analysis.MEASURES[:3] if measure in table]
-    return [_pair(table, panel, "supclust", "typiclust", measure=measure) for measure in measures for panel in panels]
+    return [_pair(table, panel, ("supclust", "typiclust"), measure=measure) for measure in measures for panel in panels]
 
 
 def _families(table: pd.DataFrame, panel: Sequence[str]) -> Comparison:
@@ -181,7 +181,7 @@ def _frameworks(table: pd.DataFrame, panels: Sequence[Sequence[str]]) -> Iterato
 
 def _coreset(table: pd.DataFrame, panel: Sequence[str]) -> Comparison:
     subject = panel[:2] == ("cifar10-lt50", "ssl")
-    return _pair(table, panel, "coreset", "random", ABOVE if subject else BELOW, subject=subject)
+    return _pair(table, panel, ("coreset", "random"), ABOVE if subject else BELOW, subject=subject)
 
 
 def _panels(profile: Profile, table: pd.DataFrame, more: Sequence[str] = ()) -> list[tuple[str, str, str]]:
@@ -193,18 +193,12 @@ def _panels(profile: Profile, table: pd.DataFrame, more: Sequence[str] = ()) -> 
 
 
 def _pair(
-    table: pd.DataFrame,
-    panel: Sequence[str],
-    first: str,
-    second: str,
-    expected: str = ABOVE,
-    measure: str = "accuracy",
-    **more: bool,
+    table: pd.DataFrame, panel: Sequence[str], names: Sequence[str], expected: str = ABOVE, measure: str = "accuracy", **more: bool
 ) -> Comparison:
     part = analysis.panel_of(table, panel)
-    values = _differences(part[part["strategy"] == first], part[part["strategy"] == second], measure)
+    values = _differences(*(part[part["strategy"] == name] for name in names), measure)
     extra = "" if measure == "accuracy" else f", {measure.replace('_', ' ')}"
-    return _comparison(_less(first, second) + extra, analysis.panel_title(*panel), expected, values, counts=not extra, **more)
+    return _comparison(_less(*names) + extra, analysis.panel_title(*panel), expected, values, counts=not extra, **more)
 
 
 def _less(first: str, second: str) -> str:

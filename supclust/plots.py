@@ -110,9 +110,6 @@ def _legend_below(figure: Figure, columns: int = 5) -> None:
     figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=columns, handlelength=3)
 
 
-# -- 01: training --------------------------------------------------------------------------------------------------------------
-
-
 def training(history: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
     """Loss and kNN accuracy of SimCLR, epoch by epoch."""
     table = pd.DataFrame(history, columns=["epoch", "loss", "knn"]).astype(float)
@@ -142,7 +139,7 @@ class LiveTraining:
             self.handle.update(figure)
 
 
-# -- 02: maps of the embedding -------------------------------------------------------------------------------------------------
+# -- the pool in the plane ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -208,9 +205,6 @@ def _scatter_groups(ax: Axes, points: np.ndarray, groups: np.ndarray, palette: S
     ax.set_axis_off()
 
 
-# -- 03: queries ---------------------------------------------------------------------------------------------------------------
-
-
 def queries(
     maps: Maps, assignments: np.ndarray, picks: Mapping[str, np.ndarray], gaps: Mapping[str, np.ndarray], title: str
 ) -> Figure:
@@ -269,9 +263,6 @@ def thumbnails(images: Mapping[str, np.ndarray], captions: Mapping[str, Sequence
     return figure
 
 
-# -- 04: SUP against typicality ------------------------------------------------------------------------------------------------
-
-
 def sup_against_typicality(
     typicality: np.ndarray, sup: np.ndarray, assignments: np.ndarray, correlation: analysis.Correlation, seed: int = 0
 ) -> Figure:
@@ -292,7 +283,7 @@ def sup_against_typicality(
     return grid.figure
 
 
-# -- 05, 06, 08: accuracy ------------------------------------------------------------------------------------------------------
+# -- accuracy, claims, settings -------------------------------------------------------------------------------------------------
 
 
 def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title: str, measure: str = "accuracy") -> Figure:
@@ -307,8 +298,8 @@ def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title
     for panel, (above, below) in grid.items():
         values = analysis.units(measure) * _by_strategy(table, panel, strategies, measure)
         _draw_lines(above, values, few)
-        _draw_lines(below, values.sub(values[reference], axis=0).drop(columns=reference), few)
         below.axhline(0, color=STYLES[reference][0], linewidth=1.5, zorder=1)
+        _draw_lines(below, values.sub(values[reference], axis=0).drop(columns=reference), few)
         above.tick_params(labelbottom=False)
         below.sharex(above)
         below.set_xlabel("labels")
@@ -378,7 +369,7 @@ def _draw_lines(ax: Axes, values: pd.DataFrame, few: bool) -> None:
         sns.lineplot(rows, x="labels", y="value", errorbar=_interval, err_kws=band, legend=False, ax=ax, **style)
     ax.set(xlabel="", ylabel="")
     # With two or three seeds intervals are so wide that the means would lie on one line: the axis then ends before they do.
-    means = values.groupby("labels").mean().stack()
+    means = np.concatenate([line.get_ydata() for line in ax.get_lines()])
     low, high, (bottom, top) = means.min(), means.max(), ax.get_ylim()
     if high > low:
         ax.set_ylim(max(bottom, 2 * low - high), min(top, 2 * high - low))
@@ -402,9 +393,6 @@ def win_matrix(matrix: pd.DataFrame, title: str) -> Figure:
     ax.tick_params(axis="x", length=0)
     plt.setp(ax.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
     return figure
-
-
-# -- 06: the claims ------------------------------------------------------------------------------------------------------------
 
 
 def forest(comparisons: pd.DataFrame, title: str) -> Figure:
@@ -435,9 +423,9 @@ def forest(comparisons: pd.DataFrame, title: str) -> Figure:
 
 def _draw_claim(ax: Axes, rows: pd.DataFrame) -> None:
     size = 12 if len(rows) > 12 else 36
-    for y, (_, row) in enumerate(rows.groupby("row", sort=False)):
-        heights = y + 0.7 * ((np.arange(len(row)) + 0.5) / len(row) - 0.5)
-        for height, one in zip(heights, row.itertuples(), strict=True):
+    for y, (_, part) in enumerate(rows.groupby("row", sort=False)):
+        heights = y + 0.7 * ((np.arange(len(part)) + 0.5) / len(part) - 0.5)
+        for height, one in zip(heights, part.itertuples(), strict=True):
             color, marker = VERDICTS[one.verdict]
             if np.isfinite(one.low):
                 ax.hlines(height, one.low, one.high, color=color, linewidth=1.2)
@@ -453,9 +441,6 @@ def _draw_claim(ax: Axes, rows: pd.DataFrame) -> None:
     ax.tick_params(axis="y", length=0)
     ax.set_title(rows["claim"].iloc[0], loc="left", fontsize=10)
     ax.set_xlabel(UNITS[rows["unit"].iloc[0]], fontsize=8)
-
-
-# -- 07: sensitivity -----------------------------------------------------------------------------------------------------------
 
 
 def sensitivity(table: pd.DataFrame, defaults: Mapping[str, Any], rival: pd.DataFrame, title: str) -> Figure:
