@@ -56,9 +56,6 @@ def panel_of(table: pd.DataFrame, panel: Sequence[str]) -> pd.DataFrame:
     return table[(table[PANEL] == list(panel)).all(axis=1)]
 
 
-# -- over seeds ----------------------------------------------------------------------------------------------------------------
-
-
 def final_accuracy(table: pd.DataFrame, measure: str = "accuracy") -> pd.DataFrame:
     """A measure after the last round as "mean ± standard deviation over seeds", strategies by panel; accuracies in per cent.
 
@@ -152,9 +149,6 @@ def win_matrix(table: pd.DataFrame, strategies: Sequence[str], measure: str = "a
 def _share_of_wins(differences: pd.Series) -> float:
     groups = [values for _, values in differences.dropna().groupby([*PANEL, "round"]) if len(values) > 1]
     return float(np.mean([mean_interval(values).low > 0 for values in groups])) if groups else np.nan
-
-
-# -- clusters ------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -315,7 +315,7 @@ def class_coverage(
     table: pd.DataFrame, strategies: Sequence[str], title: str, n_classes: Mapping[str, int] | None = None
 ) -> Figure:
     """How many classes have a label, against labels, with 95 % intervals over seeds; dashed: all of a data set's n_classes."""
-    figure, grid = _panels(table.dropna(subset=["classes"]), heights=(2.9,))
+    figure, grid = _panels(table.dropna(subset=["classes"]), heights=(3,))
     for panel, (ax,) in grid.items():
         _draw_lines(ax, _by_strategy(table, panel, strategies, "classes"), few=len(strategies) <= FEW)
         if n_classes and panel[0] in n_classes:
@@ -334,7 +334,7 @@ def _panels(table: pd.DataFrame, heights: Sequence[float]) -> tuple[Figure, dict
     groups = [[panel for panel in panels if panel[1] == framework] for framework in frameworks]
     blocks = [group[i : i + 4] for group in groups for i in range(0, len(group), 4)]
     rows, width = len(blocks), max(map(len, blocks))
-    size = (1 + 3.6 * width, 0.6 + 1.2 * rows * sum(heights))
+    size = (1 + 3.6 * width, 0.4 + 1.2 * rows * sum(heights))
     _, axes = plt.subplots(
         rows * len(heights), width, figsize=size, height_ratios=[*heights] * rows, squeeze=False, layout="constrained"
     )

@@ -6,7 +6,6 @@ import pytest
 from PIL import Image
 
 from supclust import analysis, plots, profiles, strategies
-from supclust.bench import figures
 from tests.conftest import make_features
 from tests.test_analysis import make_table
 
@@ -148,24 +147,6 @@ def test_a_band_shows_the_interval_of_the_accuracy():
         (min(one.low for one in intervals), max(one.high for one in intervals))
     )
     plt.close("all")
-
-
-def test_ratios_show_times_and_target_for_each_pool():
-    rows = [{"features": f, "job": job, "ours": 0.2, "theirs": 2.0, "times": 10.0, "target": 4} for f in "ab" for job in "xyz"]
-    figure = figures.ratios(pd.DataFrame(rows), "title")
-    first, second = figure.axes
-    assert [first.get_title(), second.get_title()] == ["a", "b"]
-    assert [bar.get_width() for bar in first.patches] == [10, 10, 10]
-    assert [text.get_text() for text in first.texts] == ["10× (200 ms against 2.0 s)"] * 3
-
-
-def test_growth_draws_the_measured_seconds_and_the_fitted_slope():
-    points = pd.DataFrame({"points": [1e4, 1e5, 1e6], "budget": 100, "seconds": [0.1, 1.0, 10.0]})
-    budget = pd.DataFrame({"points": 100_000, "budget": [10, 100], "seconds": [1.0, 2.0]})
-    left, right = figures.growth(points, budget, (1.0, 0.3), "title").axes
-    measured, fitted = left.lines
-    np.testing.assert_allclose(measured.get_ydata(), fitted.get_ydata())
-    assert "0.30" in right.get_title()
 
 
 # -- maps of the embedding -----------------------------------------------------------------------------------------------------
