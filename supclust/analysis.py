@@ -75,11 +75,11 @@ def areas(table: pd.DataFrame, measure: str = "accuracy") -> pd.DataFrame:
     has that round's value.
     """
     runs = table.dropna(subset=[measure]).sort_values("labels").groupby([*PANEL, "strategy", "seed"], sort=False)
-    return runs[["labels", measure]].apply(_mean_height).rename("area").reset_index()
+    rows = [(*key, _mean_height(run["labels"].to_numpy(), run[measure].to_numpy())) for key, run in runs]
+    return pd.DataFrame(rows, columns=[*PANEL, "strategy", "seed", "area"])
 
 
-def _mean_height(run: pd.DataFrame) -> float:
-    labels, values = run.to_numpy().T
+def _mean_height(labels: np.ndarray, values: np.ndarray) -> float:
     return float(integrate.trapezoid(values, labels) / np.ptp(labels)) if len(labels) > 1 else float(values[0])
 
 

@@ -106,6 +106,9 @@ def test_a_measure_that_a_panel_does_not_have_leaves_the_panel_out():
     assert set(analysis.area_under_curve(table, "tail_accuracy")["dataset"]) == {"tailed"}
     assert list(analysis.final_accuracy(table, "tail_accuracy").columns) == [("tailed", "ssl", "tiny")]
     assert len(analysis.compare(table, "a", "a", "tail_accuracy")) == 1
+    nowhere = rows("a", {0: (0.5,), 1: (0.7,)})
+    assert analysis.final_accuracy(nowhere, "tail_accuracy").empty
+    assert analysis.area_under_curve(nowhere, "tail_accuracy").empty
     assert analysis.final_accuracy(rows("a", {0: (0.5,)})).loc["a"].item() == "50.0"
     with pytest.raises(ValueError, match="unknown measure 'speed'"):
         analysis.units("speed")
