@@ -42,7 +42,7 @@ print(seconds, int(peak) / 1e6)
 """
 
 
-def load_or_measure(name: str, measured: Callable[[], pd.DataFrame], measure: bool = False) -> tuple[pd.DataFrame, str]:
+def table(name: str, measured: Callable[[], pd.DataFrame], measure: bool = False) -> tuple[pd.DataFrame, str]:
     """A kept table, reports/laptop/<name>.csv, and the machine that it is of; measured now, and kept, where asked for.
 
     Raises FileNotFoundError if there is none.
