@@ -33,7 +33,7 @@ class SimCLR:
     jitter: float = 0.8  # probability of (0.4, 0.4, 0.4, 0.1) brightness, contrast, saturation, hue
     grayscale: float = 0.2  # probability
     knn_every: int = 10  # epochs between two kNN accuracies; 0: none
-    precision: str = "auto"  # or "float32", "bfloat16"; auto: bfloat16 where that is faster, see networks.autocast
+    precision: str = "auto"  # or "float32", "bfloat16"; auto: bfloat16 where that is faster, see simclr.autocast
     seed: int = 0
 
     def __post_init__(self) -> None:
