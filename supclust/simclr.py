@@ -12,7 +12,7 @@ import shutil
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -158,15 +158,17 @@ def autocast(device: torch.device, config: SimCLR | FSL, side: int) -> AbstractC
 
 
 @contextmanager
-def conditions(width: int, side: int) -> Iterator[None]:
-    """Convolutions repeat exactly on GPUs, and networks as small as those of the digits run in one thread.
+def conditions(width: int, side: int, training: bool = True) -> Iterator[None]:
+    """Convolutions repeat exactly on GPUs, training keeps its memory, and networks as small as the digits' run in one thread.
 
     There a second thread saves a third of the time on idle cores, but can take fifty times as long where its core is busy.
     """
-    threads = torch.get_num_threads()
+    from supclust.train.cpu import kept_memory
+
+    threads, steady = torch.get_num_threads(), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
     torch.set_num_threads(1 if width * side <= 256 else threads)
     try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        with kept_memory() if training else nullcontext(), steady:
             yield
     finally:
         torch.set_num_threads(threads)
@@ -194,7 +196,7 @@ def embed(network: ResNet, images: Images, side: int, batch_size: int = 256, pro
     training, device, features = network.training, network.conv1.weight.device, []
     starts = range(0, len(images), batch_size)
     network.eval()
-    with conditions(network.width, side):
+    with conditions(network.width, side, training=False):
         for start in tqdm(starts, desc="features", unit="batch", leave=False) if progress else starts:
             batch = normalise(resize(torch.from_numpy(images[start : start + batch_size]).to(device), side))
             features.append(network(batch.contiguous(memory_format=torch.channels_last)).float().cpu())
