@@ -73,8 +73,10 @@ class Block(BasicBlock):
     """torchvision's residual block; one of stride 2 takes half as many channels as it returns."""
 
     def __init__(self, channels: int, stride: int) -> None:
-        shortcut = nn.Conv2d(channels // 2, channels, kernel_size=1, stride=2, bias=False), nn.BatchNorm2d(channels)
-        super().__init__(channels // stride, channels, stride, nn.Sequential(*shortcut) if stride == 2 else None)
+        shortcut = None
+        if stride == 2:
+            shortcut = nn.Sequential(nn.Conv2d(channels // 2, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+        super().__init__(channels // stride, channels, stride, shortcut)
         for name in ("conv1", "conv2") if stride == 1 else ("conv2",):
             setattr(self, name, TinyMapConv2d(channels, channels, kernel_size=3, padding=1, bias=False))
 
