@@ -37,16 +37,3 @@ def joined() -> Iterator[None]:
 def wrap(model: nn.Module, device: torch.device) -> DistributedDataParallel:
     """The model, changed in place to share batch statistics on GPUs, in a module that averages gradients over the processes."""
     return DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(model) if device.type == "cuda" else model)
-
-
-def first_decides(decision: bool, device: torch.device) -> bool:
-    """What the first process decided, in all of them."""
-    flag = torch.tensor([decision], dtype=torch.uint8, device=device)
-    dist.broadcast(flag, src=0)
-    return bool(flag.item())
-
-
-def share_buffers(model: nn.Module) -> None:
-    """Give the first process's running statistics to all."""
-    for buffer in model.buffers():
-        dist.broadcast(buffer, src=0)
