@@ -77,8 +77,9 @@ class Block(BasicBlock):
         if stride == 2:
             shortcut = nn.Sequential(nn.Conv2d(channels // 2, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
         super().__init__(channels // stride, channels, stride, shortcut)
-        for name in ("conv1", "conv2") if stride == 1 else ("conv2",):
-            setattr(self, name, TinyMapConv2d(channels, channels, kernel_size=3, padding=1, bias=False))
+        self.conv2 = TinyMapConv2d(channels, channels, kernel_size=3, padding=1, bias=False)
+        if stride == 1:
+            self.conv1 = TinyMapConv2d(channels, channels, kernel_size=3, padding=1, bias=False)
 
 
 class ResNet(nn.Module):
@@ -163,7 +164,7 @@ def autocast(device: torch.device, config: SimCLR | FSL, side: int) -> AbstractC
 def conditions(width: int, side: int, training: bool = True) -> Iterator[None]:
     """Convolutions repeat exactly on GPUs, training keeps its memory, and networks as small as the digits' run in one thread.
 
-    There a second thread saves a third of the time on idle cores, but can take fifty times as long where its core is busy.
+    There a second thread saves a third of the time on idle cores, but steps take five times as long where its core is busy.
     """
     from supclust.train.cpu import kept_memory
 
@@ -220,11 +221,11 @@ def knn_accuracy(
             raise ValueError(f"{name}: features {features.shape} do not go with labels {np.shape(labels)}")
         if len(bad := np.flatnonzero(~np.isfinite(features).all(axis=1))):
             raise ValueError(f"{name}: features are NaN or infinite in {len(bad)} rows, the first {bad[:5].tolist()}")
-
-    def weights(distances: np.ndarray) -> np.ndarray:  # relative to the nearest one's: no temperature makes all of them 0
-        return np.exp((distances[:, :1] ** 2 - distances**2) / (2 * temperature))
-
-    voters = KNeighborsClassifier(min(k, len(train)), weights=weights, algorithm="brute").fit(normalize(train), train_labels)
+    voters = KNeighborsClassifier(
+        min(k, len(train)),
+        weights=lambda d: np.exp((d[:, :1] ** 2 - d**2) / (2 * temperature)),  # relative to the nearest's: never all 0
+        algorithm="brute",
+    ).fit(normalize(train), train_labels)
     return float(np.mean(voters.predict(normalize(test)) == test_labels))
 
 
@@ -372,9 +373,10 @@ def make_step(
     """
     model = nn.Sequential(resnet(config.network, config.width, config.stem), projection_head(config))
     initialise(model, generator(torch.device("cpu"), (config.seed, WEIGHTS_STREAM)))
-    for module, given in zip(model, (start and start.network, start and start.head), strict=True):
+    if start is not None:
         try:
-            module.load_state_dict((given or module).state_dict())
+            model[0].load_state_dict(start.network.state_dict())
+            model[1].load_state_dict((start.head or model[1]).state_dict())
         except RuntimeError as error:
             raise ValueError(f"the encoder to start from is another network: {error}") from error
     model.to(device, memory_format=memory_format(config.width)).train()
@@ -547,14 +549,11 @@ def _load_checkpoint(file: Path, made_from: dict[str, Any]) -> dict[str, Any] | 
     except Exception as error:  # a damaged archive fails in whatever part of it is read first
         raise ValueError(f"the checkpoint {file} cannot be read ({error}); remove it to train anew") from error
     phrases = {"images": "it was trained on other images", "start": "it went on from other weights"}
-    theirs, differences = saved["made_from"], []
-    for key in {**made_from, **theirs}:
-        if theirs.get(key) != made_from.get(key):
-            differences.append(phrases.get(key, f"{key} is {theirs.get(key)!r} there and {made_from.get(key)!r} here"))
-    if differences:
-        raise ValueError(
-            f"the checkpoint {file} is of another training: {'; '.join(differences)}. Remove it or train in another folder"
-        )
+    theirs = saved["made_from"]
+    changed = [key for key in {**made_from, **theirs} if theirs.get(key) != made_from.get(key)]
+    said = [phrases.get(key, f"{key} is {theirs.get(key)!r} there and {made_from.get(key)!r} here") for key in changed]
+    if said:
+        raise ValueError(f"the checkpoint {file} is of another training: {'; '.join(said)}. Remove it or train in another folder")
     return saved
 
 
