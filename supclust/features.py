@@ -14,11 +14,10 @@ import torch
 import torchvision
 from filelock import FileLock
 
-from supclust import datasets, kept, networks, profiles, simclr
+from supclust import datasets, kept, profiles, simclr
 from supclust.datasets import Dataset
-from supclust.networks import knn_accuracy
 from supclust.profiles import Profile, SimCLR
-from supclust.simclr import Encoder
+from supclust.simclr import Encoder, knn_accuracy
 
 __all__ = ["Features", "embed", "extract", "find", "knn_accuracy", "load", "obtain", "save"]
 
@@ -57,7 +56,7 @@ class Features:
 
 def embed(encoder: Encoder, images: Any, batch_size: int = 256) -> np.ndarray:
     """Raw penultimate features, float32 (n, 8 * width), of images uint8 (n, 3, height, width) of any size, or of ImageFiles."""
-    return networks.embed(encoder.network, images, encoder.config.side, batch_size)
+    return simclr.embed(encoder.network, images, encoder.config.side, batch_size)
 
 
 def extract(encoder: Encoder, train: Dataset, test: Dataset | None = None) -> Features:
