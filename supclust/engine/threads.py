@@ -34,11 +34,11 @@ def map(function: Callable[[Any], Any], pieces: Iterable[Any], desc: str | None 
     workers = 1 if outer else min(count(), len(pieces))
 
     def run(piece: Any) -> Any:
-        with alone(stop):
+        with _piece(stop):
             raise_if_stopped()
             return function(piece)
 
-    with ThreadPoolExecutor(max(1, workers)) as executor:
+    with _single_threaded_blas(), ThreadPoolExecutor(max(1, workers)) as executor:
         try:
             results = executor.map(run, pieces) if workers > 1 else (run(piece) for piece in pieces)
             return list(progress(results, desc, len(pieces)))
@@ -62,17 +62,31 @@ def raise_if_stopped() -> None:
 
 
 @contextmanager
-def alone(stop: threading.Event | None = None) -> Iterator[None]:
-    """Every map inside the block keeps to this thread, and so does the BLAS, a setting of the process: the last block resets it."""
+def alone() -> Iterator[None]:
+    """Every map inside the block keeps to this thread, and so does the BLAS."""
+    with _piece(threading.Event()), _single_threaded_blas():
+        yield
+
+
+@contextmanager
+def _piece(stop: threading.Event) -> Iterator[None]:
+    before, _inside.stop = getattr(_inside, "stop", None), stop
+    try:
+        yield
+    finally:
+        _inside.stop = before
+
+
+@contextmanager
+def _single_threaded_blas() -> Iterator[None]:
+    """The BLAS is a setting of the process: the first block limits it, the last one restores it."""
     global _blocks, _limit
-    before, _inside.stop = getattr(_inside, "stop", None), stop or threading.Event()
     with _lock:
         _limit = _limit if _blocks else _controller().limit(limits=1, user_api="blas")
         _blocks += 1
     try:
         yield
     finally:
-        _inside.stop = before
         with _lock:
             _blocks -= 1
             if _blocks == 0:
