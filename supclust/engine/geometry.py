@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -88,28 +88,12 @@ def along_direction(points: np.ndarray) -> np.ndarray:
     return points.astype(float) @ np.random.default_rng(DIRECTION).standard_normal(points.shape[1])
 
 
-@runtime_checkable
-class Points(Protocol):
-    """Points (n, d) of unit length in float32 that need not be in memory: what k-means and the scores of clusters ask for."""
+class Points:
+    """Features (n, d) scaled to unit length, in float32, with their canonical order (n,); here in memory.
 
-    shape: tuple[int, int]
-    order: np.ndarray  # canonical order (n,) of the points, see `canonical_order`
-
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        """The points of these indices (m,), float32 (m, d)."""
-
-    def map_rows(self, function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
-        """function(points[rows]) (m, ...), where function takes each point for itself: it goes to the points."""
-
-    def map(self, function: Callable[[np.ndarray], Any], merge: Callable[[list[Any]], Any]) -> list[Any]:
-        """function(block) of each block of the points in turn; merge makes one result of several, merged ones among them."""
-
-    def map_groups(self, function: Callable[[np.ndarray], Any], groups: Sequence[np.ndarray], desc: str | None = None) -> list[Any]:
-        """function(points[group]) of each group of indices."""
-
-
-class Normalised:
-    """Features (n, d) in memory, scaled to unit length: `Points`. ValueError unless they are finite, real and 2-d."""
+    Subclasses keep them elsewhere, so k-means and the scores of clusters ask for rows, blocks and groups only.
+    Raises ValueError unless the features are finite, real and 2-d.
+    """
 
     def __init__(self, features: ArrayLike) -> None:
         features = check_features(features)
@@ -127,13 +111,15 @@ class Normalised:
         return np.asarray(self[:], dtype=dtype)
 
     def map_rows(self, function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
+        """function(points[rows]) (m, ...), where function takes each point for itself: it goes to the points."""
         return function(self[rows])
 
     def map(self, function: Callable[[np.ndarray], Any], merge: Callable[[list[Any]], Any]) -> list[Any]:
+        """function(block) of each block in turn; merge makes one result of several, merged ones among them."""
         return [merge(threads.map(lambda part: function(self[part]), blocks(self.shape)))]
 
     def map_groups(self, function: Callable[[np.ndarray], Any], groups: Sequence[np.ndarray], desc: str | None = None) -> list[Any]:
-        """Groups side by side, or one after the other if one is most of the work."""
+        """function(points[group]) of each group of indices: side by side, or one by one if one of them is most of the work."""
         work = [len(group) ** 2 for group in groups]
         if max(work, default=0) * threads.count() > sum(work):
             return [function(self[group]) for group in threads.progress(groups, desc)]

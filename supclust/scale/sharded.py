@@ -23,7 +23,7 @@ NEED_MEMORY = (
 )
 
 
-class Shards:
+class Shards(geometry.Points):
     """Features (n, d) in shards on the workers of a Dask cluster, scaled to unit length there: `geometry.Points`.
 
     shards: a sequence, in the order of the rows, of paths of .npy files on a disk that all workers see (memory-mapped by the
