@@ -61,7 +61,7 @@ def test_stock_parts_are_scikit_learns_and_share_nothing():
     with scaling.stock_parts():
         stock_pool = strategies.Pool(data.train, seed=0, labels=data.train_labels)
         stock = scaling._run(data, "typiclust", "tiny", 3, stock_pool)
-    assert set(stock_pool._shared) == {"normalised"}
+    assert set(stock_pool._shared) == {("normalised",)}
     assert [one.labels for one in stock] == [one.labels for one in ours]
     assert sorted(stock[0].picks) == sorted(ours[0].picks)  # four clear blobs have one clustering
 
