@@ -50,19 +50,15 @@ class Dataset:
 def load(
     name: str, split: str = "train", *, seed: int = 0, side: int | None = None, download: bool = False, missing: str = "error"
 ) -> Dataset:
-    """One split of a data set.
+    """One split ("train", the pool to query from, or "test") of one of NAMES, or of a folder of images.
 
-    name: one of NAMES, or the path of a folder of images: root/{train,test}/<class>/* with labels, or any other
-        arrangement of image files below root, without labels.
-    split: "train" (the pool to query from) or "test".
-    seed: of the long-tailed draw and of ISIC-2019's split (80 : 20 in each class); nothing else here depends on it.
-    side: pixels; images of ISIC-2019 (default 224) and of a folder (default 32) become side x side. The others keep their
-        own size (digits 8, CIFAR 32).
+    name: a folder's path: root/{train,test}/<class>/* with labels, or any other arrangement of image files, without labels.
+    seed: of the long-tailed draw and of ISIC-2019's split (80 : 20 in each class); nothing else depends on it.
+    side: pixels; images of ISIC-2019 (default 224) and of a folder (default 32) become side x side. The others keep their own.
     download: fetch CIFAR-10 or CIFAR-100 into the data folder if it is not there.
-    missing: "error", or "leave out" to do without those images of ISIC-2019 that are not there. Its split does not depend on it.
+    missing: one of MISSING. ISIC-2019's split does not depend on it.
 
     The images of ISIC-2019, and of a folder that would take more than images.files.LARGEST_ARRAY bytes, are ImageFiles.
-
     Raises ValueError for an unknown name or split, a damaged file or an image that cannot be read, and
     FileNotFoundError, with what to do about it, for a data set that is not on this machine.
     """
@@ -112,33 +108,25 @@ def _load_digits(split: str) -> Dataset:
     parts = train_test_split(np.arange(len(digits.target)), test_size=0.2, stratify=digits.target, random_state=0)
     rows = np.sort(parts[SPLITS.index(split)])
     grey = np.rint(digits.images[rows] * (255 / 16)).astype(np.uint8)
-    images = np.repeat(grey[:, None], 3, axis=1)
-    return Dataset("digits", images, digits.target[rows].astype(np.int64), tuple(map(str, digits.target_names)))
+    labels, classes = digits.target[rows].astype(np.int64), tuple(map(str, digits.target_names))
+    return Dataset("digits", np.repeat(grey[:, None], 3, axis=1), labels, classes)
 
 
 def _load_cifar(name: str, split: str, seed: int, download: bool) -> Dataset:
     """CIFAR in its official order. Of the long-tailed variant only the pool is a draw: its test set stays balanced."""
+    source, command = CIFAR[name], f"`supclust data {CIFAR[name].__name__.lower()}`"
     try:
-        official = CIFAR[name](kept.data(), train=split == "train", download=download)
+        official = source(kept.data(), train=split == "train", download=download)
     except RuntimeError as error:  # torchvision's one message for files that are absent and files that are damaged
-        raise _cifar_problem(CIFAR[name], kept.data()) from error
-    images = np.ascontiguousarray(official.data.transpose(0, 3, 1, 2))
-    whole = Dataset(name, images, np.array(official.targets, dtype=np.int64), tuple(official.classes))
-    return whole.subset(long_tail_indices(whole.labels, seed)) if (name, split) == ("cifar10-lt50", "train") else whole
-
-
-def _cifar_problem(source: type[CIFAR10], root: Path) -> Exception:
-    """Which of the official files is damaged, or where they were looked for in vain."""
-    folder, name = root / source.base_folder, source.__name__.lower()
-    title = name.replace("cifar", "CIFAR-")
-    official = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
-    damaged = [file for file, md5 in official if (folder / file).exists() and not check_integrity(folder / file, md5)]
-    if damaged:
-        return ValueError(
-            f"{folder / damaged[0]} is not the official {title} file: its MD5 sum differs. "
-            f"Remove it and get it again with `supclust data {name}`"
-        )
-    return FileNotFoundError(
-        f"{title} is not, or not completely, in {folder}. Get it with `supclust data {name}`, "
-        f"or set SUPCLUST_DATA to the folder that holds {source.base_folder}/"
-    )
+        folder, title = kept.data() / source.base_folder, source.__name__.replace("CIFAR", "CIFAR-")
+        files = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
+        for file in [folder / file for file, md5 in files if (folder / file).exists() and not check_integrity(folder / file, md5)]:
+            message = f"{file} is not the official {title} file: its MD5 sum differs. Remove it and get it again with {command}"
+            raise ValueError(message) from error
+        raise FileNotFoundError(
+            f"{title} is not, or not completely, in {folder}. Get it with {command}, "
+            f"or set SUPCLUST_DATA to the folder that holds {source.base_folder}/"
+        ) from error
+    images, labels = np.ascontiguousarray(official.data.transpose(0, 3, 1, 2)), np.array(official.targets, dtype=np.int64)
+    whole = Dataset(name, images, labels, tuple(official.classes))
+    return whole.subset(long_tail_indices(labels, seed)) if (name, split) == ("cifar10-lt50", "train") else whole
