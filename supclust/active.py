@@ -68,7 +68,7 @@ Fit = Callable[[strategies.Pool], tuple[Outputs, np.ndarray]]
 
 
 def step_size(budget: str, n_classes: int) -> int:
-    """Labels that a round of the tiny or the small budget adds: one or five for each class; ValueError for another budget."""
+    """Labels that a round of a budget adds: one or five for each class; ValueError for an unknown budget."""
     if budget not in BUDGETS:
         raise ValueError(f"unknown budget {budget!r}; known: {', '.join(BUDGETS)}")
     return BUDGETS[budget] * n_classes
@@ -121,9 +121,9 @@ def linear(features: Features) -> Fit:
 def network(train: Dataset, test: Dataset, config: FSL) -> Fit:
     """The fully supervised framework: a network trained from scratch on the labelled images of train, the pool's, row by row.
 
-    At a seed, all strategies start their networks from the same weights, round by round. Images in files are read once.
+    At a seed, all strategies start their networks from the same weights, round by round.
     """
-    test_images, pool_images = test.images[:], cache(lambda: train.images[:])
+    test_images, pool_images = test.images[:], cache(lambda: train.images[:])  # images in files are read once
 
     def fit(pool: strategies.Pool) -> tuple[Outputs, np.ndarray]:
         rows, seed = pool.labeled, (pool.seed, len(pool.labeled))

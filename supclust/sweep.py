@@ -231,8 +231,8 @@ def table(profile: Profile, *, recompute: bool = False, name: str = "curves", **
     """
     wanted = keys(profile, **part)
     rows, _ = kept_rows(profile, wanted, name)
-    due = [key for key in wanted if features.obtainable(profile, key.dataset)]
-    due = [key for key in due if key.framework == "ssl" or not profile.fsl.on_request]
+    due = [key for key in wanted if key.framework == "ssl" or not profile.fsl.on_request]
+    due = [key for key in due if features.obtainable(profile, key.dataset)]
     if due and (recompute or not _runs(rows).issuperset(due)):
         _run_missing(profile, due, records_folder(profile))
         write_table(profile, name=name, wanted=None if name == "curves" else wanted)
@@ -251,7 +251,7 @@ def write_table(profile: Profile, folder: Path | None = None, *, name: str = "cu
     recorded = _recorded(sources, folder)
     before, known = kept_rows(profile, sorted(set(wanted) - _runs(recorded)), name)
     rows = pd.concat([recorded, before]) if len(before) else recorded
-    made_from = {one: source if source["features"] else known.get(one) for one, source in sources.values()}
+    made_from = {one: source if "features" in source else known.get(one) for one, source in sources.values()}
     kept.write(path, _rows_of(wanted, rows), made_from)
     return path
 
@@ -263,27 +263,23 @@ def kept_rows(profile: Profile, wanted: Sequence[Key], name: str = "curves") -> 
     """
     best, sources = (pd.DataFrame(columns=COLUMNS), {}), _sources(profile, wanted, features.find)
     for rows, known in filter(None, (kept.read(folder / f"{name}.csv") for folder in kept.reports_to_read(profile.name))):
-        same = [key for key, (one, source) in sources.items() if _agree(source, known.get(one))]
+        same = [key for key, (one, source) in sources.items() if source.items() <= (known.get(one) or {}).items()]
         best = max(best, (_rows_of(same, rows), known), key=lambda found: len(found[0]))
     return best
 
 
-def _agree(source: dict, other: dict | None) -> bool:
-    return other is not None and other == source | ({} if source["features"] else {"features": other["features"]})
-
-
 def _sources(profile: Profile, wanted: Sequence[Key], obtain: Callable[..., Any]) -> dict[Key, tuple[str, dict[str, Any]]]:
-    """What each run must have been made from, and its name in a table: data set, framework, and the seed of an encoder of its own.
+    """What each run must have been made from, under its name in a table: data set, framework, and seed where encoders differ.
 
-    obtain: features.obtain, or features.find, which trains nothing: the checksum of features that are not found is None.
+    obtain: features.obtain, or features.find, which trains nothing; the checksum of features that are not found is left out.
     """
-    checksum, sources = functools.cache(lambda *draw: getattr(obtain(profile, *draw), "checksum", None)), {}
+    made = functools.cache(lambda *draw: {"features": found.checksum} if (found := obtain(profile, *draw)) else {})
+    sources = {}
     for key in wanted:
         draw = (key.dataset, key.seed) if features.seeded(profile, key.dataset) else (key.dataset,)
-        made_from = {"experiment": EXPERIMENT[key.framework], "features": checksum(*draw), "rounds": profile.rounds}
-        if key.framework == "fsl":
-            made_from["network"] = asdict(profiles.adapted(profile.fsl.network, key.dataset))
-        sources[key] = " ".join([key.dataset, key.framework, *map(str, draw[1:])]), made_from
+        network = {"network": asdict(profiles.adapted(profile.fsl.network, key.dataset))} if key.framework == "fsl" else {}
+        source = {"experiment": EXPERIMENT[key.framework], **made(*draw), "rounds": profile.rounds, **network}
+        sources[key] = " ".join([key.dataset, key.framework, *map(str, draw[1:])]), source
     return sources
 
 
