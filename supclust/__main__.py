@@ -305,19 +305,19 @@ def _data(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from supclust import datasets, features, profiles, simclr
-    from supclust.train import parallel
+    from supclust.train import distributed
 
     if "seed" in dict(options.parameter):
         raise ValueError("the seed, which also draws pools, is given as --seed")
     config = profiles.parsed(profiles.recipe(options.recipe, options.name), dict(options.parameter), seed=options.seed)
     folder = options.folder or features.folder(options.recipe, options.name, options.seed)
-    with parallel.joined():
+    with distributed.joined():
         pool = datasets.load(options.name, seed=options.seed, side=config.side, missing=options.missing)
         encoder = simclr.train(
             pool.images, config, folder, labels=pool.labels, minutes=options.minutes, on_epoch=_report_epoch,
             start=options.start and simclr.load_weights(options.start),
         )  # fmt: skip
-        first, alone = parallel.rank() == 0, parallel.size() == 1
+        first, alone = simclr.rank() == 0, simclr.world_size() == 1
     if first and encoder.finished:
         simclr.save_weights(encoder, folder / "encoder.safetensors")
         print(folder / "encoder.safetensors")

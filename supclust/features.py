@@ -13,11 +13,11 @@ import torch
 import torchvision
 from filelock import FileLock
 
-from supclust import datasets, kept, networks, profiles, simclr
+from supclust import datasets, kept, profiles, simclr
 from supclust.datasets import Dataset
-from supclust.networks import knn_accuracy as knn_accuracy
 from supclust.profiles import Profile, SimCLR
 from supclust.simclr import Encoder
+from supclust.simclr import knn_accuracy as knn_accuracy
 
 ARRAYS = ("train", "test", "train_labels", "test_labels")
 SEEDED = ("cifar10-lt50", "isic2019")  # data sets whose pool is drawn from the seed
@@ -66,7 +66,7 @@ class Features:
 
 def embed(encoder: Encoder, images: Any, batch_size: int = 256) -> np.ndarray:
     """Raw penultimate features, float32 (n, 8 * width), of images uint8 (n, 3, height, width) of any size, or of ImageFiles."""
-    return networks.embed(encoder.network, images, encoder.config.side, batch_size)
+    return simclr.embed(encoder.network, images, encoder.config.side, batch_size)
 
 
 def extract(encoder: Encoder, train: Dataset, test: Dataset | None = None) -> Features:
@@ -123,12 +123,13 @@ def obtain(
     found, (path, made_by) = find(profile, dataset, seed), _source(profile, dataset, seed)
     if found or made_by is None:
         return found or load(path)  # which says what to do about a file that is not there
-    config, options = SimCLR(**made_by["config"]), {"seed": seed, "missing": made_by["missing"]}
-    train = datasets.load(made_by["dataset"], side=config.side, **options)
-    test = None if train.labels is None else datasets.load(made_by["dataset"], "test", side=config.side, **options)
+    config = SimCLR(**made_by["config"])
+    options = {"seed": seed, "side": config.side, "missing": made_by["missing"]}
+    train = datasets.load(made_by["dataset"], **options)
+    test = None if train.labels is None else datasets.load(made_by["dataset"], "test", **options)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name("training.lock")):  # another process may be at it
-        if find(profile, dataset, seed) is None:
+        if not find(profile, dataset, seed):
             encoder = simclr.train(train.images, config, path.parent, labels=train.labels, on_epoch=on_epoch)
             made = extract(encoder, train, test)
             save(path, replace(made, made_by=made.made_by | made_by))
@@ -143,8 +144,7 @@ def find(profile: Profile, dataset: str, seed: int = 0) -> Features | None:
     found = _load_version(path, path.stat().st_mtime_ns)
     if made_by is None:
         return found.long_tail(seed) if split_encoder(dataset)[0] == "cifar10-lt50" else found
-    there = {"missing": "error"} | found.made_by
-    return found if there == there | made_by else None
+    return found if made_by.items() <= ({"missing": "error"} | found.made_by).items() else None
 
 
 def obtainable(profile: Profile, dataset: str) -> bool:
@@ -175,8 +175,8 @@ def _source(profile: Profile, dataset: str, seed: int) -> tuple[Path, dict[str, 
     """The feature file, and what its features must be made by; None where they ship, and so does the long tail as a draw."""
     name, encoder = split_encoder(dataset)
     if profile.features == "shipped" and name in ("cifar10", "cifar10-lt50"):
-        whole = f"cifar10@{encoder}"
-        return folder(profile.name, whole) / FILE if encoder else kept.shipped_features("cifar10"), None
+        own = folder(profile.name, f"cifar10@{encoder}") / FILE
+        return own if encoder else kept.shipped_features("cifar10"), None
     config = profiles.parsed(profiles.adapted(profile.simclr, name), {"epochs": encoder} if encoder else {})
     config = replace(config, seed=seed) if name in SEEDED else config
     missing = profile.missing if name == "isic2019" else "error"  # the others are whole, or not there

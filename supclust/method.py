@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -58,7 +57,7 @@ def cluster_weights(centers: ArrayLike, temperature: float) -> np.ndarray:
     np.fill_diagonal(between, np.inf)
     # exp of the excess over the nearest centre: no row can underflow to zeros, however small T is
     excess = between - between.min(axis=1, keepdims=True)
-    np.fill_diagonal(excess, 0)  # inf / inf otherwise
+    np.fill_diagonal(excess, 0)  # else inf / inf where T is infinite
     with np.errstate(over="ignore"):
         weights = np.exp(-excess / temperature)
     np.fill_diagonal(weights, 0)
@@ -151,35 +150,23 @@ def explain(pool: Pool, budget: int) -> Details:
 
 def supclust(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """SUPClust (paper, section 3): the point of largest SUP among the most typical tenth of each queried cluster."""
-    return np.array([choice.pick for choice in supclust_choices(pool, budget)], dtype=np.int64)
-
-
-class Choice(NamedTuple):
-    """A pick, the points (m,) of its cluster that it was chosen from, and their scores (m,), of which its own is the largest."""
-
-    pick: int
-    compared: np.ndarray
-    scores: np.ndarray
-
-
-def supclust_choices(pool: Pool, budget: int) -> list[Choice]:
-    """The picks of `supclust` in their order, each with the points that it was compared to.
-
-    A single cluster has no SUP: there the most typical point is picked.
-    """
-    choices = []
 
     def choose(clusters: Clusters, cluster: int, candidates: np.ndarray) -> int:
-        if len(clusters.centers) == 1:
-            compared, scores = candidates, _inverse(pool.neighbor_distances(clusters, [cluster])[candidates])
-        else:
-            compared = _most_typical_fraction(pool, clusters, cluster, candidates)
-            scores = sup_in_cluster(pool, clusters, cluster, compared)
-        choices.append(Choice(compared[np.argmax(scores)], compared, scores))
-        return choices[-1].pick
+        compared, scores = supclust_scores(pool, clusters, cluster, candidates)
+        return compared[np.argmax(scores)]
 
-    query_clusters(pool, budget, choose)
-    return choices
+    return query_clusters(pool, budget, choose)
+
+
+def supclust_scores(pool: Pool, clusters: Clusters, cluster: int, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The points (m,) that SUPClust chooses from in a cluster, and their scores (m,): SUP of the most typical candidates.
+
+    A single cluster has no SUP: there it is the typicality of all candidates.
+    """
+    if len(clusters.centers) == 1:
+        return candidates, _inverse(pool.neighbor_distances(clusters, [cluster])[candidates])
+    typical = _most_typical_fraction(pool, clusters, cluster, candidates)
+    return typical, sup_in_cluster(pool, clusters, cluster, typical)
 
 
 def supclust_no_sup(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import itertools
-import logging
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,49 +20,44 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from PIL import Image
-from sklearn.svm import SVC
+from sklearn.manifold import TSNE
+from sklearn.metrics import pairwise_distances_argmin
 
 from supclust import analysis, kept
+from supclust.engine import geometry
+from supclust.profiles import TITLES, Profile
+from supclust.strategies import LABELS
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from supclust.features import Features
 
-# Label, colour, marker and line. Okabe and Ito's colours for what is compared most; the uncertainty strategies are one family of
-# purples, told apart by marker and line.
-STRATEGIES = {
-    "random": ("Random", "#666666", "o", ":"),
-    "margin": ("Margin", "#4B2E83", "<", "--"),
-    "least-confidence": ("Least confidence", "#7B5EA7", ">", "-."),
-    "entropy": ("Entropy", "#9C8AC0", "h", "--"),
-    "bald": ("BALD", "#8C7F99", "p", "-."),
-    "dbal": ("DBAL", "#B5A3C9", "d", (0, (4, 1, 1, 1, 1, 1))),
-    "coreset": ("Coreset", "#E69F00", "P", "-"),
-    "probcover": ("ProbCover", "#56B4E9", "X", "-"),
-    "typiclust": ("TypiClust", "#0072B2", "s", "-"),
-    "supclust": ("SUPClust", "#D55E00", "D", "-"),
-    "supclust-no-sup": ("SUPClust without SUP", "#009E73", "^", "--"),
-    "supclust-no-typicality": ("SUPClust without typicality", "#CC79A7", "v", "--"),
-    "class-balanced": ("class-balanced oracle", "#000000", "*", (0, (7, 2, 1, 2))),
+# Colour, marker and line. Okabe and Ito's colours for what is compared most; the uncertainty strategies are one family of purples,
+# told apart by marker and line.
+STYLES = {
+    "random": ("#666666", "o", ":"),
+    "margin": ("#4B2E83", "<", "--"),
+    "least-confidence": ("#7B5EA7", ">", "-."),
+    "entropy": ("#9C8AC0", "h", "--"),
+    "bald": ("#8C7F99", "p", "-."),
+    "dbal": ("#B5A3C9", "d", (0, (4, 1, 1, 1, 1, 1))),
+    "coreset": ("#E69F00", "P", "-"),
+    "probcover": ("#56B4E9", "X", "-"),
+    "typiclust": ("#0072B2", "s", "-"),
+    "supclust": ("#D55E00", "D", "-"),
+    "supclust-no-sup": ("#009E73", "^", "--"),
+    "supclust-no-typicality": ("#CC79A7", "v", "--"),
+    "class-balanced": ("#000000", "*", (0, (7, 2, 1, 2))),
 }
-HIGHLIGHTED = ("random", "typiclust", "supclust")  # among many
-FEW = 5  # strategies, of which none needs to step back
+HIGHLIGHTED = ("random", "typiclust", "supclust")  # among more than FEW strategies
+FEW = 5
 MEASURES = {
     "accuracy": "test accuracy (%)",
     "balanced_accuracy": "balanced test accuracy (%)",
     "tail_accuracy": "accuracy on rare classes (%)",
     "classes": "classes with a label",
 }
-VERDICTS = {
-    "supported": ("#0072B2", "o"),
-    "contradicted": ("#D55E00", "X"),
-    "inconclusive": ("#999999", "d"),
-}
-TITLES = {
-    "digits": "Digits",
-    "cifar10": "CIFAR-10",
-    "cifar10-lt50": "CIFAR-10-LT50",
-    "cifar100": "CIFAR-100",
-    "isic2019": "ISIC-2019",
-}
+VERDICTS = {"supported": ("#0072B2", "o"), "contradicted": ("#D55E00", "X"), "inconclusive": ("#999999", "d")}
+UNITS = {"points": "points of accuracy", "rho": "Spearman's ρ", "distance": "distance"}
 SETTINGS = {
     "relative_temperature": "T of SUP, in mean distances of centres",
     "top_fraction": "share of a cluster that is typical",
@@ -71,15 +67,16 @@ SETTINGS = {
     "radius": "ProbCover: radius (None: by purity)",
 }
 GROUPS = sns.color_palette("colorblind", 10)  # of classes
-DATASETS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # where lines are data sets
 CLUSTERS = GROUPS[3:] + GROUPS[:3]  # in another order: cluster 3 is not class 3
+DATASETS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # where lines are data sets
 DRAWN_POINTS = 5_000  # a scatter of more is a blot
 
 
 def set_style() -> None:
     """The look of all figures."""
     sns.set_theme(context="notebook", style="ticks", rc={"figure.dpi": 80, "savefig.dpi": 125, "axes.titleweight": "bold"})
-    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "pdf.fonttype": 42})
+    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "figure.titleweight": "bold"})
+    plt.rcParams.update({"legend.frameon": False, "pdf.fonttype": 42})
 
 
 def save(figure: Figure, name: str, profile: str) -> None:
@@ -92,51 +89,37 @@ def save(figure: Figure, name: str, profile: str) -> None:
 
 def save_animation(draw: Callable[[int], Figure], n_frames: int, name: str, profile: str, seconds: float = 1.2) -> None:
     """Write figures/<profile>/<name>.gif of the figures that draw(0), draw(1) ... return; the last one stays twice as long."""
-    frames = [_as_image(draw(i), profile) for i in range(n_frames)]
+    frames = []
+    for number in range(n_frames):
+        figure, buffer = draw(number), io.BytesIO()
+        figure.text(1, 0, f"profile {profile}", ha="right", va="bottom", fontsize=7, color="0.5")
+        figure.savefig(buffer, format="png", dpi=90)
+        plt.close(figure)
+        frames.append(Image.open(buffer).convert("P", palette=Image.Palette.ADAPTIVE, colors=64))
     durations = [round(1000 * seconds)] * (n_frames - 1) + [round(2000 * seconds)]
     with kept.replacing(kept.figures(profile) / f"{name}.gif") as temporary:
         frames[0].save(temporary, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=True)
 
 
-def _as_image(figure: Figure, profile: str) -> Image.Image:
-    figure.text(1, 0, f"profile {profile}", ha="right", va="bottom", fontsize=7, color="0.5")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=90)
-    plt.close(figure)
-    return Image.open(buffer).convert("P", palette=Image.Palette.ADAPTIVE, colors=64)
-
-
-# -- 00: support vectors -------------------------------------------------------------------------------------------------------
-
-
-def support_vectors(points: np.ndarray, labels: np.ndarray, model: SVC) -> Figure:
-    """Figure 1: two classes, the boundary and margins of a linear SVM, and its support vectors ringed."""
-    figure, ax = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
-    for label, marker in enumerate("os"):
-        ax.scatter(*points[labels == label].T, s=28, marker=marker, color=GROUPS[label], label=f"class {label + 1}")
-    ax.scatter(*model.support_vectors_.T, s=150, facecolors="none", edgecolors="black", linewidths=1.5, label="support vectors")
-    limits = ax.get_xlim(), ax.get_ylim()
-    grid = np.stack(np.meshgrid(*(np.linspace(*limit, 200) for limit in limits)), axis=-1)
-    height = model.decision_function(grid.reshape(-1, 2)).reshape(200, 200)
-    ax.contour(grid[..., 0], grid[..., 1], height, levels=[-1, 0, 1], linestyles=["--", "-", "--"], colors="0.3")
-    ax.set(xlabel="feature 1", ylabel="feature 2", xlim=limits[0], ylim=limits[1], title="Few points hold the boundary")
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return figure
-
-
-# -- 01: training --------------------------------------------------------------------------------------------------------------
+def _legend_below(figure: Figure, columns: int = 5) -> None:
+    """One legend for all axes, each label once."""
+    known = {}
+    for ax in figure.axes:
+        handles, labels = ax.get_legend_handles_labels()
+        known |= dict(zip(labels, handles, strict=True))
+    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=columns, handlelength=3)
 
 
 def training(history: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
     """Loss and kNN accuracy of SimCLR, epoch by epoch."""
-    table = pd.DataFrame(history, columns=["epoch", "loss", "knn", "seconds"])
+    table = pd.DataFrame(history, columns=["epoch", "loss", "knn"]).astype(float)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     left.plot(table["epoch"], table["loss"], color="0.2")
     left.set(xlabel="epoch", ylabel="NT-Xent loss", title="Loss")
-    known = table.dropna(subset=["knn"])
-    right.plot(known["epoch"], 100 * known["knn"].astype(float), color="0.2", marker="o")
+    known = table.dropna()
+    right.plot(known["epoch"], 100 * known["knn"], color="0.2", marker="o")
     right.set(xlabel="epoch", ylabel="20-NN accuracy (%)", title="Neighbours that agree")
-    figure.suptitle(title, fontweight="bold")
+    figure.suptitle(title)
     return figure
 
 
@@ -144,116 +127,140 @@ class LiveTraining:
     """Draws `training` anew in a notebook after each epoch: pass it to simclr.train as on_epoch."""
 
     def __init__(self) -> None:
-        self.handle = DisplayHandle()
-        self.started = False
+        self.handle: DisplayHandle | None = None
 
     def __call__(self, history: Sequence[Mapping[str, Any]]) -> None:
         figure = training(history)
         plt.close(figure)  # shown below, once
-        (self.handle.update if self.started else self.handle.display)(figure)
-        self.started = True
+        if self.handle is None:
+            self.handle = DisplayHandle()
+            self.handle.display(figure)
+        else:
+            self.handle.update(figure)
 
 
-# -- 02: embedding -------------------------------------------------------------------------------------------------------------
+# -- the pool in the plane ------------------------------------------------------------------------------------------------------
 
 
-def embedding(
-    maps: Mapping[str, np.ndarray], labels: np.ndarray, classes: Sequence[str], assignments: np.ndarray, title: str
-) -> Figure:
-    """Figure 2: each 2-d map (m, 2) of the features coloured by class (m,) and by k-means cluster (m,)."""
-    figure, axes = plt.subplots(2, len(maps), figsize=(5 * len(maps), 8.6), layout="constrained", squeeze=False)
-    for column, (name, points) in enumerate(maps.items()):
-        _scatter_groups(axes[0, column], points, labels, classes)
-        _scatter_groups(axes[1, column], points, assignments, [str(k + 1) for k in range(assignments.max() + 1)], CLUSTERS)
-        axes[0, column].set_title(f"{name}, coloured by class")
-        axes[1, column].set_title(f"{name}, coloured by k-means cluster")
-    figure.suptitle(title, fontweight="bold")
+@dataclass(frozen=True)
+class Maps:
+    """Some points of a pool in the plane: indices (m,) of the points, and by method their places (m, 2)."""
+
+    indices: np.ndarray
+    places: Mapping[str, np.ndarray]
+
+    def place(self, features: np.ndarray, points: np.ndarray, method: str = "UMAP") -> np.ndarray:
+        """Where points (B,), indices into the features (n, d), lie on a map: (B, 2).
+
+        A point that is not drawn is put where the nearest drawn one is.
+        """
+        drawn, wanted = (geometry.normalise(features[some]) for some in (self.indices, points))
+        return self.places[method][pairwise_distances_argmin(wanted, drawn)]
+
+
+def embedding_maps(profile: Profile, features: Features, *, recompute: bool = False, seed: int = 0) -> Maps:
+    """The pool's features by t-SNE and UMAP; kept as embedding-<seed>.safetensors, because they differ from machine to machine."""
+    arrays = kept.read_or_make(
+        profile.name,
+        f"embedding-{seed}.safetensors",
+        {"features": features.checksum},
+        lambda: make_maps(features.train, profile.embedding_points, seed),
+        recompute=recompute,
+    )
+    return Maps(arrays["indices"], {method: arrays[method] for method in ("t-SNE", "UMAP")})
+
+
+def make_maps(features: np.ndarray, n_points: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Indices (m,) of at most n_points of the features (n, d), drawn at random, and their "t-SNE" and "UMAP" (m, 2) float32."""
+    import umap  # takes seconds, and most users never need it
+
+    indices = np.sort(np.random.default_rng(seed).choice(len(features), min(n_points, len(features)), replace=False))
+    points = geometry.normalise(features[indices])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of umap, about its own seed and threads
+        tsne = TSNE(init="pca", perplexity=30, random_state=seed).fit_transform(points)
+        return {"indices": indices, "t-SNE": tsne, "UMAP": umap.UMAP(random_state=seed).fit_transform(points)}
+
+
+def embedding(maps: Maps, labels: np.ndarray, classes: Sequence[str], assignments: np.ndarray, title: str) -> Figure:
+    """Figure 2: each map coloured by the classes (n,) of the pool's points and by their k-means clusters (n,)."""
+    figure, axes = plt.subplots(2, len(maps.places), figsize=(5 * len(maps.places), 8.6), layout="constrained", squeeze=False)
+    clusters = [str(k + 1) for k in range(assignments.max() + 1)]
+    for (above, below), (name, places) in zip(axes.T, maps.places.items(), strict=True):
+        _scatter_groups(above, places, labels[maps.indices], GROUPS, classes)
+        _scatter_groups(below, places, assignments[maps.indices], CLUSTERS, clusters)
+        above.set_title(f"{name}, coloured by class")
+        below.set_title(f"{name}, coloured by k-means cluster")
+    figure.suptitle(title)
     return figure
 
 
-def _scatter_groups(
-    ax: Axes, points: np.ndarray, groups: np.ndarray, names: Sequence[str], palette: Sequence = GROUPS, faint: bool = False
-) -> None:
-    """Points in the colour of their group, the group's name at its median."""
-    colors = np.array([palette[k % len(palette)] for k in range(len(names))])
-    ax.scatter(*points.T, s=5, c=colors[groups], alpha=0.25 if faint else 0.6, linewidths=0, rasterized=True)
-    if not faint:
-        box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
-        for k, name in enumerate(names):
-            if (groups == k).any():
-                ax.text(*np.median(points[groups == k], axis=0), name, ha="center", va="center", fontsize=9, bbox=box)
-    ax.set(xticks=[], yticks=[])
-    sns.despine(ax=ax, left=True, bottom=True)
-
-
-# -- 03: queries ---------------------------------------------------------------------------------------------------------------
+def _scatter_groups(ax: Axes, points: np.ndarray, groups: np.ndarray, palette: Sequence, names: Sequence[str] = ()) -> None:
+    """Points in the colour of their group, the group's name at its median; faint where groups have no names."""
+    colors = np.array(palette)[groups % len(palette)]
+    ax.scatter(*points.T, s=5, c=colors, alpha=0.6 if len(names) else 0.25, linewidths=0, rasterized=True)
+    box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
+    for k in np.unique(groups) if len(names) else ():
+        ax.text(*np.median(points[groups == k], axis=0), names[k], ha="center", va="center", fontsize=9, bbox=box)
+    ax.set_axis_off()
 
 
 def queries(
-    points: np.ndarray, assignments: np.ndarray, picks: Mapping[str, np.ndarray], gaps: Mapping[str, np.ndarray], title: str
+    maps: Maps, assignments: np.ndarray, picks: Mapping[str, np.ndarray], gaps: Mapping[str, np.ndarray], title: str
 ) -> Figure:
-    """Figure 3: where each strategy's picks (B, 2) lie on the map (m, 2), and how far they are (B,) from the nearest other centre.
+    """Figure 3: each strategy's picks, placed (B, 2) on the UMAP, and their distance (B,) to the nearest other centre.
 
-    picks and gaps are by strategy; entry b of each belongs to the same cluster.
+    assignments (n,): of the pool. picks and gaps are by strategy; entry b of each belongs to the same cluster.
     """
-    figure, axes = plt.subplots(1, len(picks) + 1, figsize=(15, 5), layout="constrained", width_ratios=[1] * len(picks) + [0.9])
+    figure, axes = plt.subplots(1, len(picks) + 1, figsize=(15, 5), width_ratios=[1] * len(picks) + [0.9], layout="constrained")
     for ax, (strategy, places) in zip(axes, picks.items(), strict=False):
-        _scatter_groups(ax, points, assignments, range(assignments.max() + 1), CLUSTERS, faint=True)
-        _mark(ax, places, strategy)
-        ax.set_title(f"{STRATEGIES[strategy][0]} queries", color=STRATEGIES[strategy][1])
-    _dumbbells(axes[-1], gaps)
-    figure.suptitle(title, fontweight="bold")
+        _draw_picks(ax, maps, assignments, [places], strategy)
+    distances = pd.DataFrame(gaps).sort_values(next(iter(gaps)), ignore_index=True)  # so that the shift is seen at once
+    axes[-1].hlines(distances.index, distances.min(axis=1), distances.max(axis=1), color="0.75", zorder=1)
+    for strategy, values in distances.items():
+        color, marker, _ = STYLES[strategy]
+        axes[-1].scatter(values, distances.index, color=color, marker=marker, s=55, label=LABELS[strategy])
+    axes[-1].set(yticks=[], ylabel="queried cluster", title="How near to other clusters")
+    axes[-1].set_xlabel("distance to the nearest other centre\n← nearer to the boundary")
+    axes[-1].legend(loc="lower right")
+    figure.suptitle(title)
     return figure
 
 
-def _mark(ax: Axes, places: np.ndarray, strategy: str, **style: Any) -> None:
-    _, color, marker, _ = STRATEGIES[strategy]
-    ax.scatter(*places.T, **({"s": 110, "color": color, "edgecolors": "white", "linewidths": 1.5} | style), marker=marker, zorder=3)
+def query_round(maps: Maps, groups: np.ndarray, rounds: Mapping[str, Sequence[np.ndarray]], number: int) -> Figure:
+    """One frame of the animation: the picks (B, 2) of each strategy up to round `number` (from 0), the newest ones large.
 
-
-def _dumbbells(ax: Axes, gaps: Mapping[str, np.ndarray]) -> None:
-    """One line per cluster, from one strategy's distance to the other's; sorted, so that the shift is seen at once."""
-    order = np.argsort(next(iter(gaps.values())))
-    heights = np.arange(len(order))
-    stacked = np.array([values[order] for values in gaps.values()])
-    ax.hlines(heights, stacked.min(axis=0), stacked.max(axis=0), color="0.75", zorder=1)
-    for strategy, values in gaps.items():
-        label, color, marker, _ = STRATEGIES[strategy]
-        ax.scatter(values[order], heights, color=color, marker=marker, s=55, label=label)
-    ax.set(yticks=[], ylabel="queried cluster", xlabel="distance to the nearest other centre\n← nearer to the boundary")
-    ax.set_title("How near to other clusters")
-    ax.legend(loc="lower right")
-
-
-def query_round(points: np.ndarray, assignments: np.ndarray, rounds: Mapping[str, Sequence[np.ndarray]], number: int) -> Figure:
-    """One frame of the animation: picks (B, 2) of each strategy up to round `number` (from 0), the newest ones large."""
+    groups (n,): the clusters or classes of the pool, in whose colours the UMAP is drawn.
+    """
     figure, axes = plt.subplots(1, len(rounds), figsize=(10, 5.2), layout="constrained")
     for ax, (strategy, places) in zip(axes, rounds.items(), strict=True):
-        _scatter_groups(ax, points, assignments, range(assignments.max() + 1), CLUSTERS, faint=True)
-        if number:
-            _mark(ax, np.concatenate(places[:number]), strategy, s=40, alpha=0.75, linewidths=0.7)
-        _mark(ax, places[number], strategy)
-        ax.set_title(STRATEGIES[strategy][0], color=STRATEGIES[strategy][1])
-    labeled = sum(len(places) for places in next(iter(rounds.values()))[: number + 1])
-    figure.suptitle(f"Round {number + 1}: {labeled} labels", fontweight="bold")
+        _draw_picks(ax, maps, groups, places[: number + 1], strategy)
+    labeled = sum(map(len, next(iter(rounds.values()))[: number + 1]))
+    figure.suptitle(f"Round {number + 1}: {labeled} labels")
     return figure
+
+
+def _draw_picks(ax: Axes, maps: Maps, groups: np.ndarray, rounds: Sequence[np.ndarray], strategy: str) -> None:
+    """The UMAP, faint, with the picks (B, 2) of each round, the newest ones large."""
+    _scatter_groups(ax, maps.places["UMAP"], groups[maps.indices], CLUSTERS)
+    color, marker, _ = STYLES[strategy]
+    for age, places in enumerate(reversed(rounds)):
+        style = {"s": 40, "alpha": 0.75, "linewidths": 0.7, "zorder": 3} if age else {"s": 110, "linewidths": 1.5, "zorder": 4}
+        ax.scatter(*places.T, color=color, marker=marker, edgecolors="white", **style)
+    ax.set_title(LABELS[strategy], color=color)
 
 
 def thumbnails(images: Mapping[str, np.ndarray], captions: Mapping[str, Sequence[str]]) -> Figure:
-    """The queried images uint8 (B, 3, height, width) of each strategy, a row each."""
-    width = max(len(row) for row in images.values())
+    """The queried images uint8 (B, 3, height, width) of each strategy and their captions (B,), a row each."""
+    width = len(next(iter(images.values())))
     figure, axes = plt.subplots(len(images), width, figsize=(1.1 * width, 1.5 * len(images)), layout="constrained", squeeze=False)
-    for ax in axes.flat:
-        ax.set_axis_off()
     for row, (strategy, pictures) in zip(axes, images.items(), strict=True):
-        for ax, picture, caption in zip(row, pictures, captions[strategy], strict=False):
+        for ax, picture, caption in zip(row, pictures, captions[strategy], strict=True):
             ax.imshow(picture.transpose(1, 2, 0), interpolation="nearest")
             ax.set_title(caption, fontsize=8, fontweight="normal")
-        row[0].text(-0.15, 0.5, STRATEGIES[strategy][0], transform=row[0].transAxes, rotation=90, ha="right", va="center")
+            ax.set_axis_off()
+        row[0].text(-0.15, 0.5, LABELS[strategy], transform=row[0].transAxes, rotation=90, ha="right", va="center")
     return figure
-
-
-# -- 04: SUP against typicality ------------------------------------------------------------------------------------------------
 
 
 def sup_against_typicality(
@@ -261,181 +268,131 @@ def sup_against_typicality(
 ) -> Figure:
     """Figure 4: scatter of the two scores (n,) with their distributions, coloured by cluster (n,)."""
     shown = np.random.default_rng(seed).permutation(len(sup))[:DRAWN_POINTS]
-    colors = [CLUSTERS[k % len(CLUSTERS)] for k in assignments[shown]]
+    colors = np.array(CLUSTERS)[assignments[shown] % len(CLUSTERS)]
     grid = sns.JointGrid(x=typicality[shown], y=sup[shown], height=6, ratio=6)
     grid.ax_joint.scatter(typicality[shown], sup[shown], c=colors, s=7, alpha=0.6, linewidths=0, rasterized=True)
     grid.ax_joint.set_xscale("log")  # images that are in the set more than once are very typical
     grid.plot_marginals(sns.histplot, color="0.6", element="step", bins=50)
-    for axis in (grid.ax_joint.xaxis, grid.ax_marg_x.xaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axis.set_minor_formatter(NullFormatter())
+    ticks = {"major_locator": LogLocator(subs=(1, 2, 3, 5)), "major_formatter": StrMethodFormatter("{x:g}")}
+    grid.ax_joint.xaxis.set(**ticks, minor_formatter=NullFormatter())
     grid.set_axis_labels("typicality (Eq. 1)", "SUP (Eq. 3), larger = nearer to the boundary")
-    within = correlation.per_cluster[np.isfinite(correlation.per_cluster)]
-    text = f"Spearman's ρ\nall points: {correlation.overall:.2f}\nwithin clusters: {within.min():.2f} to {within.max():.2f}"
+    low, high = np.nanmin(correlation.per_cluster), np.nanmax(correlation.per_cluster)
+    text = f"Spearman's ρ\nall points: {correlation.overall:.2f}\nwithin clusters: {low:.2f} to {high:.2f}"
     box = {"boxstyle": "round", "facecolor": "white", "edgecolor": "0.8"}
     grid.ax_joint.text(0.97, 0.97, text, transform=grid.ax_joint.transAxes, ha="right", va="top", fontsize=10, bbox=box)
     return grid.figure
 
 
-# -- 05 to 07: accuracy -------------------------------------------------------------------------------------------------------
-
-
-def panel_title(panel: Sequence[str], framework: bool = True) -> str:
-    """The name of a panel (dataset, framework, budget), with or without the framework."""
-    dataset, name, budget = panel
-    parts = [TITLES.get(dataset, dataset), name.upper() if framework else "", budget]
-    return ", ".join(filter(None, parts))
+# -- accuracy, claims, settings -------------------------------------------------------------------------------------------------
 
 
 def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title: str, measure: str = "accuracy") -> Figure:
     """Figures 5 and 6: accuracy against labels with 95 % intervals over seeds, and below it the paired difference to `reference`.
 
-    table has the columns of sweep.run. A column of panels per data set and budget, at most four in a row; a framework starts a
-    row. Of more than five strategies the highlighted ones stand out. measure: one of analysis.MEASURES; a panel without it is left
-    out.
+    table has the columns of sweep.run. A column of panels for each data set and budget, at most four in a row; a framework starts
+    a row. Of more than five strategies the highlighted ones stand out. reference: one of the strategies. measure: one of
+    analysis.MEASURES; a panel without it is left out.
     """
-    table = table.dropna(subset=[measure])
-    strategies = [name for name in strategies if name in set(table["strategy"])]
-    figure, grid = _paired_panels(table)
-    frameworks = table["framework"].nunique() > 1
+    figure, grid = _panels(table.dropna(subset=[measure]), heights=(3, 2))
+    few = len(set(strategies) & set(table["strategy"])) <= FEW
     for panel, (above, below) in grid.items():
-        part = analysis.panel_of(table, panel)
-        _draw_accuracy(above, part, strategies, measure)
-        _draw_differences(below, part, strategies, reference, measure)
-        above.set_title(panel_title(panel, frameworks) + ("" if frameworks else " budget"), fontsize=12)
+        values = analysis.units(measure) * _by_strategy(table, panel, strategies, measure)
+        _draw_lines(above, values, few)
+        below.axhline(0, color=STYLES[reference][0], linewidth=1.5, zorder=1)
+        _draw_lines(below, values.sub(values[reference], axis=0).drop(columns=reference), few)
+        above.tick_params(labelbottom=False)
+        below.sharex(above)
+        below.set_xlabel("labels")
         if above.get_subplotspec().is_first_col():
             above.set_ylabel(MEASURES[measure])
-            below.set_ylabel(f"{'classes' if measure == 'classes' else 'points'} above\n{STRATEGIES[reference][0]}")
-    _legend_below(figure, strategies, columns=5 if len(grid) > 1 else 2)  # not wider than the figure
-    figure.suptitle(title, fontweight="bold")
+            below.set_ylabel(f"{'classes' if measure == 'classes' else 'points'} above\n{LABELS[reference]}")
+    _legend_below(figure, columns=5 if len(grid) > 1 else 2)  # not wider than the figure
+    figure.suptitle(title)
     return figure
-
-
-def _paired_panels(table: pd.DataFrame) -> tuple[Figure, dict[tuple[str, ...], tuple[Axes, Axes]]]:
-    """For each panel of the table an upper and a lower axes; rows of at most four panels, each of one framework."""
-    panels = list(table[analysis.PANEL].drop_duplicates().itertuples(index=False, name=None))
-    by_framework = [[p for p in panels if p[1] == framework] for framework in dict.fromkeys(p[1] for p in panels)]
-    blocks = [group[i : i + 4] for group in by_framework for i in range(0, len(group), 4)]
-    width = max(map(len, blocks))
-    figure = plt.figure(figsize=(1 + 3.6 * width, 0.4 + 6 * len(blocks)), layout="constrained")
-    cells = figure.add_gridspec(2 * len(blocks), width, height_ratios=[3, 2] * len(blocks))
-    grid = {}
-    for (row, block), column in itertools.product(enumerate(blocks), range(width)):
-        if column < len(block):
-            above = figure.add_subplot(cells[2 * row, column])
-            grid[block[column]] = above, figure.add_subplot(cells[2 * row + 1, column], sharex=above)
-            above.tick_params(labelbottom=False)
-    return figure, grid
-
-
-def _legend_below(figure: Figure, strategies: Sequence[str], columns: int = 5) -> None:
-    """One legend for all axes, in the order of the strategies."""
-    known = _labelled(figure)
-    labels = [STRATEGIES[name][0] for name in strategies if STRATEGIES[name][0] in known]
-    figure.legend([known[label] for label in labels], labels, loc="outside lower center", ncols=columns, handlelength=3)
-
-
-def _labelled(figure: Figure) -> dict[str, Any]:
-    """What a legend of all axes holds, each label once."""
-    known = {}
-    for ax in figure.axes:
-        handles, labels = ax.get_legend_handles_labels()
-        known |= dict(zip(labels, handles, strict=True))
-    return known
-
-
-def _draw_accuracy(ax: Axes, part: pd.DataFrame, strategies: Sequence[str], measure: str) -> None:
-    summary, scale = analysis.summarise(part, measure), analysis.units(measure)
-    for strategy in strategies:
-        rows = summary[summary["strategy"] == strategy]
-        bands = (scale * rows[name] for name in ("mean", "low", "high"))
-        _draw_band(ax, strategy, rows["labels"], *bands, stands_out=_stands_out(strategy, strategies))
-    _keep_means_apart(ax)
-
-
-def _keep_means_apart(ax: Axes) -> None:
-    """With two or three seeds intervals are so wide that the means would lie on one line: the axis then ends before they do."""
-    means = np.concatenate([line.get_ydata() for line in ax.get_lines()])
-    low, high = means.min(), means.max()
-    bottom, top = ax.get_ylim()
-    if high > low:
-        ax.set_ylim(max(bottom, 2 * low - high), min(top, 2 * high - low))
-
-
-def _draw_differences(ax: Axes, part: pd.DataFrame, strategies: Sequence[str], reference: str, measure: str) -> None:
-    ax.axhline(0, color=STRATEGIES[reference][1], linewidth=1.5)
-    known = set(part["strategy"])
-    for strategy in strategies:
-        if strategy == reference or not {strategy, reference} <= known:
-            continue
-        by_labels = analysis.paired_differences(part, strategy, reference, measure).groupby("labels")["difference"]
-        intervals = {labels: analysis.mean_interval(values) for labels, values in by_labels}
-        bands = np.array([(i.mean, i.low, i.high) for i in intervals.values()]).reshape(-1, 3).T
-        _draw_band(ax, strategy, list(intervals), *bands, stands_out=_stands_out(strategy, strategies))
-    _keep_means_apart(ax)
-    ax.set_xlabel("labels")
-
-
-def _stands_out(strategy: str, strategies: Sequence[str]) -> bool:
-    return strategy in HIGHLIGHTED or len(strategies) <= FEW
-
-
-def _draw_band(ax: Axes, strategy: str, x: Any, mean: Any, low: Any, high: Any, stands_out: bool = True) -> None:
-    label, color, marker, line = STRATEGIES[strategy]
-    width, size, order, alpha = (1.8, 5, 3, 0.15) if stands_out else (1, 4, 2, 0.06)
-    ax.plot(x, mean, color=color, marker=marker, linestyle=line, linewidth=width, markersize=size, label=label, zorder=order)
-    low, high = (np.where(np.isfinite(bound), bound, mean) for bound in (low, high))  # of one seed there is no band
-    ax.fill_between(x, low, high, color=color, alpha=alpha, linewidth=0, zorder=order - 2)
 
 
 def class_coverage(
     table: pd.DataFrame, strategies: Sequence[str], title: str, n_classes: Mapping[str, int] | None = None
 ) -> Figure:
     """How many classes have a label, against labels, with 95 % intervals over seeds; dashed: all of a data set's n_classes."""
-    table = table.dropna(subset=["classes"])
-    panels = list(table[analysis.PANEL].drop_duplicates().itertuples(index=False, name=None))
-    columns = min(4, len(panels))
-    rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(1 + 3.6 * columns, 0.6 + 3.4 * rows), layout="constrained", squeeze=False)
-    for ax, panel in itertools.zip_longest(axes.flat, panels):
-        if panel is None:
-            ax.set_axis_off()
-            continue
-        _draw_accuracy(ax, analysis.panel_of(table, panel), strategies, "classes")
-        if total := (n_classes or {}).get(panel[0]):
-            ax.axhline(total, color="0.5", linestyle="--", linewidth=1, zorder=1)
-        ax.set(xlabel="labels", title=panel_title(panel, table["framework"].nunique() > 1))
+    figure, grid = _panels(table.dropna(subset=["classes"]), heights=(3,))
+    for panel, (ax,) in grid.items():
+        _draw_lines(ax, _by_strategy(table, panel, strategies, "classes"), few=len(strategies) <= FEW)
+        if n_classes and panel[0] in n_classes:
+            ax.axhline(n_classes[panel[0]], color="0.5", linestyle="--", linewidth=1, zorder=1)
+        ax.set(xlabel="labels", ylabel=MEASURES["classes"] if ax.get_subplotspec().is_first_col() else "")
         ax.set_ylim(bottom=0)
-    for ax in axes[:, 0]:
-        ax.set_ylabel(MEASURES["classes"])
-    _legend_below(figure, strategies)
-    figure.suptitle(title, fontweight="bold")
+    _legend_below(figure)
+    figure.suptitle(title)
     return figure
+
+
+def _panels(table: pd.DataFrame, heights: Sequence[float]) -> tuple[Figure, dict[tuple[str, ...], Sequence[Axes]]]:
+    """For each panel of the table a column of axes of these heights; at most four columns in a row, all of one framework."""
+    panels = list(table[analysis.PANEL].drop_duplicates().itertuples(index=False, name=None))
+    frameworks = list(dict.fromkeys(framework for _, framework, _ in panels))
+    groups = [[panel for panel in panels if panel[1] == framework] for framework in frameworks]
+    blocks = [group[i : i + 4] for group in groups for i in range(0, len(group), 4)]
+    rows, width = len(blocks), max(map(len, blocks))
+    size = (1 + 3.6 * width, 0.4 + 1.2 * rows * sum(heights))
+    _, axes = plt.subplots(
+        rows * len(heights), width, figsize=size, height_ratios=[*heights] * rows, squeeze=False, layout="constrained"
+    )
+    grid = {}
+    for part, block in zip(axes.reshape(rows, len(heights), width).swapaxes(1, 2), blocks, strict=True):
+        for column, panel in itertools.zip_longest(part, block):
+            if panel is None:
+                for ax in column:
+                    ax.remove()
+                continue
+            grid[panel] = column
+            title = panel if len(frameworks) > 1 else (panel[0], "", f"{panel[2]} budget")
+            column[0].set_title(analysis.panel_title(*title), fontsize=12)
+    return axes[0, 0].figure, grid
+
+
+def _by_strategy(table: pd.DataFrame, panel: Sequence[str], strategies: Sequence[str], measure: str) -> pd.DataFrame:
+    """A measure in one panel: a row for each seed and number of labels, a column for each strategy."""
+    part = analysis.panel_of(table, panel)
+    return part.pivot(index=["seed", "labels"], columns="strategy", values=measure).reindex(columns=strategies)
+
+
+def _draw_lines(ax: Axes, values: pd.DataFrame, few: bool) -> None:
+    """Mean over the seeds and its 95 % interval, against labels: a line for each strategy, all of them alike if they are few."""
+    for strategy, column in values.dropna(axis=1, how="all").items():
+        color, marker, line = STYLES[strategy]
+        width, size, order, alpha = (1.8, 5, 3, 0.15) if few or strategy in HIGHLIGHTED else (1, 4, 2, 0.06)
+        style = {"color": color, "marker": marker, "linestyle": line, "linewidth": width, "markersize": size, "mec": color}
+        style |= {"zorder": order, "label": LABELS[strategy]}
+        band = {"alpha": alpha, "linewidth": 0, "zorder": order - 2}
+        rows = column.dropna().rename("value").reset_index()
+        sns.lineplot(rows, x="labels", y="value", errorbar=_interval, err_kws=band, legend=False, ax=ax, **style)
+    ax.set(xlabel="", ylabel="")
+    # With two or three seeds intervals are so wide that the means would lie on one line: the axis then ends before they do.
+    means = np.concatenate([line.get_ydata() for line in ax.get_lines()])
+    low, high, (bottom, top) = means.min(), means.max(), ax.get_ylim()
+    if high > low:
+        ax.set_ylim(max(bottom, 2 * low - high), min(top, 2 * high - low))
+
+
+def _interval(values: pd.Series) -> tuple[float, float]:
+    return astuple(analysis.mean_interval(values))[1:]
 
 
 def win_matrix(matrix: pd.DataFrame, title: str) -> Figure:
     """analysis.win_matrix as a heat map, in per cent, the strategy that wins most on top, with the mean of each row."""
     order = matrix.mean(axis=1).sort_values(ascending=False, kind="stable").index
-    shares = 100 * matrix.loc[order, order].mask(np.eye(len(order), dtype=bool))
-    names = [STRATEGIES[name][0] for name in order]
+    shares = 100 * matrix.loc[order, order].mask(np.eye(len(order), dtype=bool)).rename(index=LABELS, columns=LABELS)
     side = 2.6 + 0.62 * len(order)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(side + 1.2, side - 0.6), layout="constrained", width_ratios=[len(order), 1])
+    figure, ax = plt.subplots(figsize=(side + 1.2, side - 0.6), layout="constrained")
     style = {"vmin": 0, "vmax": 100, "cmap": "Blues", "cbar": False, "annot": True, "fmt": ".0f", "linewidths": 1}
-    sns.heatmap(shares, ax=left, xticklabels=names, yticklabels=names, **style)
-    sns.heatmap(shares.mean(axis=1).to_frame(), ax=right, xticklabels=["mean"], yticklabels=False, **style)
-    left.set(ylabel="this strategy ...", xlabel="... is clearly better than this one (% of panels and rounds)")
-    left.set_xticks(left.get_xticks(), names, rotation=40, ha="right", rotation_mode="anchor")
-    for ax in (left, right):
-        ax.tick_params(length=0)
-        sns.despine(ax=ax, left=True, bottom=True)
-    right.set(ylabel="", xlabel="")
-    left.tick_params(axis="y", rotation=0)
-    figure.suptitle(title, fontweight="bold")
+    sns.heatmap(shares.assign(mean=shares.mean(axis=1)), ax=ax, **style)
+    ax.axvline(len(order), color="white", linewidth=8)  # sets the means apart
+    ax.set(ylabel="this strategy ...", xlabel="... is clearly better than this one (% of panels and rounds)", title=title)
+    ax.tick_params(axis="y", length=0, rotation=0)
+    ax.tick_params(axis="x", length=0)
+    plt.setp(ax.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
     return figure
-
-
-# -- the claims ----------------------------------------------------------------------------------------------------------------
 
 
 def forest(comparisons: pd.DataFrame, title: str) -> Figure:
@@ -445,148 +402,87 @@ def forest(comparisons: pd.DataFrame, title: str) -> Figure:
     else each panel has a row. Shaded: where the claim wants the interval to be. Rows that do not count are left out.
     """
     shown = comparisons[comparisons["counts"] & comparisons["verdict"].isin(list(VERDICTS))]
-    by_claim = [(name, _with_rows(rows)) for name, rows in shown.groupby("claim", sort=False)]
-    heights = [_height(rows) for _, rows in by_claim]
-    columns = _two_columns(heights)
-    figure = plt.figure(figsize=(14, 0.9 + max(sum(heights[i] for i in column) for column in columns)), layout="constrained")
-    for part, column in zip(figure.subfigures(1, 2), columns, strict=True):
-        if column:
-            axes = part.subplots(len(column), 1, height_ratios=[heights[i] for i in column], squeeze=False)[:, 0]
-            for ax, i in zip(axes, column, strict=True):
-                _draw_forest(ax, *by_claim[i])
-    _verdict_legend(figure)
-    figure.suptitle(title, fontweight="bold")
-    return figure
-
-
-def _with_rows(rows: pd.DataFrame) -> pd.DataFrame:
-    """With the label and the height of each comparison's row, and its place in the row."""
-    several = rows["what"].nunique() > 1
-    labels = rows["what"] if several else rows["panel"]
-    number = pd.Series(pd.factorize(labels)[0], index=rows.index)
-    size = labels.map(labels.value_counts())
-    place = labels.groupby(labels).cumcount()
-    return rows.assign(label=labels, y=number + 0.7 * ((place + 0.5) / size - 0.5))
-
-
-def _height(rows: pd.DataFrame) -> float:
-    """Of an axes, in inches."""
-    return 0.9 + sum(0.1 + max(0.2, 0.075 * size) for size in rows["label"].value_counts())
-
-
-def _two_columns(heights: Sequence[float]) -> tuple[list[int], list[int]]:
-    """Indices for the left and the right column, in order, cut where the taller one is lowest."""
-    cut = min(range(1, len(heights) + 1), default=0, key=lambda i: max(sum(heights[:i]), sum(heights[i:])))
-    return list(range(cut)), list(range(cut, len(heights)))
-
-
-def _draw_forest(ax: Axes, name: str, rows: pd.DataFrame) -> None:
-    small = 3.5 if len(rows) > 12 else 6
-    for verdict, part in rows.groupby("verdict"):
-        color, marker = VERDICTS[verdict]
-        low, high = (part[bound].where(np.isfinite(part[bound]), part["mean"]) for bound in ("low", "high"))
-        ax.hlines(part["y"], low, high, color=color, linewidth=1.2)
-        ax.scatter(part["mean"], part["y"], color=color, marker=marker, s=small**2, zorder=3)
-    _shade_expected(ax, rows)
-    ax.set_yticks(range(rows["label"].nunique()), rows["label"].unique(), fontsize=8)
-    ax.set_ylim(rows["label"].nunique() - 0.4, -0.6)
-    ax.tick_params(axis="x", labelsize=8)
-    ax.tick_params(axis="y", length=0)
-    ax.set_title(name, loc="left", fontsize=10)
-    ax.set_xlabel({"points": "points of accuracy", "rho": "Spearman's ρ", "distance": "distance"}[rows["unit"].iloc[0]], fontsize=8)
-
-
-def _shade_expected(ax: Axes, rows: pd.DataFrame) -> None:
-    """Where the claim says that the means lie, row by row."""
-    ax.axvline(0, color="0.3", linewidth=1)
-    limits = ax.get_xlim()
-    for number, label in enumerate(rows["label"].unique()):
-        expected = rows.loc[rows["label"] == label, "expected"].iloc[0]
-        margin = float(expected.rpartition("±")[2]) if "±" in expected else 0
-        start, end = (-margin, margin) if margin else (0, 1e9) if expected.startswith(">") else (-1e9, 0)
-        ax.fill_between([start, end], number - 0.5, number + 0.5, color="#56B4E9", alpha=0.15, linewidth=0, zorder=0)
-    ax.set_xlim(limits)
-
-
-def _verdict_legend(figure: Figure) -> None:
+    claims = [rows for _, rows in shown.groupby("claim", sort=False)]
+    claims = [rows.assign(row=rows["what" if rows["what"].nunique() > 1 else "panel"]) for rows in claims]
+    heights = [0.9 + sum(0.1 + max(0.2, 0.075 * size) for size in rows["row"].value_counts()) for rows in claims]  # inches
+    cuts = range(1, len(claims) + 1)
+    cut = min(cuts, default=0, key=lambda i: max(sum(heights[:i]), sum(heights[i:])))  # the two columns are about as tall
+    columns = slice(cut), slice(cut, None)
+    figure = plt.figure(figsize=(14, 0.9 + max(sum(heights[part]) for part in columns)), layout="constrained")
+    for side, part in zip(figure.subfigures(1, 2), columns, strict=True):
+        if claims[part]:
+            axes = side.subplots(len(claims[part]), 1, height_ratios=heights[part], squeeze=False)
+            for ax, rows in zip(axes.flat, claims[part], strict=True):
+                _draw_claim(ax, rows)
     handles = [Line2D([], [], color=color, marker=marker, label=name) for name, (color, marker) in VERDICTS.items()]
     handles.append(Patch(color="#56B4E9", alpha=0.15, label="where the claim puts it"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    figure.suptitle(title)
+    return figure
 
 
-# -- 07: sensitivity -----------------------------------------------------------------------------------------------------------
+def _draw_claim(ax: Axes, rows: pd.DataFrame) -> None:
+    size = 12 if len(rows) > 12 else 36
+    for y, (_, part) in enumerate(rows.groupby("row", sort=False)):
+        heights = y + 0.7 * ((np.arange(len(part)) + 0.5) / len(part) - 0.5)
+        for height, one in zip(heights, part.itertuples(), strict=True):
+            color, marker = VERDICTS[one.verdict]
+            if np.isfinite(one.low):
+                ax.hlines(height, one.low, one.high, color=color, linewidth=1.2)
+            ax.scatter(one.mean, height, color=color, marker=marker, s=size, zorder=3)
+    ax.axvline(0, color="0.3", linewidth=1)
+    ax.set(xlim=ax.get_xlim(), ylim=(rows["row"].nunique() - 0.4, -0.6))
+    for y, expected in enumerate(rows.drop_duplicates("row")["expected"]):
+        margin = float(expected.rpartition("±")[2]) if "±" in expected else 0
+        where = (-margin, margin) if margin else (0, 1e9) if expected.startswith(">") else (-1e9, 0)
+        ax.fill_between(where, y - 0.5, y + 0.5, color="#56B4E9", alpha=0.15, linewidth=0, zorder=0)
+    ax.set_yticks(range(rows["row"].nunique()), rows["row"].unique())
+    ax.tick_params(labelsize=8)
+    ax.tick_params(axis="y", length=0)
+    ax.set_title(rows["claim"].iloc[0], loc="left", fontsize=10)
+    ax.set_xlabel(UNITS[rows["unit"].iloc[0]], fontsize=8)
 
 
 def sensitivity(table: pd.DataFrame, defaults: Mapping[str, Any], rival: pd.DataFrame, title: str) -> Figure:
     """What each setting does: points of accuracy against the default setting, with 95 % intervals, a panel for each setting.
 
-    table: a row for each setting, value, dataset and budget, with the paired difference's mean, low and high, in points.
-    defaults: the value of each setting at which the difference is zero; marked. A setting whose values are not all numbers has
-    them side by side, as they come.
-    rival: rows with dataset, budget, mean and strategy (which turns the knob), and the mean by which another one, in the column
-    rival, is ahead of that strategy's default: drawn as a line for settings to reach.
+    table: a row for each setting, value, dataset and budget, with the paired difference's mean, low and high, in points. The values
+    of a setting stand side by side, as they come.
+    defaults: the value of each setting at which the difference is zero; marked.
+    rival: rows with dataset, mean and strategy (which turns the knob), and the mean by which another one, in the column rival, is
+    ahead of that strategy's default: drawn as a line for settings to reach.
     """
-    settings = list(table["setting"].unique())
+    settings = dict(list(table.groupby("setting", sort=False)))
     columns = min(3, len(settings))
     rows = -(-len(settings) // columns)
     size = (1 + 4 * columns, 1 + 3.1 * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, sharey=True)
-    for ax, setting in itertools.zip_longest(axes.flat, settings):
-        if setting is None:
-            ax.set_axis_off()
-        else:
-            _draw_sensitivity(ax, table[table["setting"] == setting], defaults.get(setting), setting)
-            _draw_rival(ax, table[table["setting"] == setting], rival)
+    for ax in axes.flat[len(settings) :]:
+        ax.set_axis_off()
+    for ax, (setting, part) in zip(axes.flat, settings.items(), strict=False):
+        _draw_setting(ax, part, rival[rival["strategy"].isin(part["strategy"])])
+        ax.axvline(str(defaults[setting]), color="0.6", linewidth=1, linestyle=":", zorder=1, label="default")
+        ax.set_title(SETTINGS.get(setting, setting), fontsize=12)
     for ax in axes[:, 0]:
         ax.set_ylabel("points above the default")
-    known = _labelled(figure)
-    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=5)
-    figure.suptitle(title, fontweight="bold")
+    _legend_below(figure)
+    figure.suptitle(title)
     return figure
 
 
-def _draw_sensitivity(ax: Axes, part: pd.DataFrame, default: Any, setting: str) -> None:
-    """One panel: a line per data set (colour) and budget (filled or open marks, solid or dashed)."""
-    places = _places(ax, [*part["value"], *([] if default is None else [default])])
+def _draw_setting(ax: Axes, part: pd.DataFrame, rival: pd.DataFrame) -> None:
+    """A line for each data set (colour) and budget (filled or open marks, solid or dashed), and how far the rival is ahead."""
+    colors = dict(zip(part["dataset"].unique(), itertools.cycle(DATASETS), strict=False))
     ax.axhline(0, color="0.6", linewidth=1, zorder=1)
-    if default is not None:
-        ax.axvline(places[default], color="0.6", linewidth=1, linestyle=":", zorder=1, label="default")
-    palette = _palette(part)
     for (dataset, budget), rows in part.groupby(["dataset", "budget"], sort=False):
-        ordered = rows.assign(x=[places[value] for value in rows["value"]]).sort_values("x")
-        tiny = budget == "tiny"
-        style = {"marker": "o", "markerfacecolor": palette[dataset] if tiny else "white", "linestyle": "-" if tiny else "--"}
+        color, values = colors[dataset], rows["value"].map(str)
+        style = {"linestyle": "-"} if budget == "tiny" else {"linestyle": "--", "markerfacecolor": "white"}
         label = f"{TITLES.get(dataset, dataset)}, {budget}"
-        ax.plot(ordered["x"], ordered["mean"], color=palette[dataset], markersize=5, label=label, **style)
-        ax.fill_between(ordered["x"], ordered["low"], ordered["high"], color=palette[dataset], alpha=0.1, linewidth=0)
-    ax.set_title(SETTINGS.get(setting, setting), fontsize=12)
-
-
-def _palette(part: pd.DataFrame) -> dict[str, str]:
-    """A colour for each data set, in the order in which they come."""
-    return {name: DATASETS[i % len(DATASETS)] for i, name in enumerate(part["dataset"].unique())}
-
-
-def _draw_rival(ax: Axes, part: pd.DataFrame, rival: pd.DataFrame) -> None:
-    """How far the rival is ahead of the default, a dashed line in the colour of each data set."""
-    palette = _palette(part)
-    for row in rival[rival["strategy"].isin(part["strategy"])].itertuples():
-        label = f"{STRATEGIES[row.rival][0]}, {TITLES.get(row.dataset, row.dataset)}"
-        ax.axhline(row.mean, color=palette[row.dataset], linewidth=1.2, linestyle=(0, (5, 3)), label=label)
-
-
-def _places(ax: Axes, values: Sequence[Any]) -> dict[Any, float]:
-    """Where each value stands on the x axis: at itself, on a logarithmic axis if they span a factor of ten, or side by side."""
-    values = list(dict.fromkeys(values))
-    numbers = all(isinstance(v, int | float | np.number) and not isinstance(v, bool) and np.isfinite(v) for v in values)
-    if not numbers:
-        ax.set_xticks(range(len(values)), [str(value) for value in values])
-        return dict(zip(values, range(len(values)), strict=True))
-    if min(values) > 0 and max(values) >= 10 * min(values):
-        ax.set_xscale("log")
-        ax.set_xticks(sorted(values), [f"{value:g}" for value in sorted(values)])
-        ax.xaxis.set_minor_formatter(NullFormatter())
-    return {value: float(value) for value in values}
+        ax.plot(values, rows["mean"], color=color, marker="o", markersize=5, label=label, **style)
+        ax.fill_between(values, rows["low"], rows["high"], color=color, alpha=0.1, linewidth=0)
+    for row in rival.itertuples():
+        label = f"{LABELS[row.rival]}, {TITLES.get(row.dataset, row.dataset)}"
+        ax.axhline(row.mean, color=colors[row.dataset], linewidth=1.2, linestyle=(0, (5, 3)), label=label)
 
 
 def encoders(table: pd.DataFrame, title: str) -> Figure:
@@ -596,78 +492,10 @@ def encoders(table: pd.DataFrame, title: str) -> Figure:
     """
     figure, ax = plt.subplots(figsize=(7.5, 4), layout="constrained")
     ax.axhline(0, color="0.6", linewidth=1)
-    for i, (comparison, rows) in enumerate(table.groupby("comparison", sort=False)):
-        rows = rows.sort_values("knn")
+    for i, (comparison, rows) in enumerate(table.sort_values("knn", kind="stable").groupby("comparison", sort=False)):
         spread = rows["mean"] - rows["low"], rows["high"] - rows["mean"]
         places = 100 * rows["knn"] + 0.4 * i  # side by side
         ax.errorbar(places, rows["mean"], spread, color=DATASETS[i], marker="osD^"[i], capsize=3, label=comparison)
-    ax.set(xlabel="20-NN accuracy of the encoder's features (%)", ylabel="points of accuracy")
+    ax.set(xlabel="20-NN accuracy of the encoder's features (%)", ylabel="points of accuracy", title=title)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    ax.set_title(title)
-    return figure
-
-
-# -- 09: speed -----------------------------------------------------------------------------------------------------------------
-
-
-def speeds(table: pd.DataFrame, title: str) -> Figure:
-    """Images per second of each way to train, the stock way first, with how many times the stock way's that is."""
-    figure, ax = plt.subplots(figsize=(9, 0.6 * len(table) + 1.2), layout="constrained")
-    rates, times = table["images per second"], table["times stock"]
-    bars = ax.barh(table.index, rates, color=["0.7", *["#0072B2"] * (len(table) - 1)])
-    ax.bar_label(bars, [f"{rate:.0f}  ({ratio:.1f} x)" for rate, ratio in zip(rates, times, strict=True)], padding=4)
-    ax.invert_yaxis()
-    ax.margins(x=0.15)
-    ax.set(xlabel="images per second", title=title)
-    sns.despine(ax=ax)
-    return figure
-
-
-def ratios(table: pd.DataFrame, title: str) -> Figure:
-    """How many times as fast as another library each job is, with the target, a group of bars for each pool of features."""
-    pools = list(table["features"].unique())
-    figure, axes = plt.subplots(1, len(pools), figsize=(10, 3.4), sharey=True, sharex=True, layout="constrained")
-    for ax, pool in zip(np.atleast_1d(axes), pools, strict=True):
-        part = table[table["features"] == pool]
-        places = np.arange(len(part))
-        ax.barh(places, part["times"], color="#0072B2", height=0.6)
-        for place, row in zip(places, part.itertuples(), strict=True):
-            ax.annotate(
-                _times(row), (max(row.times, row.target), place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8
-            )
-        ax.vlines(part["target"], places - 0.42, places + 0.42, color="#D55E00", lw=2.5, label="target")
-        ax.axvline(1, color="0.6", lw=0.8)
-        ax.set(xscale="log", xlabel="times as fast", title=pool, yticks=places, yticklabels=part["job"])
-        ax.xaxis.set_major_formatter("{x:g}×")
-        ax.set_xlim(0.5, 20 * max(table["times"].max(), table["target"].max()))
-    np.atleast_1d(axes)[0].invert_yaxis()
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper right", frameon=False)
-    figure.suptitle(title)
-    sns.despine(figure)
-    return figure
-
-
-def _times(row: Any) -> str:
-    return f"{row.times:.2g}× ({_duration(row.ours)} against {_duration(row.theirs)})"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
-
-
-def growth(by_points: pd.DataFrame, by_budget: pd.DataFrame, slopes: tuple[float, float], title: str) -> Figure:
-    """Seconds of a query against the points of the pool and against the budget, both axes logarithmic, with the fitted slopes."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    for ax, table, column, slope in zip(axes, (by_points, by_budget), ("points", "budget"), slopes, strict=True):
-        ax.plot(table[column], table["seconds"], "o-", color="#0072B2")
-        middle = np.exp(np.log(table[[column, "seconds"]]).mean())
-        ax.plot(table[column], middle["seconds"] * (table[column] / middle[column]) ** slope, "--", color="0.5", lw=1)
-        for x, y in zip(table[column], table["seconds"], strict=True):
-            ax.annotate(_duration(y), (x, y), textcoords="offset points", xytext=(-4, 6), ha="right", fontsize=8)
-        ax.set(xscale="log", yscale="log", ylabel="seconds")
-        ax.margins(0.15)
-    axes[0].set(xlabel=f"points (budget {by_points['budget'].iloc[0]})", title=f"grows as points$^{{{slopes[0]:.2f}}}$")
-    axes[1].set(xlabel=f"budget ({by_budget['points'].iloc[0]:,} points)", title=f"grows as budget$^{{{slopes[1]:.2f}}}$")
-    figure.suptitle(title)
-    sns.despine(figure)
     return figure

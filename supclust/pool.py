@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from supclust.engine.geometry import Normalised, Points
+from supclust.engine.geometry import Points
 from supclust.engine.kmeans import kmeans
 from supclust.engine.neighbours import mean_distances
 
@@ -56,13 +56,10 @@ class Settings:
     exact: bool | None = None  # neighbours in clusters of more than 16,384 points; None = exact below a million points in all
 
     def __post_init__(self) -> None:
-        for name in ("n_neighbors", "max_clusters", "n_classes"):
-            if (value := getattr(self, name)) is None and name != "n_neighbors":
-                continue
-            if not is_count(value):
-                raise ValueError(
-                    f"{name} must be a whole number of at least 1{', or None' * (name != 'n_neighbors')}, not {value!r}"
-                )
+        for name, optional in (("n_neighbors", False), ("max_clusters", True), ("n_classes", True)):
+            value = getattr(self, name)
+            if not is_count(value) and not (optional and value is None):
+                raise ValueError(f"{name} must be a whole number of at least 1{', or None' * optional}, not {value!r}")
         if not is_number(self.top_fraction) or not 0 < self.top_fraction <= 1:
             raise ValueError(f"top_fraction must lie in (0, 1], not {self.top_fraction!r}")
         for name in ("temperature", "relative_temperature", "radius"):
@@ -200,21 +197,18 @@ class Pool:
         settings = self.settings
         key = ("neighbours", len(clusters.sizes), settings.n_neighbors, settings.squared, settings.exact)
         known = self.shared(key, lambda: np.full(len(self.features), np.nan))
-        new = [members for members in map(clusters.members.__getitem__, dict.fromkeys(some)) if np.isnan(known[members[:1]]).any()]
+        new = [clusters.members[cluster] for cluster in dict.fromkeys(some) if np.isnan(known[clusters.members[cluster][:1]]).any()]
         exact = settings.exact if settings.exact is not None else len(self.features) < APPROXIMATE_FROM[0]
         large = [members for members in new if not exact and len(members) > APPROXIMATE_FROM[1]]
-        options = {"n_neighbors": settings.n_neighbors, "squared": settings.squared}
+        searches = [(mean_distances, [members for members in new if exact or len(members) <= APPROXIMATE_FROM[1]])]
         if large:
             from supclust.scale import approximate
 
-            function = partial(approximate.mean_distances, **options)
-            for members, (means, recall) in zip(large, self.normalised.map_groups(function, large, "typicality"), strict=True):
+            searches.append((approximate.mean_distances, large))
+        for search, groups in searches:
+            function = partial(search, n_neighbors=settings.n_neighbors, squared=settings.squared)
+            for members, means in zip(groups, self.normalised.map_groups(function, groups, "typicality"), strict=True):
                 known[members] = means
-                log.info("approximate neighbours of %d points: recall %.2f", len(members), recall)
-        others = [members for members in new if np.isnan(known[members[0]])]
-        found = self.normalised.map_groups(partial(mean_distances, **options), others, "typicality")
-        for members, means in zip(others, found, strict=True):
-            known[members] = means
         return known
 
 
@@ -225,7 +219,7 @@ def _normalised(features: ArrayLike | Points) -> Points:
         from supclust.scale.mapped import Mapped
 
         return Mapped(features)
-    return Normalised(features)
+    return Points(features)
 
 
 def check_indices(name: str, indices: ArrayLike | Sequence[int], n: int) -> np.ndarray:

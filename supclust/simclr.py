@@ -1,58 +1,418 @@
-"""SimCLR (Chen et al. 2020): trains the encoder on images without their labels, fast, and survives being stopped at any moment."""
+"""SimCLR (Chen et al. 2020) from top to bottom: network, random views, loss, learning rate, one training loop, weights on disk."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from lightly.loss import NTXentLoss
 from lightly.models.modules.heads import ProjectionHead
+from lightly.utils.dist import rank, world_size
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import normalize
 from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader
+from torchvision.models.resnet import BasicBlock
 from tqdm import tqdm
 
-from supclust import augment, checkpoints, kept, networks
-from supclust.images import ImageFiles
-from supclust.profiles import SimCLR
-from supclust.train import parallel
+from supclust import kept
+from supclust.profiles import FSL, SimCLR
 
-CHECKPOINT = "checkpoint.pt"
-WEIGHTS, ORDER, VIEWS = 1, 2, 3  # what randomness is for
+Images = Any  # uint8 (n, 3, height, width): a numpy array, or files that stand in for one (supclust.images.ImageFiles)
+
+DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}  # blocks of each stage
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # CIFAR-10's, for every data set: encoders are interchangeable
+JITTER = (0.4, 0.4, 0.4, 0.1)  # strengths of brightness, contrast, saturation, and hue in turns of the colour circle, at most 1/6
+LARGEST_RATIO, CROP_ATTEMPTS = 4 / 3, 10  # of a crop's sides; tries for one that fits, before it is the whole image
+LUMA = (0.299, 0.587, 0.114)
 HELD_OUT = 0.1  # share of the labelled images that the kNN accuracy is measured on
+CHECKPOINT = "checkpoint.pt"
+WEIGHTS_STREAM, ORDER_STREAM, VIEWS_STREAM = 1, 2, 3  # ids of random streams
 
 
-@dataclass(frozen=True, eq=False)
-class Encoder:
-    """A trained network, with the projection head it was trained with, and where it comes from."""
+# -- the network ---------------------------------------------------------------------------------------------------------------
 
-    network: nn.Module  # in evaluation mode, (n, 3, side, side) normalised -> (n, 8 * width)
-    config: SimCLR
-    history: tuple[dict[str, Any], ...]  # one {"epoch", "loss", "knn", "seconds"} per epoch; empty where it was not kept
-    checksum: str  # SHA-256 of the network's weights
-    head: nn.Module | None = None  # (n, 8 * width) -> (n, projection); None where it was not kept
 
-    @property
-    def finished(self) -> bool:
-        """Whether all epochs of its config are done."""
-        return len(self.history) >= self.config.epochs
+class TinyMapConv2d(nn.Conv2d):
+    """3 x 3 convolution of stride 1; on a CPU, it convolves maps of 1 x 1 and 2 x 2 pixels as one matrix product.
+
+    Each pixel of such a map sees all the others, so the convolution is a linear map of (side^2 channels) to themselves: 1 and 16
+    blocks of channels x channels instead of the 9 and 36 that a convolution multiplies, most of them with padding.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        n, channels, height, side = maps.shape
+        if maps.device.type != "cpu" or side > 2 or height != side:
+            return super().forward(maps)
+        kernel = self.weight[:, :, 2 - side : 1 + side, 2 - side : 1 + side]  # what a pixel of the map can see
+        blocks = kernel.unfold(2, side, 1).unfold(3, side, 1).flip(4, 5)  # (out, in, y, x, y', x'): of pixel y, x to y', x'
+        matrix = blocks.permute(2, 3, 1, 4, 5, 0).reshape(side * side * channels, -1)
+        products = maps.permute(0, 2, 3, 1).reshape(n, -1) @ matrix
+        return products.view(n, side, side, -1).permute(0, 3, 1, 2)
+
+
+class Block(BasicBlock):
+    """torchvision's residual block; one of stride 2 takes half as many channels as it returns."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        shortcut = None
+        if stride == 2:
+            shortcut = nn.Sequential(nn.Conv2d(channels // 2, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+        super().__init__(channels // stride, channels, stride, shortcut)
+        self.conv2 = TinyMapConv2d(channels, channels, kernel_size=3, padding=1, bias=False)
+        if stride == 1:
+            self.conv1 = TinyMapConv2d(channels, channels, kernel_size=3, padding=1, bias=False)
+
+
+class ResNet(nn.Module):
+    """ResNet (He et al. 2016) without a classifier. Its state dict has the names of torchvision's."""
+
+    def __init__(self, depths: tuple[int, ...], width: int, stem: str) -> None:
+        super().__init__()
+        large, self.width = stem == "imagenet", width
+        self.conv1 = nn.Conv2d(3, width, 7 if large else 3, stride=2 if large else 1, padding=3 if large else 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1) if large else nn.Identity()
+        for i, depth in enumerate(depths):
+            blocks = (Block(width * 2**i, stride=2 if i > 0 and j == 0 else 1) for j in range(depth))
+            self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (n, 3, height, width) -> (n, 8 * width), the average pool's outputs."""
+        maps = self.maxpool(F.relu(self.bn1(self.conv1(images))))
+        return self.layer4(self.layer3(self.layer2(self.layer1(maps)))).mean(dim=(2, 3))
+
+
+def resnet(name: str, width: int = 64, stem: str = "small") -> ResNet:
+    """A ResNet with `width` channels in its first stage and 8 * width features.
+
+    name: "resnet18" or "resnet34". stem: "small" (3 x 3, stride 1) for images of up to about 64 pixels, "imagenet" (7 x 7,
+    stride 2, then max-pooling) for larger ones. Raises ValueError for other names and stems.
+    """
+    if name not in DEPTHS:
+        raise ValueError(f"unknown network {name!r}; known: {', '.join(DEPTHS)}")
+    if stem not in ("small", "imagenet"):
+        raise ValueError(f"unknown stem {stem!r}; known: small, imagenet")
+    return ResNet(DEPTHS[name], width, stem)
+
+
+def projection_head(config: SimCLR) -> ProjectionHead:
+    """Linear, batch norm, ReLU, linear: (n, 8 * width) -> (n, projection)."""
+    d = 8 * config.width
+    return ProjectionHead([(d, d, nn.BatchNorm1d(d), nn.ReLU()), (d, config.projection, None, None)])
+
+
+@torch.no_grad()
+def initialise(network: nn.Module, generator: Generator) -> None:
+    """Draw the weights from this generator only: convolutions as torchvision's ResNets, linear layers as PyTorch's."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+        elif isinstance(module, nn.Linear):
+            for parameter in module.parameters(recurse=False):
+                parameter.uniform_(-(module.in_features**-0.5), module.in_features**-0.5, generator=generator)
+
+
+def generator(device: torch.device, ids: Sequence[int]) -> Generator:
+    """A random stream of its own for each tuple of whole numbers, such as (seed, VIEWS_STREAM, step)."""
+    return Generator(device).manual_seed(int(np.random.SeedSequence(ids).generate_state(1, np.uint64)[0]))
+
+
+def default_device() -> torch.device:
+    """The GPU where there is one, otherwise the CPU; under torchrun the process's own."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def memory_format(width: int) -> torch.memory_format:
+    """Layout of the maps in training: channels last, the faster one, for networks of at least 16 channels."""
+    # With fewer, oneDNN's weight gradient of a strided 1 x 1 convolution is wrong: github.com/uxlfoundation/oneDNN/issues/6035.
+    return torch.channels_last if width >= 16 else torch.contiguous_format
+
+
+def autocast(device: torch.device, config: SimCLR | FSL, side: int) -> AbstractContextManager:
+    """The precision of a step on views of side pixels: config.precision, or where that is "auto" the faster one.
+
+    bfloat16 gains on GPUs and on CPUs with AMX, for wide networks and large views. Small views stay in float32: on maps of 1 x 1
+    pixel, oneDNN's bfloat16 gradient of a strided 3 x 3 convolution is garbage.
+    """
+    amx = getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16", False)  # since PyTorch 2.10
+    stem_side = side // 4 if config.stem == "imagenet" else side
+    gains = (device.type == "cuda" or amx) and config.width >= 32 and stem_side >= 16
+    enabled = gains if config.precision == "auto" else config.precision == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+@contextmanager
+def conditions(width: int, side: int, training: bool = True) -> Iterator[None]:
+    """Convolutions repeat exactly on GPUs, training keeps its memory, and networks as small as the digits' run in one thread.
+
+    There a second thread saves a third of the time on idle cores, but steps take five times as long where its core is busy.
+    """
+    from supclust.train.cpu import kept_memory
+
+    threads, steady = torch.get_num_threads(), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+    torch.set_num_threads(1 if width * side <= 256 else threads)
+    try:
+        with kept_memory() if training else nullcontext(), steady:
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def check_images(images: Images) -> None:
+    """Raises ValueError for anything but uint8 (n, 3, height, width), n > 0."""
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != 3 or images.size == 0:
+        raise ValueError(f"images must be uint8 (n, 3, height, width), not {images.dtype} {images.shape}")
+
+
+def images_checksum(images: Images) -> str:
+    """SHA-256 that tells the images of one training from those of another."""
+    array = isinstance(images, np.ndarray)
+    return hashlib.sha256(f"{images.shape}".encode() + images.tobytes()).hexdigest() if array else images.checksum()
+
+
+@torch.inference_mode()
+def embed(network: ResNet, images: Images, side: int, batch_size: int = 256, progress: bool = True) -> np.ndarray:
+    """The network's features of images, float32 (n, 8 * width), in evaluation mode, on the device of its weights.
+
+    images: uint8 (n, 3, height, width); resized to side x side pixels where they differ from it.
+    """
+    check_images(images)
+    training, device, features = network.training, network.conv1.weight.device, []
+    starts = range(0, len(images), batch_size)
+    network.eval()
+    with conditions(network.width, side, training=False):
+        for start in tqdm(starts, desc="features", unit="batch", leave=False) if progress else starts:
+            batch = normalise(resize(torch.from_numpy(images[start : start + batch_size]).to(device), side))
+            features.append(network(batch.contiguous(memory_format=torch.channels_last)).float().cpu())
+    network.train(training)
+    return torch.cat(features).numpy()
+
+
+def knn_accuracy(
+    train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray, k: int = 20, temperature: float = 0.1
+) -> float:
+    """Share of test points whose class the k nearest training points tell, weighted by exp(cosine / temperature).
+
+    train (n, d), test (m, d): features, L2-normalised here. labels: int (n,) and (m,). k: at most n are used.
+    The usual measure of self-supervised features (Wu et al. 2018, section 3.4).
+    Raises ValueError for features and labels of different lengths and for features that are not finite.
+    """
+    for name, features, labels in (("train", train, train_labels), ("test", test, test_labels)):
+        if features.ndim != 2 or len(features) == 0 or len(features) != len(labels):
+            raise ValueError(f"{name}: features {features.shape} do not go with labels {np.shape(labels)}")
+        if len(bad := np.flatnonzero(~np.isfinite(features).all(axis=1))):
+            raise ValueError(f"{name}: features are NaN or infinite in {len(bad)} rows, the first {bad[:5].tolist()}")
+    voters = KNeighborsClassifier(
+        min(k, len(train)),
+        weights=lambda d: np.exp((d[:, :1] ** 2 - d**2) / (2 * temperature)),  # relative to the nearest's: never all 0
+        algorithm="brute",
+    ).fit(normalize(train), train_labels)
+    return float(np.mean(voters.predict(normalize(test)) == test_labels))
+
+
+# -- views ---------------------------------------------------------------------------------------------------------------------
+
+
+def draw(n: int, config: SimCLR, generator: Generator) -> Tensor:
+    """All that is random about one view of each of n images, float32 (n, 9) on the generator's device: see `render`.
+
+    Columns: width and height of the crop as shares of the image's, where a negative width mirrors; x and y of its centre, from 0
+    to 1; changes of brightness, contrast and saturation; turns of the hue; 1 without colours, 0 with them.
+    """
+
+    def uniform(low: float, high: float, columns: int = 1) -> Tensor:
+        return low + (high - low) * torch.rand((n, columns), device=generator.device, generator=generator)
+
+    area, log_ratio = uniform(config.smallest_crop, 1, CROP_ATTEMPTS), math.log(LARGEST_RATIO)
+    ratio = uniform(-log_ratio, log_ratio, CROP_ATTEMPTS).exp()
+    sizes = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], dim=2)
+    fits = (sizes <= 1).all(dim=2)
+    first = sizes[torch.arange(n, device=area.device), fits.float().argmax(dim=1)]  # that fits
+    size = torch.where(fits.any(dim=1, keepdim=True), first, 1.0)
+    center = 0.5 + (1 - size) * uniform(-0.5, 0.5, 2)
+    size[:, :1] *= torch.where(uniform(0, 1) < config.flip, -1.0, 1.0)
+    changes = uniform(-1, 1, 4) * torch.tensor(JITTER).to(area.device, non_blocking=True) * (uniform(0, 1) < config.jitter)
+    return torch.cat([size, center, changes, (uniform(0, 1) < config.grayscale).float()], dim=1)
+
+
+def render(images: Tensor, draws: Tensor, side: int) -> Tensor:
+    """The views that were drawn: float32 (n, 3, side, side), normalised; float64 if the images are.
+
+    images: uint8, or float in [0, 1], (n, 3, height, width), on the draws' device. draws: (n, 9), see `draw`.
+
+    Torchvision's RandomResizedCrop, RandomHorizontalFlip, ColorJitter and RandomGrayscale, but that crops may end between pixels,
+    and that colours change in one order: brightness, contrast, saturation, hue. ColorJitter changes them in random order, and
+    clips after each; mean, spread over draws and contrast of views are within 1 % of those in random order (on smooth noise).
+    No step depends on values, so torch.compile takes the function whole.
+    """
+    images = images if images.is_floating_point() else images / 255
+    size, center, changes, turns, gray = draws.to(images.dtype).split([2, 2, 3, 1, 1], dim=1)
+    columns, rows = (_resampling(size[:, i], center[:, i], images.shape[3 - i], side) for i in range(2))
+    views = turn_hue(adjust(torch.einsum("nyh,nchw,nxw->ncyx", rows, images, columns), changes), turns)
+    return normalise(views.lerp_(_luma(views), gray[:, :, None, None]))
+
+
+def _resampling(size: Tensor, center: Tensor, extent: int, side: int) -> Tensor:
+    """Weights (n, side, extent) of an image's pixels in the view's, along one axis; rows sum to 1.
+
+    Bilinear, with torchvision's antialiasing where a crop shrinks: a triangle about each place of the view, one pixel of the image
+    wide to each side, or one of the view where that is more. At the border, the weights of missing pixels go to the others.
+    """
+    steps = (torch.arange(side, device=size.device) + 0.5) / side - 0.5
+    places = (center[:, None] + size[:, None] * steps) * extent
+    reach = (size.abs() * extent / side).clamp(min=1)[:, None, None]
+    pixels = torch.arange(extent, device=size.device) + 0.5
+    weights = (reach - (places[:, :, None] - pixels).abs_()).clamp_(min=0)
+    return weights.div_(weights.sum(dim=2, keepdim=True))
+
+
+def adjust(images: Tensor, changes: Tensor) -> Tensor:
+    """Brightness x -> b x, contrast x -> c x + (1 - c) mean luma and saturation x -> s x + (1 - s) luma, as one map, in [0, 1].
+
+    changes (n, 3): b - 1, c - 1, s - 1. Up to clipping, the three commute: the mean luma scales with b, and s leaves luma alone.
+    """
+    brightness, contrast, saturation = (1 + changes)[:, :, None, None, None].unbind(dim=1)
+    gray = _luma(images)
+    base = contrast * (1 - saturation) * gray + (1 - contrast) * gray.mean(dim=(2, 3), keepdim=True)
+    return torch.addcmul(brightness * base, brightness * contrast * saturation, images).clamp_(0, 1)
+
+
+def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
+    """Images with their hue in HSV moved by -1/6 to 1/6 turns (n, 1), without the way to HSV and back.
+
+    Let d, from 0 to 3 sixths of a turn, be the distance of a pixel's hue from a channel's pure colour. By HSV, that channel
+    is low + chroma * clamp(2 - d, 0, 1), and low + chroma * (2 - d) is 2 * channel - middle. A turn makes d longer or
+    shorter, as the greater of the other two channels tells.
+    """
+    red, green, blue = images.split(1, dim=1)
+    less, more = torch.minimum(red, green), torch.maximum(red, green)
+    low, middle, high = torch.minimum(less, blue), torch.maximum(less, torch.minimum(more, blue)), torch.maximum(more, blue)
+    way = torch.cat([green - blue, blue - red, red - green], dim=1).sign_()
+    shorter = way.mul_(-6 * turns[:, :, None, None] * (high - low))
+    return shorter.add_(images, alpha=2).sub_(middle).clamp_(low, high)
+
+
+def _luma(images: Tensor) -> Tensor:
+    red, green, blue = images.split(1, dim=1)
+    return (LUMA[0] * red).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
+
+
+def normalise(images: Tensor) -> Tensor:
+    """Images, float in [0, 1], (n, 3, height, width), as the networks take them."""
+    mean, std = (torch.tensor(v, dtype=images.dtype).to(images.device, non_blocking=True).view(3, 1, 1) for v in (MEAN, STD))
+    return (images - mean).div_(std)
+
+
+def resize(images: Tensor, side: int) -> Tensor:
+    """Images uint8 (n, 3, height, width) as floats in [0, 1], (n, 3, side, side)."""
+    same = images.shape[-2:] == (side, side)
+    return images / 255 if same else F.interpolate(images / 255, size=(side, side), mode="bilinear", antialias=True)
+
+
+def shift(images: Tensor, padding: int, flip: float, generator: Generator) -> Tensor:
+    """Each image moved by up to `padding` pixels in x and y, black where it came from, and mirrored with probability `flip`.
+
+    The augmentation of supervised training on CIFAR (He et al. 2016, section 4.2): a crop of the padded image.
+    images: (n, 3, height, width) of any type, on the generator's device; returns the same shape and type.
+    """
+    n, _, height, width = images.shape
+    padded, each = F.pad(images, [padding] * 4), torch.arange(n, device=images.device)[:, None, None]
+    offsets = torch.randint(2 * padding + 1, (2, n, 1), device=images.device, generator=generator)
+    mirrored = torch.rand(n, device=images.device, generator=generator) < flip
+    rows, columns = (torch.arange(extent, device=images.device).expand(n, extent) for extent in (height, width))
+    rows, columns = offsets[0] + rows, offsets[1] + torch.where(mirrored[:, None], columns.flip(1), columns)
+    return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+# -- training ------------------------------------------------------------------------------------------------------------------
+
+
+def contrastive_loss(projections: Tensor, temperature: float) -> Tensor:
+    """NT-Xent (Chen et al. 2020, Eq. 1) of projections (2n, d): rows i and n + i are the two views of image i.
+
+    Of several processes, each has n images of its own and all as negatives; their mean is the loss of the whole batch.
+    """
+    return NTXentLoss(temperature, gather_distributed=world_size() > 1)(*projections.chunk(2))
+
+
+def learning_rate(step: int, steps_per_epoch: int, config: SimCLR) -> float:
+    """Cosine from the full rate to zero at the end of training, after a linear warm-up over `config.warm_up` epochs.
+
+    The warm-up is a deviation from the reference code: without it, large batches can diverge in their first steps.
+    """
+    warm_up = min(1.0, (step + 1) / max(1.0, config.warm_up * steps_per_epoch))
+    return config.learning_rate * warm_up * 0.5 * (1 + math.cos(math.pi * step / (steps_per_epoch * config.epochs)))
+
+
+def make_step(
+    config: SimCLR, device: torch.device, start: Encoder | None = None, compiled: bool | None = None
+) -> tuple[nn.Sequential, torch.optim.SGD, Callable[[Tensor, int, int], Tensor]]:
+    """The model to train (encoder, then projection head), its optimizer, and a function that does a step and returns the loss.
+
+    The function takes this process's images uint8 (n, 3, height, width) on the device, the number of the step from 0, and of
+    steps per epoch; all that is random follows from (config.seed, step). start, compiled: see `train`.
+    """
+    model = nn.Sequential(resnet(config.network, config.width, config.stem), projection_head(config))
+    initialise(model, generator(torch.device("cpu"), (config.seed, WEIGHTS_STREAM)))
+    if start is not None:
+        try:
+            model[0].load_state_dict(start.network.state_dict())
+            model[1].load_state_dict((start.head or model[1]).state_dict())
+        except RuntimeError as error:
+            raise ValueError(f"the encoder to start from is another network: {error}") from error
+    model.to(device, memory_format=memory_format(config.width)).train()
+    numbers = {"lr": config.learning_rate, "momentum": config.momentum, "weight_decay": config.weight_decay}
+    optimizer, fast_model, fast_render = torch.optim.SGD(model.parameters(), **numbers, fused=True), model, render
+    if world_size() > 1:
+        from supclust.train import distributed
+
+        fast_model = distributed.wrap(model, device)
+    if compiled is None:  # digits train faster than they compile, and on CPUs it takes a C++ compiler
+        compiled = config.width * config.side > 256 and (device.type == "cuda" or shutil.which(os.environ.get("CXX", "g++")))
+    if compiled:  # not dynamic: after a change of resolution, an unbroken training would have other kernels than a resumed one
+        fast_model = torch.compile(fast_model, dynamic=False)
+        fast_render = torch.compile(render, dynamic=False) if device.type == "cuda" else render
+
+    def fit(images: Tensor, step: int, steps: int) -> Tensor:
+        side = config.small_side if step < steps * config.small_epochs else config.side
+        stream = generator(device, (config.seed, VIEWS_STREAM, step))
+        draws = (draw(len(images) * world_size(), config, stream).chunk(world_size())[rank()] for _ in range(2))
+        views = torch.cat([fast_render(images, drawn, side) for drawn in draws])  # together, they share batch statistics
+        with autocast(device, config, side):
+            projections = fast_model(views.contiguous(memory_format=memory_format(config.width)))
+        loss = contrastive_loss(projections.float(), config.temperature)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.param_groups[0]["lr"] = learning_rate(step, steps, config)
+        optimizer.step()
+        if world_size() > 1:
+            torch.distributed.all_reduce(loss.detach())
+        return loss.detach() / world_size()
+
+    return model, optimizer, fit
 
 
 def train(
-    images: np.ndarray | ImageFiles,
+    images: Images,
     config: SimCLR,
     folder: Path,
     *,
@@ -67,99 +427,203 @@ def train(
     """Train an encoder on images, or go on where a stopped training of the same images and config left its checkpoint.
 
     images: uint8 (n, 3, height, width), at least 2; or files, which worker processes decode as they are needed.
-    folder: keeps the checkpoint and the one before it. A finished training returns at once.
-    labels: int (n,), never trained on; with them the history holds the weighted 20-NN accuracy of a held-out tenth,
-        every `config.knn_every` epochs and after the last.
+    folder: keeps the checkpoint, where all processes find it. A finished training returns at once.
+    labels: int (n,), never trained on; every `config.knn_every` epochs and after the last, the history has a 20-NN accuracy.
     on_epoch: called after each epoch with the history so far, a list of {"epoch", "loss", "knn" or None, "seconds"}.
     start: an encoder to go on from, its projection head included where it has one, instead of random weights.
-    minutes: stop after so many; every step until then is in the checkpoint. The encoder returned is then not `finished`;
-        call again to go on.
-    save_every: seconds between two checkpoints. A last one is written at the end.
-    compiled: whether torch.compile prepares the network; by default where that pays: networks that are not tiny, where there
-        is a C++ compiler or a GPU.
-    device: by default the GPU where there is one.
+    minutes: stop after so many. The encoder returned is then not `finished`; call again to go on.
+    save_every: seconds between two checkpoints; one is written at the end, too. compiled: by default where torch.compile pays.
 
-    A stopped or killed training continues bit for bit on the same machine with the same number of threads: all randomness of
-    a step comes from a generator seeded with (config.seed, epoch, step). Under torchrun, all processes train together: each
-    renders and embeds its part of every batch, all see the same negatives and batch statistics, and the first one writes.
-
-    Raises ValueError for a checkpoint of other images, start or config, naming the difference, and for one that cannot be
-    read where the one before it cannot either; nothing is silently started again.
+    A stopped or killed training continues bit for bit on the same machine with the same number of threads: order, learning rate
+    and views of a step follow from (config.seed, step). Under torchrun, all processes train together, and the first one writes.
+    Raises ValueError for a checkpoint that cannot be read, and for one of other images, start or config, naming the difference;
+    FloatingPointError if training diverges.
     """
-    _check(images, config, labels)
-    device = torch.device(device or networks.default_device())
-    training = _set_up(images, config, device, start, _pays(config, device) if compiled is None else compiled)
-    clock = _Clock(minutes, save_every, Path(folder) / CHECKPOINT)
-    if (saved := parallel.of_first(lambda: checkpoints.load(clock.checkpoint))) is not None:
-        _resume(training, saved, clock.checkpoint)
-    with _bar(training) as bar, networks.conditions(config.width, config.side):
-        while len(training.history) < config.epochs and _fit_epoch(training, clock, bar):
-            training.history.append(_record(training, images, labels, bar))
-            if on_epoch is not None and parallel.rank() == 0:
-                on_epoch([dict(record) for record in training.history])
-    if training.unsaved:
-        _save(training, clock)
-    parallel.barrier()
-    return _encoder(training)
+    check_images(images)
+    if min(len(images), config.batch_size) < 2 * world_size():
+        few = f"{len(images)} images in batches of {config.batch_size} are too few"
+        raise ValueError(f"SimCLR contrasts images: {few}, each process needs 2")
+    if config.epochs < 1:
+        raise ValueError(f"epochs must be at least 1, not {config.epochs}")
+    if labels is not None and len(labels) != len(images):
+        raise ValueError(f"{len(labels)} labels for {len(images)} images")
+    device, checkpoint = torch.device(device or default_device()), Path(folder) / CHECKPOINT
+    batch_size = min(config.batch_size, len(images)) // world_size() * world_size()
+    steps = len(images) // batch_size  # of an epoch; a last, partial batch is dropped
+    started_from = start and [start.checksum, start.head and _checksum(start.head)]
+    made_from = {**dataclasses.asdict(config), "images": images_checksum(images), "start": started_from}
+    model, optimizer, fit = make_step(config, device, start, compiled)
+    step, seconds, losses, history = 0, 0.0, torch.zeros(steps, device=device), []
+    if (saved := _load_checkpoint(checkpoint, made_from)) is not None:
+        step, seconds, losses, history = saved["step"], saved["seconds"], saved["losses"].to(device), saved["history"]
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+
+    def save() -> None:
+        _check_finite(model, losses)
+        if rank() == 0:
+            state = {"made_from": made_from, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            torch.save({**state, "step": step, "seconds": seconds, "losses": losses, "history": history}, buffer := io.BytesIO())
+            kept.write_bytes(checkpoint, buffer.getvalue())
+
+    began = last_save = time.monotonic()
+    first_step, epoch_began, hidden = step, began - seconds, {"disable": True} if rank() > 0 else {}
+    bar = tqdm(total=config.epochs * steps, initial=step, desc="SimCLR", unit="step", leave=False, **hidden)
+    with bar, conditions(config.width, config.side):
+        for batch in _batches(images, config, batch_size, step, device):
+            if minutes is not None and _first_decides(time.monotonic() - began >= 60 * minutes, device):
+                break
+            losses[step % steps] = fit(batch, step, steps)
+            step, seconds = step + 1, time.monotonic() - epoch_began
+            if step % steps == 0:
+                _check_finite(model, losses)
+                knn = _held_out_knn(model[0], images, labels, config, step // steps)
+                history.append({"epoch": step // steps, "loss": losses.mean().item(), "knn": knn, "seconds": round(seconds, 3)})
+                seconds, epoch_began = 0.0, time.monotonic()
+            if time.monotonic() - last_save >= save_every:
+                save()
+                last_save = time.monotonic()
+            if step % steps == 0 and on_epoch is not None and rank() == 0:
+                on_epoch(list(history))
+            bar.update()
+    if step > first_step:
+        save()
+    for buffer in model.buffers() if world_size() > 1 else ():  # running statistics, where each process has its own
+        torch.distributed.broadcast(buffer, src=0)
+    return _encoder(config, *(module.state_dict() for module in model), history)
 
 
-def contrastive_loss(projections: Tensor, temperature: float) -> Tensor:
-    """NT-Xent (Chen et al. 2020, Eq. 1) of projections (2n, d): rows i and n + i are the two views of image i.
-
-    Of several processes, each has n images of its own and all as negatives; their mean is the loss of the whole batch.
-    """
-    return NTXentLoss(temperature, gather_distributed=parallel.size() > 1)(*projections.chunk(2))
-
-
-def learning_rate(step: int, steps_per_epoch: int, config: SimCLR) -> float:
-    """Cosine from the full rate to zero at the end of training, after a linear warm-up over `config.warm_up` epochs.
-
-    The warm-up is a deviation from the reference code: without it, large batches can diverge in their first steps.
-    """
-    warm_up = min(1.0, (step + 1) / max(1.0, config.warm_up * steps_per_epoch))
-    return config.learning_rate * warm_up * 0.5 * (1 + math.cos(math.pi * step / (steps_per_epoch * config.epochs)))
+def _first_decides(decision: bool, device: torch.device) -> bool:
+    """What the first process decided, in all of them."""
+    flag = torch.tensor(float(decision), device=device)
+    if world_size() > 1:
+        torch.distributed.broadcast(flag, src=0)
+    return bool(flag)
 
 
-def view_side(epoch: int, config: SimCLR) -> int:
-    """Pixels of the views in an epoch, counted from 1."""
-    return config.small_side if epoch <= config.small_epochs else config.side
+def _batches(images: Images, config: SimCLR, batch_size: int, step: int, device: torch.device) -> Iterator[Tensor]:
+    """This process's part of each batch from that step on: uint8, on the device."""
+
+    def rows() -> Iterator[Tensor]:
+        for epoch in range(config.epochs):
+            order = torch.randperm(len(images), generator=generator(torch.device("cpu"), (config.seed, ORDER_STREAM, epoch)))
+            for batch in order[: len(images) // batch_size * batch_size].split(batch_size):
+                yield batch.chunk(world_size())[rank()]
+
+    left = islice(rows(), step, None)
+    if isinstance(images, np.ndarray):
+        resident = torch.from_numpy(images).to(device)
+        yield from (resident[batch.to(device)] for batch in left)
+    else:  # worker processes decode the files
+        workers, on_gpu = joblib.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) or 1, device.type == "cuda"
+        loader = DataLoader(images, batch_sampler=left, num_workers=workers, pin_memory=on_gpu)
+        yield from (batch.to(device, non_blocking=on_gpu) for batch in loader)
 
 
-def seconds_per_image(
-    images: np.ndarray | ImageFiles, config: SimCLR, side: int, start: Encoder | None = None, batch_size: int = 64
-) -> float:
+def _held_out_knn(network: ResNet, images: Images, labels: np.ndarray | None, config: SimCLR, epoch: int) -> float | None:
+    """Weighted 20-NN accuracy of a tenth of the images, the same at every epoch, against the others; None where it is not due."""
+    due = config.knn_every > 0 and (epoch % config.knn_every == 0 or epoch == config.epochs)
+    if labels is None or not due or rank() > 0:
+        return None
+    features = embed(network, images, config.side, progress=False)
+    order = np.random.default_rng(config.seed).permutation(len(images))
+    held_out, rest = np.split(order, [max(1, round(HELD_OUT * len(order)))])
+    return knn_accuracy(features[rest], labels[rest], features[held_out], labels[held_out])
+
+
+def _check_finite(model: nn.Module, losses: Tensor) -> None:
+    if not all(torch.isfinite(values).all() for values in (losses, *model.parameters())):
+        raise FloatingPointError("loss or weights are not finite: training diverged, try a smaller learning_rate")
+
+
+def _load_checkpoint(file: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
+    """The state of a stopped training of the same images and config; None where there is none."""
+    for left_over in file.parent.glob(f".{file.name}.*.tmp"):  # of a process that was killed while it wrote
+        left_over.unlink(missing_ok=True)
+    if not file.exists():
+        return None
+    try:
+        if (damaged := zipfile.ZipFile(file).testzip()) is not None:
+            raise ValueError(f"the checksum of {damaged} differs")
+        saved = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged archive fails in whatever part of it is read first
+        raise ValueError(f"the checkpoint {file} cannot be read ({error}); remove it to train anew") from error
+    phrases = {"images": "it was trained on other images", "start": "it went on from other weights"}
+    theirs = saved["made_from"]
+    changed = [key for key in {**made_from, **theirs} if theirs.get(key) != made_from.get(key)]
+    said = [phrases.get(key, f"{key} is {theirs.get(key)!r} there and {made_from.get(key)!r} here") for key in changed]
+    if said:
+        raise ValueError(f"the checkpoint {file} is of another training: {'; '.join(said)}. Remove it or train in another folder")
+    return saved
+
+
+def seconds_per_image(images: Images, config: SimCLR, side: int, start: Encoder | None = None, batch_size: int = 64) -> float:
     """What `train` takes here for an image of a step on views of side pixels, without torch.compile: to plan a training by."""
-    config = dataclasses.replace(config, batch_size=min(batch_size, config.batch_size))
-    _check(images, config, None)
-    training, seconds = _set_up(images, config, networks.default_device(), start), []
-    generator = networks.generator(training.device, (config.seed, VIEWS))
-    training.model.train()
-    with networks.conditions(config.width, config.side):
-        while len(seconds) < 4:
-            began = time.perf_counter()
-            _fit_batch(training, next(_batches(training, 1, 0)), 0.0, generator, side).item()
-            seconds.append(time.perf_counter() - began)
-    return float(np.median(seconds[1:])) / config.batch_size  # the first one prepares
+    n, device, seconds = min(batch_size, config.batch_size, len(images)), default_device(), []
+    _, _, fit = make_step(dataclasses.replace(config, side=side, small_epochs=0, learning_rate=0.0), device, start, compiled=False)
+    with conditions(config.width, config.side):
+        for step in range(4):
+            began = time.monotonic()
+            fit(torch.from_numpy(images[:n]).to(device), step, 4).item()
+            seconds.append(time.monotonic() - began)
+    return float(np.median(seconds[1:])) / n  # the first one prepares
 
 
-def images_checksum(images: np.ndarray | ImageFiles) -> str:
-    """SHA-256 that tells the images of one training from those of another."""
-    if isinstance(images, ImageFiles):
-        return images.checksum()
-    return hashlib.sha256(f"{images.shape}".encode() + images.tobytes()).hexdigest()
+# -- weights -------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """A trained network, with the projection head it was trained with, and where it comes from."""
+
+    network: ResNet  # in evaluation mode, (n, 3, side, side) normalised -> (n, 8 * width)
+    config: SimCLR
+    history: tuple[dict[str, Any], ...]  # one {"epoch", "loss", "knn", "seconds"} per epoch; empty where it was not kept
+    checksum: str  # SHA-256 of the network's weights
+    head: nn.Module | None = None  # (n, 8 * width) -> (n, projection); None where it was not kept
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs of its config are done."""
+        return len(self.history) >= self.config.epochs
+
+
+def _encoder(
+    config: SimCLR, weights: Mapping[str, Tensor], head_weights: Mapping[str, Tensor], history: list[dict[str, Any]]
+) -> Encoder:
+    """An encoder with a copy of these weights; without a head if theirs are of one that is built differently."""
+    network, head = resnet(config.network, config.width, config.stem), projection_head(config)
+    network.load_state_dict(weights)
+    network = network.to(default_device(), memory_format=torch.channels_last).eval().requires_grad_(False)
+    try:
+        head.load_state_dict(head_weights)
+        head = head.to(default_device()).eval().requires_grad_(False)
+    except RuntimeError:
+        head = None
+    return Encoder(network, config, tuple(history), _checksum(network), head)
+
+
+def _checksum(module: nn.Module) -> str:
+    """SHA-256 of names and values of the weights, in their order."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def save_weights(encoder: Encoder, path: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write weights (keys b.* of the network, h.* of the projection head), config and history as one safetensors file."""
-    modules = {"b": encoder.network, "h": encoder.head}
-    weights = {
-        f"{letter}.{key.removeprefix('layers.')}": _as_stored(tensor, dtype)
-        for letter, module in modules.items()
-        if module is not None
-        for key, tensor in module.state_dict().items()
-    }
+    """Write weights (keys b.* of the network, h.* of the projection head), config and history as one safetensors file.
+
+    Raises ValueError for weights too large for the type.
+    """
+    weights = {f"b.{key}": tensor for key, tensor in encoder.network.state_dict().items()}
+    if encoder.head is not None:
+        weights |= {f"h.{key.removeprefix('layers.')}": tensor for key, tensor in encoder.head.state_dict().items()}
+    stored = {key: t.cpu().contiguous().to(dtype if t.is_floating_point() else t.dtype) for key, t in weights.items()}
+    if not all(torch.isfinite(tensor).all() for tensor in stored.values()):
+        raise ValueError(f"weights are not finite as {dtype}")
     about = {"config": json.dumps(dataclasses.asdict(encoder.config)), "history": json.dumps(encoder.history)}
-    kept.write_bytes(Path(path), safetensors.torch.save(weights, about))
+    kept.write_bytes(Path(path), safetensors.torch.save(stored, about))
 
 
 def load_weights(path: Path) -> Encoder:
@@ -174,312 +638,13 @@ def load_weights(path: Path) -> Encoder:
     try:
         with safetensors.safe_open(path, "pt") as file:
             about, stored = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        return _from_stored(stored, about)
+        stored = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in stored.items()}
+        head = {f"layers.{key[2:]}": tensor for key, tensor in stored.items() if key.startswith("h.")}
+        network = {key.removeprefix("b."): tensor for key, tensor in stored.items() if not key.startswith("h.")}
+        width, _, _, kernel = network["conv1.weight"].shape
+        name = "resnet34" if "layer1.2.conv1.weight" in network else "resnet18"
+        shown = {"network": name, "width": width, "stem": "imagenet" if kernel == 7 else "small"}
+        config = SimCLR(**json.loads(about["config"]) if "config" in about else shown)
+        return _encoder(config, network, head, json.loads(about.get("history", "[]")))
     except (safetensors.SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not hold the weights of an encoder: {error}") from error
-
-
-@dataclass
-class _Training:
-    """A training after any of its steps: what its checkpoint holds, and the images."""
-
-    config: SimCLR
-    images: Tensor | ImageFiles  # uint8 (n, 3, height, width), on the device; or files
-    origin: dict[str, str]  # checksums of images and start
-    device: torch.device
-    model: nn.Sequential  # the encoder, then the projection head
-    fast_model: nn.Module  # the same, compiled and wrapped for several processes
-    render: Callable  # augment.render, compiled
-    optimizer: torch.optim.SGD
-    history: list[dict[str, Any]] = field(default_factory=list)
-    losses: list[Tensor] = field(default_factory=list)  # of the epoch's steps so far
-    seconds: float = 0.0  # of the epoch so far
-    unsaved: bool = False
-
-    @property
-    def batch_size(self) -> int:
-        """Images of all processes together: a multiple of their number."""
-        batch = min(self.config.batch_size, len(self.images))
-        return batch - batch % parallel.size()
-
-    @property
-    def steps(self) -> int:
-        """Batches of an epoch; a last, partial one is dropped."""
-        return len(self.images) // self.batch_size
-
-
-@dataclass
-class _Clock:
-    """When to write a checkpoint, and when to stop."""
-
-    minutes: float | None
-    save_every: float
-    checkpoint: Path
-    started: float = field(default_factory=time.monotonic)
-    saved: float = field(default_factory=time.monotonic)
-
-    def is_over(self, device: torch.device) -> bool:
-        if self.minutes is None:
-            return False
-        return parallel.first_decides(time.monotonic() - self.started >= 60 * self.minutes, device)
-
-    def is_due(self) -> bool:
-        return time.monotonic() - self.saved >= self.save_every
-
-
-def _check(images: np.ndarray | ImageFiles, config: SimCLR, labels: np.ndarray | None) -> None:
-    networks.check_images(images)
-    if min(len(images), config.batch_size) < 2 * parallel.size():
-        raise ValueError(
-            f"SimCLR contrasts images: {len(images)} images in batches of {config.batch_size} are too few"
-            + (f" for {parallel.size()} processes" if parallel.size() > 1 else "")
-        )
-    if config.epochs < 1:
-        raise ValueError(f"epochs must be at least 1, not {config.epochs}")
-    if labels is not None and len(labels) != len(images):
-        raise ValueError(f"{len(labels)} labels for {len(images)} images")
-
-
-def _pays(config: SimCLR, device: torch.device) -> bool:
-    """Whether to compile: digits train faster than they compile, and inductor needs a compiler on CPUs."""
-    large = config.width * config.side > 256
-    return large and (device.type == "cuda" or shutil.which(os.environ.get("CXX", "g++")) is not None)
-
-
-def _set_up(
-    images: np.ndarray | ImageFiles, config: SimCLR, device: torch.device, start: Encoder | None = None, compiled: bool = False
-) -> _Training:
-    model = nn.Sequential(networks.resnet(config.network, config.width, config.stem), projection_head(config))
-    networks.initialise(model, networks.generator(torch.device("cpu"), (config.seed, WEIGHTS)))
-    if start is not None:
-        _start_from(start, model)
-    model.to(device, memory_format=networks.memory_format(config.width))
-    model = parallel.synchronise(model, device)
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
-    )
-    # Not dynamic: after a change of resolution, an unbroken training would go on with other kernels than a resumed one.
-    prepare = partial(torch.compile, dynamic=False) if compiled else lambda function: function
-    origin = {"images": images_checksum(images), "start": _start_checksum(start)}
-    resident = images if isinstance(images, ImageFiles) else torch.from_numpy(images).to(device)
-    fast_model = prepare(parallel.wrap(model))
-    render = prepare(augment.render) if device.type == "cuda" else augment.render
-    return _Training(config, resident, origin, device, model, fast_model, render, optimizer)
-
-
-def projection_head(config: SimCLR) -> ProjectionHead:
-    """Linear, batch norm, ReLU, linear: 8 * width -> 8 * width -> projection."""
-    d = 8 * config.width
-    return ProjectionHead([(d, d, nn.BatchNorm1d(d), nn.ReLU()), (d, config.projection, None, None)])
-
-
-def _start_from(start: Encoder, model: nn.Sequential) -> None:
-    try:
-        model[0].load_state_dict(start.network.state_dict())
-        if start.head is not None:
-            model[1].load_state_dict(start.head.state_dict())
-    except RuntimeError as error:
-        raise ValueError(f"the encoder to start from is another network: {error}") from error
-
-
-def _start_checksum(start: Encoder | None) -> str:
-    if start is None:
-        return ""
-    return start.checksum + (_checksum(start.head.state_dict()) if start.head is not None else "")
-
-
-def _bar(training: _Training) -> tqdm:
-    total, done = training.config.epochs * training.steps, len(training.history) * training.steps + len(training.losses)
-    silent = {"disable": True} if parallel.rank() > 0 else {}
-    return tqdm(total=total, initial=done, desc="SimCLR", unit="step", leave=False, **silent)
-
-
-def _fit_epoch(training: _Training, clock: _Clock, bar: tqdm) -> bool:
-    """The steps of the epoch that are left to do; False if the time is over before its end."""
-    training.model.train()
-    begin, before, epoch = time.perf_counter(), training.seconds, len(training.history) + 1
-    done, steps = len(training.losses), training.steps
-    for step, images in enumerate(_batches(training, epoch, done), start=done):
-        if clock.is_over(training.device):
-            return False
-        rate = learning_rate((epoch - 1) * steps + step, steps, training.config)
-        generator = networks.generator(training.device, (training.config.seed, VIEWS, epoch, step))
-        training.losses.append(_fit_batch(training, images, rate, generator, view_side(epoch, training.config)))
-        training.seconds, training.unsaved = before + time.perf_counter() - begin, True
-        if clock.is_due():
-            _save(training, clock)
-        bar.update()
-    return True
-
-
-def _batches(training: _Training, epoch: int, first: int) -> Iterator[Tensor]:
-    """This process's part of the epoch's batches from the first-th on: uint8, on the device."""
-    shuffled = networks.generator(torch.device("cpu"), (training.config.seed, ORDER, epoch))
-    order = torch.randperm(len(training.images), generator=shuffled)
-    rows = [batch[_own_rows(len(batch))] for batch in order.split(training.batch_size)[first : training.steps]]
-    if isinstance(training.images, Tensor):
-        for batch in rows:
-            yield training.images[batch.to(training.device)]
-    else:
-        pinned = training.device.type == "cuda"
-        loader = DataLoader(
-            training.images, batch_sampler=rows, num_workers=parallel.workers(), collate_fn=_stack, pin_memory=pinned
-        )
-        for batch in loader:
-            yield batch.to(training.device, non_blocking=pinned)
-
-
-def _own_rows(n: int) -> slice:
-    """The part of n rows that this process takes."""
-    part = n // parallel.size()
-    return slice(parallel.rank() * part, (parallel.rank() + 1) * part)
-
-
-def _stack(images: list[np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.stack(images))
-
-
-def _fit_batch(training: _Training, images: Tensor, rate: float, generator: Generator, side: int) -> Tensor:
-    """One step on two views of each image; both go through the network at once and share its batch statistics.
-
-    images: this process's part of the batch. Views are drawn for all of it, so that they do not depend on the number of processes.
-    """
-    n = len(images) * parallel.size()
-    draws = [augment.draw(n, training.config, generator)[_own_rows(n)] for _ in range(2)]
-    views = torch.cat([training.render(images, drawn, side) for drawn in draws])
-    with networks.autocast(training.device, training.config, side):
-        projections = training.fast_model(views.contiguous(memory_format=networks.memory_format(training.config.width)))
-    loss = contrastive_loss(projections.float(), training.config.temperature)
-    training.optimizer.zero_grad()
-    loss.backward()
-    for group in training.optimizer.param_groups:
-        group["lr"] = rate
-    training.optimizer.step()
-    return parallel.mean(loss.detach())
-
-
-def _record(training: _Training, images: np.ndarray | ImageFiles, labels: np.ndarray | None, bar: tqdm) -> dict[str, Any]:
-    """The history's record of the epoch that has just ended."""
-    epoch, config, loss = len(training.history) + 1, training.config, float(np.mean(_finite_losses(training)))
-    due = labels is not None and config.knn_every > 0 and (epoch % config.knn_every == 0 or epoch == config.epochs)
-    knn = _held_out_knn(training.model[0], images, labels, config) if due and parallel.rank() == 0 else None
-    parallel.barrier()
-    record = {"epoch": epoch, "loss": loss, "knn": knn, "seconds": round(training.seconds, 3)}
-    training.losses, training.seconds = [], 0.0
-    bar.set_postfix(loss=f"{loss:.3f}", kNN=_last_knn([*training.history, record]))
-    return record
-
-
-def _finite_losses(training: _Training) -> list[float]:
-    losses = torch.stack(training.losses).tolist() if training.losses else []
-    if not all(map(math.isfinite, losses)):
-        epoch = len(training.history) + 1
-        raise FloatingPointError(f"the loss is not finite in epoch {epoch}: training diverged, try a smaller learning_rate")
-    return losses
-
-
-def _held_out_knn(network: nn.Module, images: np.ndarray | ImageFiles, labels: np.ndarray, config: SimCLR) -> float:
-    """Weighted 20-NN accuracy of a tenth of the labelled images, the same at every epoch, against the others."""
-    features = networks.embed(network, images, config.side, progress=False)
-    order = np.random.default_rng(config.seed).permutation(len(images))
-    held_out, rest = np.split(order, [max(1, round(HELD_OUT * len(order)))])
-    return networks.knn_accuracy(features[rest], labels[rest], features[held_out], labels[held_out])
-
-
-def _last_knn(history: list[dict[str, Any]]) -> str:
-    known = [record["knn"] for record in history if record["knn"] is not None]
-    return f"{known[-1]:.1%}" if known else "-"
-
-
-def _save(training: _Training, clock: _Clock) -> None:
-    """The first process writes for all; weights, momentum and history are the same in each."""
-    if not all(torch.isfinite(parameter).all() for parameter in training.model.parameters()):
-        raise FloatingPointError("the weights are not finite: training diverged, try a smaller learning_rate")
-    epoch = {"losses": _finite_losses(training), "seconds": training.seconds, "history": training.history}
-    clock.saved, training.unsaved = time.monotonic(), False
-    if parallel.rank() > 0:
-        return
-    state = {"model": training.model.state_dict(), "optimizer": training.optimizer.state_dict()}
-    checkpoints.save(clock.checkpoint, {"config": dataclasses.asdict(training.config), **training.origin, **state, **epoch})
-
-
-def _resume(training: _Training, saved: dict[str, Any], checkpoint: Path) -> None:
-    _check_same_training(checkpoint, saved, training)
-    training.model.load_state_dict(saved["model"])
-    training.optimizer.load_state_dict(saved["optimizer"])
-    training.history, training.seconds = saved["history"], saved["seconds"]
-    training.losses = [torch.tensor(loss, device=training.device) for loss in saved["losses"]]
-
-
-def _check_same_training(checkpoint: Path, saved: Mapping[str, Any], training: _Training) -> None:
-    ours, theirs = dataclasses.asdict(training.config), saved["config"]
-    changed = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
-    differences = [f"{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here" for key in changed]
-    if saved["images"] != training.origin["images"]:
-        differences.append("it was trained on other images")
-    if saved["start"] != training.origin["start"]:
-        differences.append("it went on from other weights")
-    if differences:
-        raise ValueError(
-            f"the checkpoint {checkpoint} is of another training: {'; '.join(differences)}. Remove it or train in another folder"
-        )
-
-
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names and values, in their order."""
-    digest = hashlib.sha256()
-    for name, tensor in tensors.items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _encoder(training: _Training) -> Encoder:
-    """A copy of the trained weights in modules of their own, free of what several processes need."""
-    network, head = (module.state_dict() for module in training.model)
-    return _assemble(training.config, network, head, training.history)
-
-
-def _assemble(
-    config: SimCLR, network_weights: Mapping[str, Tensor], head_weights: Mapping[str, Tensor], history: list[dict[str, Any]]
-) -> Encoder:
-    network = networks.resnet(config.network, config.width, config.stem)
-    network.load_state_dict(network_weights)
-    network = network.to(networks.default_device(), memory_format=torch.channels_last).eval().requires_grad_(False)
-    head = _head_of(config, head_weights)
-    return Encoder(network, config, tuple(history), _checksum(network.state_dict()), head)
-
-
-def _head_of(config: SimCLR, weights: Mapping[str, Tensor]) -> ProjectionHead | None:
-    """The projection head; None where the weights are of one that is built differently."""
-    head = projection_head(config)
-    if {key: tensor.shape for key, tensor in weights.items()} != {key: tensor.shape for key, tensor in head.state_dict().items()}:
-        return None
-    head.load_state_dict(weights)
-    return head.to(networks.default_device()).eval().requires_grad_(False)
-
-
-def _as_stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    stored = tensor.cpu().contiguous()
-    stored = stored.to(dtype) if stored.is_floating_point() else stored
-    if not torch.isfinite(stored).all():
-        raise ValueError(f"weights are not finite as {dtype}")
-    return stored
-
-
-def _from_stored(stored: Mapping[str, Tensor], about: Mapping[str, str]) -> Encoder:
-    """The encoder of a file's tensors and metadata; floats become float32."""
-    weights = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in stored.items()}
-    if not any(key.startswith("b.") for key in weights):
-        weights = {f"b.{key}": tensor for key, tensor in weights.items()}
-    network = {key.removeprefix("b."): tensor for key, tensor in weights.items() if key.startswith("b.")}
-    head = {f"layers.{key.removeprefix('h.')}": tensor for key, tensor in weights.items() if key.startswith("h.")}
-    config = SimCLR(**json.loads(about["config"])) if "config" in about else _config_from(network)
-    return _assemble(config, network, head, json.loads(about.get("history", "[]")))
-
-
-def _config_from(weights: Mapping[str, Tensor]) -> SimCLR:
-    """What the shapes tell."""
-    network = "resnet34" if "layer1.2.conv1.weight" in weights else "resnet18"
-    stem = "imagenet" if weights["conv1.weight"].shape[-1] == 7 else "small"
-    return SimCLR(network=network, width=len(weights["conv1.weight"]), stem=stem)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from supclust import strategies
-from supclust.method import Choice, supclust_choices
+from supclust import method, strategies
+from supclust.pool import Clusters
 
 try:
     from skactiveml.base import SingleAnnotatorPoolQueryStrategy
@@ -107,9 +107,14 @@ class SupClust(SingleAnnotatorPoolQueryStrategy):
         may_be_picked = np.unique(np.arange(len(X))[mapping])  # theirs may be negative
         pool = strategies.Pool(X, labeled, self._seed(), settings, candidates=may_be_picked)
         batch_size = _at_most(np.count_nonzero(pool.free), batch_size)
-        choices = supclust_choices(pool, batch_size) if batch_size else []
-        query_indices = np.array([choice.pick for choice in choices], dtype=int)
-        return (query_indices, _utilities(pool.free, choices)) if return_utilities else query_indices
+        compared = []
+
+        def choose(clusters: Clusters, cluster: int, free: np.ndarray) -> int:
+            compared.append(method.supclust_scores(pool, clusters, cluster, free))
+            return compared[-1][0][np.argmax(compared[-1][1])]
+
+        query_indices = method.query_clusters(pool, batch_size, choose) if batch_size else np.empty(0, dtype=int)
+        return (query_indices, _utilities(pool.free, query_indices, compared)) if return_utilities else query_indices
 
     def _validated_settings(self) -> strategies.Settings:
         if self.temperature is not None:
@@ -137,11 +142,11 @@ def _at_most(n_candidates: int, batch_size: int) -> int:
     return min(batch_size, n_candidates)
 
 
-def _utilities(free: np.ndarray, choices: Sequence[Choice]) -> np.ndarray:
-    """Utilities (batch_size, n) of choices among the points that are free (n,) before the first one."""
-    utilities, free = np.full((len(choices), len(free)), np.nan), free.copy()
-    for row, choice in zip(utilities, choices, strict=True):
+def _utilities(free: np.ndarray, picks: np.ndarray, compared: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Utilities (batch_size, n) of the picks: free (n,) are the points before the first one, compared what each was chosen from."""
+    utilities, free = np.full((len(picks), len(free)), np.nan), free.copy()
+    for row, pick, (points, scores) in zip(utilities, picks, compared, strict=True):
         row[free] = -np.inf
-        row[choice.compared] = np.nan_to_num(choice.scores)  # typicality of copies is infinite
-        free[choice.pick] = False
+        row[points] = np.nan_to_num(scores)  # typicality of copies is infinite
+        free[pick] = False
     return utilities

@@ -158,10 +158,7 @@ def _run_missing(profile: Profile, wanted: Sequence[Key], folder: Path, jobs: in
 
 @contextmanager
 def alone(folders: dict[str, str]) -> Iterator[None]:
-    """One thread, so that a task's result does not depend on their number, and the folders of the caller.
-
-    Both are settings of the whole process, so its tasks take turns: a Dask worker may have several.
-    """
+    """One thread and the caller's folders. Both are settings of the process, so its tasks take turns: a Dask worker has several."""
     with TURN, threadpool_limits(1), threads.alone(), threads.single_threaded_torch():
         os.environ.update(folders)
         yield
@@ -226,8 +223,8 @@ def more_seeds(profile: Profile, folder: Path | None = None) -> list[Key]:
 def table(profile: Profile, *, recompute: bool = False, name: str = "curves", **part: Any) -> pd.DataFrame:
     """The table of the runs that `keys` gives: read from NAME.csv where the same features and experiment made it, else run.
 
-    recompute=True passes the file over, but not the records. What is on request, or needs features that cannot be made here, is
-    never run from here. name: "curves", of all the profile's runs, or another one, of these runs only.
+    recompute=True passes the file over, but not the records. What is on request or needs features that cannot be made here is not
+    run. name: "curves", of all the profile's runs, or another one, of these runs only.
     """
     wanted = keys(profile, **part)
     rows, _ = kept_rows(profile, wanted, name)

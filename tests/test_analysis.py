@@ -33,11 +33,10 @@ def test_intervals_of_one_value_are_infinite_and_of_none_an_error():
 
 def test_pairing_by_seed_finds_what_the_spread_of_seeds_would_hide():
     table = make_table(0.02)
-    summary = analysis.summarise(table)
-    assert (summary["std"] > 0.05).all()
+    assert (table.groupby(["strategy", "labels"])["accuracy"].std() > 0.05).all()
     row = analysis.compare(table, "b", "a").iloc[0]
     assert row["verdict"] == "higher"
-    assert row["b - a"] == pytest.approx(2, abs=1)
+    assert row["mean"] == pytest.approx(2, abs=1)
     assert analysis.compare(table, "a", "b").iloc[0]["verdict"] == "lower"
 
 
@@ -45,11 +44,8 @@ def test_no_difference_is_called_none():
     assert analysis.compare(make_table(0.0), "b", "a").iloc[0]["verdict"] == "no clear difference"
 
 
-def test_summary_and_final_accuracy():
+def test_final_accuracy_is_that_of_the_last_round():
     table = make_table(0.1, noise=0)
-    summary = analysis.summarise(table)
-    assert len(summary) == 4
-    assert (summary["low"] < summary["mean"]).all()
     final = analysis.final_accuracy(table)
     values = 100 * table[(table["strategy"] == "b") & (table["round"] == 2)]["accuracy"]
     assert final.loc["b"].item() == f"{values.mean():.1f} ± {values.std():.1f}"
@@ -85,12 +81,12 @@ def rows(strategy, values, *, dataset="data", labels=(10, 20), classes=None, **c
 def test_differences_by_hand():
     table = pd.concat([rows("a", {0: (0.5, 0.6), 1: (0.4, 0.5), 2: (0.3, 0.9)}), rows("b", {0: (0.4, 0.4), 1: (0.3, 0.4)})])
     found = analysis.compare(table, "a", "b").iloc[0]
-    assert found["a - b"] == pytest.approx((15 + 10) / 2)
+    assert found["mean"] == pytest.approx((15 + 10) / 2)
     half = 12.706204736 * np.std([15, 10], ddof=1) / np.sqrt(2)  # Student's t at 97.5 %, one degree of freedom
     assert (found["low"], found["high"]) == pytest.approx((12.5 - half, 12.5 + half))
     assert (found["seeds"], found["verdict"]) == (2, "no clear difference")
-    assert analysis.compare(table, "a", "b", "balanced_accuracy").iloc[0]["a - b"] == pytest.approx(6.25)
-    assert analysis.compare(table, "a", "b", "classes").iloc[0]["a - b"] == 0
+    assert analysis.compare(table, "a", "b", "balanced_accuracy").iloc[0]["mean"] == pytest.approx(6.25)
+    assert analysis.compare(table, "a", "b", "classes").iloc[0]["mean"] == 0
 
 
 def test_a_seed_that_lacks_a_round_is_not_averaged_with_the_others():
@@ -107,9 +103,12 @@ def test_one_seed_is_never_a_clear_difference():
 
 def test_a_measure_that_a_panel_does_not_have_leaves_the_panel_out():
     table = pd.concat([rows("a", {0: (0.5,), 1: (0.7,)}), rows("a", {0: (0.5,), 1: (0.7,)}, dataset="tailed", tail_accuracy=0.1)])
-    assert set(analysis.summarise(table, "tail_accuracy")["dataset"]) == {"tailed"}
+    assert set(analysis.area_under_curve(table, "tail_accuracy")["dataset"]) == {"tailed"}
     assert list(analysis.final_accuracy(table, "tail_accuracy").columns) == [("tailed", "ssl", "tiny")]
     assert len(analysis.compare(table, "a", "a", "tail_accuracy")) == 1
+    nowhere = rows("a", {0: (0.5,), 1: (0.7,)})
+    assert analysis.final_accuracy(nowhere, "tail_accuracy").empty
+    assert analysis.area_under_curve(nowhere, "tail_accuracy").empty
     assert analysis.final_accuracy(rows("a", {0: (0.5,)})).loc["a"].item() == "50.0"
     with pytest.raises(ValueError, match="unknown measure 'speed'"):
         analysis.units("speed")
@@ -147,3 +146,14 @@ def test_rank_correlation_over_all_and_within():
     assert found.overall == pytest.approx(stats.spearmanr(first, second).statistic)
     with pytest.raises(ValueError, match="differ in length"):
         analysis.rank_correlation(first, second[:-1], groups)
+
+
+def test_purity_is_the_share_that_has_the_most_frequent_class_of_its_cluster():
+    labels, assignments = np.array([0, 0, 1, 1, 1, 0]), np.array([0, 0, 0, 1, 1, 1])
+    assert analysis.in_majority(labels, assignments).tolist() == [True, True, False, True, True, False]
+    assert analysis.purity(labels, assignments) == pytest.approx(2 / 3)
+
+
+def test_the_gap_leaves_out_ones_own_centre():
+    centers = np.array([[0.0, 0], [3, 4]])
+    np.testing.assert_allclose(analysis.gap(np.array([[0.0, 0], [3, 5]]), np.array([0, 1]), centers), [5, np.sqrt(34)])

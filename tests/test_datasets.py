@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from supclust import datasets, kept, networks
+from supclust import datasets, kept, simclr
 from supclust.images import ImageFiles, isic2019
 from supclust.images import files as images
 
@@ -419,9 +419,9 @@ def test_subset_of_lazy_images_reads_nothing(noisy):
 
 
 def test_lazy_images_pass_for_an_array_where_it_is_checked(noisy):
-    networks.check_images(noisy)
+    simclr.check_images(noisy)
     with pytest.raises(ValueError, match="images must be"):
-        networks.check_images(noisy.take([]))
+        simclr.check_images(noisy.take([]))
 
 
 def test_checksum_tells_files_and_sides_apart(noisy):

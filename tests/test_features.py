@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from supclust import datasets, features, kept, networks, profiles, simclr
+from supclust import datasets, features, kept, profiles, simclr
 from supclust.features import Features
 from supclust.profiles import SimCLR
 
@@ -191,7 +191,7 @@ def test_extract_claims_no_training_it_does_not_know(encoder):
 
 
 def test_knn_accuracy_is_at_hand():
-    assert features.knn_accuracy is networks.knn_accuracy
+    assert features.knn_accuracy is simclr.knn_accuracy
 
 
 def test_obtain_trains_once_then_reads(out):

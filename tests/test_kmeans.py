@@ -12,7 +12,7 @@ from tests.conftest import make_blobs
 
 @pytest.mark.parametrize("n_clusters", [1, 2, 12, 100, 480])
 def test_kmeans_assigns_each_point_to_its_nearest_center(blobs, n_clusters):
-    clustering = kmeans(geometry.Normalised(blobs), n_clusters, seed=3)
+    clustering = kmeans(geometry.Points(blobs), n_clusters, seed=3)
     blobs = geometry.normalise(blobs)
     assert (np.bincount(clustering.assignments, minlength=n_clusters) > 0).all()
     assert clustering.centers.shape == (n_clusters, 8)
@@ -23,7 +23,7 @@ def test_kmeans_assigns_each_point_to_its_nearest_center(blobs, n_clusters):
 
 def test_kmeans_finds_clear_blobs_as_well_as_scikit_learn(blobs):
     blobs = geometry.normalise(blobs)
-    ours = kmeans(geometry.Normalised(blobs), 12, seed=0)
+    ours = kmeans(geometry.Points(blobs), 12, seed=0)
     inertia = ((blobs - ours.centers[ours.assignments]) ** 2).sum()
     assert inertia < 1.05 * KMeans(12, n_init=10, random_state=0).fit(blobs).inertia_
 
@@ -32,7 +32,7 @@ def test_kmeans_depends_on_the_seed_but_not_on_the_order():
     points = np.random.default_rng(0).standard_normal((300, 5)).astype(np.float32)
     order = np.random.default_rng(1).permutation(300)
     first, again, permuted, other = (
-        kmeans(geometry.Normalised(p), 20, s) for p, s in [(points, 0), (points, 0), (points[order], 0), (points, 1)]
+        kmeans(geometry.Points(p), 20, s) for p, s in [(points, 0), (points, 0), (points[order], 0), (points, 1)]
     )
     np.testing.assert_array_equal(first.assignments, again.assignments)
     np.testing.assert_array_equal(first.assignments[order], permuted.assignments)
@@ -42,7 +42,7 @@ def test_kmeans_depends_on_the_seed_but_not_on_the_order():
 @pytest.mark.parametrize("n_clusters", [0, 6])
 def test_kmeans_refuses_fewer_points_than_clusters(n_clusters):
     with pytest.raises(ValueError, match=f"{n_clusters} clusters of 5 points"):
-        kmeans(geometry.Normalised(np.eye(5)), n_clusters)
+        kmeans(geometry.Points(np.eye(5)), n_clusters)
 
 
 @pytest.mark.parametrize("sizes", [(2**16, 256, 2**12, 16), (600, 20, 300, 10)])
@@ -54,12 +54,12 @@ def test_inertia_is_within_a_hundredth_of_scikit_learns_best_of_ten(n_clusters, 
     points = geometry.normalise(make_blobs(20, 50, 128, spread=1.0) + 2)
     best = KMeans(n_clusters, n_init=10, random_state=0).fit(points).inertia_
     for seed in range(3):
-        ours = kmeans(geometry.Normalised(points), n_clusters, seed)
+        ours = kmeans(geometry.Points(points), n_clusters, seed)
         assert ((points - ours.centers[ours.assignments]) ** 2).sum() < 1.01 * best
 
 
 def test_kmeans_does_not_depend_on_the_number_of_threads_or_blocks():
-    points = geometry.Normalised(np.random.default_rng(0).standard_normal((3000, 100)))
+    points = geometry.Points(np.random.default_rng(0).standard_normal((3000, 100)))
     several = kmeans(points, 20)
     with threads.alone():
         one = kmeans(points, 20)
@@ -68,6 +68,6 @@ def test_kmeans_does_not_depend_on_the_number_of_threads_or_blocks():
 
 
 def test_more_clusters_than_different_points_leave_some_empty():
-    clustering = kmeans(geometry.Normalised(np.repeat(np.eye(3), 10, axis=0)), 5)
+    clustering = kmeans(geometry.Points(np.repeat(np.eye(3), 10, axis=0)), 5)
     assert len(set(clustering.assignments[::10])) == 3
     assert (clustering.assignments.reshape(3, 10) == clustering.assignments[::10, None]).all()

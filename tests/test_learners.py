@@ -3,8 +3,9 @@ import pytest
 import torch
 from scipy.optimize import minimize
 from scipy.special import log_softmax
+from torch import nn
 
-from supclust import augment, learners, profiles
+from supclust import learners, profiles, simclr
 from supclust.profiles import FSL
 from tests import reference
 
@@ -140,8 +141,9 @@ def test_training_is_the_protocol_step_by_step(monkeypatch):
     assert len(seen["rows"]) == 3 * 2
     masks = torch.stack(seen["masks"])
     assert abs(masks.float().mean() - 0.5) < 0.1
-    steps = [(augment.normalise(views), rows) for views, rows in zip(seen["views"], seen["rows"], strict=True)]
-    model = learners._fresh_network(2, config, (5,))
+    steps = [(simclr.normalise(views), rows) for views, rows in zip(seen["views"], seen["rows"], strict=True)]
+    model = nn.Sequential(simclr.resnet(config.network, config.width), nn.Linear(8 * config.width, 2))
+    simclr.initialise(model, simclr.generator(torch.device("cpu"), (5, learners.WEIGHTS_STREAM)))
     reference.fit_network(model, [steps[0:2], steps[2:4], steps[4:6]], torch.from_numpy(labels), config, seen["masks"])
     np.testing.assert_allclose(trained.head.weights, model[1].weight.detach().numpy(), rtol=0, atol=3e-6)
     for fast, slow in zip(trained.body.parameters(), model[0].parameters(), strict=True):
@@ -151,7 +153,7 @@ def test_training_is_the_protocol_step_by_step(monkeypatch):
 def record_randomness(monkeypatch):
     """What `fit_network` draws on its way: rows of each batch, views and dropout masks."""
     seen = {"rows": [], "views": [], "masks": []}
-    batches, shift, rand = learners._filled_batches, augment.shift, torch.rand
+    batches, shift, rand = learners._filled_batches, simclr.shift, torch.rand
 
     def recorded_batches(*args):
         for rows in batches(*args):
@@ -169,6 +171,6 @@ def record_randomness(monkeypatch):
         return drawn
 
     monkeypatch.setattr(learners, "_filled_batches", recorded_batches)
-    monkeypatch.setattr(augment, "shift", recorded_shift)
+    monkeypatch.setattr(simclr, "shift", recorded_shift)
     monkeypatch.setattr(torch, "rand", recorded_rand)
     return seen

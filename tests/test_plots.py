@@ -4,14 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from sklearn.svm import SVC
 
-from supclust import analysis, plots, strategies
+from supclust import analysis, plots, profiles, strategies
+from tests.conftest import make_features
 from tests.test_analysis import make_table
 
 mpl.use("Agg")
 RNG = np.random.default_rng(0)
 POINTS, GROUPS = RNG.standard_normal((200, 2)), np.arange(200) % 4
+MAPS = plots.Maps(np.arange(0, 400, 2), {"t-SNE": POINTS, "UMAP": POINTS})
+LABELS = np.arange(400) // 2 % 4
 CORRELATION = analysis.Correlation(0.1, np.array([0.1, -0.2, np.nan]))
 TABLE = make_table(0.05).replace({"a": "typiclust", "b": "supclust"})
 PICKS = {name: RNG.standard_normal((4, 2)) for name in ("typiclust", "supclust")}
@@ -35,7 +37,7 @@ COMPARISONS = pd.DataFrame(
 SETTINGS = pd.DataFrame(
     [
         (setting, "supclust", value, "cifar10", budget, 0.5, -1.0, 2.0)
-        for setting, values in {"temperature": (0.01, 0.1, 1), "max_clusters": (50, None), "squared": (False, True)}.items()
+        for setting, values in {"temperature": (0.01, 0.1, 1), "max_clusters": (50, 500), "squared": (False, True)}.items()
         for value in values
         for budget in ("tiny", "small")
     ],
@@ -45,55 +47,64 @@ RIVAL = pd.DataFrame({"dataset": ["cifar10"], "budget": ["tiny"], "strategy": ["
 ENCODERS = pd.DataFrame({"comparison": list("aabb"), "knn": [0.5, 0.8] * 2, "mean": [1.0, 2.0, 3.0, 4.0]})
 
 FIGURES = {
-    "support_vectors": lambda: plots.support_vectors(
-        POINTS, (POINTS[:, 0] > 0) * 1, SVC(kernel="linear").fit(POINTS, POINTS[:, 0] > 0)
-    ),
     "training": lambda: plots.training(
         [{"epoch": e, "loss": 1 / e, "knn": 0.5 if e % 2 else None, "seconds": 1} for e in (1, 2, 3)]
     ),
-    "embedding": lambda: plots.embedding({"t-SNE": POINTS, "UMAP": POINTS}, GROUPS, list("abcd"), GROUPS, "title"),
-    "queries": lambda: plots.queries(POINTS, GROUPS, PICKS, {name: RNG.random(4) for name in PICKS}, "title"),
-    "query_round": lambda: plots.query_round(POINTS, GROUPS, {name: [p, p + 1] for name, p in PICKS.items()}, 1),
+    "embedding": lambda: plots.embedding(MAPS, LABELS, list("abcd"), LABELS, "title"),
+    "queries": lambda: plots.queries(MAPS, LABELS, PICKS, {name: places[:, 0] for name, places in PICKS.items()}, "title"),
+    "query_round": lambda: plots.query_round(MAPS, LABELS, {name: [p, p + 1] for name, p in PICKS.items()}, 1),
     "thumbnails": lambda: plots.thumbnails(dict.fromkeys(PICKS, np.zeros((3, 3, 8, 8), np.uint8)), dict.fromkeys(PICKS, "abc")),
-    "sup_against_typicality": lambda: plots.sup_against_typicality(RNG.random(200), RNG.random(200), GROUPS, CORRELATION),
+    "sup_against_typicality": lambda: plots.sup_against_typicality(*np.exp(POINTS.T), GROUPS, CORRELATION),
     "curves": lambda: plots.curves(TABLE, ["typiclust", "supclust"], "typiclust", "title"),
     "curves of many": lambda: plots.curves(MANY, NAMES, "random", "title"),
     "class_coverage": lambda: plots.class_coverage(MANY, NAMES, "title", {"cifar10": 10}),
     "win_matrix": lambda: plots.win_matrix(analysis.win_matrix(MANY, NAMES), "title"),
     "forest": lambda: plots.forest(pd.concat([COMPARISONS, COMPARISONS.assign(claim="3 gain")]), "title"),
     "forest of one claim": lambda: plots.forest(COMPARISONS, "title"),
-    "sensitivity": lambda: plots.sensitivity(SETTINGS, {"temperature": 0.1, "max_clusters": 500}, RIVAL, "title"),
+    "sensitivity": lambda: plots.sensitivity(SETTINGS, {"temperature": 0.1, "max_clusters": 500, "squared": False}, RIVAL, "title"),
     "encoders": lambda: plots.encoders(ENCODERS.assign(low=ENCODERS["mean"] - 1, high=ENCODERS["mean"] + 1), "title"),
 }
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_is_saved_as_pdf_and_png_the_same_bytes_each_time(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("SUPCLUST_OUT", str(tmp_path))
     plots.set_style()
-    figure = FIGURES[name]()
-    plots.save(figure, "figure_9", "quick")
-    folder = tmp_path / "figures" / "quick"
-    assert sorted(path.name for path in folder.iterdir()) == ["figure_9.pdf", "figure_9.png"]
-    first = (folder / "figure_9.pdf").read_bytes()
-    assert first.startswith(b"%PDF")
-    assert b"CreationDate" not in first
-    assert min(Image.open(folder / "figure_9.png").size) > 200
+    written = []
+    for out in ("first", "second"):
+        monkeypatch.setenv("SUPCLUST_OUT", str(tmp_path / out))
+        plots.save(FIGURES[name](), "figure_9", "quick")
+        folder = tmp_path / out / "figures" / "quick"
+        written.append({path.name: path.read_bytes() for path in folder.iterdir()})
     plt.close("all")
+    assert sorted(written[0]) == ["figure_9.pdf", "figure_9.png"]
+    assert written[0] == written[1]
+    assert min(Image.open(folder / "figure_9.png").size) > 200
 
 
 def test_a_frame_for_each_round_in_the_animation(tmp_path, monkeypatch):
     monkeypatch.setenv("SUPCLUST_OUT", str(tmp_path))
     rounds = {name: [p, p + 1, p - 1] for name, p in PICKS.items()}
-    plots.save_animation(lambda i: plots.query_round(POINTS, GROUPS, rounds, i), 3, "figure_3", "quick")
+    plots.save_animation(lambda i: plots.query_round(MAPS, LABELS, rounds, i), 3, "figure_3", "quick")
     with Image.open(tmp_path / "figures" / "quick" / "figure_3.gif") as animation:
         assert animation.n_frames == 3
 
 
-def test_every_strategy_has_a_look_of_its_own():
-    assert set(strategies.NAMES) <= set(plots.STRATEGIES)
-    assert len({color for _, color, _, _ in plots.STRATEGIES.values()}) == len(plots.STRATEGIES)
-    assert len({marker for _, _, marker, _ in plots.STRATEGIES.values()}) == len(plots.STRATEGIES)
+def test_every_strategy_has_a_name_and_a_look_of_its_own():
+    assert set(strategies.LABELS) == set(plots.STYLES) == {*strategies.NAMES, *strategies.CONTROLS}
+    for looks in (strategies.LABELS.values(), *list(zip(*plots.STYLES.values(), strict=True))[:2]):
+        assert len(set(looks)) == len(plots.STYLES)
+
+
+def test_training_is_shown_once_and_then_updated(monkeypatch):
+    shown = []
+    monkeypatch.setattr(plots.DisplayHandle, "display", lambda self, figure: shown.append(("display", figure)))
+    monkeypatch.setattr(plots.DisplayHandle, "update", lambda self, figure: shown.append(("update", figure)))
+    live, history = plots.LiveTraining(), [{"epoch": e, "loss": 1 / e, "knn": None, "seconds": 1} for e in (1, 2, 3)]
+    for done in (1, 2, 3):
+        live(history[:done])
+    assert [what for what, _ in shown] == ["display", "update", "update"]
+    assert [len(figure.axes[0].get_lines()[0].get_xdata()) for _, figure in shown] == [1, 2, 3]
+    assert not plt.get_fignums()  # the cell shows no second one
 
 
 def test_frameworks_have_rows_of_their_own_and_are_named_where_there_are_two():
@@ -106,7 +117,7 @@ def test_frameworks_have_rows_of_their_own_and_are_named_where_there_are_two():
 def test_a_strategy_that_a_panel_lacks_is_not_drawn_there_and_the_control_is_called_what_it_is():
     table = pd.concat([TABLE, TABLE[TABLE["strategy"] == "supclust"].assign(dataset="digits")])
     figure = plots.curves(table, ["typiclust", "supclust"], "typiclust", "title")
-    assert [len(ax.get_lines()) for ax in figure.axes] == [2, 2, 2, 1]  # and the line at zero below
+    assert [len(ax.get_lines()) for ax in figure.axes] == [2, 1, 2, 1]  # below: the difference and the line at zero
     assert "class-balanced oracle" in {text.get_text() for text in FIGURES["curves of many"]().legends[0].get_texts()}
     plt.close("all")
 
@@ -121,31 +132,64 @@ def test_the_strategy_that_wins_most_stands_on_top():
     matrix = pd.DataFrame([[0, 0.0], [0.5, 0]], index=["random", "supclust"], columns=["random", "supclust"])
     figure = plots.win_matrix(matrix, "title")
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["SUPClust", "Random"]
-    assert [text.get_text() for text in figure.axes[0].texts] == ["50", "0"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["50", "50", "0", "0"]  # and the means
     plt.close("all")
 
 
 def test_a_band_shows_the_interval_of_the_accuracy():
     figure = FIGURES["curves"]()
     line = next(line for line in figure.axes[0].get_lines() if line.get_label() == "SUPClust")
-    summary = analysis.summarise(TABLE)
-    np.testing.assert_allclose(line.get_ydata(), 100 * summary[summary["strategy"] == "supclust"]["mean"])
+    values = [100 * part["accuracy"] for _, part in TABLE[TABLE["strategy"] == "supclust"].groupby("labels")]
+    intervals = [analysis.mean_interval(one) for one in values]
+    np.testing.assert_allclose(line.get_ydata(), [one.mean for one in intervals])
+    band = figure.axes[0].collections[1].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == pytest.approx(
+        (min(one.low for one in intervals), max(one.high for one in intervals))
+    )
     plt.close("all")
 
 
-def test_ratios_show_times_and_target_for_each_pool():
-    rows = [{"features": f, "job": job, "ours": 0.2, "theirs": 2.0, "times": 10.0, "target": 4} for f in "ab" for job in "xyz"]
-    figure = plots.ratios(pd.DataFrame(rows), "title")
-    first, second = figure.axes
-    assert [first.get_title(), second.get_title()] == ["a", "b"]
-    assert [bar.get_width() for bar in first.patches] == [10, 10, 10]
-    assert [text.get_text() for text in first.texts] == ["10× (200 ms against 2.0 s)"] * 3
+# -- maps of the embedding -----------------------------------------------------------------------------------------------------
 
 
-def test_growth_draws_the_measured_seconds_and_the_fitted_slope():
-    points = pd.DataFrame({"points": [1e4, 1e5, 1e6], "budget": 100, "seconds": [0.1, 1.0, 10.0]})
-    budget = pd.DataFrame({"points": 100_000, "budget": [10, 100], "seconds": [1.0, 2.0]})
-    left, right = plots.growth(points, budget, (1.0, 0.3), "title").axes
-    measured, fitted = left.lines
-    np.testing.assert_allclose(measured.get_ydata(), fitted.get_ydata())
-    assert "0.30" in right.get_title()
+def test_maps_are_made_once_and_kept_for_the_same_features(tmp_path, monkeypatch):
+    monkeypatch.setenv("SUPCLUST_OUT", str(tmp_path))
+    calls = []
+
+    def make_maps(features, n_points, seed):
+        calls.append(n_points)
+        indices = np.arange(0, len(features), 2)
+        return {"indices": indices, "t-SNE": features[indices, :2], "UMAP": features[indices, 2:4]}
+
+    monkeypatch.setattr(plots, "make_maps", make_maps)
+    profile, features = profiles.get("quick"), make_features()
+    first, again = plots.embedding_maps(profile, features), plots.embedding_maps(profile, features)
+    assert calls == [profile.embedding_points]
+    assert list(first.places) == ["t-SNE", "UMAP"]
+    np.testing.assert_array_equal(first.places["UMAP"], again.places["UMAP"])
+    np.testing.assert_array_equal(first.indices, again.indices)
+    plots.embedding_maps(profile, make_features(size=60))
+    plots.embedding_maps(profile, features, recompute=True)
+    path = tmp_path / "reports" / "quick" / "embedding-0.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    plots.embedding_maps(profile, features)
+    assert len(calls) == 4
+
+
+def test_a_point_is_placed_where_it_or_its_nearest_drawn_neighbour_is():
+    features = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9]], dtype=np.float32)
+    maps = plots.Maps(np.array([0, 2]), {"UMAP": np.array([[5.0, 5.0], [7.0, 7.0]])})
+    np.testing.assert_array_equal(maps.place(features, np.array([0, 1, 3, 2])), [[5, 5], [5, 5], [7, 7], [7, 7]])
+
+
+@pytest.mark.slow
+def test_both_methods_keep_clear_blobs_apart():
+    features = make_features(n_classes=3, size=40)
+    found = plots.make_maps(features.train, 90)
+    indices = found.pop("indices")
+    labels = features.train_labels[indices]
+    assert len(indices) == 90
+    for places in found.values():
+        centers = np.stack([places[labels == k].mean(axis=0) for k in range(3)])
+        nearest = ((places[:, None] - centers) ** 2).sum(axis=2).argmin(axis=1)
+        assert (nearest == labels).mean() > 0.95

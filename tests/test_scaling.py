@@ -81,14 +81,14 @@ def test_the_exponent_is_the_slope():
 
 def test_a_table_is_measured_when_asked_for_and_read_afterwards(small, monkeypatch):
     made = pd.DataFrame({"clusters": [10], "ratio": [1.23456]})
-    found, machine = scaling.load_or_measure("inertias_of_a_test", lambda: made, measure=True)
+    found, machine = scaling.table("inertias_of_a_test", lambda: made, measure=True)
     assert found["ratio"].tolist() == [1.2346]
     assert "threads" in machine
-    again, _ = scaling.load_or_measure("inertias_of_a_test", None)
+    again, _ = scaling.table("inertias_of_a_test", None)
     pd.testing.assert_frame_equal(found, again)
     assert (kept.reports("laptop") / "inertias_of_a_test.csv").exists()
     with pytest.raises(FileNotFoundError, match="measure = True"):
-        scaling.load_or_measure("no_such_table", None)
+        scaling.table("no_such_table", None)
 
 
 def test_rates_are_of_the_order_of_a_computer():

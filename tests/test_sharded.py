@@ -157,7 +157,7 @@ def test_approximate_neighbours_are_those_of_one_machine(client):
 
 
 def test_points_come_from_their_shards_in_the_order_asked(both):
-    one, shards = geometry.Normalised(both[0]), both[1]
+    one, shards = geometry.Points(both[0]), both[1]
     assert shards.shape == one.shape
     assert isinstance(shards, geometry.Points)
     np.testing.assert_array_equal(shards.order, one.order)

@@ -15,11 +15,9 @@ from supclust.engine import threads
 
 
 def blas_threads():
-    return {
-        library["num_threads"]
-        for library in threadpool_info()
-        if library["user_api"] == "blas" and "faiss" not in library["filepath"]
-    }
+    """Of numpy's and scipy's libraries; that of faiss is loaded only where neighbours are approximate."""
+    libraries = [one for one in threadpool_info() if one["user_api"] == "blas" and "faiss" not in one["filepath"]]
+    return {library["num_threads"] for library in libraries}
 
 
 def test_results_come_in_the_order_of_the_pieces():

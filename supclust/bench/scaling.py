@@ -42,7 +42,7 @@ print(seconds, int(peak) / 1e6)
 """
 
 
-def load_or_measure(name: str, measured: Callable[[], pd.DataFrame], measure: bool = False) -> tuple[pd.DataFrame, str]:
+def table(name: str, measured: Callable[[], pd.DataFrame], measure: bool = False) -> tuple[pd.DataFrame, str]:
     """A kept table, reports/laptop/<name>.csv, and the machine that it is of; measured now, and kept, where asked for.
 
     Raises FileNotFoundError if there is none.
@@ -225,7 +225,7 @@ def inertias(profile: Profile, n_clusters: tuple[int, ...] = (10, 50, 300), seed
     Columns: clusters, ratio (mean over the seeds), worst, ours, theirs (s).
     """
     points, rows = _own_features(profile), []
-    pool = geometry.Normalised(points)
+    pool = geometry.Points(points)
     for k in n_clusters:
         begin, best = time.perf_counter(), KMeans(k, n_init=10, random_state=0).fit(points).inertia_
         theirs, ratio, seconds = time.perf_counter() - begin, [], []
@@ -272,7 +272,7 @@ def stock_parts() -> Iterator[None]:
         yield
 
 
-def _stock_kmeans(points: geometry.Normalised, n_clusters: int, seed: int = 0) -> kmeans.Clustering:
+def _stock_kmeans(points: geometry.Points, n_clusters: int, seed: int = 0) -> kmeans.Clustering:
     model = KMeans(n_clusters, n_init=1, random_state=seed).fit(np.asarray(points))
     return kmeans.Clustering(model.labels_.astype(np.int64), model.cluster_centers_)
 

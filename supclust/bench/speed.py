@@ -19,14 +19,14 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from supclust import augment, kept, networks, profiles, simclr
+from supclust import kept, profiles, simclr
 from supclust.profiles import Profile, SimCLR
 
 STOCK = "lightly transform, DataLoader, fp32"
 SHARES = "augmentation, share of a step"
 
 
-def of(profile: Profile, measure: bool = False) -> tuple[pd.DataFrame, str]:
+def load_or_measure(profile: Profile, measure: bool = False) -> tuple[pd.DataFrame, str]:
     """The `training` table of a profile and the machine it is of: a kept one, or measured now, on noise (contents do not matter).
 
     The laptop profile measures the paper's network, of which its encoder is one; minutes on CPUs.
@@ -46,7 +46,7 @@ def operations(config: SimCLR, side: int) -> int:
 
     Two views, each forward once and backward for twice that. Of convolutions and matrix products; the rest does not count.
     """
-    network = networks.resnet(config.network, config.width, config.stem).eval()
+    network = simclr.resnet(config.network, config.width, config.stem).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, 3, side, side))
     return 2 * 3 * counter.get_total_flops()
@@ -88,10 +88,10 @@ def _stock_steps(images: np.ndarray, config: SimCLR) -> Callable[[], float]:
     Views made one by one by worker processes, a forward pass for each of the two, float32, default memory format. The network is
     ours but for its matrix products on tiny maps.
     """
-    network = networks.resnet(config.network, config.width, config.stem)
-    model = nn.Sequential(network, simclr.projection_head(config)).to(networks.default_device())
+    network = simclr.resnet(config.network, config.width, config.stem)
+    model = nn.Sequential(network, simclr.projection_head(config)).to(simclr.default_device())
     for module in model.modules():
-        if isinstance(module, networks.TinyMapConv2d):
+        if isinstance(module, simclr.TinyMapConv2d):
             module.__class__ = nn.Conv2d
     optimizer, loss = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9), NTXentLoss(config.temperature)
 
@@ -111,7 +111,7 @@ def _stock_batches(images: np.ndarray, config: SimCLR) -> Iterator[list[torch.Te
     transform = SimCLRTransform(input_size=config.side, cj_strength=0.5, min_scale=config.smallest_crop, gaussian_blur=0.0)
     loader = DataLoader(_Views(images, transform), config.batch_size, shuffle=True, drop_last=True, num_workers=os.cpu_count() or 1)
     for views in loader:
-        yield [view.to(networks.default_device()) for view in views]
+        yield [view.to(simclr.default_device()) for view in views]
 
 
 @dataclasses.dataclass
@@ -127,31 +127,31 @@ class _Views(torch.utils.data.Dataset):
 
 
 def _engine_steps(images: np.ndarray, config: SimCLR) -> Callable[[], float]:
-    """Runs two steps of the engine, the very ones of simclr.train; returns the seconds of the second."""
-    device = networks.default_device()
-    training = simclr._set_up(images, config, device, compiled=simclr._pays(config, device))
-    training.model.train()
+    """Runs two steps of the engine, as simclr.train does them; returns the seconds of the second."""
+    device = simclr.default_device()
+    resident = torch.from_numpy(images).to(device)
+    _, _, fit = simclr.make_step(dataclasses.replace(config, small_epochs=0, learning_rate=0.01), device)
 
     def run_steps() -> float:
-        with networks.conditions(config.width, config.side):
-            ends = []
-            for step, batch in enumerate(islice(simclr._batches(training, 1, 0), 2)):
-                simclr._fit_batch(training, batch, 0.01, torch.Generator(device).manual_seed(step), config.side)
+        ends = []
+        with simclr.conditions(config.width, config.side):
+            for step, rows in enumerate(torch.randperm(len(images), device=device).split(config.batch_size)[:2]):
+                fit(resident[rows], step, 2)
                 ends.append(_now())
-            return ends[1] - ends[0]
+        return ends[1] - ends[0]
 
     return run_steps
 
 
 def _augmentation_seconds(images: np.ndarray, config: SimCLR, side: int, repeats: int = 3) -> float:
     """Median time to make the two views of a batch."""
-    device = networks.default_device()
+    device = simclr.default_device()
     batch, seconds = torch.from_numpy(images[: config.batch_size]).to(device), []
     for seed in range(repeats + 1):
         begin, generator = _now(), torch.Generator(device).manual_seed(seed)
-        with networks.conditions(config.width, config.side):
+        with simclr.conditions(config.width, config.side):
             for _ in range(2):
-                augment.augment(batch, config, generator, side)
+                simclr.render(batch, simclr.draw(len(batch), config, generator), side)
         seconds.append(_now() - begin)
     return float(np.median(seconds[1:]))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -37,10 +37,8 @@ def check_shape(features: ArrayLike) -> np.ndarray:
 def check_finite(bad: np.ndarray) -> None:
     """ValueError that names the first of these rows, which are not finite, if there is one."""
     if len(bad):
-        more = " ..." if len(bad) > 5 else ""
-        raise ValueError(
-            f"features are NaN, infinite or too large for float32 in {len(bad)} row(s): {', '.join(map(str, bad[:5]))}{more}"
-        )
+        first = ", ".join(map(str, bad[:5])) + " ..." * (len(bad) > 5)
+        raise ValueError(f"features are NaN, infinite or too large for float32 in {len(bad)} row(s): {first}")
 
 
 def normalise(points: np.ndarray) -> np.ndarray:
@@ -63,8 +61,7 @@ def slices(end: int, step: int = ROWS_PER_BLOCK, start: int = 0) -> list[slice]:
 
 def blocks(shape: tuple[int, int]) -> list[slice]:
     """Slices of points of that shape (n, d), each about as large as a core's cache."""
-    n, d = shape
-    return slices(n, int(np.clip(VALUES_PER_BLOCK // d, 256, ROWS_PER_BLOCK)))
+    return slices(shape[0], int(np.clip(VALUES_PER_BLOCK // shape[1], 256, ROWS_PER_BLOCK)))
 
 
 def distances(points: np.ndarray, centers: np.ndarray) -> np.ndarray:
@@ -91,28 +88,12 @@ def along_direction(points: np.ndarray) -> np.ndarray:
     return points.astype(float) @ np.random.default_rng(DIRECTION).standard_normal(points.shape[1])
 
 
-@runtime_checkable
-class Points(Protocol):
-    """Points (n, d) of unit length in float32 that need not be in memory: what k-means and the scores of clusters ask for."""
+class Points:
+    """Features (n, d) scaled to unit length, in float32, with their canonical order (n,); here in memory.
 
-    shape: tuple[int, int]
-    order: np.ndarray  # canonical order (n,) of the points, see `canonical_order`
-
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        """The points of these indices (m,), float32 (m, d)."""
-
-    def map_rows(self, function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
-        """function(points[rows]) (m, ...), where function takes each point for itself: it goes to the points."""
-
-    def map(self, function: Callable[[np.ndarray], Any], merge: Callable[[list[Any]], Any], desc: str | None = None) -> list[Any]:
-        """function(block) of each block of the points in turn; merge makes one result of several, merged ones among them."""
-
-    def map_groups(self, function: Callable[[np.ndarray], Any], groups: Sequence[np.ndarray], desc: str | None = None) -> list[Any]:
-        """function(points[group]) of each group of indices."""
-
-
-class Normalised:
-    """Features (n, d) in memory, scaled to unit length; ValueError unless they are finite, real and 2-d."""
+    Subclasses keep them elsewhere, so k-means and the scores of clusters ask for rows, blocks and groups only.
+    Raises ValueError unless the features are finite, real and 2-d.
+    """
 
     def __init__(self, features: ArrayLike) -> None:
         features = check_features(features)
@@ -130,15 +111,15 @@ class Normalised:
         return np.asarray(self[:], dtype=dtype)
 
     def map_rows(self, function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
-        """function(points[rows])."""
+        """function(points[rows]) (m, ...), where function takes each point for itself: it goes to the points."""
         return function(self[rows])
 
-    def map(self, function: Callable[[np.ndarray], Any], merge: Callable[[list[Any]], Any], desc: str | None = None) -> list[Any]:
-        """One result, merged from function(block) of each block."""
-        return [merge(threads.map(lambda part: function(self[part]), blocks(self.shape), desc))]
+    def map(self, function: Callable[[np.ndarray], Any], merge: Callable[[list[Any]], Any]) -> list[Any]:
+        """function(block) of each block in turn; merge makes one result of several, merged ones among them."""
+        return [merge(threads.map(lambda part: function(self[part]), blocks(self.shape)))]
 
     def map_groups(self, function: Callable[[np.ndarray], Any], groups: Sequence[np.ndarray], desc: str | None = None) -> list[Any]:
-        """function(points[group]) of each group: side by side, or one after the other if one is most of the work."""
+        """function(points[group]) of each group of indices: side by side, or one by one if one of them is most of the work."""
         work = [len(group) ** 2 for group in groups]
         if max(work, default=0) * threads.count() > sum(work):
             return [function(self[group]) for group in threads.progress(groups, desc)]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -29,14 +30,16 @@ class Clustering:
     centers: np.ndarray
 
 
-@dataclass(frozen=True)
-class Pass:
-    """The result of assigning points (m, d) to centres (K, d)."""
+class Pass(NamedTuple):
+    """Points (m, d) assigned to centres (K, d)."""
 
     nearest: np.ndarray  # centre of each point, (m,)
-    scores: np.ndarray  # x c - |c|^2 / 2 of each point: half of |x|^2 - |x - c|^2, (m,); or their sum, (1,)
+    score: float  # sum of x c - |c|^2 / 2, which is half of |x|^2 - |x - c|^2
     sums: np.ndarray  # of the points of each centre, (K, d)
     counts: np.ndarray  # of the points of each centre, (K,)
+
+
+Over = Callable[[Callable[[np.ndarray], Pass]], list[Pass]]  # passes of a function over all blocks of some points
 
 
 def kmeans(points: Points, n_clusters: int, seed: int = 0) -> Clustering:
@@ -59,7 +62,7 @@ def kmeans(points: Points, n_clusters: int, seed: int = 0) -> Clustering:
         assignments = np.empty(n, dtype=np.int64)
         assignments[drawn] = nearest
         return Clustering(assignments, centers)
-    centers, last = _lloyd(lambda centers: points.map(partial(block_pass, centers=centers), _summed), centers, n, FULL_STOP)
+    centers, last = _lloyd(lambda function: points.map(function, _merged), centers, n, FULL_STOP)
     return Clustering(last.nearest.astype(np.int64), centers)
 
 
@@ -70,12 +73,13 @@ def _of_sample(sample: np.ndarray, n_clusters: int, rng: np.random.Generator) ->
     mean = (np.sum(sums, axis=0) / len(sample)).astype(np.float32)
     threads.map(lambda part: np.subtract(sample[part], mean, out=sample[part]), parts)
     leading, squares = _in_leading_dimensions(sample, rng), _squares(sample)
-    centers, last = _lloyd(_passes(leading), _start(leading, n_clusters, rng), _squares(leading), LEADING_STOP, held=leading)
+    centers = _start(leading, n_clusters, rng)
+    centers, last = _lloyd(_over(leading), centers, _squares(leading), LEADING_STOP, held=leading)
     if leading is not sample:
         sums = _total(threads.map(lambda part: _sums(sample[part], last.nearest[part], n_clusters), parts))
         centers = _means(sums, last.counts, np.zeros((n_clusters, sample.shape[1])))
         inertia = squares - float(last.counts @ (centers.astype(float) ** 2).sum(axis=1))
-        centers, last = _lloyd(_passes(sample), centers, squares, FULL_STOP, inertia)
+        centers, last = _lloyd(_over(sample), centers, squares, FULL_STOP, inertia)
     return centers + mean, last.nearest
 
 
@@ -98,12 +102,12 @@ def _start(points: np.ndarray, n_clusters: int, rng: np.random.Generator) -> np.
 
     def attempt(rng: np.random.Generator) -> np.ndarray:
         part = points[np.sort(rng.choice(len(points), size, replace=False))]
-        return _lloyd(_passes(part), _plus_plus(part, n_clusters, rng), _squares(part), LEADING_STOP, held=part)[0]
+        return _lloyd(_over(part), _plus_plus(part, n_clusters, rng), _squares(part), LEADING_STOP, held=part)[0]
 
     tries = threads.map(attempt, rng.spawn(max(1, RESTARTS // n_clusters)))
     if len(tries) == 1:
         return tries[0]
-    return max(tries, key=lambda centers: float(_joined(_passes(points)(centers)).scores.sum(dtype=float)))
+    return max(tries, key=lambda centers: _merged(_over(points)(partial(block_pass, centers=centers))).score)
 
 
 def _plus_plus(points: np.ndarray, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
@@ -124,7 +128,7 @@ def _plus_plus(points: np.ndarray, n_clusters: int, rng: np.random.Generator) ->
 
 
 def _lloyd(
-    over: Callable[[np.ndarray], list[Pass]],
+    over: Over,
     centers: np.ndarray,
     squares: float,
     stop: tuple[int, float],
@@ -138,15 +142,16 @@ def _lloyd(
     """
     most, tolerance = stop
     for number in threads.progress(range(1, most + 1), "k-means"):
-        last = _joined(over(centers))
-        before, inertia = inertia, squares - 2 * float(last.scores.sum(dtype=float))
-        lost = last.counts == 0 if held is not None else np.zeros(len(centers), dtype=bool)
-        if (before - inertia <= tolerance * abs(inertia) and not lost.any()) or number == most:
+        last = _merged(over(partial(block_pass, centers=centers)))
+        before, inertia = inertia, squares - 2 * last.score
+        lost = np.flatnonzero(last.counts == 0) if held is not None else ()
+        if (before - inertia <= tolerance * abs(inertia) and not len(lost)) or number == most:
             break
+        if len(lost):
+            gaps = np.square(held - centers[last.nearest]).sum(axis=1)
         centers = _means(last.sums, last.counts, centers)
-        if lost.any():
-            gaps = np.einsum("nd,nd->n", held, held) - 2 * last.scores
-            centers[lost] = held[np.argsort(-gaps, kind="stable")[: np.count_nonzero(lost)]]
+        if len(lost):
+            centers[lost] = held[np.argsort(-gaps, kind="stable")[: len(lost)]]
     return centers, last
 
 
@@ -155,26 +160,24 @@ def block_pass(block: np.ndarray, centers: np.ndarray) -> Pass:
     products = np.matmul(block, centers.T, out=threads.workspace("products", (len(block), len(centers))))
     products -= np.einsum("kd,kd->k", centers, centers) / 2
     nearest = products.argmax(axis=1)
-    scores = products[np.arange(len(block)), nearest]
-    return Pass(nearest.astype(np.int32), scores, _sums(block, nearest, len(centers)), np.bincount(nearest, minlength=len(centers)))
+    score = float(products[np.arange(len(block)), nearest].sum(dtype=float))
+    counts = np.bincount(nearest, minlength=len(centers))
+    return Pass(nearest.astype(np.min_scalar_type(len(centers))), score, _sums(block, nearest, len(centers)), counts)
 
 
-def _joined(parts: list[Pass]) -> Pass:
-    nearest, scores = (np.concatenate([getattr(part, name) for part in parts]) for name in ("nearest", "scores"))
-    sums, counts = (_total([getattr(part, name) for part in parts]) for name in ("sums", "counts"))
-    return Pass(nearest, scores, sums, counts)
+def _over(points: np.ndarray) -> Over:
+    """Passes over points (m, d) in memory."""
+    return lambda function: threads.map(lambda part: function(points[part]), blocks(points.shape))
 
 
-def _total(arrays: list[np.ndarray]) -> np.ndarray:
+def _merged(parts: list[Pass]) -> Pass:
+    nearest, scores, sums, counts = zip(*parts, strict=True)
+    return Pass(np.concatenate(nearest), sum(scores), _total(sums), sum(counts))
+
+
+def _total(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """Their sum in float64, without stacking them first."""
     return sum(arrays[1:], arrays[0].astype(float))
-
-
-def _summed(parts: list[Pass]) -> Pass:
-    """Passes joined, in as few bytes as Lloyd's algorithm needs: the sum of the scores, and small integers."""
-    whole = _joined(parts)
-    nearest = whole.nearest.astype(np.min_scalar_type(len(whole.counts)))
-    return Pass(nearest, whole.scores.sum(dtype=float, keepdims=True), whole.sums, whole.counts)
 
 
 def _sums(block: np.ndarray, nearest: np.ndarray, n_clusters: int) -> np.ndarray:
@@ -186,11 +189,6 @@ def _sums(block: np.ndarray, nearest: np.ndarray, n_clusters: int) -> np.ndarray
 def _means(sums: np.ndarray, counts: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
     """Mean of each cluster, (K, d) float32; otherwise (K, d) where a cluster has no points."""
     return np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], otherwise).astype(np.float32)
-
-
-def _passes(points: np.ndarray) -> Callable[[np.ndarray], list[Pass]]:
-    """Passes over points (m, d) in memory."""
-    return lambda centers: threads.map(lambda part: block_pass(points[part], centers), blocks(points.shape))
 
 
 def _squares(points: np.ndarray) -> float:

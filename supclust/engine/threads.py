@@ -21,7 +21,7 @@ from tqdm import tqdm
 SECONDS_BEFORE_BAR = 3  # a progress bar appears after these
 
 _inside = threading.local()  # .stop: the event that ends the map whose piece this thread works on
-_lock, _maps, _single = threading.Lock(), 0, None
+_lock, _blocks, _limit = threading.Lock(), 0, None
 
 
 def map(function: Callable[[Any], Any], pieces: Iterable[Any], desc: str | None = None) -> list[Any]:
@@ -29,60 +29,75 @@ def map(function: Callable[[Any], Any], pieces: Iterable[Any], desc: str | None 
 
     desc: of a progress bar with the time left. An exception, Ctrl-C included, stops the map after the running pieces.
     """
-    pieces, stop = list(pieces), getattr(_inside, "stop", None)
-    if stop is not None:
-        results = []
-        for piece in pieces:
-            raise_if_stopped()
-            results.append(function(piece))
-        return results
-    stop = threading.Event()
+    pieces, outer = list(pieces), getattr(_inside, "stop", None)
+    stop = outer or threading.Event()
+    workers = 1 if outer else min(count(), len(pieces))
 
     def run(piece: Any) -> Any:
-        with alone(stop):
+        with _piece(stop):
+            raise_if_stopped()
             return function(piece)
 
-    workers = min(count(), len(pieces))
     with _single_threaded_blas(), ThreadPoolExecutor(max(1, workers)) as executor:
         try:
             results = executor.map(run, pieces) if workers > 1 else (run(piece) for piece in pieces)
             return list(progress(results, desc, len(pieces)))
         finally:
-            stop.set()
+            if not outer:
+                stop.set()
             executor.shutdown(cancel_futures=True)
 
 
 def progress(items: Iterable[Any], desc: str | None, total: int | None = None) -> Iterable[Any]:
     """The items under a progress bar, which appears after some seconds; without desc, and inside a piece, there is none."""
-    if desc is None or getattr(_inside, "stop", None) is not None:
+    if desc is None or getattr(_inside, "stop", None):
         return items
     return tqdm(items, desc, total, leave=False, delay=SECONDS_BEFORE_BAR)
 
 
 def raise_if_stopped() -> None:
     """InterruptedError inside a piece of a map that has ended: for long loops that call no map."""
-    stop = getattr(_inside, "stop", None)
-    if stop is not None and stop.is_set():
+    if (stop := getattr(_inside, "stop", None)) and stop.is_set():
         raise InterruptedError("the computation that this is a part of has ended")
 
 
 @contextmanager
-def alone(stop: threading.Event | None = None) -> Iterator[None]:
-    """Every map inside the block keeps to this thread."""
-    before, _inside.stop = getattr(_inside, "stop", None), stop or threading.Event()
+def alone() -> Iterator[None]:
+    """Every map inside the block keeps to this thread, and so does the BLAS."""
+    with _piece(threading.Event()), _single_threaded_blas():
+        yield
+
+
+@contextmanager
+def _piece(stop: threading.Event) -> Iterator[None]:
+    before, _inside.stop = getattr(_inside, "stop", None), stop
     try:
-        with _single_threaded_blas():
-            yield
+        yield
     finally:
         _inside.stop = before
 
 
-def workspace(name: str, shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
-    """An array of that shape to write into; a thread gets the same memory for the same name, because fresh memory is slow."""
-    held, key, size = vars(_inside).setdefault("workspaces", {}), (name, dtype), math.prod(shape)
-    if key not in held or held[key].size < size:
-        held[key] = np.empty(size, dtype=dtype)
-    return held[key][:size].reshape(shape)
+@contextmanager
+def _single_threaded_blas() -> Iterator[None]:
+    """The BLAS is a setting of the process: the first block limits it, the last one restores it."""
+    global _blocks, _limit
+    with _lock:
+        _limit = _limit if _blocks else _controller().limit(limits=1, user_api="blas")
+        _blocks += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _blocks -= 1
+            if _blocks == 0:
+                _limit.restore_original_limits()
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    import scipy.linalg  # noqa: F401  it brings a BLAS of its own, and only those that are loaded can be limited
+
+    return ThreadpoolController()
 
 
 def count() -> int:
@@ -92,38 +107,9 @@ def count() -> int:
     return min(cores, max(1, int(asked))) if asked.isdecimal() else cores
 
 
-@contextmanager
-def single_threaded_torch() -> Iterator[None]:
-    """PyTorch with one thread until the block ends."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _single_threaded_blas() -> Iterator[None]:
-    """The BLAS is a setting of the process: the first block limits it, the last one restores it."""
-    global _maps, _single
-    with _lock:
-        if _maps == 0:
-            _single = _controller().limit(limits=1, user_api="blas")
-        _maps += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _maps -= 1
-            if _maps == 0:
-                _single.restore_original_limits()
-
-
-@cache
-def _controller() -> ThreadpoolController:
-    import scipy.linalg  # noqa: F401  it brings a BLAS of its own, and only those that are loaded can be limited
-
-    return ThreadpoolController()
+def workspace(name: str, shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+    """An array of that shape to write into; a thread gets the same memory for the same name, because fresh memory is slow."""
+    held, key, size = vars(_inside).setdefault("workspaces", {}), (name, dtype), math.prod(shape)
+    if key not in held or held[key].size < size:
+        held[key] = np.empty(size, dtype=dtype)
+    return held[key][:size].reshape(shape)

@@ -19,7 +19,7 @@ import torchvision
 from torch import nn
 from tqdm import tqdm
 
-from supclust import features, kept, networks, profiles, simclr
+from supclust import features, kept, profiles, simclr
 from supclust.images import ImageFiles
 from supclust.profiles import SimCLR
 from supclust.simclr import Encoder
@@ -230,7 +230,7 @@ class Pretrained:
             _fetch(name, url, file, download)
         network = torchvision.models.get_model(name, weights=None)
         network.load_state_dict(_read_weights(file))
-        network = _without_classifier(network).to(networks.default_device()).eval()
+        network = _without_classifier(network).to(simclr.default_device()).eval()
         return cls(name, network, transforms.crop_size[0], tuple(transforms.mean), tuple(transforms.std), file.name)
 
     @torch.inference_mode()
@@ -240,8 +240,7 @@ class Pretrained:
         found = []
         for start in tqdm(range(0, len(images), self.batch_size), desc="features", unit="batch", leave=False):
             batch = torch.from_numpy(images[start : start + self.batch_size]).to(device)
-            batch = networks.resize(batch, self.side)
-            batch = batch / 255 if batch.dtype == torch.uint8 else batch
+            batch = simclr.resize(batch, self.side)
             found.append(self.network((batch - mean) / std).flatten(1).float().cpu())
         return torch.cat(found).numpy(), {"encoder": f"{self.name} of torchvision, pretrained on ImageNet", "weights": self.source}
 

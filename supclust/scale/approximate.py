@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 
 from supclust.engine import threads
+
+log = logging.getLogger(__name__)
 
 CELL = 256  # points of a cell, on average
 PROBED = 16  # cells nearest to a point, in which its neighbours are sought
 CHECKED = 200  # points that the recall is measured on
 
 
-def mean_distances(points: np.ndarray, n_neighbors: int, squared: bool = False) -> tuple[np.ndarray, float]:
-    """The mean distance (n,) from each of points (n, d) to K others that are near, and the recall of the K nearest.
+def mean_distances(points: np.ndarray, n_neighbors: int, squared: bool = False) -> np.ndarray:
+    """The mean distance (n,) from each of points (n, d) to K others that are near, where `engine.neighbours` has the K nearest.
 
-    K as in `engine.neighbours.mean_distances`. An inverted file (Jegou, Douze & Schmid, 2011) in faiss. The recall is the share of
-    the K nearest that were found, measured on 200 of the points.
+    An inverted file (Jegou, Douze & Schmid, 2011) in faiss. The recall, the share of the K nearest that were found, is measured on
+    200 of the points and logged; in shards, by the worker.
     """
     import faiss
 
@@ -30,7 +34,8 @@ def mean_distances(points: np.ndarray, n_neighbors: int, squared: bool = False) 
     rows = np.random.default_rng(0).choice(n, min(CHECKED, n), replace=False)
     exact = _others(*faiss.knn(points[rows], points, k + 1), rows)
     recall = float((squares[rows] <= exact.max(axis=1, keepdims=True) * (1 + 1e-4)).mean())
-    return (squares if squared else np.sqrt(squares)).mean(axis=1, dtype=float), recall
+    log.info("approximate neighbours of %d points: recall %.2f", n, recall)
+    return (squares if squared else np.sqrt(squares)).mean(axis=1, dtype=float)
 
 
 def _others(squares: np.ndarray, neighbors: np.ndarray, own: np.ndarray) -> np.ndarray:

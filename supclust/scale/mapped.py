@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from supclust.engine import threads
-from supclust.engine.geometry import Normalised, along_direction, blocks, check_finite, check_shape, normalise
+from supclust.engine.geometry import Points, along_direction, blocks, check_finite, check_shape, normalise
 
 
-class Mapped(Normalised):
-    """`Normalised` features (n, d) of which no copy is kept: a block is converted and normalised whenever it is asked for."""
+class Mapped(Points):
+    """`Points` features (n, d) of which no copy is kept: a block is converted and normalised whenever it is asked for."""
 
     def __init__(self, features: ArrayLike) -> None:
         self._features = check_shape(features)

@@ -23,7 +23,7 @@ NEED_MEMORY = (
 )
 
 
-class Shards:
+class Shards(geometry.Points):
     """Features (n, d) in shards on the workers of a Dask cluster, scaled to unit length there: `geometry.Points`.
 
     shards: a sequence, in the order of the rows, of paths of .npy files on a disk that all workers see (memory-mapped by the
@@ -61,10 +61,10 @@ class Shards:
         """function(points[rows]), computed where the points are."""
         return self._of_rows(_map_rows, rows, function)
 
-    def map(self, function: Callable[[np.ndarray], Any], merge: Callable[[list[Any]], Any], desc: str | None = None) -> list[Any]:
+    def map(self, function: Callable[[np.ndarray], Any], merge: Callable[[list[Any]], Any]) -> list[Any]:
         """One result for each shard, merged on its worker from function(block) of each block."""
         n = len(self._shards)
-        return self._results(self._submit(_map, self._shards, [function] * n, [merge] * n), desc)
+        return self._results(self._submit(_map, self._shards, [function] * n, [merge] * n), None)
 
     def map_groups(self, function: Callable[..., Any], groups: Sequence[np.ndarray], desc: str | None = None) -> list[Any]:
         """function(points[group]) of each group of indices on one of the workers, which gets the points from the others."""

@@ -60,6 +60,21 @@ STRATEGIES: dict[str, Strategy] = {
 NAMES = tuple(STRATEGIES)
 MODEL_BASED = frozenset({"margin", "least-confidence", "entropy", "bald", "dbal"})  # cannot query before there is a model
 CONTROLS: dict[str, Strategy] = {"class-balanced": class_balanced}  # see labels that no strategy sees; not among NAMES
+LABELS = {  # what a reader calls them
+    "random": "Random",
+    "margin": "Margin",
+    "least-confidence": "Least confidence",
+    "entropy": "Entropy",
+    "bald": "BALD",
+    "dbal": "DBAL",
+    "coreset": "Coreset",
+    "typiclust": "TypiClust",
+    "probcover": "ProbCover",
+    "supclust": "SUPClust",
+    "supclust-no-sup": "SUPClust without SUP",
+    "supclust-no-typicality": "SUPClust without typicality",
+    "class-balanced": "class-balanced oracle",
+}
 FIRST_BATCH = 2012  # sets the draw of the first batch apart from others of the same seed
 
 

@@ -1,4 +1,4 @@
-"""The networks against torchvision's, and the kNN accuracy against a slow, obvious one."""
+"""The network against torchvision's, and the kNN accuracy against a slow, obvious one."""
 
 import subprocess
 import sys
@@ -10,8 +10,7 @@ import torchvision
 from lightly.models.modules import SimCLRProjectionHead
 from torch import nn
 
-from supclust import networks, profiles
-from supclust.augment import normalise
+from supclust import profiles, simclr
 from supclust.profiles import SimCLR
 
 
@@ -25,7 +24,7 @@ def torchvisions(name):
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34"])
 def test_resnet_is_torchvisions_with_a_small_stem(name):
-    reference, ours = torchvisions(name).eval(), networks.resnet(name).eval()
+    reference, ours = torchvisions(name).eval(), simclr.resnet(name).eval()
     assert list(ours.state_dict()) == list(reference.state_dict())
     ours.load_state_dict(reference.state_dict())
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -34,19 +33,20 @@ def test_resnet_is_torchvisions_with_a_small_stem(name):
 
 
 def test_width_scales_the_features():
-    assert networks.resnet("resnet18", width=4)(torch.zeros(2, 3, 8, 8)).shape == (2, 32)
+    assert simclr.resnet("resnet18", width=4)(torch.zeros(2, 3, 8, 8)).shape == (2, 32)
 
 
 def test_unknown_network_lists_the_known():
     with pytest.raises(ValueError, match="unknown network 'resnet50'; known: resnet18, resnet34"):
-        networks.resnet("resnet50")
+        simclr.resnet("resnet50")
 
 
 def initialised(seed):
-    model = nn.Sequential(networks.resnet("resnet18", 8), SimCLRProjectionHead(64, 64, 16))
-    for parameter in model.parameters():
-        nn.init.constant_(parameter, 7.0)
-    networks.initialise(model, torch.Generator().manual_seed(seed))
+    model = nn.Sequential(simclr.resnet("resnet18", 8), SimCLRProjectionHead(64, 64, 16))
+    for layer in (layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)):
+        for parameter in layer.parameters():
+            nn.init.constant_(parameter, 7.0)
+    simclr.initialise(model, torch.Generator().manual_seed(seed))
     return model
 
 
@@ -68,9 +68,9 @@ def test_initialise_has_torchvisions_and_pytorchs_scales():
 
 def test_small_networks_take_one_thread_and_give_the_others_back():
     before = torch.get_num_threads()
-    with networks.few_threads(width=64, side=32):
+    with simclr.conditions(width=64, side=32):
         assert torch.get_num_threads() == before
-    with networks.few_threads(width=16, side=8):
+    with simclr.conditions(width=16, side=8):
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
 
@@ -83,9 +83,9 @@ def images():
 def test_embed_is_the_network_in_evaluation_mode_whatever_the_batches(images):
     network = initialised(0)[0].train()
     with torch.inference_mode():
-        expected = network.eval()(normalise(torch.from_numpy(images))).numpy()
+        expected = network.eval()(simclr.normalise(torch.from_numpy(images) / 255)).numpy()
     network.train()
-    features = networks.embed(network, images, side=8, batch_size=5, progress=False)
+    features = simclr.embed(network, images, side=8, batch_size=5, progress=False)
     assert features.dtype == np.float32
     assert features.shape == (13, 64)
     np.testing.assert_allclose(features, expected, atol=1e-5)
@@ -95,23 +95,23 @@ def test_embed_is_the_network_in_evaluation_mode_whatever_the_batches(images):
 def test_embed_resizes_images_that_differ(images):
     network = initialised(0)[0]
     large = np.repeat(np.repeat(images, 2, axis=2), 2, axis=3)
-    assert networks.embed(network, large, side=8, progress=False).shape == (13, 64)
-    resized = networks.resize(torch.from_numpy(large), 8)
+    assert simclr.embed(network, large, side=8, progress=False).shape == (13, 64)
+    resized = simclr.resize(torch.from_numpy(large), 8)
     assert resized.shape == (13, 3, 8, 8)
     assert resized.max() <= 1
     assert resized.mean().item() == pytest.approx(images.mean() / 255, abs=1e-3)
-    assert networks.resize(torch.from_numpy(images), 8).dtype == torch.uint8
+    torch.testing.assert_close(simclr.resize(torch.from_numpy(images), 8), torch.from_numpy(images) / 255)
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 8, 8), (4, 8, 8, 3), (3, 8, 8)])
 def test_embed_refuses_what_are_no_images(shape):
     with pytest.raises(ValueError, match="images must be uint8"):
-        networks.embed(networks.resnet("resnet18", 4), np.zeros(shape, np.uint8), side=8)
+        simclr.embed(simclr.resnet("resnet18", 4), np.zeros(shape, np.uint8), side=8)
 
 
 def test_embed_refuses_floats():
     with pytest.raises(ValueError, match="not float64"):
-        networks.embed(networks.resnet("resnet18", 4), np.zeros((2, 3, 8, 8)), side=8)
+        simclr.embed(simclr.resnet("resnet18", 4), np.zeros((2, 3, 8, 8)), side=8)
 
 
 def slow_knn_accuracy(train, train_labels, test, test_labels, k, temperature):
@@ -135,36 +135,36 @@ def test_knn_accuracy_is_the_slow_one(k, temperature):
     test = (rng.normal(size=(50, 6)) + 0.4 * test_labels[:, None] * np.eye(6)[test_labels % 6]).astype(np.float32)
     expected = slow_knn_accuracy(train, labels, test, test_labels, k, temperature)
     assert 0.4 < expected < 1
-    assert networks.knn_accuracy(train, labels, test, test_labels, k, temperature) == pytest.approx(expected)
+    assert simclr.knn_accuracy(train, labels, test, test_labels, k, temperature) == pytest.approx(expected)
 
 
 def test_knn_weights_decide_against_the_majority():
     """One neighbour at cosine 1 outweighs two at cosine 0 by exp(10), but not at a temperature of 10."""
     train, labels = np.eye(3, dtype=np.float32), np.array([0, 1, 1])
     test, truth = np.array([[1.0, 0, 0]], dtype=np.float32), np.array([0])
-    assert networks.knn_accuracy(train, labels, test, truth, k=3) == 1
-    assert networks.knn_accuracy(train, labels, test, truth, k=3, temperature=10) == 0
-    assert networks.knn_accuracy(train, labels, test, truth, k=3, temperature=1e-3) == 1  # exp(1000) overflows
+    assert simclr.knn_accuracy(train, labels, test, truth, k=3) == 1
+    assert simclr.knn_accuracy(train, labels, test, truth, k=3, temperature=10) == 0
+    assert simclr.knn_accuracy(train, labels, test, truth, k=3, temperature=1e-3) == 1  # exp(1000) overflows
 
 
 def test_knn_is_the_same_over_several_blocks():
     rng = np.random.default_rng(0)
     train, test = rng.normal(size=(50, 4)), rng.normal(size=(2500, 4))
     labels, truth = rng.integers(0, 3, 50), rng.integers(0, 3, 2500)
-    parts = [networks.knn_accuracy(train, labels, test[i::5], truth[i::5]) for i in range(5)]
-    assert networks.knn_accuracy(train, labels, test, truth) == pytest.approx(np.mean(parts))
+    parts = [simclr.knn_accuracy(train, labels, test[i::5], truth[i::5]) for i in range(5)]
+    assert simclr.knn_accuracy(train, labels, test, truth) == pytest.approx(np.mean(parts))
 
 
 def test_knn_names_rows_that_are_not_finite():
     train = np.ones((5, 2))
     train[3] = np.nan
     with pytest.raises(ValueError, match=r"train: .* NaN or infinite in 1 rows, the first \[3\]"):
-        networks.knn_accuracy(train, np.zeros(5), np.ones((1, 2)), np.zeros(1))
+        simclr.knn_accuracy(train, np.zeros(5), np.ones((1, 2)), np.zeros(1))
 
 
 def test_knn_refuses_labels_of_another_length():
     with pytest.raises(ValueError, match="do not go with labels"):
-        networks.knn_accuracy(np.ones((5, 2)), np.zeros(4), np.ones((1, 2)), np.zeros(1))
+        simclr.knn_accuracy(np.ones((5, 2)), np.zeros(4), np.ones((1, 2)), np.zeros(1))
 
 
 # --- what makes training fast ---------------------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def test_tiny_maps_as_matrix_products_are_convolved(side, channels, layout):
     """Output and both gradients, float64, against PyTorch's convolution."""
     generator = torch.Generator().manual_seed(0)
     shape = (4, channels[0], *((side, side) if isinstance(side, int) else side))
-    ours = networks.TinyMapConv2d(*channels, kernel_size=3, padding=1, bias=False).double()
+    ours = simclr.TinyMapConv2d(*channels, kernel_size=3, padding=1, bias=False).double()
     drawn = torch.randn(shape, generator=generator, dtype=torch.float64).contiguous(memory_format=layout)
     maps = [drawn.clone().requires_grad_() for _ in range(2)]
     weight = ours.weight.detach().clone().requires_grad_()
@@ -192,12 +192,12 @@ def test_tiny_maps_as_matrix_products_are_convolved(side, channels, layout):
 def test_the_stem_for_large_images_is_torchvisions():
     reference = torchvision.models.resnet18()
     reference.fc = nn.Identity()
-    network = networks.resnet("resnet18", stem="imagenet")
+    network = simclr.resnet("resnet18", stem="imagenet")
     network.load_state_dict(reference.state_dict())
     images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(network.eval()(images), reference.eval()(images), rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="unknown stem 'large'; known: small, imagenet"):
-        networks.resnet("resnet18", stem="large")
+        simclr.resnet("resnet18", stem="large")
 
 
 @pytest.mark.parametrize("amx", [False, True])
@@ -213,20 +213,20 @@ def test_the_stem_for_large_images_is_torchvisions():
     ],
 )
 def test_auto_is_bfloat16_only_for_wide_networks_and_large_views_where_it_is_fast(changes, side, gains, amx, monkeypatch):
-    monkeypatch.setattr(networks, "_has_amx", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx}, raising=False)
     assert precision_of(SimCLR(**changes), side) == (torch.bfloat16 if amx and gains else torch.float32)
 
 
 @pytest.mark.parametrize("amx", [False, True])
 def test_a_precision_that_is_given_is_taken(amx, monkeypatch):
-    monkeypatch.setattr(networks, "_has_amx", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx}, raising=False)
     for name in ("float32", "bfloat16"):
         assert precision_of(SimCLR(precision=name), 32) == getattr(torch, name)
 
 
 def precision_of(config, side):
     product = torch.ones(2, 2)
-    with networks.autocast(torch.device("cpu"), config, side):
+    with simclr.autocast(torch.device("cpu"), config, side):
         return (product @ product).dtype
 
 
@@ -240,9 +240,9 @@ def test_kept_memory_is_given_back():
     """Resident memory: the block keeps what was freed in it, and its end returns that to the system."""
     script = """
 import torch
-from supclust import networks
+from supclust.train.cpu import kept_memory
 def resident(): return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
-with networks.kept_memory():
+with kept_memory():
     before = resident()
     for _ in range(3): torch.ones(100, 2**18)  # 100 MiB
     kept = resident() - before

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms import RandomResizedCrop, v2
 
-from supclust import augment as a
+from supclust import simclr as a
 from supclust.profiles import SimCLR
 
 OFF = SimCLR(side=16, smallest_crop=1.0, flip=0.0, jitter=0.0, grayscale=0.0)
@@ -23,19 +23,32 @@ def draws(n, seed=0, **config):
     return a.draw(n, SimCLR(**config), generator(seed))
 
 
+def augment(images, config, generator, side=None):
+    return a.render(images, a.draw(len(images), config, generator), side or config.side)
+
+
+def crop(images, places, side):
+    """Views without other colours, not normalised. places (n, 4): size and center, the first columns of the draws."""
+    views = a.render(images, torch.cat([places[:, :4], torch.zeros(len(images), 5)], dim=1), side)
+    return views * torch.tensor(a.STD).view(3, 1, 1) + torch.tensor(a.MEAN).view(3, 1, 1)
+
+
+def jitter(images, draws):
+    return a.turn_hue(a.adjust(images, draws[:, 4:7]), draws[:, 7:8])
+
+
 def jittered(images, probability=1.0, seed=0):
-    drawn = draws(len(images), seed, jitter=probability)
-    return a.jitter(images, drawn.before, drawn.hue, drawn.after)
+    return jitter(images, draws(len(images), seed, jitter=probability))
 
 
 def box(top, left, height, width, extent):
-    """A crop in pixels as size and center of one draw."""
-    size = torch.tensor([[width, height]]) / extent
-    return size, torch.tensor([[left + width / 2, top + height / 2]]) / extent
+    """A crop in pixels as size and center of one draw, (1, 4)."""
+    return torch.tensor([[width, height, left + width / 2, top + height / 2]]) / extent
 
 
-def sampled(image, size, center, side):
+def sampled(image, place, side):
     """The same crop by grid_sample, which does not antialias."""
+    size, center = place.split(2, dim=1)
     steps = (torch.arange(side) + 0.5) / side - 0.5
     x, y = 2 * (center[0, :, None] + size[0, :, None] * steps) - 1
     grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[None]
@@ -52,7 +65,7 @@ def ramps(n, side=32):
 def crops(smallest, flip=0.0, n=4000, seed=0, side=32):
     """Signed width, height and centre of n random crops, read off from the middle of the views."""
     drawn = draws(n, smallest_crop=smallest, flip=flip, seed=seed)
-    views = a.crop(ramps(n), drawn.size, drawn.center, side)
+    views = crop(ramps(n), drawn, side)
     low, high, middle = side // 4, 3 * side // 4 - 1, slice(side // 4, 3 * side // 4)
     scale = side / (high - low)
     width = (views[:, 0, middle, high] - views[:, 0, middle, low]).mean(dim=1) * scale
@@ -69,7 +82,7 @@ def photos():
 
 
 def test_views_are_normalised_floats_of_the_configured_side(photos):
-    views = a.augment(photos, SimCLR(side=8), generator())
+    views = augment(photos, SimCLR(side=8), generator())
     assert views.shape == (64, 3, 8, 8)
     assert views.dtype == torch.float32
     low, high = ((torch.tensor(v) - torch.tensor(a.MEAN)) / torch.tensor(a.STD) for v in (0.0, 1.0))
@@ -78,39 +91,33 @@ def test_views_are_normalised_floats_of_the_configured_side(photos):
 
 
 def test_everything_off_is_the_identity(photos):
-    views = a.augment(photos, OFF, generator())
-    torch.testing.assert_close(views, a.normalise(photos), atol=1e-4, rtol=0)
+    views = augment(photos, OFF, generator())
+    torch.testing.assert_close(views, a.normalise(photos / 255), atol=1e-4, rtol=0)
 
 
 def test_normalise_is_torchvisions(photos):
     reference = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(a.MEAN, a.STD)])
-    torch.testing.assert_close(a.normalise(photos), reference(photos))
-    torch.testing.assert_close(a.normalise(photos.float() / 255), reference(photos))
+    torch.testing.assert_close(a.normalise(photos / 255), reference(photos))
 
 
 def test_same_generator_same_views_other_seed_other_views(photos):
-    views = [a.augment(photos, SimCLR(side=16), generator(seed)) for seed in (0, 0, 1)]
+    views = [augment(photos, SimCLR(side=16), generator(seed)) for seed in (0, 0, 1)]
     assert torch.equal(views[0], views[1])
     assert not torch.equal(views[0], views[2])
 
 
 def test_each_image_is_drawn_for_itself(photos):
     same = photos[:1].repeat(20, 1, 1, 1)
-    views = a.augment(same, SimCLR(side=16, grayscale=0.0), generator()).flatten(1)
+    views = augment(same, SimCLR(side=16, grayscale=0.0), generator()).flatten(1)
     assert (torch.cdist(views, views) + torch.eye(20) * 1e9).min() > 0.1
 
 
 def test_the_view_of_an_image_does_not_depend_on_the_others(photos):
     other = photos.flip(0).clone()
     other[3] = photos[3]
-    views, mixed = (a.augment(batch, SimCLR(side=16), generator()) for batch in (photos, other))
+    views, mixed = (augment(batch, SimCLR(side=16), generator()) for batch in (photos, other))
     torch.testing.assert_close(views[3], mixed[3])
     assert not torch.allclose(views[4], mixed[4])
-
-
-def test_augment_draws_then_renders(photos):
-    views = a.augment(photos, SimCLR(), generator(), side=12)
-    assert torch.equal(views, a.render(photos, draws(64), 12))
 
 
 def test_a_process_renders_its_rows_as_the_whole_batch_would(photos):
@@ -144,9 +151,9 @@ def test_rendering_has_no_control_flow_that_stops_the_compiler(photos):
 
 def test_images_need_not_be_square(photos):
     wide = photos[:, :, :8]
-    assert a.augment(wide, SimCLR(side=12), generator()).shape == (64, 3, 12, 12)
-    views = a.augment(wide, OFF, generator(), side=16)
-    assert torch.allclose(views, F.interpolate(a.normalise(wide), size=(16, 16), mode="bilinear"), atol=1e-4)
+    assert augment(wide, SimCLR(side=12), generator()).shape == (64, 3, 12, 12)
+    views = augment(wide, OFF, generator(), side=16)
+    assert torch.allclose(views, F.interpolate(a.normalise(wide / 255), size=(16, 16), mode="bilinear"), atol=1e-4)
 
 
 @pytest.mark.parametrize("smallest", [0.2, 0.6])
@@ -186,21 +193,20 @@ def test_flip_mirrors_that_share(flip, share):
 
 def test_a_flip_alone_is_the_exact_mirror(photos):
     drawn = draws(64, smallest_crop=1.0, flip=1.0)
-    views = a.crop(photos.float(), drawn.size, drawn.center, 16)
-    torch.testing.assert_close(views, photos.float().flip(3), atol=1e-2, rtol=0)
+    torch.testing.assert_close(crop(photos, drawn, 16), photos.flip(3) / 255, atol=1e-4, rtol=0)
 
 
 def test_crop_does_not_darken_the_border():
     drawn = draws(200)
-    views = a.crop(torch.ones(200, 3, 8, 8), drawn.size, drawn.center, 8)
+    views = crop(torch.ones(200, 3, 8, 8), drawn, 8)
     torch.testing.assert_close(views, torch.ones_like(views))
 
 
 @pytest.mark.parametrize("side", [32, 40])
 def test_an_enlarged_crop_is_grid_samples(side):
     image = torch.rand(3, 32, 32, generator=generator())
-    size, center = box(3.3, 0, 20.5, 31.2, 32)
-    torch.testing.assert_close(a.crop(image[None], size, center, side)[0], sampled(image, size, center, side), atol=1e-5, rtol=0)
+    place = box(3.3, 0, 20.5, 31.2, 32)
+    torch.testing.assert_close(crop(image[None], place, side)[0], sampled(image, place, side), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("side", [8, 16, 24])
@@ -209,10 +215,10 @@ def test_a_shrunk_crop_is_torchvisions_antialiased(side, top, left, height, widt
     """Exactly, but where ours sees beyond the crop's edge; without antialiasing, the finest pattern comes out badly wrong."""
     image = torch.rand(3, 32, 32, generator=generator())
     reference = v2.functional.resized_crop(image, top, left, height, width, [side, side], antialias=True)
-    size, center = box(top, left, height, width, 32)
-    view = a.crop(image[None], size, center, side)[0]
+    place = box(top, left, height, width, 32)
+    view = crop(image[None], place, side)[0]
     torch.testing.assert_close(view[:, 1:-1, 1:-1], reference[:, 1:-1, 1:-1], atol=1e-5, rtol=0)
-    error, aliased = ((v - reference).abs().mean() for v in (view, sampled(image, size, center, side)))
+    error, aliased = ((v - reference).abs().mean() for v in (view, sampled(image, place, side)))
     assert error < 0.015
     if max(height, width) > side:
         assert error < aliased / 3
@@ -236,18 +242,16 @@ def slow_jitter(image, order, brightness, contrast, saturation, turns):
     return image
 
 
-@pytest.mark.parametrize("order", list(itertools.permutations(["brightness", "contrast", "saturation", "hue"])))
-def test_jitter_is_the_four_operations_in_their_order(order):
-    """In float64, where nothing clips."""
+@pytest.mark.parametrize("order", list(itertools.permutations(["brightness", "contrast", "saturation"])))
+def test_jitter_is_the_four_operations_and_the_hue_comes_last(order):
+    """In float64, where nothing clips: the order of the other three makes no difference."""
     images = np.random.default_rng(0).uniform(0.3, 0.6, (4, 3, 5, 5))
     images[0, 1:, 0] = images[0, :1, 0]  # two channels alike
     images[1] = images[1, :1]  # gray
     factors = np.random.default_rng(1).uniform([0.7, 0.7, 0.7, -0.1], [1.3, 1.3, 1.3, 0.1], (4, 4))
-    first = [order.index(name) < order.index("hue") for name in ("brightness", "contrast", "saturation")]
-    before, after = (torch.from_numpy(np.where(chosen, factors[:, :3], 1)) for chosen in (first, np.invert(first)))
-    views = a.jitter(torch.from_numpy(images), before, torch.from_numpy(factors[:, 3]), after)
-    slow = np.stack([slow_jitter(image, order, *row) for image, row in zip(images, factors, strict=True)])
-    np.testing.assert_allclose(views.numpy(), slow, atol=1e-12)
+    drawn = np.concatenate([np.zeros((4, 4)), factors - [1, 1, 1, 0]], axis=1)
+    slow = np.stack([slow_jitter(image, [*order, "hue"], *row) for image, row in zip(images, factors, strict=True)])
+    np.testing.assert_allclose(jitter(torch.from_numpy(images), torch.from_numpy(drawn)).numpy(), slow, atol=1e-12)
 
 
 @pytest.mark.parametrize("turns", [-1 / 6, -0.1, -0.03, 0.0, 0.1, 1 / 6])
@@ -255,28 +259,23 @@ def test_hue_turns_as_torchvisions(photos, turns):
     levels = torch.tensor([0.0, 0.2, 1.0])
     corners = torch.cartesian_prod(levels, levels, levels).T.reshape(1, 3, 3, 9)  # grays, pure colours, black
     for images in (photos.float() / 255, corners):
-        ones = torch.ones(len(images), 3)
-        ours = a.jitter(images, ones, torch.full((len(images),), turns), ones)
+        ours = a.turn_hue(images, torch.full((len(images), 1), turns))
         torch.testing.assert_close(ours, v2.functional.adjust_hue(images, turns), atol=2e-6, rtol=0)
 
 
-def one_by_one(image, factors, first):
-    """Torchvision's operations, with its clipping, in an order that has those of `first` before the hue."""
+def one_by_one(image, changes):
+    """Torchvision's operations, with its clipping, in our order."""
     functions = [v2.functional.adjust_brightness, v2.functional.adjust_contrast, v2.functional.adjust_saturation]
-    ranked = sorted(range(3), key=lambda i: not first[i])
-    steps = [(functions[i], factors[i]) for i in ranked]
-    steps.insert(int(sum(first)), (v2.functional.adjust_hue, factors[3]))
-    for function, factor in steps:
-        image = function(image, float(factor))
-    return image
+    for function, change in zip(functions, changes[:3], strict=True):
+        image = function(image, 1 + float(change))
+    return v2.functional.adjust_hue(image, float(changes[3]))
 
 
 def test_jitter_is_torchvisions_at_the_same_draws(photos):
     """Mean, spread over draws and contrast to 1 %: torchvision clips between the operations too. Colours as in photographs."""
     images, drawn = photos.repeat(10, 1, 1, 1).float() / 255 * 0.6 + 0.2, draws(640)
-    ours = a.jitter(images, drawn.before, drawn.hue, drawn.after)
-    factors = torch.cat([drawn.before * drawn.after, drawn.hue[:, None]], dim=1)
-    theirs = torch.stack([one_by_one(*row) for row in zip(images, factors, drawn.before != 1, strict=True)])
+    ours = jitter(images, drawn)
+    theirs = torch.stack([one_by_one(*row) for row in zip(images, drawn[:, 4:8], strict=True)])
     assert (ours - theirs).abs().mean() < 0.003
     tones = [batch.mean(dim=(2, 3)) for batch in (ours, theirs)]
     for measure in (torch.mean, torch.std):
@@ -288,7 +287,7 @@ def test_jitter_is_torchvisions_at_the_same_draws(photos):
 def test_views_have_torchvisions_moments(photos):
     """Mean and spread over the draws of each image and channel, all transformations together; 300 draws of torchvision's."""
     images = photos[:4].float() / 255
-    ours = a.augment(images.repeat(2000, 1, 1, 1), SimCLR(side=16), generator()).view(2000, 4, 3, 16, 16)
+    ours = augment(images.repeat(2000, 1, 1, 1), SimCLR(side=16), generator()).view(2000, 4, 3, 16, 16)
     jitter = v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)
     crop = v2.RandomResizedCrop(16, scale=(0.2, 1.0))
     transform = v2.Compose([crop, v2.RandomHorizontalFlip(), jitter, v2.RandomGrayscale(0.2), v2.Normalize(a.MEAN, a.STD)])
@@ -303,17 +302,12 @@ def test_views_have_torchvisions_moments(photos):
 
 
 def test_draws_are_distributed_as_torchvisions():
-    """Factors uniform in their ranges; the four operations in random order, so that 0 to 3 of them precede the hue."""
-    drawn = draws(20_000, jitter=1.0)
-    factors, strengths = torch.cat([drawn.before * drawn.after, 1 + drawn.hue[:, None]], dim=1), torch.tensor([0.4, 0.4, 0.4, 0.1])
-    assert ((factors - 1).abs().amax(dim=0) <= strengths + 1e-6).all()
-    torch.testing.assert_close(factors.mean(dim=0), torch.ones(4), atol=0.01, rtol=0)
-    torch.testing.assert_close(factors.std(dim=0), strengths / 3**0.5, atol=0, rtol=0.02)
-    torch.testing.assert_close(factors.T.corrcoef(), torch.eye(4), atol=0.03, rtol=0)
-    assert ((drawn.before == 1) | (drawn.after == 1)).all()
-    preceding = (drawn.before != 1).sum(dim=1).bincount() / 20_000
-    torch.testing.assert_close(preceding, torch.full((4,), 0.25), atol=0.015, rtol=0)
-    torch.testing.assert_close((drawn.before != 1).float().mean(dim=0), torch.full((3,), 0.5), atol=0.015, rtol=0)
+    """Uniform in their ranges, and independent."""
+    changes, strengths = draws(20_000, jitter=1.0)[:, 4:8], torch.tensor(a.JITTER)
+    assert (changes.abs().amax(dim=0) <= strengths + 1e-6).all()
+    torch.testing.assert_close(changes.mean(dim=0), torch.zeros(4), atol=0.01, rtol=0)
+    torch.testing.assert_close(changes.std(dim=0), strengths / 3**0.5, atol=0, rtol=0.02)
+    torch.testing.assert_close(changes.T.corrcoef(), torch.eye(4), atol=0.03, rtol=0)
 
 
 def test_jitter_leaves_the_share_it_should_alone(photos):
@@ -332,10 +326,10 @@ def test_jitter_without_colour_changes_brightness_and_contrast_only():
 def test_grayscale_takes_torchvisions_luminance(photos):
     images = photos.repeat(30, 1, 1, 1)
     options = dict(side=16, smallest_crop=1.0, flip=0.0, jitter=0.0)
-    grays = a.augment(photos, SimCLR(grayscale=1.0, **options), generator())
+    grays = augment(photos, SimCLR(grayscale=1.0, **options), generator())
     reference = a.normalise(v2.functional.rgb_to_grayscale(photos.float() / 255, 3))
     torch.testing.assert_close(grays, reference, atol=1e-3, rtol=0)
-    views = a.augment(images, SimCLR(grayscale=0.2, **options), generator())
+    views = augment(images, SimCLR(grayscale=0.2, **options), generator())
     colours = (views * torch.tensor(a.STD).view(3, 1, 1) + torch.tensor(a.MEAN).view(3, 1, 1)).std(dim=1)
     assert (colours.amax(dim=(1, 2)) < 1e-6).float().mean().item() == pytest.approx(0.2, abs=0.03)
 

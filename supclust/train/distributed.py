@@ -1,0 +1,39 @@
+"""Several processes, one training, as torchrun starts them: each has its part of every batch, and all have the same weights.
+
+On GPUs, batch norm takes its statistics over the batches of all processes. PyTorch has no such batch norm for CPUs: there, each
+process normalises its own part, so the loss differs a little from that of one process. Negatives are shared in both cases.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Be one of torchrun's processes for the length of the block. Without torchrun, nothing happens.
+
+    NCCL with a GPU for each process, gloo on CPUs.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def wrap(model: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """The model, changed in place to share batch statistics on GPUs, in a module that averages gradients over the processes."""
+    return DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(model) if device.type == "cuda" else model)
