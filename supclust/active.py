@@ -68,7 +68,7 @@ Fit = Callable[[strategies.Pool], tuple[Outputs, np.ndarray]]
 
 
 def step_size(budget: str, n_classes: int) -> int:
-    """Labels that a round of the tiny or the small budget adds: one or five for each class; ValueError for another budget."""
+    """Labels that a round of a budget adds: one or five for each class; ValueError for an unknown budget."""
     if budget not in BUDGETS:
         raise ValueError(f"unknown budget {budget!r}; known: {', '.join(BUDGETS)}")
     return BUDGETS[budget] * n_classes
@@ -77,39 +77,33 @@ def step_size(budget: str, n_classes: int) -> int:
 def run(
     features: Features, pool: strategies.Pool, strategy: str, budget: str, rounds: int = 6, fsl: Fit | None = None
 ) -> Iterator[Round]:
-    """Query, label, fit and evaluate, starting from nothing; yields a Round after each.
+    """Query, label, fit and evaluate, starting from nothing; yields a Round after each, while the pool has enough points left.
 
-    pool holds features.train and the run's seed; runs on the same pool share its clusters. strategy: a name, or one with other
-    settings, see `strategies.parse`. fsl: `network(...)` for the fully supervised framework; by default `linear(features)`, the
-    self-supervised one. A strategy that asks for a model that is not there yet gets a random first batch, the same for all of
-    them at a seed; in FSL, so does Coreset, which goes by what the network has learned. The run ends early when fewer points are
-    left than a round needs. Raises ValueError for an unknown strategy, setting or budget.
+    pool: of features.train, with the run's seed; runs on the same pool share its clusters. strategy: see `strategies.parse`.
+    fsl: `network(...)`, for the fully supervised framework; the self-supervised one, `linear(features)`, is the default.
+    A strategy that asks for a model that is not there yet gets a random first batch, the same for all of them at a seed; in FSL,
+    so does Coreset, which goes by what the network has learned. Raises ValueError for an unknown strategy, setting or budget.
     """
     name, changes = strategies.parse(strategy)
-    n_classes, fit = len(features.classes), fsl or linear(features)
-    step, rng, tail = step_size(budget, n_classes), random_stream(pool.seed, name), tail_classes(features.train_labels, n_classes)
+    n_classes, fit, labels = len(features.classes), fsl or linear(features), features.test_labels
+    step, tail = step_size(budget, n_classes), tail_classes(features.train_labels, n_classes)
+    rng = np.random.default_rng([pool.seed, zlib.crc32(name.encode())])  # does not depend on what runs before
     pool = pool.with_settings(**{"n_classes": n_classes} | changes)
     for _ in range(rounds):
         if step > np.count_nonzero(pool.free):
-            log.info(
-                "%s ends at %d labels: its pool of %d holds no further %d", strategy, len(pool.labeled), len(pool.features), step
-            )
+            there = len(pool.labeled), len(pool.features)
+            log.info("%s ends at %d labels: its pool of %d holds no further %d", strategy, *there, step)
             return
         shared = name == "coreset" and fsl and pool.model is None
         picks = strategies.first_batch(pool, step) if shared else strategies.query(name, pool, step, rng)
         labeled = np.concatenate([pool.labeled, picks])
         model, predicted = fit(pool.with_labeled(labeled))
         pool = pool.with_labeled(labeled, model)
-        labels, options = features.test_labels, {"average": None, "zero_division": np.nan}  # NaN for a class without test images
+        options = {"average": None, "zero_division": np.nan}  # NaN for a class without test images
         recalls = recall_score(labels, predicted, labels=range(n_classes), **options)
-        yield Round(
-            labels=len(labeled),
-            accuracy=float((predicted == labels).mean()),
-            balanced_accuracy=float(np.nanmean(recalls)),
-            tail_accuracy=float(np.nanmean(recalls[tail])) if len(tail) else None,
-            classes=len(np.unique(features.train_labels[labeled])),
-            picks=tuple(picks.tolist()),
-        )
+        tail_accuracy = float(np.nanmean(recalls[tail])) if len(tail) else None
+        accuracies = float((predicted == labels).mean()), float(np.nanmean(recalls)), tail_accuracy
+        yield Round(len(labeled), *accuracies, len(np.unique(features.train_labels[labeled])), tuple(picks.tolist()))
 
 
 def linear(features: Features) -> Fit:
@@ -127,10 +121,9 @@ def linear(features: Features) -> Fit:
 def network(train: Dataset, test: Dataset, config: FSL) -> Fit:
     """The fully supervised framework: a network trained from scratch on the labelled images of train, the pool's, row by row.
 
-    At a seed, all strategies start their networks from the same weights, round by round. Images in files are read once: those of
-    the test set now, those of the pool when a strategy first asks a model about it.
+    At a seed, all strategies start their networks from the same weights, round by round.
     """
-    test_images, pool_images = test.images[:], cache(lambda: train.images[:])
+    test_images, pool_images = test.images[:], cache(lambda: train.images[:])  # images in files are read once
 
     def fit(pool: strategies.Pool) -> tuple[Outputs, np.ndarray]:
         rows, seed = pool.labeled, (pool.seed, len(pool.labeled))
@@ -146,8 +139,3 @@ def tail_classes(labels: np.ndarray, n_classes: int) -> np.ndarray:
     there = np.flatnonzero(counts)  # of an incomplete ISIC-2019, classes may be absent
     rarest = there[np.argsort(counts[there], kind="stable")]
     return rarest[: len(there) // 3] if counts.max() >= 2 * counts[there].min() else rarest[:0]
-
-
-def random_stream(seed: int, strategy: str) -> np.random.Generator:
-    """The random numbers of a run: the same for the same (seed, strategy), whatever runs before it."""
-    return np.random.default_rng([seed, zlib.crc32(strategy.encode())])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,6 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torchvision.datasets import CIFAR10, CIFAR100
-from torchvision.datasets.utils import check_integrity
 
 from supclust import kept
 
@@ -44,25 +42,19 @@ class Dataset:
         """The images at these indices (m,), in that order; images in files stay there."""
         labels = None if self.labels is None else self.labels[indices]
         images = self.images[indices] if isinstance(self.images, np.ndarray) else self.images.take(indices)
-        return dataclasses.replace(self, images=images, labels=labels)
+        return replace(self, images=images, labels=labels)
 
 
 def load(
     name: str, split: str = "train", *, seed: int = 0, side: int | None = None, download: bool = False, missing: str = "error"
 ) -> Dataset:
-    """One split of a data set.
+    """One split ("train", the pool to query from, or "test") of one of NAMES, or of a folder of images.
 
-    name: one of NAMES, or the path of a folder of images: root/{train,test}/<class>/* with labels, or any other
-        arrangement of image files below root, without labels.
-    split: "train" (the pool to query from) or "test".
-    seed: of the long-tailed draw and of ISIC-2019's split (80 : 20 in each class); nothing else here depends on it.
-    side: pixels; images of ISIC-2019 (default 224) and of a folder (default 32) become side x side. The others keep their
-        own size (digits 8, CIFAR 32).
-    download: fetch CIFAR-10 or CIFAR-100 into the data folder if it is not there.
-    missing: "error", or "leave out" to do without those images of ISIC-2019 that are not there. Its split does not depend on it.
-
+    name: a folder's path: root/{train,test}/<class>/* with labels, or any other arrangement of image files, without labels.
+    seed: of the long-tailed draw and of ISIC-2019's split (80 : 20 in each class); nothing else depends on it.
+    side: pixels; images of ISIC-2019 (default 224) and of a folder (default 32) become side x side. The others keep their own.
+    download: fetch CIFAR-10 or CIFAR-100 if it is not there. missing: one of MISSING; ISIC-2019's split does not depend on it.
     The images of ISIC-2019, and of a folder that would take more than images.files.LARGEST_ARRAY bytes, are ImageFiles.
-
     Raises ValueError for an unknown name or split, a damaged file or an image that cannot be read, and
     FileNotFoundError, with what to do about it, for a data set that is not on this machine.
     """
@@ -93,10 +85,7 @@ def identity(name: str) -> str:
 
 
 def long_tail_indices(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Sorted indices (13996,) of the long-tailed pool: LONG_TAIL_50[c] images of class c, drawn without replacement.
-
-    labels: int (n,), with at least LONG_TAIL_50[c] images of every class c, else ValueError.
-    """
+    """Sorted indices (13996,) of LONG_TAIL_50[c] images of each class c of labels, int (n,); ValueError where there are fewer."""
     rng, drawn = np.random.default_rng(seed), []
     for c, wanted in enumerate(LONG_TAIL_50):
         found = np.flatnonzero(np.asarray(labels) == c)
@@ -111,8 +100,7 @@ def _load_digits(split: str) -> Dataset:
     digits = load_digits()
     parts = train_test_split(np.arange(len(digits.target)), test_size=0.2, stratify=digits.target, random_state=0)
     rows = np.sort(parts[SPLITS.index(split)])
-    grey = np.rint(digits.images[rows] * (255 / 16)).astype(np.uint8)
-    images = np.repeat(grey[:, None], 3, axis=1)
+    images = np.repeat(np.rint(digits.images[rows] * (255 / 16)).astype(np.uint8)[:, None], 3, axis=1)
     return Dataset("digits", images, digits.target[rows].astype(np.int64), tuple(map(str, digits.target_names)))
 
 
@@ -121,24 +109,9 @@ def _load_cifar(name: str, split: str, seed: int, download: bool) -> Dataset:
     try:
         official = CIFAR[name](kept.data(), train=split == "train", download=download)
     except RuntimeError as error:  # torchvision's one message for files that are absent and files that are damaged
-        raise _cifar_problem(CIFAR[name], kept.data()) from error
-    images = np.ascontiguousarray(official.data.transpose(0, 3, 1, 2))
-    whole = Dataset(name, images, np.array(official.targets, dtype=np.int64), tuple(official.classes))
-    return whole.subset(long_tail_indices(whole.labels, seed)) if (name, split) == ("cifar10-lt50", "train") else whole
+        from supclust.images import cifar
 
-
-def _cifar_problem(source: type[CIFAR10], root: Path) -> Exception:
-    """Which of the official files is damaged, or where they were looked for in vain."""
-    folder, name = root / source.base_folder, source.__name__.lower()
-    title = name.replace("cifar", "CIFAR-")
-    official = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
-    damaged = [file for file, md5 in official if (folder / file).exists() and not check_integrity(folder / file, md5)]
-    if damaged:
-        return ValueError(
-            f"{folder / damaged[0]} is not the official {title} file: its MD5 sum differs. "
-            f"Remove it and get it again with `supclust data {name}`"
-        )
-    return FileNotFoundError(
-        f"{title} is not, or not completely, in {folder}. Get it with `supclust data {name}`, "
-        f"or set SUPCLUST_DATA to the folder that holds {source.base_folder}/"
-    )
+        raise cifar.problem(CIFAR[name], kept.data()) from error
+    images, labels = np.ascontiguousarray(official.data.transpose(0, 3, 1, 2)), np.array(official.targets, dtype=np.int64)
+    whole = Dataset(name, images, labels, tuple(official.classes))
+    return whole.subset(long_tail_indices(labels, seed)) if (name, split) == ("cifar10-lt50", "train") else whole

@@ -1,7 +1,7 @@
 """What is kept on disk: in which folder, written whole or not at all, with a checksum, and read again instead of computed again.
 
-SUPCLUST_DATA names the folder of the data sets (default: data/ in the repository). SUPCLUST_OUT names the folder below which
-reports/, figures/ and artefacts/ are written (default: the repository). Without a repository, the working folder takes its place.
+SUPCLUST_DATA names the folder of the data sets (default: data/), SUPCLUST_OUT the one below which reports/, figures/ and
+artefacts/ are written (default: the repository). Without a repository, the working folder takes its place.
 """
 
 from __future__ import annotations
@@ -25,22 +25,17 @@ log = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).resolve().parent
 REPOSITORY = PACKAGE.parent
-NOTEBOOKS = REPOSITORY / "notebooks"
-SHIPPED = PACKAGE / "shipped"
+NOTEBOOKS, SHIPPED = REPOSITORY / "notebooks", PACKAGE / "shipped"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # OSError.errno when the disk, or one's share of it, is full
 
 
-# -- folders -------------------------------------------------------------------------------------------------------------------
-
-
 def _folder(variable: str, default: str) -> Path:
-    """The folder that an environment variable names, else one in the repository, or in the working folder if there is none."""
     root = REPOSITORY if (REPOSITORY / "pyproject.toml").exists() else Path.cwd()
     return Path(os.environ.get(variable) or root / default).expanduser().resolve()
 
 
 def data() -> Path:
-    """The folder that holds the data sets, one subfolder or archive each."""
+    """The folder of the data sets, one subfolder or archive each."""
     return _folder("SUPCLUST_DATA", "data")
 
 
@@ -82,9 +77,6 @@ def shipped_features(dataset: str) -> Path:
 def shipped_weights(dataset: str) -> Path:
     """The weights of the encoder that made these features."""
     return SHIPPED / f"{dataset}-encoder.safetensors"
-
-
-# -- files ---------------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -130,18 +122,11 @@ def template(path: Path, **filters: Callable[..., Any]) -> Any:
     """A Jinja template with these filters; it escapes in HTML, and a name that is not set is an error."""
     import jinja2
 
-    options = {
-        "autoescape": ".html" in path.suffixes,
-        "undefined": jinja2.StrictUndefined,
-        "trim_blocks": True,
-        "lstrip_blocks": True,
-    }
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(path.parent), **options)
+    options = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    loader = jinja2.FileSystemLoader(path.parent)
+    environment = jinja2.Environment(loader=loader, autoescape=".html" in path.suffixes, **options)
     environment.filters |= filters
     return environment.get_template(path.name)
-
-
-# -- the cache -----------------------------------------------------------------------------------------------------------------
 
 
 def read_or_make(profile: str, name: str, made_from: Any, make: Callable[[], Any], *, recompute: bool = False) -> Any:
@@ -150,8 +135,7 @@ def read_or_make(profile: str, name: str, made_from: Any, make: Callable[[], Any
     name: of a file in the profile's reports, see `write`. made_from: anything JSON can hold. recompute=True makes it in any case.
     """
     for folder in () if recompute else reports_to_read(profile):
-        found = read(folder / name)
-        if found is not None and found[1] == made_from:
+        if (found := read(folder / name)) and found[1] == made_from:
             return found[0]
     write(reports(profile) / name, make(), made_from)
     return load(reports(profile) / name)[0]
@@ -160,9 +144,7 @@ def read_or_make(profile: str, name: str, made_from: Any, make: Callable[[], Any
 def read(path: Path) -> tuple[Any, Any] | None:
     """`load`, but None for a file that does not exist and for a damaged one, which a warning names."""
     try:
-        return load(path)
-    except FileNotFoundError:
-        return None
+        return load(path) if path.exists() else None
     except (ValueError, OSError) as error:
         log.warning("%s; it is not used", error)
         return None
@@ -173,7 +155,16 @@ def write(path: Path, value: Any, made_from: Any) -> None:
 
     .csv: a pandas table. .safetensors: arrays by name; made_from is a dict. .json: anything JSON can hold.
     """
-    write_bytes(path, _ENCODE[path.suffix](value, made_from))
+    if path.suffix == ".csv":
+        body = value.to_csv(index=False)
+        write_text(path, f"# {json.dumps({'sources': made_from, 'sha256': sha256(body)})}\n{body}")
+    elif path.suffix == ".json":
+        whole = sha256(json.dumps([made_from, value]))
+        write_text(path, json.dumps({"sources": made_from, "value": value, "sha256": whole}))
+    else:
+        about = json.dumps({**made_from, "checksum": checksum(value)})
+        arrays = {name: np.ascontiguousarray(array) for name, array in value.items()}
+        write_bytes(path, safetensors.numpy.save(arrays, {"about": about, "about_sha256": sha256(about)}))
 
 
 def load(path: Path) -> tuple[Any, Any]:
@@ -183,53 +174,22 @@ def load(path: Path) -> tuple[Any, Any]:
     """
     content = path.read_bytes()
     try:
-        return _DECODE[path.suffix](content)
+        if path.suffix == ".csv":
+            import pandas as pd
+
+            head, _, body = content.decode("utf-8").partition("\n")
+            about = json.loads(head.removeprefix("#"))
+            value, made_from, whole = pd.read_csv(io.StringIO(body)), about["sources"], sha256(body) == about["sha256"]
+        elif path.suffix == ".json":
+            about = json.loads(content)
+            value, made_from = about["value"], about["sources"]
+            whole = sha256(json.dumps([made_from, value])) == about["sha256"]
+        else:
+            about = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+            value, made_from = safetensors.numpy.load(content), json.loads(about["about"])
+            whole = (sha256(about["about"]), checksum(value)) == (about["about_sha256"], made_from.pop("checksum"))
+        if not whole:
+            raise ValueError("its checksum differs")
     except Exception as error:  # damage shows wherever the parser first meets it
         raise ValueError(f"the file {path} is damaged ({error})") from error
-
-
-def _encode_table(table: Any, made_from: Any) -> bytes:
-    body = table.to_csv(index=False)
-    return f"# {json.dumps({'sources': made_from, 'sha256': sha256(body)})}\n{body}".encode()
-
-
-def _decode_table(content: bytes) -> tuple[Any, Any]:
-    import pandas as pd
-
-    head, _, body = content.decode("utf-8").partition("\n")
-    about = json.loads(head.removeprefix("#"))
-    _compare(sha256(body), about["sha256"])
-    return pd.read_csv(io.StringIO(body)), about["sources"]
-
-
-def _encode_arrays(arrays: Mapping[str, np.ndarray], made_from: Mapping[str, Any]) -> bytes:
-    about = json.dumps({**made_from, "checksum": checksum(arrays)})
-    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    return safetensors.numpy.save(whole, {"about": about, "about_sha256": sha256(about)})
-
-
-def _decode_arrays(content: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
-    _compare(sha256(metadata["about"]), metadata["about_sha256"])
-    about, arrays = json.loads(metadata["about"]), safetensors.numpy.load(content)
-    _compare(checksum(arrays), about.pop("checksum"))
-    return arrays, about
-
-
-def _encode_json(value: Any, made_from: Any) -> bytes:
-    return json.dumps({"sources": made_from, "value": value, "sha256": sha256(json.dumps([made_from, value]))}).encode()
-
-
-def _decode_json(content: bytes) -> tuple[Any, Any]:
-    found = json.loads(content)
-    _compare(sha256(json.dumps([found["sources"], found["value"]])), found["sha256"])
-    return found["value"], found["sources"]
-
-
-def _compare(there: str, expected: str) -> None:
-    if there != expected:
-        raise ValueError("its checksum differs")
-
-
-_ENCODE = {".csv": _encode_table, ".safetensors": _encode_arrays, ".json": _encode_json}
-_DECODE = {".csv": _decode_table, ".safetensors": _decode_arrays, ".json": _decode_json}
+    return value, made_from

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
-# How reports and figures spell a data set.
-TITLES: dict[str, str] = {
+TITLES = {
     "digits": "Digits",
     "cifar10": "CIFAR-10",
     "cifar10-lt50": "CIFAR-10-LT50",
@@ -69,7 +68,7 @@ class FSL(_Training):
 
 @dataclass(frozen=True)
 class Supervised:
-    """The runs of a profile in the fully supervised framework, whose cost is of another order than a linear layer's."""
+    """The runs of a profile in the fully supervised framework."""
 
     datasets: tuple[str, ...]
     seeds: int = 5
@@ -117,52 +116,32 @@ CHANGES = {"cifar100": {"network": "resnet34"}, "isic2019": {"stem": "imagenet",
 
 PAPER_DATASETS = ("cifar10", "cifar100", "cifar10-lt50", "isic2019")
 COMPARED = ("random", "typiclust", "supclust")
-PROFILES = {
-    "quick": Profile(
-        name="quick",
-        datasets=("digits",),
-        features="trained",
-        seeds=5,
-        encoder_dataset="digits",
-        embedding_points=1_437,
-        simclr=DIGITS,
-        encoders=("digits@1", "digits@4", "digits@12", "digits"),
-        fsl=Supervised(("digits",), seeds=2, budgets=("tiny",), network=DIGITS_FSL),
-    ),
-    "laptop": Profile(
-        name="laptop",
-        datasets=("cifar10", "cifar10-lt50"),
-        features="shipped",
-        seeds=10,
-        encoder_dataset="digits",
-        simclr=DIGITS,
-        encoders=("cifar10@0-epochs", "cifar10@38-epochs", "cifar10"),
-        fsl=Supervised(("cifar10",), seeds=3, budgets=("tiny",), strategies=COMPARED, on_request=True, network=LAPTOP_FSL),
-    ),
-    "paper": Profile(
-        name="paper",
-        datasets=PAPER_DATASETS,
-        features="trained",
-        seeds=10,
-        embedding_points=10_000,
-        encoders=("cifar10@50", "cifar10@150", "cifar10"),
-        fsl=Supervised(PAPER_DATASETS),
-    ),
-}
+QUICK = Profile(
+    "quick", ("digits",), "trained", seeds=5, encoder_dataset="digits", embedding_points=1_437, simclr=DIGITS,
+    encoders=("digits@1", "digits@4", "digits@12", "digits"),
+    fsl=Supervised(("digits",), seeds=2, budgets=("tiny",), network=DIGITS_FSL),
+)  # fmt: skip
+ON_LAPTOP = Profile(
+    "laptop", ("cifar10", "cifar10-lt50"), "shipped", seeds=10, encoder_dataset="digits", simclr=DIGITS,
+    encoders=("cifar10@0-epochs", "cifar10@38-epochs", "cifar10"),
+    fsl=Supervised(("cifar10",), seeds=3, budgets=("tiny",), strategies=COMPARED, on_request=True, network=LAPTOP_FSL),
+)  # fmt: skip
+PAPER = Profile(
+    "paper", PAPER_DATASETS, "trained", seeds=10, embedding_points=10_000,
+    encoders=("cifar10@50", "cifar10@150", "cifar10"), fsl=Supervised(PAPER_DATASETS),
+)  # fmt: skip
+PROFILES = {profile.name: profile for profile in (QUICK, ON_LAPTOP, PAPER)}
 
 
 def get(name: str, **changes: Any) -> Profile:
-    """The profile of that name, with some of its values replaced.
-
-    Raises ValueError for an unknown profile (listing the known ones) or an unknown key, TypeError for a value of the wrong type.
-    """
+    """The profile of that name, with some of its values replaced, see `replace`. Raises ValueError for an unknown profile."""
     if name not in PROFILES:
         raise ValueError(f"unknown profile {name!r}; known: {', '.join(PROFILES)}")
     return replace(PROFILES[name], **changes)
 
 
 def recipe(name: str, dataset: str) -> SimCLR:
-    """One of RECIPES, with what the paper changes for the data set; ValueError for an unknown one, listing the known ones."""
+    """One of RECIPES, adapted to the data set. Raises ValueError for an unknown recipe."""
     if name not in RECIPES:
         raise ValueError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}")
     return adapted(RECIPES[name], dataset)
@@ -178,20 +157,19 @@ def replace(config: Any, **changes: Any) -> Any:
 
     Raises ValueError for an unknown key, listing the known ones, and TypeError for a value of the wrong type.
     """
-    hints, known = get_type_hints(type(config)), [f.name for f in fields(config)]
+    hints = get_type_hints(type(config))
     for key, value in changes.items():
-        if key not in known:
-            raise ValueError(f"unknown key {key!r} of {type(config).__name__}; known: {', '.join(known)}")
-        if not _fits(value, hints[key]):
+        if key not in hints:
+            raise ValueError(f"unknown key {key!r} of {type(config).__name__}; known: {', '.join(hints)}")
+        kind = {float: int | float, tuple[str, ...]: tuple}.get(hints[key], hints[key])
+        values = value if kind is tuple and isinstance(value, tuple) else ()
+        if not isinstance(value, kind) or not all(isinstance(one, str) for one in values) or type(value) is bool is not kind:
             raise TypeError(f"{type(config).__name__}.{key} must be {hints[key]}, not {value!r}")
     return dataclasses.replace(config, **changes)
 
 
 def parsed(config: Any, texts: Mapping[str, str], **changes: Any) -> Any:
-    """`replace` with values given as texts, as on a command line: 0.1, 500, resnet34.
-
-    Raises ValueError for an unknown key and for a text that is no value of its type.
-    """
+    """`replace` with values given as texts, as on a command line. Raises ValueError for a text that is not of its type."""
     kinds = get_type_hints(type(config))
     for key, text in texts.items():
         try:
@@ -199,11 +177,3 @@ def parsed(config: Any, texts: Mapping[str, str], **changes: Any) -> Any:
         except ValueError as error:
             raise ValueError(f"{type(config).__name__}.{key} must be {kinds[key].__name__}, not {text!r}") from error
     return replace(config, **changes)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if getattr(hint, "__origin__", None) is tuple:
-        return isinstance(value, tuple) and all(isinstance(v, hint.__args__[0]) for v in value)
-    if hint in (int, float) and isinstance(value, bool):
-        return False
-    return isinstance(value, (int, float) if hint is float else hint)

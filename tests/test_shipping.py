@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -32,13 +34,48 @@ def test_reducing_keeps_distances():
     np.testing.assert_allclose(reduced.train @ reduced.train.T, unit @ unit.T, atol=1e-5)
 
 
+def test_half_precision_is_half_the_size_and_its_checksum_is_of_what_is_stored(tmp_path):
+    original = make_features(d=64)
+    half = shipping.save_encoded(tmp_path / "half.safetensors", original, "float16")
+    features.save(tmp_path / "full.safetensors", original)
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * (tmp_path / "full.safetensors").stat().st_size
+    assert half.train.dtype == np.float32
+    np.testing.assert_array_equal(half.train, original.train.astype(np.float16).astype(np.float32))
+    assert half.checksum != original.checksum
+    assert features.load(tmp_path / "half.safetensors").checksum == half.checksum
+
+
+def test_what_cannot_be_stored_leaves_the_old_file(tmp_path):
+    path, full = tmp_path / "f.safetensors", make_features()
+    old = features.save(path, full)
+    with pytest.raises(ValueError, match="too large for float16"):
+        shipping.save_encoded(path, dataclasses.replace(full, train=full.train * 1e6), "float16")
+    with pytest.raises(ValueError, match="float16 or uint8, not int8"):
+        shipping.save_encoded(path, full, "int8")
+    assert features.load(path).checksum == old.checksum
+
+
+def test_every_flipped_bit_of_an_encoded_file_is_noticed(tmp_path):
+    path = tmp_path / "f.safetensors"
+    labels = np.arange(4)
+    points = np.arange(12, dtype=np.float32).reshape(4, 3)
+    shipping.save_encoded(path, features.Features(points, points, labels, labels, ("a", "b", "c", "d"), {}), "uint8")
+    whole = path.read_bytes()
+    for position in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[position] ^= 1 << (position % 8)
+        path.write_bytes(flipped)
+        with pytest.raises(ValueError, match="is damaged"):
+            features.load(path)
+
+
 def test_steps_of_uint8_are_half_a_step_from_the_truth(tmp_path):
     full = make_features()
-    kept = features.save(tmp_path / "f.safetensors", full, "uint8")
+    kept = shipping.save_encoded(tmp_path / "f.safetensors", full, "uint8")
     both = np.concatenate([full.train, full.test])
     assert (np.abs(kept.train - full.train) <= np.ptp(both, axis=0) / 255 * 0.501).all()
     constant = features.Features(np.ones((5, 2), np.float32), np.ones((5, 2), np.float32), None, None, (), {})
-    np.testing.assert_array_equal(features.save(tmp_path / "c.safetensors", constant, "uint8").train, constant.train)
+    np.testing.assert_array_equal(shipping.save_encoded(tmp_path / "c.safetensors", constant, "uint8").train, constant.train)
 
 
 # --- what is shipped ------------------------------------------------------------------------------------------------------

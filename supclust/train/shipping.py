@@ -73,7 +73,7 @@ def pack(full: Features, path: Path, candidates: tuple[Encoding, ...] = CANDIDAT
     encoding = next(encoding for encoding in candidates if encoding.name == best)
     stored = reduce(full, encoding.dimensions)
     about = {"encoding": encoding.name, "of": full.checksum, **{k: round(float(v), 5) for k, v in table.loc[best].items()}}
-    features.save(path, dataclasses.replace(stored, made_by=full.made_by | {"stored": about}, checksum=""), encoding.dtype)
+    save_encoded(path, dataclasses.replace(stored, made_by=full.made_by | {"stored": about}, checksum=""), encoding.dtype)
     log.info("features stored as %s in %s", best, path)
     return table
 
@@ -91,9 +91,31 @@ def reduce(full: Features, dimensions: int | None) -> Features:
     return dataclasses.replace(full, train=train @ basis, test=test @ basis, checksum="")
 
 
+def save_encoded(path: Path, full: Features, dtype: str) -> Features:
+    """Write a feature file as float16, or as uint8: each dimension in 256 even steps from its smallest to its largest value.
+
+    Returns the features as they will be read from it. Raises ValueError for another type and features too large for float16.
+    """
+    both = np.concatenate([full.train, full.test])
+    if dtype == "float16":
+        with np.errstate(over="ignore"):
+            codes, steps = both.astype(np.float16), {}
+        if not np.isfinite(codes).all():
+            raise ValueError("features are too large for float16")
+    elif dtype == "uint8":
+        offset, span = both.min(axis=0), np.ptp(both, axis=0)
+        step = np.where(span > 0, span, 1) / 255
+        codes = np.rint((both - offset) / step).astype(np.uint8)
+        steps = {"step": step.astype(np.float32), "offset": offset.astype(np.float32)}
+    else:
+        raise ValueError(f"features are encoded as float16 or uint8, not {dtype}")
+    encoded = {"train": codes[: len(full.train)], "test": codes[len(full.train) :]} | steps
+    return features.save(path, full, full.arrays() | encoded)
+
+
 def _measure(full: Features, encoding: Encoding, folder: Path) -> dict[str, float]:
     path = folder / "features.safetensors"
-    stored = features.save(path, reduce(full, encoding.dimensions), encoding.dtype)
+    stored = save_encoded(path, reduce(full, encoding.dimensions), encoding.dtype)
     return {"bytes": path.stat().st_size, **fidelity(full, stored)}
 
 
