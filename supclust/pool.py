@@ -182,10 +182,10 @@ class Pool:
         """The k-means clusters of the pool, computed once for each number of clusters."""
 
         def compute() -> Clusters:
-            found, order = kmeans(self.normalised, n_clusters, self.seed), self.normalised.order
-            sizes = np.bincount(found.assignments, minlength=n_clusters)
-            by_cluster = order[np.argsort(found.assignments[order], kind="stable")]
-            return Clusters(found.assignments, found.centers, sizes, np.split(by_cluster, np.cumsum(sizes)[:-1]))
+            (assignments, centers), order = kmeans(self.normalised, n_clusters, self.seed), self.normalised.order
+            sizes = np.bincount(assignments, minlength=n_clusters)
+            by_cluster = order[np.argsort(assignments[order], kind="stable")]
+            return Clusters(assignments, centers, sizes, np.split(by_cluster, np.cumsum(sizes)[:-1]))
 
         return self.shared(("k-means", n_clusters), compute)
 

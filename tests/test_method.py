@@ -38,8 +38,8 @@ def test_cluster_weights_match_the_slow_version(n_clusters, temperature, d):
 @pytest.mark.parametrize(("n", "n_clusters", "temperature"), list(itertools.product(SIZES, CLUSTERS[1:], TEMPERATURES)))
 def test_sup_matches_the_slow_version(n, n_clusters, temperature):
     points = geometry.Points(np.random.default_rng(n).standard_normal((n, 16)))
-    clustering = kmeans(points, n_clusters)
-    args = np.asarray(points), clustering.assignments, clustering.centers, temperature
+    assignments, centers = kmeans(points, n_clusters)
+    args = np.asarray(points), assignments, centers, temperature
     np.testing.assert_allclose(method.sup(*args), reference.sup(*args), rtol=1e-6)
 
 

@@ -230,9 +230,9 @@ def inertias(profile: Profile, n_clusters: tuple[int, ...] = (10, 50, 300), seed
         begin, best = time.perf_counter(), KMeans(k, n_init=10, random_state=0).fit(points).inertia_
         theirs, ratio, seconds = time.perf_counter() - begin, [], []
         for seed in range(seeds):
-            begin, found = time.perf_counter(), kmeans.kmeans(pool, k, seed)
+            begin, (assignments, centers) = time.perf_counter(), kmeans.kmeans(pool, k, seed)
             seconds.append(time.perf_counter() - begin)
-            ratio.append(((points - found.centers[found.assignments]) ** 2).sum(dtype=float) / best)
+            ratio.append(((points - centers[assignments]) ** 2).sum(dtype=float) / best)
         rows.append({"clusters": k, "ratio": np.mean(ratio), "worst": max(ratio), "ours": np.median(seconds), "theirs": theirs})
     return pd.DataFrame(rows)
 
@@ -277,9 +277,9 @@ def stock_parts() -> Iterator[None]:
         yield
 
 
-def _stock_kmeans(points: geometry.Points, n_clusters: int, seed: int = 0) -> kmeans.Clustering:
+def _stock_kmeans(points: geometry.Points, n_clusters: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     model = KMeans(n_clusters, n_init=1, random_state=seed).fit(np.asarray(points))
-    return kmeans.Clustering(model.labels_.astype(np.int64), model.cluster_centers_)
+    return model.labels_.astype(np.int64), model.cluster_centers_
 
 
 def _stock_distances(points: np.ndarray, n_neighbors: int = 20, squared: bool = False) -> np.ndarray:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -22,14 +21,6 @@ LEADING_STOP = 25, 3e-4  # passes in the leading dimensions; share of the inerti
 FULL_STOP = 8, 1e-3  # the same in all dimensions
 
 
-@dataclass(frozen=True)
-class Clustering:
-    """A partition of n points into K clusters: assignments (n,) int64 in 0..K-1, and centers (K, d) float32."""
-
-    assignments: np.ndarray
-    centers: np.ndarray
-
-
 class Pass(NamedTuple):
     """Points (m, d) assigned to centres (K, d)."""
 
@@ -39,13 +30,10 @@ class Pass(NamedTuple):
     counts: np.ndarray  # of the points of each centre, (K,)
 
 
-Over = Callable[[Callable[[np.ndarray], Pass]], list[Pass]]  # passes of a function over all blocks of some points
+def kmeans(points: Points, n_clusters: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """k-means clusters of points (n, d): assignments (n,) int64 in 0..K-1, and centers (K, d) float32.
 
-
-def kmeans(points: Points, n_clusters: int, seed: int = 0) -> Clustering:
-    """k-means clusters of points (n, d): each point is assigned to the nearest centre, which is close to the mean of its cluster.
-
-    Centres are seeded by greedy k-means++ (Arthur & Vassilvitskii, 2007) on a few thousand points, improved on a sample of 65,536
+    Each point is assigned to the nearest centre, which is close to the mean of its cluster. Centres are seeded by greedy k-means++ (Arthur & Vassilvitskii, 2007) on a few thousand points, improved on a sample of 65,536
     or 256 per cluster, whichever is more, in its 64 leading dimensions (this scheme is ours), then in all dimensions, then on all
     the points, each until a pass gains little. Notebook 09 compares the inertia with that of ten runs to convergence.
     The same seed gives the same clusters, with any number of threads, and in whatever order points in memory come that are no more
@@ -61,9 +49,9 @@ def kmeans(points: Points, n_clusters: int, seed: int = 0) -> Clustering:
     if size == n:
         assignments = np.empty(n, dtype=np.int64)
         assignments[drawn] = nearest
-        return Clustering(assignments, centers)
-    centers, last = _lloyd(lambda function: points.map(function, _merged), centers, n, FULL_STOP)
-    return Clustering(last.nearest.astype(np.int64), centers)
+        return assignments, centers
+    centers, last = _lloyd(points, centers, n, FULL_STOP)
+    return last.nearest.astype(np.int64), centers
 
 
 def _of_sample(sample: np.ndarray, n_clusters: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -73,13 +61,12 @@ def _of_sample(sample: np.ndarray, n_clusters: int, rng: np.random.Generator) ->
     mean = (np.sum(sums, axis=0) / len(sample)).astype(np.float32)
     threads.map(lambda part: np.subtract(sample[part], mean, out=sample[part]), parts)
     leading, squares = _in_leading_dimensions(sample, rng), _squares(sample)
-    centers = _start(leading, n_clusters, rng)
-    centers, last = _lloyd(_over(leading), centers, _squares(leading), LEADING_STOP, held=leading)
+    centers, last = _lloyd(leading, _start(leading, n_clusters, rng), _squares(leading), LEADING_STOP)
     if leading is not sample:
         sums = _total(threads.map(lambda part: _sums(sample[part], last.nearest[part], n_clusters), parts))
         centers = _means(sums, last.counts, np.zeros((n_clusters, sample.shape[1])))
         inertia = squares - float(last.counts @ (centers.astype(float) ** 2).sum(axis=1))
-        centers, last = _lloyd(_over(sample), centers, squares, FULL_STOP, inertia)
+        centers, last = _lloyd(sample, centers, squares, FULL_STOP, inertia)
     return centers + mean, last.nearest
 
 
@@ -102,12 +89,12 @@ def _start(points: np.ndarray, n_clusters: int, rng: np.random.Generator) -> np.
 
     def attempt(rng: np.random.Generator) -> np.ndarray:
         part = points[np.sort(rng.choice(len(points), size, replace=False))]
-        return _lloyd(_over(part), _plus_plus(part, n_clusters, rng), _squares(part), LEADING_STOP, held=part)[0]
+        return _lloyd(part, _plus_plus(part, n_clusters, rng), _squares(part), LEADING_STOP)[0]
 
     tries = threads.map(attempt, rng.spawn(max(1, RESTARTS // n_clusters)))
     if len(tries) == 1:
         return tries[0]
-    return max(tries, key=lambda centers: _merged(_over(points)(partial(block_pass, centers=centers))).score)
+    return max(tries, key=lambda centers: _assign(points, centers).score)
 
 
 def _plus_plus(points: np.ndarray, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
@@ -128,31 +115,33 @@ def _plus_plus(points: np.ndarray, n_clusters: int, rng: np.random.Generator) ->
 
 
 def _lloyd(
-    over: Over,
-    centers: np.ndarray,
-    squares: float,
-    stop: tuple[int, float],
-    inertia: float = np.inf,
-    held: np.ndarray | None = None,
+    points: np.ndarray | Points, centers: np.ndarray, squares: float, stop: tuple[int, float], inertia: float = np.inf
 ) -> tuple[np.ndarray, Pass]:
     """Move centres to the means of their points until that gains little; returns the last centres and the pass with them.
 
-    squares: sum of the squared lengths of all points. inertia: before the first pass, if it is known. held: all the points, if
-    they are in memory; a centre that has lost its points then moves to the point that is farthest from its own centre.
+    squares: sum of the squared lengths of all points. inertia: before the first pass, if it is known. Where the points are an
+    array, a centre that has lost its points moves to the point that is farthest from its own centre.
     """
     most, tolerance = stop
     for number in threads.progress(range(1, most + 1), "k-means"):
-        last = _merged(over(partial(block_pass, centers=centers)))
+        last = _assign(points, centers)
         before, inertia = inertia, squares - 2 * last.score
-        lost = np.flatnonzero(last.counts == 0) if held is not None else ()
+        lost = np.flatnonzero(last.counts == 0) if isinstance(points, np.ndarray) else ()
         if (before - inertia <= tolerance * abs(inertia) and not len(lost)) or number == most:
             break
+        moved = _means(last.sums, last.counts, centers)
         if len(lost):
-            gaps = np.square(held - centers[last.nearest]).sum(axis=1)
-        centers = _means(last.sums, last.counts, centers)
-        if len(lost):
-            centers[lost] = held[np.argsort(-gaps, kind="stable")[: len(lost)]]
+            gaps = np.square(points - centers[last.nearest]).sum(axis=1)
+            moved[lost] = points[np.argsort(-gaps, kind="stable")[: len(lost)]]
+        centers = moved
     return centers, last
+
+
+def _assign(points: np.ndarray | Points, centers: np.ndarray) -> Pass:
+    function = partial(block_pass, centers=centers)
+    if isinstance(points, Points):
+        return _merged(points.map(function, _merged))
+    return _merged(threads.map(lambda part: function(points[part]), blocks(points.shape)))
 
 
 def block_pass(block: np.ndarray, centers: np.ndarray) -> Pass:
@@ -163,11 +152,6 @@ def block_pass(block: np.ndarray, centers: np.ndarray) -> Pass:
     score = float(products[np.arange(len(block)), nearest].sum(dtype=float))
     counts = np.bincount(nearest, minlength=len(centers))
     return Pass(nearest.astype(np.min_scalar_type(len(centers))), score, _sums(block, nearest, len(centers)), counts)
-
-
-def _over(points: np.ndarray) -> Over:
-    """Passes over points (m, d) in memory."""
-    return lambda function: threads.map(lambda part: function(points[part]), blocks(points.shape))
 
 
 def _merged(parts: list[Pass]) -> Pass:

@@ -121,7 +121,7 @@ def _measure(full: Features, encoding: Encoding, folder: Path) -> dict[str, floa
 
 def fidelity(full: Features, stored: Features, n_clusters: int = 50) -> dict[str, float]:
     """How well stored features keep full ones: Spearman's rho of typicality and of SUP in the same clusters, and kNN."""
-    clusters = kmeans(geometry.Points(full.train), n_clusters).assignments
+    clusters, _ = kmeans(geometry.Points(full.train), n_clusters)
     before, after = _scores(full.train, clusters), _scores(stored.train, clusters)
     correlations = {f"{name} rho": float(spearmanr(before[name], after[name]).statistic) for name in before}
     return correlations | {"kNN": features.knn_accuracy(stored.train, stored.train_labels, stored.test, stored.test_labels)}
