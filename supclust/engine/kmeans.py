@@ -33,11 +33,11 @@ class Pass(NamedTuple):
 def kmeans(points: Points, n_clusters: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """k-means clusters of points (n, d): assignments (n,) int64 in 0..K-1, and centers (K, d) float32.
 
-    Each point is assigned to the nearest centre, which is close to the mean of its cluster. Centres are seeded by greedy k-means++ (Arthur & Vassilvitskii, 2007) on a few thousand points, improved on a sample of 65,536
-    or 256 per cluster, whichever is more, in its 64 leading dimensions (this scheme is ours), then in all dimensions, then on all
-    the points, each until a pass gains little. Notebook 09 compares the inertia with that of ten runs to convergence.
-    The same seed gives the same clusters, with any number of threads, and in whatever order points in memory come that are no more
-    than the sample; of more, up to the rounding of sums. Raises ValueError if there are fewer points than clusters.
+    Each point is assigned to the nearest centre, which is close to the mean of its cluster. Centres are seeded by greedy k-means++
+    (Arthur & Vassilvitskii, 2007) on a few thousand points, improved on a sample of 65,536, or 256 per cluster if that is more, in
+    its 64 leading dimensions (this scheme is ours), then in all, then on all the points, each until a pass gains little.
+    The same seed gives the same clusters, with any number of threads and in any order of the points, in pools larger than the
+    sample up to the rounding of sums. Raises ValueError if there are fewer points than clusters.
     """
     n = points.shape[0]
     if not 1 <= n_clusters <= n:
