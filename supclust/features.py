@@ -89,14 +89,11 @@ def save(path: Path, features: Features, arrays: dict[str, np.ndarray] | None = 
 
 def load(path: Path) -> Features:
     """Read what `save` wrote. Raises FileNotFoundError, and ValueError for a file that is damaged, if only in one bit."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"there is no feature file {path}. CIFAR-10's comes with the package (install it again); "
-            "any other is made by features.obtain or notebook 01"
-        )
     try:
-        arrays, about = kept.load(path)
+        arrays, about = kept.load(Path(path))
+    except FileNotFoundError as error:
+        advice = "CIFAR-10's comes with the package (install it again); any other is made by features.obtain or notebook 01"
+        raise FileNotFoundError(f"there is no feature file {path}. {advice}") from error
     except ValueError as error:
         message = f"the feature file {path} is damaged ({error.__cause__}). Remove it, and make or fetch it again"
         raise ValueError(message) from error
