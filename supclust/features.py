@@ -21,7 +21,6 @@ from supclust.simclr import knn_accuracy as knn_accuracy
 
 ARRAYS = ("train", "test", "train_labels", "test_labels")
 SEEDED = ("cifar10-lt50", "isic2019")  # data sets whose pool is drawn from the seed
-FILE = "features.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,12 +171,13 @@ def _source(profile: Profile, dataset: str, seed: int) -> tuple[Path, dict[str, 
     """The feature file, and what its features must be made by; None where they ship, and so does the long tail as a draw."""
     name, encoder = split_encoder(dataset)
     if profile.features == "shipped" and name in ("cifar10", "cifar10-lt50"):
-        own = folder(profile.name, f"cifar10@{encoder}") / FILE
+        own = folder(profile.name, f"cifar10@{encoder}") / "features.safetensors"
         return own if encoder else kept.shipped_features("cifar10"), None
     config = profiles.parsed(profiles.adapted(profile.simclr, name), {"epochs": encoder} if encoder else {})
     config = replace(config, seed=seed) if name in SEEDED else config
     missing = profile.missing if name == "isic2019" else "error"  # the others are whole, or not there
-    return folder(profile.name, dataset, seed) / FILE, {"dataset": name, "config": asdict(config), "missing": missing}
+    made_by = {"dataset": name, "config": asdict(config), "missing": missing}
+    return folder(profile.name, dataset, seed) / "features.safetensors", made_by
 
 
 @lru_cache(maxsize=4)

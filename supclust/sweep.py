@@ -23,7 +23,6 @@ import joblib
 import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from supclust import active, features, kept, profiles
 from supclust.datasets import SPLITS, load
@@ -136,9 +135,8 @@ def _run_missing(profile: Profile, wanted: Sequence[Key], folder: Path, jobs: in
     tasks = [{key: sources[key] for key in missing if key.task == task} for task in sorted({key.task for key in missing})]
     work = (joblib.delayed(_run_task)(profile, task, folder, kept.folders()) for task in tasks)
     try:
-        with tqdm(total=len(missing), desc="runs", unit="run", leave=False) as progress:
-            for ended in joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(work):
-                progress.update(ended)
+        ended = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(work)
+        list(threads.progress(ended, "groups of runs", len(tasks)))
     except BrokenExecutor as error:
         message = "a process was killed, perhaps because memory ran out: try fewer --jobs. What was finished is kept"
         raise ChildProcessError(message) from error
@@ -162,8 +160,8 @@ def alone(folders: dict[str, str]) -> Iterator[None]:
         yield
 
 
-def _run_task(profile: Profile, sources: dict[Key, tuple[str, dict]], folder: Path, folders: dict[str, str]) -> int:
-    """Run and record those runs of a task that no other sweep has made meanwhile; returns how many runs the task has."""
+def _run_task(profile: Profile, sources: dict[Key, tuple[str, dict]], folder: Path, folders: dict[str, str]) -> None:
+    """Run and record those runs of a task that no other sweep has made meanwhile."""
     prepare = functools.cache(lambda: _prepare(profile, next(iter(sources))))
     with alone(folders):
         for key, source in sources.items():
@@ -180,7 +178,6 @@ def _run_task(profile: Profile, sources: dict[Key, tuple[str, dict]], folder: Pa
             else:
                 kept.write(folder / key.filename, {"seconds": round(time.perf_counter() - begin, 2), "rounds": rounds}, made_from)
                 (folder / key.failure).unlink(missing_ok=True)
-    return len(sources)
 
 
 def _prepare(profile: Profile, key: Key) -> tuple[features.Features, Pool, active.Fit | None]:
