@@ -19,7 +19,6 @@ from supclust.learners import LinearHead
 from supclust.profiles import FSL
 
 log = logging.getLogger(__name__)
-
 BUDGETS = {"tiny": 1, "small": 5}  # labels per class and round
 FRAMEWORKS = ("ssl", "fsl")
 
@@ -91,16 +90,14 @@ def run(
     pool = pool.with_settings(**{"n_classes": n_classes} | changes)
     for _ in range(rounds):
         if step > np.count_nonzero(pool.free):
-            there = len(pool.labeled), len(pool.features)
-            log.info("%s ends at %d labels: its pool of %d holds no further %d", strategy, *there, step)
+            log.info("%s ends at %d labels: its pool holds no further %d points", strategy, len(pool.labeled), step)
             return
         shared = name == "coreset" and fsl and pool.model is None
         picks = strategies.first_batch(pool, step) if shared else strategies.query(name, pool, step, rng)
         labeled = np.concatenate([pool.labeled, picks])
         model, predicted = fit(pool.with_labeled(labeled))
         pool = pool.with_labeled(labeled, model)
-        options = {"average": None, "zero_division": np.nan}  # NaN for a class without test images
-        recalls = recall_score(labels, predicted, labels=range(n_classes), **options)
+        recalls = recall_score(labels, predicted, labels=range(n_classes), average=None, zero_division=np.nan)  # NaN: no images
         tail_accuracy = float(np.nanmean(recalls[tail])) if len(tail) else None
         accuracies = float((predicted == labels).mean()), float(np.nanmean(recalls)), tail_accuracy
         yield Round(len(labeled), *accuracies, len(np.unique(features.train_labels[labeled])), tuple(picks.tolist()))
@@ -119,10 +116,7 @@ def linear(features: Features) -> Fit:
 
 
 def network(train: Dataset, test: Dataset, config: FSL) -> Fit:
-    """The fully supervised framework: a network trained from scratch on the labelled images of train, the pool's, row by row.
-
-    At a seed, all strategies start their networks from the same weights, round by round.
-    """
+    """The fully supervised framework: a network trained from scratch on train's labelled images; a seed fixes its first weights."""
     test_images, pool_images = test.images[:], cache(lambda: train.images[:])  # images in files are read once
 
     def fit(pool: strategies.Pool) -> tuple[Outputs, np.ndarray]:

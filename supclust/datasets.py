@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -14,14 +14,10 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from supclust import kept
 
-if TYPE_CHECKING:
-    from supclust.images import ImageFiles
-
 NAMES = ("digits", "cifar10", "cifar10-lt50", "cifar100", "isic2019")
 SPLITS = ("train", "test")
 MISSING = ("error", "leave out")  # what to do about images of ISIC-2019 that are not there
 CIFAR = {"cifar10": CIFAR10, "cifar10-lt50": CIFAR10, "cifar100": CIFAR100}
-
 # int(5000 * 0.02 ** (i / 9)), truncated as in the reference code: 13,996 images, the largest class 50 times the smallest.
 LONG_TAIL_50 = (5000, 3237, 2096, 1357, 878, 568, 368, 238, 154, 100)
 
@@ -31,7 +27,7 @@ class Dataset:
     """Images of one split, and what is known about them."""
 
     name: str
-    images: np.ndarray | ImageFiles  # uint8 (n, 3, height, width)
+    images: Any  # uint8 (n, 3, height, width), an array or images.ImageFiles
     labels: np.ndarray | None  # int64 (n,), positions in `classes`; None where nobody has labelled them
     classes: tuple[str, ...]
 
@@ -85,7 +81,7 @@ def identity(name: str) -> str:
 
 
 def long_tail_indices(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Sorted indices (13996,) of LONG_TAIL_50[c] images of each class c of labels, int (n,); ValueError where there are fewer."""
+    """Sorted indices (13996,) of LONG_TAIL_50[c] images of each class c in labels, int (n,), drawn by the seed; else ValueError."""
     rng, drawn = np.random.default_rng(seed), []
     for c, wanted in enumerate(LONG_TAIL_50):
         found = np.flatnonzero(np.asarray(labels) == c)

@@ -21,7 +21,6 @@ from supclust.simclr import knn_accuracy as knn_accuracy
 
 ARRAYS = ("train", "test", "train_labels", "test_labels")
 SEEDED = ("cifar10-lt50", "isic2019")  # data sets whose pool is drawn from the seed
-FILE = "features.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,14 +88,11 @@ def save(path: Path, features: Features, arrays: dict[str, np.ndarray] | None = 
 
 def load(path: Path) -> Features:
     """Read what `save` wrote. Raises FileNotFoundError, and ValueError for a file that is damaged, if only in one bit."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"there is no feature file {path}. CIFAR-10's comes with the package (install it again); "
-            "any other is made by features.obtain or notebook 01"
-        )
     try:
-        arrays, about = kept.load(path)
+        arrays, about = kept.load(Path(path))
+    except FileNotFoundError as error:
+        advice = "CIFAR-10's comes with the package (install it again); any other is made by features.obtain or notebook 01"
+        raise FileNotFoundError(f"there is no feature file {path}. {advice}") from error
     except ValueError as error:
         message = f"the feature file {path} is damaged ({error.__cause__}). Remove it, and make or fetch it again"
         raise ValueError(message) from error
@@ -175,12 +171,13 @@ def _source(profile: Profile, dataset: str, seed: int) -> tuple[Path, dict[str, 
     """The feature file, and what its features must be made by; None where they ship, and so does the long tail as a draw."""
     name, encoder = split_encoder(dataset)
     if profile.features == "shipped" and name in ("cifar10", "cifar10-lt50"):
-        own = folder(profile.name, f"cifar10@{encoder}") / FILE
+        own = folder(profile.name, f"cifar10@{encoder}") / "features.safetensors"
         return own if encoder else kept.shipped_features("cifar10"), None
     config = profiles.parsed(profiles.adapted(profile.simclr, name), {"epochs": encoder} if encoder else {})
     config = replace(config, seed=seed) if name in SEEDED else config
     missing = profile.missing if name == "isic2019" else "error"  # the others are whole, or not there
-    return folder(profile.name, dataset, seed) / FILE, {"dataset": name, "config": asdict(config), "missing": missing}
+    made_by = {"dataset": name, "config": asdict(config), "missing": missing}
+    return folder(profile.name, dataset, seed) / "features.safetensors", made_by
 
 
 @lru_cache(maxsize=4)

@@ -23,7 +23,6 @@ import joblib
 import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from supclust import active, features, kept, profiles
 from supclust.datasets import SPLITS, load
@@ -96,8 +95,8 @@ def keys(
     wanted = []
     for framework, grid in grids.items():
         if framework in frameworks if frameworks else not getattr(grid, "on_request", False):
-            own = [name for name in datasets or grid.datasets if features.split_encoder(name)[0] in grid.datasets]
-            own = [name for name in own if framework == "ssl" or "@" not in name]  # networks from scratch have no encoder
+            plain = {name: name if framework == "fsl" else features.split_encoder(name)[0] for name in datasets or grid.datasets}
+            own = [name for name in plain if plain[name] in grid.datasets]  # networks from scratch have no encoder
             names = strategies or getattr(grid, "strategies", ()) or (*NAMES, *CONTROLS)
             wanted += itertools.product(own, [framework], names, budgets or grid.budgets, range(seeds or grid.seeds))
     return [Key(*key) for key in dict.fromkeys(wanted)]
@@ -129,17 +128,15 @@ def shard_of(wanted: Sequence[Key], i: int, n: int) -> list[Key]:
 
 def _run_missing(profile: Profile, wanted: Sequence[Key], folder: Path, jobs: int = -1) -> None:
     sources = _sources(profile, wanted, features.obtain)  # features that are not there are made first
-    missing = set(wanted) - _runs(_recorded(sources, folder))
+    done = _runs(_recorded(sources, folder))
+    missing = [key for key in wanted if key not in done]
     if not missing:
         log.info("nothing to do: all %d runs asked for are on record", len(wanted))
-    tasks: dict[tuple, dict] = {}
-    for key in sorted(missing):
-        tasks.setdefault(key.task, {})[key] = sources[key]
-    work = [joblib.delayed(_run_task)(profile, task, folder, kept.folders()) for task in tasks.values()]
+    tasks = [{key: sources[key] for key in missing if key.task == task} for task in sorted({key.task for key in missing})]
+    work = (joblib.delayed(_run_task)(profile, task, folder, kept.folders()) for task in tasks)
     try:
-        with tqdm(total=len(missing), desc="runs", unit="run", leave=False) as progress:
-            for ended in joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(work):
-                progress.update(ended)
+        ended = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(work)
+        list(threads.progress(ended, "groups of runs", len(tasks)))
     except BrokenExecutor as error:
         message = "a process was killed, perhaps because memory ran out: try fewer --jobs. What was finished is kept"
         raise ChildProcessError(message) from error
@@ -149,8 +146,7 @@ def _run_missing(profile: Profile, wanted: Sequence[Key], folder: Path, jobs: in
         whole = len(set(folder.glob("*.json")) - set(folder.glob("*.failed.json")))
         message = f"the disk is full; the {whole} records in {folder} are whole. Make room, and the same command goes on"
         raise OSError(error.errno, message) from error
-    failed = failures(wanted, folder)
-    for key, trace in itertools.islice(failed.items(), 3):
+    for key, trace in itertools.islice((failed := failures(wanted, folder)).items(), 3):
         log.error("failed: %s: %s", " ".join(map(str, key)), trace.strip().splitlines()[-1])
     if failed:
         log.error("%d runs failed; the next sweep tries them again. Their tracebacks are in the records *.failed.json", len(failed))
@@ -159,13 +155,13 @@ def _run_missing(profile: Profile, wanted: Sequence[Key], folder: Path, jobs: in
 @contextmanager
 def alone(folders: dict[str, str]) -> Iterator[None]:
     """One thread and the caller's folders. Both are settings of the process, so its tasks take turns: a Dask worker has several."""
-    with TURN, threadpool_limits(1), threads.alone(), threads.single_threaded_torch():
+    with TURN, threadpool_limits(1), threads.alone():  # PyTorch, too, keeps to the limit of OpenMP
         os.environ.update(folders)
         yield
 
 
-def _run_task(profile: Profile, sources: dict[Key, tuple[str, dict]], folder: Path, folders: dict[str, str]) -> int:
-    """Run and record those runs of a task that no other sweep has made meanwhile; returns how many runs the task has."""
+def _run_task(profile: Profile, sources: dict[Key, tuple[str, dict]], folder: Path, folders: dict[str, str]) -> None:
+    """Run and record those runs of a task that no other sweep has made meanwhile."""
     prepare = functools.cache(lambda: _prepare(profile, next(iter(sources))))
     with alone(folders):
         for key, source in sources.items():
@@ -182,7 +178,6 @@ def _run_task(profile: Profile, sources: dict[Key, tuple[str, dict]], folder: Pa
             else:
                 kept.write(folder / key.filename, {"seconds": round(time.perf_counter() - begin, 2), "rounds": rounds}, made_from)
                 (folder / key.failure).unlink(missing_ok=True)
-    return len(sources)
 
 
 def _prepare(profile: Profile, key: Key) -> tuple[features.Features, Pool, active.Fit | None]:
@@ -238,10 +233,7 @@ def table(profile: Profile, *, recompute: bool = False, name: str = "curves", **
 
 
 def write_table(profile: Profile, folder: Path | None = None, *, name: str = "curves", wanted: Sequence[Key] | None = None) -> Path:
-    """Write NAME.csv, of all the profile's runs or those wanted, into the profile's reports; returns its path.
-
-    It holds what the valid records say, and of runs without one what the table said before.
-    """
+    """Write NAME.csv of the profile's runs or those wanted: what records say, else what it said before; returns its path."""
     folder, path = folder or records_folder(profile), kept.reports(profile.name) / f"{name}.csv"
     wanted = keys(profile, frameworks=active.FRAMEWORKS) + more_seeds(profile, folder) if wanted is None else wanted
     sources = _sources(profile, wanted, features.find)
@@ -254,9 +246,9 @@ def write_table(profile: Profile, folder: Path | None = None, *, name: str = "cu
 
 
 def kept_rows(profile: Profile, wanted: Sequence[Key], name: str = "curves") -> tuple[pd.DataFrame, dict[str, dict]]:
-    """Those of the wanted rows that a kept table has, one's own or else the one that comes with the repository, and its sources.
+    """The wanted rows that the best kept table has, one's own or the repository's, and its sources; runs and trains nothing.
 
-    Nothing is run and nothing is trained. Where features are not found, rows of whatever features will do.
+    Where features are not found, rows of whatever features will do.
     """
     best, sources = (pd.DataFrame(columns=COLUMNS), {}), _sources(profile, wanted, features.find)
     for rows, known in filter(None, (kept.read(folder / f"{name}.csv") for folder in kept.reports_to_read(profile.name))):
