@@ -130,11 +130,13 @@ def network(train: Dataset, test: Dataset, config: FSL) -> Fit:
     At a seed, all strategies start their networks from the same weights, round by round. Images in files are read once: those of
     the test set now, those of the pool when a strategy first asks a model about it.
     """
+    from supclust.train import supervised
+
     test_images, pool_images = test.images[:], cache(lambda: train.images[:])
 
     def fit(pool: strategies.Pool) -> tuple[Outputs, np.ndarray]:
         rows, seed = pool.labeled, (pool.seed, len(pool.labeled))
-        trained = learners.fit_network(train.images[rows], train.labels[rows], len(train.classes), config, seed)
+        trained = supervised.fit_network(train.images[rows], train.labels[rows], len(train.classes), config, seed)
         return Outputs(trained.head, lambda: trained.embed(pool_images()), learned=True), trained.predict(test_images)
 
     return fit
