@@ -16,14 +16,15 @@ import numpy as np
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+import torchvision
 from lightly.loss import NTXentLoss
 from lightly.models.modules.heads import ProjectionHead
 from lightly.utils.dist import rank, world_size
 from torch import Generator, Tensor, nn
-from torchvision.models import resnet
 from tqdm import tqdm
 
 from supclust import kept
+from supclust.engine.colours import adjust, luma, turn_hue
 from supclust.engine.knn import knn_accuracy
 from supclust.profiles import SimCLR
 
@@ -34,14 +35,13 @@ STEMS = {"small": (3, 1, 1), "imagenet": (7, 2, 3)}  # kernel, stride and paddin
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # CIFAR-10's, for every data set: encoders are interchangeable
 JITTER = (0.4, 0.4, 0.4, 0.1)  # strengths of brightness, contrast, saturation, and hue in turns of the colour circle, at most 1/6
 LARGEST_RATIO, CROP_ATTEMPTS = 4 / 3, 10  # of a crop's sides; tries for one that fits, before it is the whole image
-LUMA = (0.299, 0.587, 0.114)
 CPU = torch.device("cpu")
 CHECKPOINT = "checkpoint.pt"
 WEIGHTS_STREAM, ORDER_STREAM, VIEWS_STREAM = 1, 2, 3  # ids of random streams
 
 
 # -- the network ---------------------------------------------------------------------------------------------------------------
-class ResNet(resnet.ResNet):
+class ResNet(torchvision.models.ResNet):
     """Torchvision's ResNet (He et al. 2016) without a classifier: normalised images (n, 3, height, width) -> (n, 8 * width).
 
     name: "resnet18" or "resnet34". width: channels of the first stage. stem: "small" (3 x 3, stride 1) for images of up to about
@@ -53,7 +53,7 @@ class ResNet(resnet.ResNet):
             if value not in known:
                 raise ValueError(f"unknown {kind} {value!r}; known: {', '.join(known)}")
         self.width = width
-        super().__init__(resnet.BasicBlock, DEPTHS[name])
+        super().__init__(torchvision.models.resnet.BasicBlock, DEPTHS[name])
         self.conv1, self.bn1, self.fc = nn.Conv2d(3, width, *STEMS[stem], bias=False), nn.BatchNorm2d(width), nn.Identity()
         self.maxpool = self.maxpool if stem == "imagenet" else nn.Identity()
 
@@ -104,14 +104,12 @@ def images_checksum(images: Images) -> str:
 
 @torch.inference_mode()
 def embed(network: ResNet, images: Images, side: int, batch_size: int = 256, progress: bool = True) -> np.ndarray:
-    """The network's features of images, float32 (n, 8 * width), in evaluation mode, on the device of its weights.
-
-    images: uint8 (n, 3, height, width), resized to side x side pixels.
-    """
+    """Features of images uint8 (n, 3, height, width), resized to side: float32 (n, 8 * width); the network in evaluation mode."""
     from supclust.train.cpu import conditions
 
     check_images(images)
-    training, device, features, starts = network.training, network.conv1.weight.device, [], range(0, len(images), batch_size)
+    training, device, features = network.training, network.conv1.weight.device, []
+    starts = range(0, len(images), batch_size)
     network.eval()
     with conditions(network.width, side):
         for start in tqdm(starts, desc="features", unit="batch", leave=False) if progress else starts:
@@ -154,7 +152,7 @@ def render(images: Tensor, draws: Tensor, side: int) -> Tensor:
     size, center, changes, turns, gray = draws.to(images.dtype).split([2, 2, 3, 1, 1], dim=1)
     columns, rows = (_resampling(size[:, i], center[:, i], images.shape[3 - i], side) for i in range(2))
     views = turn_hue(adjust(torch.einsum("nyh,nchw,nxw->ncyx", rows, images, columns), changes), turns)
-    return normalise(views.lerp_(_luma(views), gray[:, :, None, None]))
+    return normalise(views.lerp_(luma(views), gray[:, :, None, None]))
 
 
 def _resampling(size: Tensor, center: Tensor, extent: int, side: int) -> Tensor:
@@ -165,33 +163,6 @@ def _resampling(size: Tensor, center: Tensor, extent: int, side: int) -> Tensor:
     pixels = torch.arange(extent, device=size.device) + 0.5
     weights = (reach - (places[:, :, None] - pixels).abs_()).clamp_(min=0)
     return weights.div_(weights.sum(dim=2, keepdim=True))
-
-
-def adjust(images: Tensor, changes: Tensor) -> Tensor:
-    """Images with other brightness, contrast and saturation, changes (n, 3) plus 1; up to clipping, the three commute."""
-    brightness, contrast, saturation = (1 + changes)[:, :, None, None, None].unbind(dim=1)
-    gray = _luma(images)
-    base = contrast * (1 - saturation) * gray + (1 - contrast) * gray.mean(dim=(2, 3), keepdim=True)
-    return torch.addcmul(brightness * base, brightness * contrast * saturation, images).clamp_(0, 1)
-
-
-def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
-    """Images with their hue in HSV moved by -1/6 to 1/6 turns (n, 1).
-
-    A channel is low + chroma * clamp(2 - d, 0, 1), d sixths of a turn from its pure colour; without the clamp, it is
-    2 * channel - middle. A turn makes d longer or shorter, as the greater of the other two channels tells.
-    """
-    red, green, blue = images.split(1, dim=1)
-    less, more = torch.minimum(red, green), torch.maximum(red, green)
-    low, middle, high = torch.minimum(less, blue), torch.maximum(less, torch.minimum(more, blue)), torch.maximum(more, blue)
-    way = torch.cat([green - blue, blue - red, red - green], dim=1).sign_()
-    shorter = way.mul_(-6 * turns[:, :, None, None] * (high - low))
-    return shorter.add_(images, alpha=2).sub_(middle).clamp_(low, high)
-
-
-def _luma(images: Tensor) -> Tensor:
-    red, green, blue = images.split(1, dim=1)
-    return (LUMA[0] * red).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -208,10 +179,7 @@ def resize(images: Tensor, side: int) -> Tensor:
 
 # -- training ------------------------------------------------------------------------------------------------------------------
 def contrastive_loss(projections: Tensor, temperature: float) -> Tensor:
-    """NT-Xent (Chen et al. 2020, Eq. 1) of projections (2n, d): rows i and n + i are the two views of image i.
-
-    Of several processes, each has n images of its own; their mean is the loss of the whole batch.
-    """
+    """NT-Xent (Chen et al. 2020, Eq. 1) of projections (2n, d): rows i and n + i are the two views of image i."""
     return NTXentLoss(temperature, gather_distributed=world_size() > 1)(*projections.chunk(2))
 
 
@@ -315,10 +283,7 @@ def train(
     if checkpoint.exists():
         from supclust.train import checkpoints
 
-        saved = checkpoints.load(checkpoint, made_from)
-        step, seconds, losses, history = saved["step"], saved["seconds"], saved["losses"].to(device), saved["history"]
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
+        step, seconds, losses, history = checkpoints.resume(checkpoint, made_from, model, optimizer, device)
 
     def save() -> None:
         _check_finite(model, losses)
@@ -371,11 +336,9 @@ def _batches(images: Images, config: SimCLR, batch_size: int, step: int, device:
 
 
 def _held_out_knn(network: ResNet, images: Images, labels: np.ndarray, config: SimCLR) -> float:
-    features, order = (
-        embed(network, images, config.side, progress=False),
-        np.random.default_rng(config.seed).permutation(len(images)),
-    )
+    order = np.random.default_rng(config.seed).permutation(len(images))
     held_out, rest = np.split(order, [max(1, round(len(order) / 10))])
+    features = embed(network, images, config.side, progress=False)
     return knn_accuracy(features[rest], labels[rest], features[held_out], labels[held_out])
 
 
@@ -422,9 +385,8 @@ def save_weights(encoder: Encoder, path: Path, dtype: torch.dtype = torch.float3
 
     Raises ValueError for weights too large for the type.
     """
-    weights = {f"b.{key}": tensor for key, tensor in encoder.network.state_dict().items()}
-    if encoder.head is not None:
-        weights |= {f"h.{key.removeprefix('layers.')}": tensor for key, tensor in encoder.head.state_dict().items()}
+    parts = {"b": encoder.network, "h": nn.Identity() if encoder.head is None else encoder.head.layers}
+    weights = {f"{part}.{key}": t for part, module in parts.items() for key, t in module.state_dict().items()}
     stored = {key: t.cpu().contiguous().to(dtype if t.is_floating_point() else t.dtype) for key, t in weights.items()}
     if not all(torch.isfinite(tensor).all() for tensor in stored.values()):
         raise ValueError(f"weights are not finite as {dtype}")

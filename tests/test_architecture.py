@@ -30,12 +30,13 @@ ALLOWED = {
     "__init__": {"method"},
     "__main__": BASE | METHOD | set(EXPERIMENT) | ROOMS,
 }
+# The core reaches a room inside of a function, here only.
 LAZY = {
     "pool": "scale",
     "datasets": "images",
     "simclr": "train",
     "active": "train",
-}  # the core reaches a room inside of a function, here only
+}
 
 
 def imports(path):

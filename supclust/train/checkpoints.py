@@ -7,12 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 PHRASES = {"images": "it was trained on other images", "start": "it went on from other weights"}
 
 
-def load(file: Path, made_from: dict[str, Any]) -> dict[str, Any]:
-    """The state of a stopped training. Raises ValueError for a damaged file and for one made from other things, naming these."""
+def resume(
+    file: Path, made_from: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+) -> tuple[int, float, Tensor, list[dict[str, Any]]]:
+    """Give model and optimizer the state of a stopped training; returns step, seconds and losses of its epoch, and the history.
+
+    Raises ValueError for a damaged file and for one of other images, start or config, naming the difference.
+    """
     try:
         if damaged := zipfile.ZipFile(file).testzip():
             raise ValueError(f"the checksum of {damaged} differs")
@@ -24,4 +30,6 @@ def load(file: Path, made_from: dict[str, Any]) -> dict[str, Any]:
     said = [PHRASES.get(key, f"{key} is {theirs.get(key)!r} there and {made_from.get(key)!r} here") for key in changed]
     if said:
         raise ValueError(f"the checkpoint {file} is of another training: {'; '.join(said)}. Remove it or train in another folder")
-    return saved
+    model.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    return saved["step"], saved["seconds"], saved["losses"].to(device), saved["history"]
