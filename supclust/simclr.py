@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import time
@@ -289,8 +290,8 @@ def train(
         _check_finite(model, losses)
         if rank() == 0:
             state = {"made_from": made_from, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            with kept.replacing(checkpoint) as file:
-                torch.save({**state, "step": step, "seconds": seconds, "losses": losses, "history": history}, file)
+            torch.save({**state, "step": step, "seconds": seconds, "losses": losses, "history": history}, buffer := io.BytesIO())
+            kept.write_bytes(checkpoint, buffer.getvalue())  # a full disk is then an OSError
 
     began = last_save = time.monotonic()
     first_step, epoch_began, hidden = step, began - seconds, {"disable": True} if rank() > 0 else {}
