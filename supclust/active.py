@@ -117,11 +117,13 @@ def linear(features: Features) -> Fit:
 
 def network(train: Dataset, test: Dataset, config: FSL) -> Fit:
     """The fully supervised framework: a network trained from scratch on train's labelled images; a seed fixes its first weights."""
+    from supclust.train import supervised
+
     test_images, pool_images = test.images[:], cache(lambda: train.images[:])  # images in files are read once
 
     def fit(pool: strategies.Pool) -> tuple[Outputs, np.ndarray]:
         rows, seed = pool.labeled, (pool.seed, len(pool.labeled))
-        trained = learners.fit_network(train.images[rows], train.labels[rows], len(train.classes), config, seed)
+        trained = supervised.fit_network(train.images[rows], train.labels[rows], len(train.classes), config, seed)
         return Outputs(trained.head, lambda: trained.embed(pool_images()), learned=True), trained.predict(test_images)
 
     return fit

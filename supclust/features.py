@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import torchvision
 from filelock import FileLock
 
-from supclust import datasets, kept, profiles, simclr
+from supclust import datasets, kept, profiles
 from supclust.datasets import Dataset
+from supclust.engine.knn import knn_accuracy as knn_accuracy
 from supclust.profiles import Profile, SimCLR
-from supclust.simclr import Encoder
-from supclust.simclr import knn_accuracy as knn_accuracy
+
+if TYPE_CHECKING:
+    from supclust.simclr import Encoder
 
 ARRAYS = ("train", "test", "train_labels", "test_labels")
 SEEDED = ("cifar10-lt50", "isic2019")  # data sets whose pool is drawn from the seed
@@ -65,6 +66,8 @@ class Features:
 
 def embed(encoder: Encoder, images: Any, batch_size: int = 256) -> np.ndarray:
     """Raw penultimate features, float32 (n, 8 * width), of images uint8 (n, 3, height, width) of any size, or of ImageFiles."""
+    from supclust import simclr
+
     return simclr.embed(encoder.network, images, encoder.config.side, batch_size)
 
 
@@ -73,7 +76,7 @@ def extract(encoder: Encoder, train: Dataset, test: Dataset | None = None) -> Fe
     config = asdict(encoder.config)
     if not encoder.history:  # weights of unknown training: only what their shapes tell is true
         config = {key: config[key] for key in ("network", "width", "side")}
-    versions = {"torch": torch.__version__, "torchvision": torchvision.__version__, "numpy": np.__version__}
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "numpy")}
     made_by = {"dataset": train.name, "encoder": encoder.checksum, "config": config, "versions": versions}
     pool = embed(encoder, train.images)
     queries, labels = (pool[:0], None) if test is None else (embed(encoder, test.images), test.labels)
@@ -121,6 +124,8 @@ def obtain(
         return found or load(path)  # which says what to do about a file that is not there
     config = SimCLR(**made_by["config"])
     options = {"seed": seed, "side": config.side, "missing": made_by["missing"]}
+    from supclust import simclr  # PyTorch takes seconds to import, and kept features do not need it
+
     train = datasets.load(made_by["dataset"], **options)
     test = None if train.labels is None else datasets.load(made_by["dataset"], "test", **options)
     path.parent.mkdir(parents=True, exist_ok=True)

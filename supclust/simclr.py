@@ -7,117 +7,67 @@ import hashlib
 import io
 import json
 import math
-import os
-import shutil
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+import torchvision
 from lightly.loss import NTXentLoss
 from lightly.models.modules.heads import ProjectionHead
 from lightly.utils.dist import rank, world_size
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.preprocessing import normalize
 from torch import Generator, Tensor, nn
-from torch.utils.data import DataLoader
-from torchvision.models.resnet import BasicBlock
 from tqdm import tqdm
 
 from supclust import kept
-from supclust.profiles import FSL, SimCLR
+from supclust.engine.colours import adjust, luma, turn_hue
+from supclust.engine.knn import knn_accuracy
+from supclust.profiles import SimCLR
 
 Images = Any  # uint8 (n, 3, height, width): a numpy array, or files that stand in for one (supclust.images.ImageFiles)
 
 DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}  # blocks of each stage
+STEMS = {"small": (3, 1, 1), "imagenet": (7, 2, 3)}  # kernel, stride and padding of the first convolution
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # CIFAR-10's, for every data set: encoders are interchangeable
 JITTER = (0.4, 0.4, 0.4, 0.1)  # strengths of brightness, contrast, saturation, and hue in turns of the colour circle, at most 1/6
 LARGEST_RATIO, CROP_ATTEMPTS = 4 / 3, 10  # of a crop's sides; tries for one that fits, before it is the whole image
-LUMA = (0.299, 0.587, 0.114)
-HELD_OUT = 0.1  # share of the labelled images that the kNN accuracy is measured on
+CPU = torch.device("cpu")
 CHECKPOINT = "checkpoint.pt"
 WEIGHTS_STREAM, ORDER_STREAM, VIEWS_STREAM = 1, 2, 3  # ids of random streams
 
 
 # -- the network ---------------------------------------------------------------------------------------------------------------
+class ResNet(torchvision.models.ResNet):
+    """Torchvision's ResNet (He et al. 2016) without a classifier: normalised images (n, 3, height, width) -> (n, 8 * width).
 
-
-class TinyMapConv2d(nn.Conv2d):
-    """3 x 3 convolution of stride 1; on a CPU, it convolves maps of 1 x 1 and 2 x 2 pixels as one matrix product.
-
-    Each pixel of such a map sees all the others, so the convolution is a linear map of (side^2 channels) to themselves: 1 and 16
-    blocks of channels x channels instead of the 9 and 36 that a convolution multiplies, most of them with padding.
+    name: "resnet18" or "resnet34". width: channels of the first stage. stem: "small" (3 x 3, stride 1) for images of up to about
+    64 pixels, or "imagenet" (7 x 7, stride 2, then max-pooling). Raises ValueError for another name or stem, listing the known.
     """
 
-    def forward(self, maps: Tensor) -> Tensor:
-        n, channels, height, side = maps.shape
-        if maps.device.type != "cpu" or side > 2 or height != side:
-            return super().forward(maps)
-        kernel = self.weight[:, :, 2 - side : 1 + side, 2 - side : 1 + side]  # what a pixel of the map can see
-        blocks = kernel.unfold(2, side, 1).unfold(3, side, 1).flip(4, 5)  # (out, in, y, x, y', x'): of pixel y, x to y', x'
-        matrix = blocks.permute(2, 3, 1, 4, 5, 0).reshape(side * side * channels, -1)
-        products = maps.permute(0, 2, 3, 1).reshape(n, -1) @ matrix
-        return products.view(n, side, side, -1).permute(0, 3, 1, 2)
+    def __init__(self, name: str, width: int = 64, stem: str = "small") -> None:
+        for kind, value, known in (("network", name, DEPTHS), ("stem", stem, STEMS)):
+            if value not in known:
+                raise ValueError(f"unknown {kind} {value!r}; known: {', '.join(known)}")
+        self.width = width
+        super().__init__(torchvision.models.resnet.BasicBlock, DEPTHS[name])
+        self.conv1, self.bn1, self.fc = nn.Conv2d(3, width, *STEMS[stem], bias=False), nn.BatchNorm2d(width), nn.Identity()
+        self.maxpool = self.maxpool if stem == "imagenet" else nn.Identity()
+
+    def _make_layer(self, block: type, planes: int, blocks: int, stride: int = 1, dilate: bool = False) -> nn.Sequential:
+        self.inplanes = self.width if planes == 64 else self.inplanes  # torchvision's width is 64
+        return super()._make_layer(block, planes * self.width // 64, blocks, stride, dilate)
 
 
-class Block(BasicBlock):
-    """torchvision's residual block; one of stride 2 takes half as many channels as it returns."""
-
-    def __init__(self, channels: int, stride: int) -> None:
-        shortcut = None
-        if stride == 2:
-            shortcut = nn.Sequential(nn.Conv2d(channels // 2, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
-        super().__init__(channels // stride, channels, stride, shortcut)
-        self.conv2 = TinyMapConv2d(channels, channels, kernel_size=3, padding=1, bias=False)
-        if stride == 1:
-            self.conv1 = TinyMapConv2d(channels, channels, kernel_size=3, padding=1, bias=False)
-
-
-class ResNet(nn.Module):
-    """ResNet (He et al. 2016) without a classifier. Its state dict has the names of torchvision's."""
-
-    def __init__(self, depths: tuple[int, ...], width: int, stem: str) -> None:
-        super().__init__()
-        large, self.width = stem == "imagenet", width
-        self.conv1 = nn.Conv2d(3, width, 7 if large else 3, stride=2 if large else 1, padding=3 if large else 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1) if large else nn.Identity()
-        for i, depth in enumerate(depths):
-            blocks = (Block(width * 2**i, stride=2 if i > 0 and j == 0 else 1) for j in range(depth))
-            self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (n, 3, height, width) -> (n, 8 * width), the average pool's outputs."""
-        maps = self.maxpool(F.relu(self.bn1(self.conv1(images))))
-        return self.layer4(self.layer3(self.layer2(self.layer1(maps)))).mean(dim=(2, 3))
-
-
-def resnet(name: str, width: int = 64, stem: str = "small") -> ResNet:
-    """A ResNet with `width` channels in its first stage and 8 * width features.
-
-    name: "resnet18" or "resnet34". stem: "small" (3 x 3, stride 1) for images of up to about 64 pixels, "imagenet" (7 x 7,
-    stride 2, then max-pooling) for larger ones. Raises ValueError for other names and stems.
-    """
-    if name not in DEPTHS:
-        raise ValueError(f"unknown network {name!r}; known: {', '.join(DEPTHS)}")
-    if stem not in ("small", "imagenet"):
-        raise ValueError(f"unknown stem {stem!r}; known: small, imagenet")
-    return ResNet(DEPTHS[name], width, stem)
-
-
-def projection_head(config: SimCLR) -> ProjectionHead:
-    """Linear, batch norm, ReLU, linear: (n, 8 * width) -> (n, projection)."""
+def untrained(config: SimCLR) -> nn.Sequential:
+    """The network and its projection head (linear, batch norm, ReLU, linear): (n, 8 * width) -> (n, projection)."""
     d = 8 * config.width
-    return ProjectionHead([(d, d, nn.BatchNorm1d(d), nn.ReLU()), (d, config.projection, None, None)])
+    head = ProjectionHead([(d, d, nn.BatchNorm1d(d), nn.ReLU()), (d, config.projection, None, None)])
+    return nn.Sequential(ResNet(config.network, config.width, config.stem), head)
 
 
 @torch.no_grad()
@@ -141,42 +91,6 @@ def default_device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def memory_format(width: int) -> torch.memory_format:
-    """Layout of the maps in training: channels last, the faster one, for networks of at least 16 channels."""
-    # With fewer, oneDNN's weight gradient of a strided 1 x 1 convolution is wrong: github.com/uxlfoundation/oneDNN/issues/6035.
-    return torch.channels_last if width >= 16 else torch.contiguous_format
-
-
-def autocast(device: torch.device, config: SimCLR | FSL, side: int) -> AbstractContextManager:
-    """The precision of a step on views of side pixels: config.precision, or where that is "auto" the faster one.
-
-    bfloat16 gains on GPUs and on CPUs with AMX, for wide networks and large views. Small views stay in float32: on maps of 1 x 1
-    pixel, oneDNN's bfloat16 gradient of a strided 3 x 3 convolution is garbage.
-    """
-    amx = getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16", False)  # since PyTorch 2.10
-    stem_side = side // 4 if config.stem == "imagenet" else side
-    gains = (device.type == "cuda" or amx) and config.width >= 32 and stem_side >= 16
-    enabled = gains if config.precision == "auto" else config.precision == "bfloat16"
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
-
-
-@contextmanager
-def conditions(width: int, side: int, training: bool = True) -> Iterator[None]:
-    """Convolutions repeat exactly on GPUs, training keeps its memory, and networks as small as the digits' run in one thread.
-
-    There a second thread saves a third of the time on idle cores, but steps take five times as long where its core is busy.
-    """
-    from supclust.train.cpu import kept_memory
-
-    threads, steady = torch.get_num_threads(), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
-    torch.set_num_threads(1 if width * side <= 256 else threads)
-    try:
-        with kept_memory() if training else nullcontext(), steady:
-            yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def check_images(images: Images) -> None:
     """Raises ValueError for anything but uint8 (n, 3, height, width), n > 0."""
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != 3 or images.size == 0:
@@ -191,15 +105,14 @@ def images_checksum(images: Images) -> str:
 
 @torch.inference_mode()
 def embed(network: ResNet, images: Images, side: int, batch_size: int = 256, progress: bool = True) -> np.ndarray:
-    """The network's features of images, float32 (n, 8 * width), in evaluation mode, on the device of its weights.
+    """Features of images uint8 (n, 3, height, width), resized to side: float32 (n, 8 * width); the network in evaluation mode."""
+    from supclust.train.cpu import conditions
 
-    images: uint8 (n, 3, height, width); resized to side x side pixels where they differ from it.
-    """
     check_images(images)
     training, device, features = network.training, network.conv1.weight.device, []
     starts = range(0, len(images), batch_size)
     network.eval()
-    with conditions(network.width, side, training=False):
+    with conditions(network.width, side):
         for start in tqdm(starts, desc="features", unit="batch", leave=False) if progress else starts:
             batch = normalise(resize(torch.from_numpy(images[start : start + batch_size]).to(device), side))
             features.append(network(batch.contiguous(memory_format=torch.channels_last)).float().cpu())
@@ -207,33 +120,9 @@ def embed(network: ResNet, images: Images, side: int, batch_size: int = 256, pro
     return torch.cat(features).numpy()
 
 
-def knn_accuracy(
-    train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray, k: int = 20, temperature: float = 0.1
-) -> float:
-    """Share of test points whose class the k nearest training points tell, weighted by exp(cosine / temperature).
-
-    train (n, d), test (m, d): features, L2-normalised here. labels: int (n,) and (m,). k: at most n are used.
-    The usual measure of self-supervised features (Wu et al. 2018, section 3.4).
-    Raises ValueError for features and labels of different lengths and for features that are not finite.
-    """
-    for name, features, labels in (("train", train, train_labels), ("test", test, test_labels)):
-        if features.ndim != 2 or len(features) == 0 or len(features) != len(labels):
-            raise ValueError(f"{name}: features {features.shape} do not go with labels {np.shape(labels)}")
-        if len(bad := np.flatnonzero(~np.isfinite(features).all(axis=1))):
-            raise ValueError(f"{name}: features are NaN or infinite in {len(bad)} rows, the first {bad[:5].tolist()}")
-    voters = KNeighborsClassifier(
-        min(k, len(train)),
-        weights=lambda d: np.exp((d[:, :1] ** 2 - d**2) / (2 * temperature)),  # relative to the nearest's: never all 0
-        algorithm="brute",
-    ).fit(normalize(train), train_labels)
-    return float(np.mean(voters.predict(normalize(test)) == test_labels))
-
-
 # -- views ---------------------------------------------------------------------------------------------------------------------
-
-
 def draw(n: int, config: SimCLR, generator: Generator) -> Tensor:
-    """All that is random about one view of each of n images, float32 (n, 9) on the generator's device: see `render`.
+    """All that is random about one view of each of n images, float32 (n, 9) on the generator's device.
 
     Columns: width and height of the crop as shares of the image's, where a negative width mirrors; x and y of its centre, from 0
     to 1; changes of brightness, contrast and saturation; turns of the hue; 1 without colours, 0 with them.
@@ -257,63 +146,24 @@ def draw(n: int, config: SimCLR, generator: Generator) -> Tensor:
 def render(images: Tensor, draws: Tensor, side: int) -> Tensor:
     """The views that were drawn: float32 (n, 3, side, side), normalised; float64 if the images are.
 
-    images: uint8, or float in [0, 1], (n, 3, height, width), on the draws' device. draws: (n, 9), see `draw`.
-
-    Torchvision's RandomResizedCrop, RandomHorizontalFlip, ColorJitter and RandomGrayscale, but that crops may end between pixels,
-    and that colours change in one order: brightness, contrast, saturation, hue. ColorJitter changes them in random order, and
-    clips after each; mean, spread over draws and contrast of views are within 1 % of those in random order (on smooth noise).
-    No step depends on values, so torch.compile takes the function whole.
+    images: uint8, or float in [0, 1], (n, 3, height, width), on the draws' device. As torchvision's transforms, but that colours
+    change in a fixed order and clip less often. No step depends on values, so torch.compile takes the function whole.
     """
     images = images if images.is_floating_point() else images / 255
     size, center, changes, turns, gray = draws.to(images.dtype).split([2, 2, 3, 1, 1], dim=1)
     columns, rows = (_resampling(size[:, i], center[:, i], images.shape[3 - i], side) for i in range(2))
     views = turn_hue(adjust(torch.einsum("nyh,nchw,nxw->ncyx", rows, images, columns), changes), turns)
-    return normalise(views.lerp_(_luma(views), gray[:, :, None, None]))
+    return normalise(views.lerp_(luma(views), gray[:, :, None, None]))
 
 
 def _resampling(size: Tensor, center: Tensor, extent: int, side: int) -> Tensor:
-    """Weights (n, side, extent) of an image's pixels in the view's, along one axis; rows sum to 1.
-
-    Bilinear, with torchvision's antialiasing where a crop shrinks: a triangle about each place of the view, one pixel of the image
-    wide to each side, or one of the view where that is more. At the border, the weights of missing pixels go to the others.
-    """
+    """Weights (n, side, extent) of an image's pixels in the view's, along one axis: bilinear, antialiased as torchvision's."""
     steps = (torch.arange(side, device=size.device) + 0.5) / side - 0.5
     places = (center[:, None] + size[:, None] * steps) * extent
-    reach = (size.abs() * extent / side).clamp(min=1)[:, None, None]
+    reach = (size.abs() * extent / side).clamp(min=1)[:, None, None]  # a pixel of the image or the view, whichever is larger
     pixels = torch.arange(extent, device=size.device) + 0.5
     weights = (reach - (places[:, :, None] - pixels).abs_()).clamp_(min=0)
     return weights.div_(weights.sum(dim=2, keepdim=True))
-
-
-def adjust(images: Tensor, changes: Tensor) -> Tensor:
-    """Brightness x -> b x, contrast x -> c x + (1 - c) mean luma and saturation x -> s x + (1 - s) luma, as one map, in [0, 1].
-
-    changes (n, 3): b - 1, c - 1, s - 1. Up to clipping, the three commute: the mean luma scales with b, and s leaves luma alone.
-    """
-    brightness, contrast, saturation = (1 + changes)[:, :, None, None, None].unbind(dim=1)
-    gray = _luma(images)
-    base = contrast * (1 - saturation) * gray + (1 - contrast) * gray.mean(dim=(2, 3), keepdim=True)
-    return torch.addcmul(brightness * base, brightness * contrast * saturation, images).clamp_(0, 1)
-
-
-def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
-    """Images with their hue in HSV moved by -1/6 to 1/6 turns (n, 1), without the way to HSV and back.
-
-    Let d, from 0 to 3 sixths of a turn, be the distance of a pixel's hue from a channel's pure colour. By HSV, that channel
-    is low + chroma * clamp(2 - d, 0, 1), and low + chroma * (2 - d) is 2 * channel - middle. A turn makes d longer or
-    shorter, as the greater of the other two channels tells.
-    """
-    red, green, blue = images.split(1, dim=1)
-    less, more = torch.minimum(red, green), torch.maximum(red, green)
-    low, middle, high = torch.minimum(less, blue), torch.maximum(less, torch.minimum(more, blue)), torch.maximum(more, blue)
-    way = torch.cat([green - blue, blue - red, red - green], dim=1).sign_()
-    shorter = way.mul_(-6 * turns[:, :, None, None] * (high - low))
-    return shorter.add_(images, alpha=2).sub_(middle).clamp_(low, high)
-
-
-def _luma(images: Tensor) -> Tensor:
-    red, green, blue = images.split(1, dim=1)
-    return (LUMA[0] * red).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -328,37 +178,14 @@ def resize(images: Tensor, side: int) -> Tensor:
     return images / 255 if same else F.interpolate(images / 255, size=(side, side), mode="bilinear", antialias=True)
 
 
-def shift(images: Tensor, padding: int, flip: float, generator: Generator) -> Tensor:
-    """Each image moved by up to `padding` pixels in x and y, black where it came from, and mirrored with probability `flip`.
-
-    The augmentation of supervised training on CIFAR (He et al. 2016, section 4.2): a crop of the padded image.
-    images: (n, 3, height, width) of any type, on the generator's device; returns the same shape and type.
-    """
-    n, _, height, width = images.shape
-    padded, each = F.pad(images, [padding] * 4), torch.arange(n, device=images.device)[:, None, None]
-    offsets = torch.randint(2 * padding + 1, (2, n, 1), device=images.device, generator=generator)
-    mirrored = torch.rand(n, device=images.device, generator=generator) < flip
-    rows, columns = (torch.arange(extent, device=images.device).expand(n, extent) for extent in (height, width))
-    rows, columns = offsets[0] + rows, offsets[1] + torch.where(mirrored[:, None], columns.flip(1), columns)
-    return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-
-
 # -- training ------------------------------------------------------------------------------------------------------------------
-
-
 def contrastive_loss(projections: Tensor, temperature: float) -> Tensor:
-    """NT-Xent (Chen et al. 2020, Eq. 1) of projections (2n, d): rows i and n + i are the two views of image i.
-
-    Of several processes, each has n images of its own and all as negatives; their mean is the loss of the whole batch.
-    """
+    """NT-Xent (Chen et al. 2020, Eq. 1) of projections (2n, d): rows i and n + i are the two views of image i."""
     return NTXentLoss(temperature, gather_distributed=world_size() > 1)(*projections.chunk(2))
 
 
 def learning_rate(step: int, steps_per_epoch: int, config: SimCLR) -> float:
-    """Cosine from the full rate to zero at the end of training, after a linear warm-up over `config.warm_up` epochs.
-
-    The warm-up is a deviation from the reference code: without it, large batches can diverge in their first steps.
-    """
+    """Cosine from the full rate to zero, after a linear warm-up over `config.warm_up` epochs: without it, large batches diverge."""
     warm_up = min(1.0, (step + 1) / max(1.0, config.warm_up * steps_per_epoch))
     return config.learning_rate * warm_up * 0.5 * (1 + math.cos(math.pi * step / (steps_per_epoch * config.epochs)))
 
@@ -368,45 +195,42 @@ def make_step(
 ) -> tuple[nn.Sequential, torch.optim.SGD, Callable[[Tensor, int, int], Tensor]]:
     """The model to train (encoder, then projection head), its optimizer, and a function that does a step and returns the loss.
 
-    The function takes this process's images uint8 (n, 3, height, width) on the device, the number of the step from 0, and of
-    steps per epoch; all that is random follows from (config.seed, step). start, compiled: see `train`.
+    The function takes this process's images uint8 (n, 3, height, width) on the device, the number of the step from 0, and the
+    steps of an epoch; all that is random follows from (config.seed, step). start, compiled: see `train`.
     """
-    model = nn.Sequential(resnet(config.network, config.width, config.stem), projection_head(config))
-    initialise(model, generator(torch.device("cpu"), (config.seed, WEIGHTS_STREAM)))
+    from supclust.train import cpu
+
+    model = untrained(config)
+    initialise(model, generator(CPU, (config.seed, WEIGHTS_STREAM)))
     if start is not None:
         try:
-            model[0].load_state_dict(start.network.state_dict())
-            model[1].load_state_dict((start.head or model[1]).state_dict())
+            model.load_state_dict(nn.Sequential(start.network, start.head or model[1]).state_dict())
         except RuntimeError as error:
             raise ValueError(f"the encoder to start from is another network: {error}") from error
-    model.to(device, memory_format=memory_format(config.width)).train()
-    numbers = {"lr": config.learning_rate, "momentum": config.momentum, "weight_decay": config.weight_decay}
-    optimizer, fast_model, fast_render = torch.optim.SGD(model.parameters(), **numbers, fused=True), model, render
-    if world_size() > 1:
-        from supclust.train import distributed
+    layout, numbers = cpu.memory_format(config.width), {"momentum": config.momentum, "weight_decay": config.weight_decay}
+    model.to(device, memory_format=layout).train()
+    optimizer = torch.optim.SGD(model.parameters(), config.learning_rate, **numbers, fused=True)
+    fast_model, fast_render, several = model, render, world_size() > 1
+    if compiled is None and config.width * config.side <= 256:  # digits train faster than they compile
+        compiled = False
+    if several or compiled is not False:
+        from supclust.train import distributed, faster
 
-        fast_model = distributed.wrap(model, device)
-    if compiled is None:  # digits train faster than they compile, and on CPUs it takes a C++ compiler
-        compiled = config.width * config.side > 256 and (device.type == "cuda" or shutil.which(os.environ.get("CXX", "g++")))
-    if compiled:  # not dynamic: after a change of resolution, an unbroken training would have other kernels than a resumed one
-        fast_model = torch.compile(fast_model, dynamic=False)
-        fast_render = torch.compile(render, dynamic=False) if device.type == "cuda" else render
+        fast_model, fast_render = faster.accelerated(model, device, compiled)
 
     def fit(images: Tensor, step: int, steps: int) -> Tensor:
         side = config.small_side if step < steps * config.small_epochs else config.side
         stream = generator(device, (config.seed, VIEWS_STREAM, step))
         draws = (draw(len(images) * world_size(), config, stream).chunk(world_size())[rank()] for _ in range(2))
         views = torch.cat([fast_render(images, drawn, side) for drawn in draws])  # together, they share batch statistics
-        with autocast(device, config, side):
-            projections = fast_model(views.contiguous(memory_format=memory_format(config.width)))
+        with cpu.autocast(device, config, side):
+            projections = fast_model(views.contiguous(memory_format=layout))
         loss = contrastive_loss(projections.float(), config.temperature)
         optimizer.zero_grad()
         loss.backward()
         optimizer.param_groups[0]["lr"] = learning_rate(step, steps, config)
         optimizer.step()
-        if world_size() > 1:
-            torch.distributed.all_reduce(loss.detach())
-        return loss.detach() / world_size()
+        return distributed.mean(loss) if several else loss.detach()
 
     return model, optimizer, fit
 
@@ -427,22 +251,23 @@ def train(
     """Train an encoder on images, or go on where a stopped training of the same images and config left its checkpoint.
 
     images: uint8 (n, 3, height, width), at least 2; or files, which worker processes decode as they are needed.
-    folder: keeps the checkpoint, where all processes find it. A finished training returns at once.
+    folder: holds the checkpoint. A finished training returns at once.
     labels: int (n,), never trained on; every `config.knn_every` epochs and after the last, the history has a 20-NN accuracy.
     on_epoch: called after each epoch with the history so far, a list of {"epoch", "loss", "knn" or None, "seconds"}.
     start: an encoder to go on from, its projection head included where it has one, instead of random weights.
-    minutes: stop after so many. The encoder returned is then not `finished`; call again to go on.
-    save_every: seconds between two checkpoints; one is written at the end, too. compiled: by default where torch.compile pays.
-
-    A stopped or killed training continues bit for bit on the same machine with the same number of threads: order, learning rate
-    and views of a step follow from (config.seed, step). Under torchrun, all processes train together, and the first one writes.
-    Raises ValueError for a checkpoint that cannot be read, and for one of other images, start or config, naming the difference;
-    FloatingPointError if training diverges.
+    minutes: stop after so many. The encoder returned is then not `finished`; call again to go on, bit for bit on one machine.
+    save_every: seconds between two checkpoints. compiled: by default where torch.compile pays.
+    Under torchrun, all processes train together, and the first one writes. Raises ValueError for a checkpoint that cannot be read
+    or is of other images, start or config, naming the difference; FloatingPointError if training diverges.
     """
+    from supclust.train import cpu
+
+    if several := world_size() > 1:
+        from supclust.train import distributed
     check_images(images)
     if min(len(images), config.batch_size) < 2 * world_size():
-        few = f"{len(images)} images in batches of {config.batch_size} are too few"
-        raise ValueError(f"SimCLR contrasts images: {few}, each process needs 2")
+        few = f"{len(images)} images in batches of {config.batch_size} are too few, each process needs 2"
+        raise ValueError(f"SimCLR contrasts images: {few}")
     if config.epochs < 1:
         raise ValueError(f"epochs must be at least 1, not {config.epochs}")
     if labels is not None and len(labels) != len(images):
@@ -454,31 +279,36 @@ def train(
     made_from = {**dataclasses.asdict(config), "images": images_checksum(images), "start": started_from}
     model, optimizer, fit = make_step(config, device, start, compiled)
     step, seconds, losses, history = 0, 0.0, torch.zeros(steps, device=device), []
-    if (saved := _load_checkpoint(checkpoint, made_from)) is not None:
-        step, seconds, losses, history = saved["step"], saved["seconds"], saved["losses"].to(device), saved["history"]
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
+    for left_over in checkpoint.parent.glob(f".{CHECKPOINT}.*.tmp"):  # of a process that was killed while it wrote
+        left_over.unlink(missing_ok=True)
+    if checkpoint.exists():
+        from supclust.train import checkpoints
+
+        step, seconds, losses, history = checkpoints.resume(checkpoint, made_from, model, optimizer, device)
 
     def save() -> None:
         _check_finite(model, losses)
         if rank() == 0:
             state = {"made_from": made_from, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
             torch.save({**state, "step": step, "seconds": seconds, "losses": losses, "history": history}, buffer := io.BytesIO())
-            kept.write_bytes(checkpoint, buffer.getvalue())
+            kept.write_bytes(checkpoint, buffer.getvalue())  # a full disk is then an OSError
 
     began = last_save = time.monotonic()
     first_step, epoch_began, hidden = step, began - seconds, {"disable": True} if rank() > 0 else {}
     bar = tqdm(total=config.epochs * steps, initial=step, desc="SimCLR", unit="step", leave=False, **hidden)
-    with bar, conditions(config.width, config.side):
+    with bar, cpu.conditions(config.width, config.side), cpu.kept_memory():
         for batch in _batches(images, config, batch_size, step, device):
-            if minutes is not None and _first_decides(time.monotonic() - began >= 60 * minutes, device):
+            over = minutes is not None and time.monotonic() - began >= 60 * minutes
+            if distributed.first_decides(over, device) if several and minutes is not None else over:
                 break
             losses[step % steps] = fit(batch, step, steps)
             step, seconds = step + 1, time.monotonic() - epoch_began
             if step % steps == 0:
                 _check_finite(model, losses)
-                knn = _held_out_knn(model[0], images, labels, config, step // steps)
-                history.append({"epoch": step // steps, "loss": losses.mean().item(), "knn": knn, "seconds": round(seconds, 3)})
+                epoch, loss = step // steps, losses.mean().item()
+                due = config.knn_every > 0 and (epoch % config.knn_every == 0 or epoch == config.epochs) and rank() == 0
+                knn = _held_out_knn(model[0], images, labels, config) if due and labels is not None else None
+                history.append({"epoch": epoch, "loss": loss, "knn": knn, "seconds": round(seconds, 3)})
                 seconds, epoch_began = 0.0, time.monotonic()
             if time.monotonic() - last_save >= save_every:
                 save()
@@ -488,46 +318,28 @@ def train(
             bar.update()
     if step > first_step:
         save()
-    for buffer in model.buffers() if world_size() > 1 else ():  # running statistics, where each process has its own
-        torch.distributed.broadcast(buffer, src=0)
-    return _encoder(config, *(module.state_dict() for module in model), history)
-
-
-def _first_decides(decision: bool, device: torch.device) -> bool:
-    """What the first process decided, in all of them."""
-    flag = torch.tensor(float(decision), device=device)
-    if world_size() > 1:
-        torch.distributed.broadcast(flag, src=0)
-    return bool(flag)
+    if several:
+        distributed.share_buffers(model)
+    return _encoder(config, model[0].state_dict(), model[1].state_dict(), history)
 
 
 def _batches(images: Images, config: SimCLR, batch_size: int, step: int, device: torch.device) -> Iterator[Tensor]:
     """This process's part of each batch from that step on: uint8, on the device."""
+    orders = (torch.randperm(len(images), generator=generator(CPU, (config.seed, ORDER_STREAM, e))) for e in range(config.epochs))
+    batches = (batch for order in orders for batch in order[: len(order) // batch_size * batch_size].split(batch_size))
+    rows = (batch.chunk(world_size())[rank()] for batch in islice(batches, step, None))
+    if not isinstance(images, np.ndarray):
+        from supclust.train.faster import decoded
 
-    def rows() -> Iterator[Tensor]:
-        for epoch in range(config.epochs):
-            order = torch.randperm(len(images), generator=generator(torch.device("cpu"), (config.seed, ORDER_STREAM, epoch)))
-            for batch in order[: len(images) // batch_size * batch_size].split(batch_size):
-                yield batch.chunk(world_size())[rank()]
-
-    left = islice(rows(), step, None)
-    if isinstance(images, np.ndarray):
-        resident = torch.from_numpy(images).to(device)
-        yield from (resident[batch.to(device)] for batch in left)
-    else:  # worker processes decode the files
-        workers, on_gpu = joblib.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) or 1, device.type == "cuda"
-        loader = DataLoader(images, batch_sampler=left, num_workers=workers, pin_memory=on_gpu)
-        yield from (batch.to(device, non_blocking=on_gpu) for batch in loader)
+        return decoded(images, rows, device)
+    resident = torch.from_numpy(images).to(device)
+    return (resident[batch.to(device)] for batch in rows)
 
 
-def _held_out_knn(network: ResNet, images: Images, labels: np.ndarray | None, config: SimCLR, epoch: int) -> float | None:
-    """Weighted 20-NN accuracy of a tenth of the images, the same at every epoch, against the others; None where it is not due."""
-    due = config.knn_every > 0 and (epoch % config.knn_every == 0 or epoch == config.epochs)
-    if labels is None or not due or rank() > 0:
-        return None
-    features = embed(network, images, config.side, progress=False)
+def _held_out_knn(network: ResNet, images: Images, labels: np.ndarray, config: SimCLR) -> float:
     order = np.random.default_rng(config.seed).permutation(len(images))
-    held_out, rest = np.split(order, [max(1, round(HELD_OUT * len(order)))])
+    held_out, rest = np.split(order, [max(1, round(len(order) / 10))])
+    features = embed(network, images, config.side, progress=False)
     return knn_accuracy(features[rest], labels[rest], features[held_out], labels[held_out])
 
 
@@ -536,43 +348,8 @@ def _check_finite(model: nn.Module, losses: Tensor) -> None:
         raise FloatingPointError("loss or weights are not finite: training diverged, try a smaller learning_rate")
 
 
-def _load_checkpoint(file: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
-    """The state of a stopped training of the same images and config; None where there is none."""
-    for left_over in file.parent.glob(f".{file.name}.*.tmp"):  # of a process that was killed while it wrote
-        left_over.unlink(missing_ok=True)
-    if not file.exists():
-        return None
-    try:
-        if (damaged := zipfile.ZipFile(file).testzip()) is not None:
-            raise ValueError(f"the checksum of {damaged} differs")
-        saved = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged archive fails in whatever part of it is read first
-        raise ValueError(f"the checkpoint {file} cannot be read ({error}); remove it to train anew") from error
-    phrases = {"images": "it was trained on other images", "start": "it went on from other weights"}
-    theirs = saved["made_from"]
-    changed = [key for key in {**made_from, **theirs} if theirs.get(key) != made_from.get(key)]
-    said = [phrases.get(key, f"{key} is {theirs.get(key)!r} there and {made_from.get(key)!r} here") for key in changed]
-    if said:
-        raise ValueError(f"the checkpoint {file} is of another training: {'; '.join(said)}. Remove it or train in another folder")
-    return saved
-
-
-def seconds_per_image(images: Images, config: SimCLR, side: int, start: Encoder | None = None, batch_size: int = 64) -> float:
-    """What `train` takes here for an image of a step on views of side pixels, without torch.compile: to plan a training by."""
-    n, device, seconds = min(batch_size, config.batch_size, len(images)), default_device(), []
-    _, _, fit = make_step(dataclasses.replace(config, side=side, small_epochs=0, learning_rate=0.0), device, start, compiled=False)
-    with conditions(config.width, config.side):
-        for step in range(4):
-            began = time.monotonic()
-            fit(torch.from_numpy(images[:n]).to(device), step, 4).item()
-            seconds.append(time.monotonic() - began)
-    return float(np.median(seconds[1:])) / n  # the first one prepares
-
-
 # -- weights -------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Encoder:
     """A trained network, with the projection head it was trained with, and where it comes from."""
 
@@ -588,27 +365,20 @@ class Encoder:
         return len(self.history) >= self.config.epochs
 
 
-def _encoder(
-    config: SimCLR, weights: Mapping[str, Tensor], head_weights: Mapping[str, Tensor], history: list[dict[str, Any]]
-) -> Encoder:
+def _encoder(config: SimCLR, weights: Mapping[str, Tensor], head_weights: Mapping[str, Tensor], history: Sequence[Any]) -> Encoder:
     """An encoder with a copy of these weights; without a head if theirs are of one that is built differently."""
-    network, head = resnet(config.network, config.width, config.stem), projection_head(config)
+    network, head = untrained(config).to(default_device()).eval().requires_grad_(False)
     network.load_state_dict(weights)
-    network = network.to(default_device(), memory_format=torch.channels_last).eval().requires_grad_(False)
     try:
         head.load_state_dict(head_weights)
-        head = head.to(default_device()).eval().requires_grad_(False)
     except RuntimeError:
         head = None
-    return Encoder(network, config, tuple(history), _checksum(network), head)
+    return Encoder(network.to(memory_format=torch.channels_last), config, tuple(history), _checksum(network), head)
 
 
 def _checksum(module: nn.Module) -> str:
-    """SHA-256 of names and values of the weights, in their order."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in module.state_dict().items()}
+    return hashlib.sha256(b"".join(name.encode() + array.tobytes() for name, array in arrays.items())).hexdigest()
 
 
 def save_weights(encoder: Encoder, path: Path, dtype: torch.dtype = torch.float32) -> None:
@@ -616,9 +386,8 @@ def save_weights(encoder: Encoder, path: Path, dtype: torch.dtype = torch.float3
 
     Raises ValueError for weights too large for the type.
     """
-    weights = {f"b.{key}": tensor for key, tensor in encoder.network.state_dict().items()}
-    if encoder.head is not None:
-        weights |= {f"h.{key.removeprefix('layers.')}": tensor for key, tensor in encoder.head.state_dict().items()}
+    parts = {"b": encoder.network, "h": nn.Identity() if encoder.head is None else encoder.head.layers}
+    weights = {f"{part}.{key}": t for part, module in parts.items() for key, t in module.state_dict().items()}
     stored = {key: t.cpu().contiguous().to(dtype if t.is_floating_point() else t.dtype) for key, t in weights.items()}
     if not all(torch.isfinite(tensor).all() for tensor in stored.values()):
         raise ValueError(f"weights are not finite as {dtype}")
@@ -629,8 +398,7 @@ def save_weights(encoder: Encoder, path: Path, dtype: torch.dtype = torch.float3
 def load_weights(path: Path) -> Encoder:
     """The encoder of a safetensors file: keys b.* and h.* (the projection head, if it is there), or bare; any float type.
 
-    A file that does not say how it was trained gets a config of which only network and width are known; the rest, side
-    included, are the defaults.
+    Where the file does not say how it was trained, network, width and stem are known, the rest of the config are the defaults.
     Raises FileNotFoundError, and ValueError naming the file when it is unreadable or holds another network.
     """
     if not Path(path).is_file():

@@ -23,14 +23,20 @@ ALLOWED = {
     "skactiveml": METHOD,
     "scale": METHOD,
     "images": BASE | METHOD | set(EXPERIMENT),
-    "train": BASE | METHOD | set(EXPERIMENT),
-    "label": BASE | METHOD | set(EXPERIMENT) | {"images"},
+    "train": BASE | METHOD | set(EXPERIMENT) | {"images"},
+    "label": BASE | METHOD | set(EXPERIMENT) | {"images", "train"},
     "report": BASE | METHOD | set(EXPERIMENT) | {"plots"},
-    "bench": BASE | METHOD | set(EXPERIMENT) | {"plots", "scale"},
+    "bench": BASE | METHOD | set(EXPERIMENT) | {"plots", "scale", "train"},
     "__init__": {"method"},
     "__main__": BASE | METHOD | set(EXPERIMENT) | ROOMS,
 }
-LAZY = {"pool": "scale", "datasets": "images", "simclr": "train"}  # the core reaches a room inside of a function, here only
+# The core reaches a room inside of a function, here only.
+LAZY = {
+    "pool": "scale",
+    "datasets": "images",
+    "simclr": "train",
+    "active": "train",
+}
 
 
 def imports(path):

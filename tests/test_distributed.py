@@ -27,8 +27,8 @@ with distributed.joined():
     minutes, asked = None, []
     if len(sys.argv) > 4:
         minutes, last = 1.0, int(sys.argv[4])
-        decide = simclr._first_decides
-        simclr._first_decides = lambda over, device: decide(asked.append(0) or len(asked) > last, device)
+        decide = distributed.first_decides
+        distributed.first_decides = lambda over, device: decide(asked.append(0) or len(asked) > last, device)
     render, views = simclr.render, []
     simclr.render = lambda *drawn: views.append(render(*drawn)) or views[-1]
     encoder = simclr.train(images, config, folder, labels=np.arange(len(images)) % 2, minutes=minutes)

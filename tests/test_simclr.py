@@ -19,6 +19,7 @@ from PIL import Image
 from supclust import simclr
 from supclust.images import ImageFiles
 from supclust.profiles import SimCLR
+from supclust.train import cpu
 
 TINY = SimCLR(width=4, side=8, epochs=3, batch_size=16, learning_rate=0.1, projection=8, knn_every=2)
 
@@ -81,7 +82,7 @@ def test_a_step_goes_down_the_right_gradient(images, width):
     model, _, fit = simclr.make_step(config, torch.device("cpu"))
     before, batch = copy.deepcopy(model).double(), torch.from_numpy(images)
     stream = simclr.generator(torch.device("cpu"), (5, simclr.VIEWS_STREAM, 1))
-    with simclr.conditions(width, TINY.side):
+    with cpu.conditions(width, TINY.side):
         views = torch.cat([simclr.render(batch, simclr.draw(len(images), TINY, stream), TINY.side) for _ in range(2)])
         loss = simclr.contrastive_loss(before(views.double()), TINY.temperature)
         loss.backward()
@@ -486,7 +487,7 @@ def test_weights_survive_their_file(finished, tmp_path):
 @pytest.mark.parametrize("prefix", ["b.", ""])
 @pytest.mark.parametrize("name", ["resnet18", "resnet34"])
 def test_half_precision_weights_of_unknown_training_load_as_float32(tmp_path, prefix, name):
-    network = simclr.resnet(name, 4)
+    network = simclr.ResNet(name, 4)
     stored = {prefix + k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
     if prefix:
         stored["h.0.weight"] = torch.zeros(3, 3)  # a projection head of another shape

@@ -12,6 +12,7 @@ from torch import nn
 
 from supclust import profiles, simclr
 from supclust.profiles import SimCLR
+from supclust.train import cpu
 
 
 def torchvisions(name):
@@ -24,7 +25,7 @@ def torchvisions(name):
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34"])
 def test_resnet_is_torchvisions_with_a_small_stem(name):
-    reference, ours = torchvisions(name).eval(), simclr.resnet(name).eval()
+    reference, ours = torchvisions(name).eval(), simclr.ResNet(name).eval()
     assert list(ours.state_dict()) == list(reference.state_dict())
     ours.load_state_dict(reference.state_dict())
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -33,16 +34,16 @@ def test_resnet_is_torchvisions_with_a_small_stem(name):
 
 
 def test_width_scales_the_features():
-    assert simclr.resnet("resnet18", width=4)(torch.zeros(2, 3, 8, 8)).shape == (2, 32)
+    assert simclr.ResNet("resnet18", width=4)(torch.zeros(2, 3, 8, 8)).shape == (2, 32)
 
 
 def test_unknown_network_lists_the_known():
     with pytest.raises(ValueError, match="unknown network 'resnet50'; known: resnet18, resnet34"):
-        simclr.resnet("resnet50")
+        simclr.ResNet("resnet50")
 
 
 def initialised(seed):
-    model = nn.Sequential(simclr.resnet("resnet18", 8), SimCLRProjectionHead(64, 64, 16))
+    model = nn.Sequential(simclr.ResNet("resnet18", 8), SimCLRProjectionHead(64, 64, 16))
     for layer in (layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)):
         for parameter in layer.parameters():
             nn.init.constant_(parameter, 7.0)
@@ -68,9 +69,9 @@ def test_initialise_has_torchvisions_and_pytorchs_scales():
 
 def test_small_networks_take_one_thread_and_give_the_others_back():
     before = torch.get_num_threads()
-    with simclr.conditions(width=64, side=32):
+    with cpu.conditions(width=64, side=32):
         assert torch.get_num_threads() == before
-    with simclr.conditions(width=16, side=8):
+    with cpu.conditions(width=16, side=8):
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
 
@@ -106,12 +107,12 @@ def test_embed_resizes_images_that_differ(images):
 @pytest.mark.parametrize("shape", [(0, 3, 8, 8), (4, 8, 8, 3), (3, 8, 8)])
 def test_embed_refuses_what_are_no_images(shape):
     with pytest.raises(ValueError, match="images must be uint8"):
-        simclr.embed(simclr.resnet("resnet18", 4), np.zeros(shape, np.uint8), side=8)
+        simclr.embed(simclr.ResNet("resnet18", 4), np.zeros(shape, np.uint8), side=8)
 
 
 def test_embed_refuses_floats():
     with pytest.raises(ValueError, match="not float64"):
-        simclr.embed(simclr.resnet("resnet18", 4), np.zeros((2, 3, 8, 8)), side=8)
+        simclr.embed(simclr.ResNet("resnet18", 4), np.zeros((2, 3, 8, 8)), side=8)
 
 
 def slow_knn_accuracy(train, train_labels, test, test_labels, k, temperature):
@@ -170,34 +171,15 @@ def test_knn_refuses_labels_of_another_length():
 # --- what makes training fast ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("side", [1, 2, 3, (2, 1)])
-@pytest.mark.parametrize("channels", [(1, 1), (3, 5), (16, 8)])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_tiny_maps_as_matrix_products_are_convolved(side, channels, layout):
-    """Output and both gradients, float64, against PyTorch's convolution."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (4, channels[0], *((side, side) if isinstance(side, int) else side))
-    ours = simclr.TinyMapConv2d(*channels, kernel_size=3, padding=1, bias=False).double()
-    drawn = torch.randn(shape, generator=generator, dtype=torch.float64).contiguous(memory_format=layout)
-    maps = [drawn.clone().requires_grad_() for _ in range(2)]
-    weight = ours.weight.detach().clone().requires_grad_()
-    outputs = ours(maps[0]), nn.functional.conv2d(maps[1], weight, padding=1)
-    torch.testing.assert_close(*outputs)
-    for output in outputs:
-        (output**3).sum().backward()
-    torch.testing.assert_close(maps[0].grad, maps[1].grad)
-    torch.testing.assert_close(ours.weight.grad, weight.grad)
-
-
 def test_the_stem_for_large_images_is_torchvisions():
     reference = torchvision.models.resnet18()
     reference.fc = nn.Identity()
-    network = simclr.resnet("resnet18", stem="imagenet")
+    network = simclr.ResNet("resnet18", stem="imagenet")
     network.load_state_dict(reference.state_dict())
     images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(network.eval()(images), reference.eval()(images), rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="unknown stem 'large'; known: small, imagenet"):
-        simclr.resnet("resnet18", stem="large")
+        simclr.ResNet("resnet18", stem="large")
 
 
 @pytest.mark.parametrize("amx", [False, True])
@@ -226,7 +208,7 @@ def test_a_precision_that_is_given_is_taken(amx, monkeypatch):
 
 def precision_of(config, side):
     product = torch.ones(2, 2)
-    with simclr.autocast(torch.device("cpu"), config, side):
+    with cpu.autocast(torch.device("cpu"), config, side):
         return (product @ product).dtype
 
 

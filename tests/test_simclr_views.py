@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torchvision.transforms import RandomResizedCrop, v2
 
 from supclust import simclr as a
+from supclust.engine import colours
 from supclust.profiles import SimCLR
 
 OFF = SimCLR(side=16, smallest_crop=1.0, flip=0.0, jitter=0.0, grayscale=0.0)
@@ -34,7 +35,7 @@ def crop(images, places, side):
 
 
 def jitter(images, draws):
-    return a.turn_hue(a.adjust(images, draws[:, 4:7]), draws[:, 7:8])
+    return colours.turn_hue(colours.adjust(images, draws[:, 4:7]), draws[:, 7:8])
 
 
 def jittered(images, probability=1.0, seed=0):
@@ -227,7 +228,7 @@ def test_a_shrunk_crop_is_torchvisions_antialiased(side, top, left, height, widt
 def slow_jitter(image, order, brightness, contrast, saturation, turns):
     """One operation after the other, pixel by pixel where need be; float64 (3, height, width)."""
     for operation in order:
-        luma = np.tensordot(a.LUMA, image, 1)
+        luma = np.tensordot(colours.LUMA, image, 1)
         if operation == "brightness":
             image = brightness * image
         elif operation == "contrast":
@@ -259,7 +260,7 @@ def test_hue_turns_as_torchvisions(photos, turns):
     levels = torch.tensor([0.0, 0.2, 1.0])
     corners = torch.cartesian_prod(levels, levels, levels).T.reshape(1, 3, 3, 9)  # grays, pure colours, black
     for images in (photos.float() / 255, corners):
-        ours = a.turn_hue(images, torch.full((len(images), 1), turns))
+        ours = colours.turn_hue(images, torch.full((len(images), 1), turns))
         torch.testing.assert_close(ours, v2.functional.adjust_hue(images, turns), atol=2e-6, rtol=0)
 
 
@@ -332,32 +333,3 @@ def test_grayscale_takes_torchvisions_luminance(photos):
     views = augment(images, SimCLR(grayscale=0.2, **options), generator())
     colours = (views * torch.tensor(a.STD).view(3, 1, 1) + torch.tensor(a.MEAN).view(3, 1, 1)).std(dim=1)
     assert (colours.amax(dim=(1, 2)) < 1e-6).float().mean().item() == pytest.approx(0.2, abs=0.03)
-
-
-def test_a_shift_is_a_crop_of_the_padded_image_mirrored_or_not():
-    images = torch.randint(1, 255, (40, 3, 6, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    moved = a.shift(images, 2, 0.5, torch.Generator().manual_seed(1))
-    assert moved.dtype == images.dtype
-    found = [places(image, view) for image, view in zip(images, moved, strict=True)]
-    assert all(len(place) == 1 for place in found)
-    places_seen = {place for (place,) in found}
-    assert {y for y, _, _ in places_seen} == {x for _, x, _ in places_seen} == set(range(5))
-    assert {mirrored for _, _, mirrored in places_seen} == {False, True}
-
-
-def places(image, view):
-    """All the crops (y, x, mirrored) of the padded image that the view is."""
-    padded = torch.nn.functional.pad(image, [2] * 4)
-    height, width = view.shape[1:]
-    return [
-        (y, x, mirrored)
-        for y in range(5)
-        for x in range(5)
-        for mirrored in (False, True)
-        if torch.equal(view.flip(2) if mirrored else view, padded[:, y : y + height, x : x + width])
-    ]
-
-
-def test_without_padding_and_flip_a_shift_changes_nothing():
-    images = torch.rand(4, 3, 8, 8)
-    assert torch.equal(a.shift(images, 0, 0.0, torch.Generator()), images)

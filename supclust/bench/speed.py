@@ -15,12 +15,12 @@ import torch
 from lightly.loss import NTXentLoss
 from lightly.transforms import SimCLRTransform
 from PIL import Image
-from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from supclust import kept, profiles, simclr
 from supclust.profiles import Profile, SimCLR
+from supclust.train import cpu
 
 STOCK = "lightly transform, DataLoader, fp32"
 SHARES = "augmentation, share of a step"
@@ -46,7 +46,7 @@ def operations(config: SimCLR, side: int) -> int:
 
     Two views, each forward once and backward for twice that. Of convolutions and matrix products; the rest does not count.
     """
-    network = simclr.resnet(config.network, config.width, config.stem).eval()
+    network = simclr.ResNet(config.network, config.width, config.stem).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, 3, side, side))
     return 2 * 3 * counter.get_total_flops()
@@ -86,13 +86,9 @@ def _stock_steps(images: np.ndarray, config: SimCLR) -> Callable[[], float]:
     """Runs two steps as lightly's own CIFAR-10 benchmark does them; returns the seconds of the second, its views included.
 
     Views made one by one by worker processes, a forward pass for each of the two, float32, default memory format. The network is
-    ours but for its matrix products on tiny maps.
+    ours.
     """
-    network = simclr.resnet(config.network, config.width, config.stem)
-    model = nn.Sequential(network, simclr.projection_head(config)).to(simclr.default_device())
-    for module in model.modules():
-        if isinstance(module, simclr.TinyMapConv2d):
-            module.__class__ = nn.Conv2d
+    model = simclr.untrained(config).to(simclr.default_device())
     optimizer, loss = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9), NTXentLoss(config.temperature)
 
     def run_steps() -> float:
@@ -134,7 +130,7 @@ def _engine_steps(images: np.ndarray, config: SimCLR) -> Callable[[], float]:
 
     def run_steps() -> float:
         ends = []
-        with simclr.conditions(config.width, config.side):
+        with cpu.conditions(config.width, config.side), cpu.kept_memory():
             for step, rows in enumerate(torch.randperm(len(images), device=device).split(config.batch_size)[:2]):
                 fit(resident[rows], step, 2)
                 ends.append(_now())
@@ -149,7 +145,7 @@ def _augmentation_seconds(images: np.ndarray, config: SimCLR, side: int, repeats
     batch, seconds = torch.from_numpy(images[: config.batch_size]).to(device), []
     for seed in range(repeats + 1):
         begin, generator = _now(), torch.Generator(device).manual_seed(seed)
-        with simclr.conditions(config.width, config.side):
+        with cpu.conditions(config.width, config.side), cpu.kept_memory():
             for _ in range(2):
                 simclr.render(batch, simclr.draw(len(batch), config, generator), side)
         seconds.append(_now() - begin)

@@ -1,14 +1,23 @@
-"""What is wrong with the official files of CIFAR, where torchvision cannot load them."""
+"""The official files of CIFAR, through torchvision; where it cannot load them, what is wrong."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from torchvision.datasets import CIFAR10
+from torchvision import datasets
 from torchvision.datasets.utils import check_integrity
 
 
-def problem(source: type[CIFAR10], root: Path) -> Exception:
+def load(name: str, root: Path, split: str, download: bool) -> datasets.CIFAR10:
+    """torchvision's CIFAR10 or CIFAR100; ValueError for a damaged file, FileNotFoundError for files that are not there."""
+    source = getattr(datasets, name)
+    try:
+        return source(root, train=split == "train", download=download)
+    except RuntimeError as error:  # torchvision's one message for files that are absent and files that are damaged
+        raise problem(source, root) from error
+
+
+def problem(source: type[datasets.CIFAR10], root: Path) -> Exception:
     """A ValueError about the first damaged file, else a FileNotFoundError that says where the files must be and how to get them."""
     folder, name = root / source.base_folder, source.__name__.lower()
     title, command = name.replace("cifar", "CIFAR-"), f"`supclust data {name}`"

@@ -23,6 +23,7 @@ from supclust import features, kept, profiles, simclr
 from supclust.images import ImageFiles
 from supclust.profiles import SimCLR
 from supclust.simclr import Encoder
+from supclust.train import planning
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ class OwnSimCLR:
         epochs = self.epochs
         if epochs is None:
             sides = {config.small_side: small, config.side: 1 - small}
-            image = sum(part * simclr.seconds_per_image(images, config, side, start) for side, part in sides.items() if part > 0)
+            image = sum(part * planning.seconds_per_image(images, config, side, start) for side, part in sides.items() if part > 0)
             epoch = image * (len(images) // batch * batch)
             epochs = max(1, int(60 * self.minutes / epoch))
             log.info("an epoch takes about %.1f s: %d of them fit into %g minutes", epoch, epochs, self.minutes)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -37,3 +37,23 @@ def joined() -> Iterator[None]:
 def wrap(model: nn.Module, device: torch.device) -> DistributedDataParallel:
     """The model, changed in place to share batch statistics on GPUs, in a module that averages gradients over the processes."""
     return DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(model) if device.type == "cuda" else model)
+
+
+def mean(value: Tensor) -> Tensor:
+    """The mean of a tensor over the processes, in all of them."""
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
+def first_decides(decision: bool, device: torch.device) -> bool:
+    """What the first process decided, in all of them."""
+    flag = torch.tensor(float(decision), device=device)
+    dist.broadcast(flag, src=0)
+    return bool(flag)
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give all processes the first one's running statistics, where each has its own."""
+    for buffer in model.buffers():
+        dist.broadcast(buffer, src=0)
