@@ -163,6 +163,8 @@ def alone(folders: dict[str, str]) -> Iterator[None]:
 def _run_task(profile: Profile, sources: dict[Key, tuple[str, dict]], folder: Path, folders: dict[str, str]) -> None:
     """Run and record those runs of a task that no other sweep has made meanwhile."""
     prepare = functools.cache(lambda: _prepare(profile, next(iter(sources))))
+    if any(key.framework == "fsl" for key in sources):
+        import torch  # noqa: F401  only libraries that are loaded can be limited to one thread
     with alone(folders):
         for key, source in sources.items():
             if not _recorded({key: source}, folder).empty:
