@@ -113,7 +113,7 @@ def _comparison(values: pd.Series, expected: str, unit: str = "points", **about:
     """A row of a claim's comparisons; values: one for each seed."""
     values = values.dropna()
     interval = analysis.mean_interval(values) if len(values) else analysis.Interval(np.nan, np.nan, np.nan)
-    row = {"expected": expected, **vars(interval), "seeds": len(values), "unit": unit, "verdict": judge(interval, expected)}
+    row = {"expected": expected, **interval._asdict(), "seeds": len(values), "unit": unit, "verdict": judge(interval, expected)}
     return {"counts": True, "subject": True} | about | row
 
 
