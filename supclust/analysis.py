@@ -51,10 +51,7 @@ def panel_of(table: pd.DataFrame, panel: Sequence[str]) -> pd.DataFrame:
 
 
 def final_accuracy(table: pd.DataFrame, measure: str = "accuracy") -> pd.DataFrame:
-    """A measure after the last round as "mean ± standard deviation over seeds", strategies by panel; accuracies in per cent.
-
-    A panel in which the measure is NaN has no column; a single seed has no deviation. Raises ValueError for an unknown measure.
-    """
+    """A measure after the last round as "mean ± standard deviation over seeds", strategies by panel; NaN panels are left out."""
     table = table.dropna(subset=[measure])
     last = table[table["round"] == table.groupby(PANEL)["round"].transform("max")]
     groups = (units(measure) * last.set_index([*PANEL, "strategy"])[measure]).groupby([*PANEL, "strategy"], sort=False)
@@ -63,10 +60,7 @@ def final_accuracy(table: pd.DataFrame, measure: str = "accuracy") -> pd.DataFra
 
 
 def area_under_curve(table: pd.DataFrame, measure: str = "accuracy") -> pd.DataFrame:
-    """AUBC, the area under the budget curve: mean, low and high of the 95 % interval over seeds, and seeds, by panel and strategy.
-
-    The area is by the trapezoid rule, divided by the range of labels: the mean height of the curve in the units of the table.
-    """
+    """AUBC, the mean height of the budget curve by the trapezoid rule: its 95 % interval over seeds, by panel and strategy."""
     keys, areas = [*PANEL, "strategy"], {}
     for key, run in table.dropna(subset=[measure]).sort_values("labels").groupby([*keys, "seed"], sort=False):
         values, labels = run[measure].to_numpy(), run["labels"].to_numpy()
@@ -91,8 +85,7 @@ def seed_differences(first: pd.Series, second: pd.Series) -> pd.Series:
 def compare(table: pd.DataFrame, first: str, second: str, measure: str = "accuracy") -> pd.DataFrame:
     """How much better the first strategy is than the second, in points (or classes) averaged over the rounds, paired by seed.
 
-    A row for each panel in which they have a seed in common: mean, low and high of the 95 % interval over these seeds, seeds,
-    verdict. Raises ValueError for a strategy that the table does not have at all, and for an unknown measure.
+    A row for each panel with a common seed: mean, low, high (95 %), seeds, verdict. ValueError for an unknown strategy or measure.
     """
     known, rows = sorted(table["strategy"].unique()), []
     if unknown := [name for name in (first, second) if name not in known]:
@@ -122,10 +115,10 @@ def win_matrix(table: pd.DataFrame, strategies: Sequence[str], measure: str = "a
 
 
 class Correlation(NamedTuple):
-    """Spearman's rho of two scores: over all points, and within each cluster (K,), NaN in clusters of fewer than three points."""
+    """Spearman's rho of two scores."""
 
     overall: float
-    per_cluster: np.ndarray
+    per_cluster: np.ndarray  # (K,), NaN in clusters of fewer than three points
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray, assignments: np.ndarray) -> Correlation:
@@ -139,8 +132,7 @@ def rank_correlation(first: np.ndarray, second: np.ndarray, assignments: np.ndar
 
 def in_majority(labels: np.ndarray, assignments: np.ndarray) -> np.ndarray:
     """Whether each point, of a class (n,) and in a cluster (n,), has the most frequent class of its cluster: bool (n,)."""
-    majority = pd.crosstab(assignments, labels).idxmax(axis=1)
-    return labels == majority.loc[assignments].to_numpy()
+    return labels == pd.crosstab(assignments, labels).idxmax(axis=1).loc[assignments].to_numpy()
 
 
 def purity(labels: np.ndarray, assignments: np.ndarray) -> float:

@@ -30,9 +30,7 @@ from supclust.strategies import LABELS
 if TYPE_CHECKING:
     from supclust.features import Features
 
-# Colour, marker and line. Okabe and Ito's colours for what is compared most; the uncertainty strategies are one family of purples,
-# told apart by marker and line.
-STYLES = {
+STYLES = {  # colour (Okabe and Ito's; uncertainty strategies are one family of purples), marker, line
     "random": ("#666666", "o", ":"),
     "margin": ("#4B2E83", "<", "--"),
     "least-confidence": ("#7B5EA7", ">", "-."),
@@ -147,10 +145,7 @@ class Maps:
     places: Mapping[str, np.ndarray]
 
     def place(self, features: np.ndarray, points: np.ndarray, method: str = "UMAP") -> np.ndarray:
-        """Where points (B,), indices into the features (n, d), lie on a map: (B, 2).
-
-        A point that is not drawn is put where the nearest drawn one is.
-        """
+        """Where points (B,) of the features (n, d), or the nearest ones that are drawn, lie on a map: (B, 2)."""
         drawn, wanted = (geometry.normalise(features[some]) for some in (self.indices, points))
         return self.places[method][pairwise_distances_argmin(wanted, drawn)]
 
@@ -201,10 +196,7 @@ def _scatter_groups(ax: Axes, points: np.ndarray, groups: np.ndarray, palette: S
 def queries(
     maps: Maps, assignments: np.ndarray, picks: Mapping[str, np.ndarray], gaps: Mapping[str, np.ndarray], title: str
 ) -> Figure:
-    """Figure 3: each strategy's picks, placed (B, 2) on the UMAP, and their distance (B,) to the nearest other centre.
-
-    assignments (n,): of the pool. picks and gaps are by strategy; entry b of each belongs to the same cluster.
-    """
+    """Figure 3: each strategy's picks (B, 2) on the UMAP, and their gaps (B,); entry b of each belongs to the same cluster."""
     figure, axes = plt.subplots(1, len(picks) + 1, figsize=(15, 5), width_ratios=[1] * len(picks) + [0.9], layout="constrained")
     for ax, (strategy, places) in zip(axes, picks.items(), strict=False):
         _draw_picks(ax, maps, assignments, [places], strategy)
@@ -221,10 +213,7 @@ def queries(
 
 
 def query_round(maps: Maps, groups: np.ndarray, rounds: Mapping[str, Sequence[np.ndarray]], number: int) -> Figure:
-    """One frame of the animation: the picks (B, 2) of each strategy up to round `number` (from 0), the newest ones large.
-
-    groups (n,): the clusters or classes of the pool, in whose colours the UMAP is drawn.
-    """
+    """One frame of the animation: each strategy's picks (B, 2) up to round `number`, on the UMAP in the colours of groups (n,)."""
     figure, axes = plt.subplots(1, len(rounds), figsize=(10, 5.2), layout="constrained")
     for ax, (strategy, places) in zip(axes, rounds.items(), strict=True):
         _draw_picks(ax, maps, groups, places[: number + 1], strategy)
@@ -270,16 +259,15 @@ def sup_against_typicality(
     grid.set_axis_labels("typicality (Eq. 1)", "SUP (Eq. 3), larger = nearer to the boundary")
     low, high = np.nanmin(correlation.per_cluster), np.nanmax(correlation.per_cluster)
     text = f"Spearman's ρ\nall points: {correlation.overall:.2f}\nwithin clusters: {low:.2f} to {high:.2f}"
-    grid.ax_joint.legend([], title=text, loc="upper right", frameon=True)
+    grid.ax_joint.legend([], title=text, title_fontsize=10, loc="upper right", frameon=True)
     return grid.figure
 
 
 def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title: str, measure: str = "accuracy") -> Figure:
     """Figures 5 and 6: accuracy against labels with 95 % intervals over seeds, and below it the paired difference to `reference`.
 
-    table has the columns of sweep.run. A column of panels for each data set and budget, at most four in a row; a framework starts
-    a row. Of more than five strategies the highlighted ones stand out. measure: of analysis.MEASURES; a panel without it is left
-    out.
+    table: as sweep.run gives it. A framework starts a row of panels. Of more than five strategies the highlighted ones stand out.
+    measure: one of analysis.MEASURES; a panel without it is left out.
     """
     figure, panels = _panels(table, strategies, measure, heights=(3.6, 2.4))
     for (above, below), values in panels.values():
@@ -362,8 +350,8 @@ def win_matrix(matrix: pd.DataFrame, title: str) -> Figure:
 def forest(comparisons: pd.DataFrame, title: str) -> Figure:
     """A dot and a 95 % interval for each comparison, an axes for each claim, in the colour of its verdict.
 
-    comparisons: as claims.as_table gives them. Where a claim compares several things, each has a row that holds all its panels;
-    else each panel has a row. Shaded: where the claim wants the interval to be. Rows that do not count are left out.
+    comparisons: as claims.as_table gives them; those that do not count are left out. A row holds all panels of one comparison, or
+    one panel where the claim has one comparison only.
     """
     shown = comparisons[comparisons["counts"] & comparisons["verdict"].isin(list(VERDICTS))]
     parts = [rows for _, rows in shown.groupby("claim", sort=False)]
@@ -398,9 +386,8 @@ def _draw_claim(ax: Axes, rows: pd.DataFrame) -> None:
 def sensitivity(table: pd.DataFrame, defaults: Mapping[str, Any], rival: pd.DataFrame, title: str) -> Figure:
     """What each setting does: points of accuracy against its default (marked), with 95 % intervals, a panel for each setting.
 
-    table: as sensitivity.differences gives it; the values of a setting stand side by side, as they come. A data set has a colour; a
-    budget has full or open marks. rival: rows with dataset, strategy, and the mean by which the one in the column rival is ahead of
-    that strategy's default: drawn as a line for settings to reach.
+    table: as sensitivity.differences gives it. rival: rows with dataset, strategy, and the mean by which the one in the column
+    rival is ahead of that strategy's default, a line for settings to reach.
     """
     colors = dict(zip(table["dataset"].unique(), itertools.cycle(DATASETS), strict=False))
     settings = list(table["setting"].unique())
@@ -424,10 +411,7 @@ def sensitivity(table: pd.DataFrame, defaults: Mapping[str, Any], rival: pd.Data
 
 
 def encoders(table: pd.DataFrame, title: str) -> Figure:
-    """What better features change: a paired difference in points against the encoder's 20-NN accuracy, a line per comparison.
-
-    table: as sensitivity.by_encoder gives it.
-    """
+    """What better features change: a paired difference in points against the encoder's 20-NN accuracy, a line per comparison."""
     figure, ax = plt.subplots(figsize=(7.5, 4), layout="constrained")
     ax.axhline(0, color="0.6", linewidth=1)
     for i, (comparison, rows) in enumerate(table.sort_values("knn", kind="stable").groupby("comparison", sort=False)):

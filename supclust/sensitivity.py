@@ -60,10 +60,7 @@ def by_encoder(table: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
 
 
 def encoder_quality(profile: Profile) -> pd.DataFrame:
-    """How well each encoder's features tell classes apart: 20-NN accuracy, and purity of as many clusters as classes.
-
-    Kept in quality.csv: a row of the same features, or of features that cannot be obtained, is taken from there.
-    """
+    """20-NN accuracy and purity of each encoder's features; quality.csv keeps them, also where features cannot be obtained."""
     made_from = {"experiment": sweep.EXPERIMENT["ssl"]}
     files = filter(None, (kept.read(folder / "quality.csv") for folder in reversed(kept.reports_to_read(profile.name))))
     known = {row["encoder"]: row for table, source in files if source == made_from for row in table.to_dict("records")}
@@ -80,10 +77,9 @@ def encoder_quality(profile: Profile) -> pd.DataFrame:
 
 
 def first_queries(pools: Sequence[strategies.Pool], names: Collection[str]) -> pd.DataFrame:
-    """A first query of five for each class: per cent of the picks, means over the pools, a row for each strategy.
+    """A first query of five for each class: per cent of a strategy's picks, means over the pools.
 
-    Columns: "in common" with the picks of its default settings, whose name must be among the names; and "speak for their cluster":
-    have its most frequent class. The labels are used to look behind the result, not to choose anything.
+    "in common": with its default settings, which must be among the names. "speak for their cluster": have its most frequent class.
     """
     budget = 5 * len(np.unique(pools[0].labels))
     majority = [analysis.in_majority(pool.labels, pool.clusters(budget).assignments) for pool in pools]
