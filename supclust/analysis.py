@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,37 +13,31 @@ from supclust import profiles
 from supclust.engine import geometry
 
 PANEL = ["dataset", "framework", "budget"]  # names a panel of a figure; with strategy and seed it names a run
-MEASURES = ("accuracy", "balanced_accuracy", "tail_accuracy", "classes")
+MEASURES = {"accuracy": 100, "balanced_accuracy": 100, "tail_accuracy": 100, "classes": 1}  # times this for a reader
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """A mean and its confidence interval."""
 
     mean: float
     low: float
     high: float
 
-    @property
-    def verdict(self) -> str:
-        """Whether the mean is surely above zero, surely below, or neither."""
-        return "higher" if self.low > 0 else "lower" if self.high < 0 else "no clear difference"
 
-
-def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> Interval:
-    """The mean of the values (n,) and its Student-t interval, infinite for a single value. Raises ValueError for no values."""
-    values = np.asarray(values, dtype=float)
+def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
+    """The mean of the values (n,) and its Student-t interval at 95 %, infinite for a single value. ValueError for no values."""
     if len(values) == 0:
         raise ValueError("a mean needs at least one value")
-    half = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values) if len(values) > 1 else np.inf
-    return Interval(float(values.mean()), float(values.mean() - half), float(values.mean() + half))
+    mean = float(np.mean(values))
+    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)) if len(values) > 1 else np.inf
+    return Interval(mean, mean - half, mean + half)
 
 
 def units(measure: str) -> int:
     """What a measure is multiplied by for a reader: 100 for accuracies, 1 for classes. Raises ValueError for an unknown measure."""
     if measure not in MEASURES:
         raise ValueError(f"unknown measure {measure!r}; known: {', '.join(MEASURES)}")
-    return 1 if measure == "classes" else 100
+    return MEASURES[measure]
 
 
 def panel_title(dataset: str, framework: str, budget: str) -> str:
@@ -57,10 +51,7 @@ def panel_of(table: pd.DataFrame, panel: Sequence[str]) -> pd.DataFrame:
 
 
 def final_accuracy(table: pd.DataFrame, measure: str = "accuracy") -> pd.DataFrame:
-    """A measure after the last round as "mean ± standard deviation over seeds", strategies by panel; accuracies in per cent.
-
-    A panel in which the measure is NaN has no column; a single seed has no deviation. Raises ValueError for an unknown measure.
-    """
+    """A measure after the last round as "mean ± standard deviation over seeds", strategies by panel; NaN panels are left out."""
     table = table.dropna(subset=[measure])
     last = table[table["round"] == table.groupby(PANEL)["round"].transform("max")]
     groups = (units(measure) * last.set_index([*PANEL, "strategy"])[measure]).groupby([*PANEL, "strategy"], sort=False)
@@ -68,95 +59,66 @@ def final_accuracy(table: pd.DataFrame, measure: str = "accuracy") -> pd.DataFra
     return cells.unstack(PANEL).rename_axis(index=None)
 
 
-def areas(table: pd.DataFrame, measure: str = "accuracy") -> pd.DataFrame:
-    """Area under each run's curve of a measure against labels, by the trapezoid rule, divided by the range of labels.
-
-    Returns a row for each run: its columns, and area, the mean height of the curve in the units of the table. A run of one round
-    has that round's value.
-    """
-    runs = table.dropna(subset=[measure]).sort_values("labels").groupby([*PANEL, "strategy", "seed"], sort=False)
-    rows = [(*key, _mean_height(run["labels"].to_numpy(), run[measure].to_numpy())) for key, run in runs]
-    return pd.DataFrame(rows, columns=[*PANEL, "strategy", "seed", "area"])
-
-
-def _mean_height(labels: np.ndarray, values: np.ndarray) -> float:
-    return float(integrate.trapezoid(values, labels) / np.ptp(labels)) if len(labels) > 1 else float(values[0])
-
-
 def area_under_curve(table: pd.DataFrame, measure: str = "accuracy") -> pd.DataFrame:
-    """AUBC, the area under the budget curve (see `areas`): mean, low and high of the 95 % interval over seeds, and seeds.
-
-    A row for each panel and strategy. Rounds in the middle weigh twice as much as the first and the last.
-    """
-    keys = [*PANEL, "strategy"]
-    groups = areas(table, measure).groupby(keys, sort=False)["area"]
-    rows = [(*key, *astuple(mean_interval(values)), len(values)) for key, values in groups]
+    """AUBC, the mean height of the budget curve by the trapezoid rule: its 95 % interval over seeds, by panel and strategy."""
+    keys, areas = [*PANEL, "strategy"], {}
+    for key, run in table.dropna(subset=[measure]).sort_values("labels").groupby([*keys, "seed"], sort=False):
+        values, labels = run[measure].to_numpy(), run["labels"].to_numpy()
+        area = integrate.trapezoid(values, labels) / np.ptp(labels) if len(run) > 1 else values[0]
+        areas.setdefault(key[:-1], []).append(area)
+    rows = [(*key, *mean_interval(values), len(values)) for key, values in areas.items()]
     return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "seeds"])
 
 
-# -- paired by seed ------------------------------------------------------------------------------------------------------------
-
-
 def by_round(runs: pd.DataFrame, measure: str = "accuracy") -> pd.Series:
-    """A measure of the runs of one panel, in points (or classes), indexed by (seed, round).
-
-    Of several strategies it is their mean, at the (seed, round) that all of them have. Raises ValueError for an unknown measure.
-    """
+    """A measure of one panel in points (or classes), by (seed, round): the strategies' mean, where all of them have it."""
     wide = runs.dropna(subset=[measure]).set_index(["seed", "round", "strategy"])[measure].unstack("strategy")
     return units(measure) * wide.dropna().mean(axis=1)
 
 
 def seed_differences(first: pd.Series, second: pd.Series) -> pd.Series:
-    """The first less the second, both as `by_round` gives them, averaged over the rounds: a Series by seed.
-
-    Only seeds that both have count, and of these only those with as many rounds as any: a mean over fewer rounds is another
-    quantity.
-    """
+    """The first less the second, both as `by_round` gives them, averaged over the rounds: a Series by seed."""
     paired = (first - second).dropna().groupby("seed")
-    return paired.mean()[paired.size() == paired.size().max()]
+    return paired.mean()[paired.size() == paired.size().max()]  # a mean over fewer rounds is another quantity
 
 
 def compare(table: pd.DataFrame, first: str, second: str, measure: str = "accuracy") -> pd.DataFrame:
     """How much better the first strategy is than the second, in points (or classes) averaged over the rounds, paired by seed.
 
-    A row for each panel in which the two have a seed in common: mean, low and high of the 95 % interval over these seeds, seeds,
-    verdict. Raises ValueError for a strategy that the table does not have at all, and for an unknown measure.
+    A row for each panel with a common seed: mean, low, high (95 %), seeds, verdict. ValueError for an unknown strategy or measure.
     """
-    known = sorted(table["strategy"].unique())
+    known, rows = sorted(table["strategy"].unique()), []
     if unknown := [name for name in (first, second) if name not in known]:
         raise ValueError(f"the table has no strategy {unknown[0]!r}; it has: {', '.join(known)}")
-    rows = []
     for panel, part in table.groupby(PANEL, sort=False):
-        one, other = (by_round(part[part["strategy"] == name], measure) for name in (first, second))
-        if len(values := seed_differences(one, other)):
-            interval = mean_interval(values)
-            rows.append((*panel, *astuple(interval), len(values), interval.verdict))
+        values = seed_differences(*(by_round(part[part["strategy"] == name], measure) for name in (first, second)))
+        if len(values):
+            mean, low, high = mean_interval(values)
+            verdict = "higher" if low > 0 else "lower" if high < 0 else "no clear difference"
+            rows.append((*panel, mean, low, high, len(values), verdict))
     return pd.DataFrame(rows, columns=[*PANEL, "mean", "low", "high", "seeds", "verdict"])
 
 
 def win_matrix(table: pd.DataFrame, strategies: Sequence[str], measure: str = "accuracy") -> pd.DataFrame:
     """How often each strategy (row) is significantly better than each other (column), as in Ash et al., 2020 (BADGE, section 4).
 
-    Entry (a, b) is the share of the cells, one for each (dataset, framework, budget, round), in which the mean of a - b over the
-    seeds that both have is above zero by a two-sided paired t-test at 95 %. A cell without two such seeds does not count; with no
-    cell left the entry is NaN. Where nothing differs, 0.025 is what chance brings.
+    Entry (a, b) is the share of the cells (dataset, framework, budget, round) in which the mean of a - b over their common seeds is
+    above zero by a two-sided paired t-test at 95 %. Cells without two such seeds do not count; NaN where none counts.
     """
-    cells = table.dropna(subset=[measure]).pivot_table(index=[*PANEL, "round", "seed"], columns="strategy", values=measure)
-    cells = cells.reindex(columns=list(strategies))
-    return pd.DataFrame([[_share_of_wins(cells[a] - cells[b]) for b in strategies] for a in strategies], strategies, strategies)
+    wide = table.dropna(subset=[measure]).pivot_table(index=[*PANEL, "round", "seed"], columns="strategy", values=measure)
+    wins = pd.DataFrame(np.nan, list(strategies), list(strategies))
+    for a, b in wins.stack(future_stack=True).index:
+        if {a, b} <= set(wide):
+            cells = [values for _, values in (wide[a] - wide[b]).dropna().groupby([*PANEL, "round"]) if len(values) > 1]
+            wins.loc[a, b] = np.mean([mean_interval(values).low > 0 for values in cells]) if cells else np.nan
+    return wins
 
 
-def _share_of_wins(differences: pd.Series) -> float:
-    groups = [values for _, values in differences.dropna().groupby([*PANEL, "round"]) if len(values) > 1]
-    return float(np.mean([mean_interval(values).low > 0 for values in groups])) if groups else np.nan
-
-
-@dataclass(frozen=True)
-class Correlation:
-    """Spearman's rho of two scores: over all points, and within each cluster (K,), NaN in clusters of fewer than three points."""
+class Correlation(NamedTuple):
+    """Spearman's rho of two scores."""
 
     overall: float
-    per_cluster: np.ndarray
+    per_cluster: np.ndarray  # (K,), NaN in clusters of fewer than three points
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray, assignments: np.ndarray) -> Correlation:
@@ -170,9 +132,7 @@ def rank_correlation(first: np.ndarray, second: np.ndarray, assignments: np.ndar
 
 def in_majority(labels: np.ndarray, assignments: np.ndarray) -> np.ndarray:
     """Whether each point, of a class (n,) and in a cluster (n,), has the most frequent class of its cluster: bool (n,)."""
-    counts = np.zeros((assignments.max() + 1, labels.max() + 1), dtype=int)
-    np.add.at(counts, (assignments, labels), 1)
-    return labels == counts.argmax(axis=1)[assignments]
+    return labels == pd.crosstab(assignments, labels).idxmax(axis=1).loc[assignments].to_numpy()
 
 
 def purity(labels: np.ndarray, assignments: np.ndarray) -> float:

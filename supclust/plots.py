@@ -6,7 +6,8 @@ import io
 import itertools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
@@ -16,8 +17,6 @@ import seaborn as sns
 from IPython.display import DisplayHandle
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from PIL import Image
 from sklearn.manifold import TSNE
@@ -31,9 +30,7 @@ from supclust.strategies import LABELS
 if TYPE_CHECKING:
     from supclust.features import Features
 
-# Colour, marker and line. Okabe and Ito's colours for what is compared most; the uncertainty strategies are one family of purples,
-# told apart by marker and line.
-STYLES = {
+STYLES = {  # colour (Okabe and Ito's; uncertainty strategies are one family of purples), marker, line
     "random": ("#666666", "o", ":"),
     "margin": ("#4B2E83", "<", "--"),
     "least-confidence": ("#7B5EA7", ">", "-."),
@@ -69,14 +66,12 @@ SETTINGS = {
 GROUPS = sns.color_palette("colorblind", 10)  # of classes
 CLUSTERS = GROUPS[3:] + GROUPS[:3]  # in another order: cluster 3 is not class 3
 DATASETS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # where lines are data sets
-DRAWN_POINTS = 5_000  # a scatter of more is a blot
 
 
 def set_style() -> None:
-    """The look of all figures."""
-    sns.set_theme(context="notebook", style="ticks", rc={"figure.dpi": 80, "savefig.dpi": 125, "axes.titleweight": "bold"})
-    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "figure.titleweight": "bold"})
-    plt.rcParams.update({"legend.frameon": False, "pdf.fonttype": 42})
+    """Set the look of all figures."""
+    look = {"figure.dpi": 80, "savefig.dpi": 125, "axes.titleweight": "bold", "figure.titleweight": "bold", "legend.frameon": False}
+    sns.set_theme(style="ticks", rc=look | {"axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42})
 
 
 def save(figure: Figure, name: str, profile: str) -> None:
@@ -87,7 +82,7 @@ def save(figure: Figure, name: str, profile: str) -> None:
             figure.savefig(temporary, format=ending, bbox_inches="tight", metadata=metadata)
 
 
-def save_animation(draw: Callable[[int], Figure], n_frames: int, name: str, profile: str, seconds: float = 1.2) -> None:
+def save_animation(draw: Callable[[int], Figure], n_frames: int, name: str, profile: str) -> None:
     """Write figures/<profile>/<name>.gif of the figures that draw(0), draw(1) ... return; the last one stays twice as long."""
     frames = []
     for number in range(n_frames):
@@ -96,28 +91,35 @@ def save_animation(draw: Callable[[int], Figure], n_frames: int, name: str, prof
         figure.savefig(buffer, format="png", dpi=90)
         plt.close(figure)
         frames.append(Image.open(buffer).convert("P", palette=Image.Palette.ADAPTIVE, colors=64))
-    durations = [round(1000 * seconds)] * (n_frames - 1) + [round(2000 * seconds)]
+    rest = {"append_images": frames[1:], "duration": [1200] * (n_frames - 1) + [2400], "loop": 0, "optimize": True}
     with kept.replacing(kept.figures(profile) / f"{name}.gif") as temporary:
-        frames[0].save(temporary, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=True)
+        frames[0].save(temporary, "GIF", save_all=True, **rest)
 
 
-def _legend_below(figure: Figure, columns: int = 5) -> None:
-    """One legend for all axes, each label once."""
-    known = {}
-    for ax in figure.axes:
-        handles, labels = ax.get_legend_handles_labels()
-        known |= dict(zip(labels, handles, strict=True))
+def _finish(figure: Figure, title: str, columns: int = 5) -> Figure:
+    """The figure with a title and one legend below for all axes, each label once."""
+    known = {label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=columns, handlelength=3)
+    figure.suptitle(title)
+    return figure
+
+
+def _grid(rows: Sequence[Sequence[Any]], heights: Sequence[float], width: float) -> tuple[Figure, dict[Any, list[Axes]]]:
+    """A figure with a column of axes of these heights, in inches, for each key of each row."""
+    columns, size = max(map(len, rows)), len(heights)
+    figure = plt.figure(figsize=(1 + width * columns, 0.6 + len(rows) * sum(heights)), layout="constrained")
+    cells = figure.add_gridspec(len(rows) * size, columns, height_ratios=[*heights] * len(rows))
+    places = {key: [(size * i + k, j) for k in range(size)] for i, row in enumerate(rows) for j, key in enumerate(row)}
+    return figure, {key: [figure.add_subplot(cells[place]) for place in column] for key, column in places.items()}
 
 
 def training(history: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
     """Loss and kNN accuracy of SimCLR, epoch by epoch."""
-    table = pd.DataFrame(history, columns=["epoch", "loss", "knn"]).astype(float)
+    table = pd.DataFrame(history, columns=["epoch", "loss", "knn"]).astype(float).assign(knn=lambda rows: 100 * rows["knn"])
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    left.plot(table["epoch"], table["loss"], color="0.2")
+    left.plot("epoch", "loss", data=table, color="0.2")
     left.set(xlabel="epoch", ylabel="NT-Xent loss", title="Loss")
-    known = table.dropna()
-    right.plot(known["epoch"], 100 * known["knn"], color="0.2", marker="o")
+    right.plot("epoch", "knn", data=table.dropna(), color="0.2", marker="o")
     right.set(xlabel="epoch", ylabel="20-NN accuracy (%)", title="Neighbours that agree")
     figure.suptitle(title)
     return figure
@@ -126,20 +128,13 @@ def training(history: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
 class LiveTraining:
     """Draws `training` anew in a notebook after each epoch: pass it to simclr.train as on_epoch."""
 
-    def __init__(self) -> None:
-        self.handle: DisplayHandle | None = None
+    handle: DisplayHandle | None = None
 
     def __call__(self, history: Sequence[Mapping[str, Any]]) -> None:
-        figure = training(history)
+        figure, first = training(history), self.handle is None
         plt.close(figure)  # shown below, once
-        if self.handle is None:
-            self.handle = DisplayHandle()
-            self.handle.display(figure)
-        else:
-            self.handle.update(figure)
-
-
-# -- the pool in the plane ------------------------------------------------------------------------------------------------------
+        self.handle = self.handle or DisplayHandle()
+        (self.handle.display if first else self.handle.update)(figure)
 
 
 @dataclass(frozen=True)
@@ -150,23 +145,16 @@ class Maps:
     places: Mapping[str, np.ndarray]
 
     def place(self, features: np.ndarray, points: np.ndarray, method: str = "UMAP") -> np.ndarray:
-        """Where points (B,), indices into the features (n, d), lie on a map: (B, 2).
-
-        A point that is not drawn is put where the nearest drawn one is.
-        """
+        """Where points (B,) of the features (n, d), or the nearest ones that are drawn, lie on a map: (B, 2)."""
         drawn, wanted = (geometry.normalise(features[some]) for some in (self.indices, points))
         return self.places[method][pairwise_distances_argmin(wanted, drawn)]
 
 
 def embedding_maps(profile: Profile, features: Features, *, recompute: bool = False, seed: int = 0) -> Maps:
     """The pool's features by t-SNE and UMAP; kept as embedding-<seed>.safetensors, because they differ from machine to machine."""
-    arrays = kept.read_or_make(
-        profile.name,
-        f"embedding-{seed}.safetensors",
-        {"features": features.checksum},
-        lambda: make_maps(features.train, profile.embedding_points, seed),
-        recompute=recompute,
-    )
+    name, made_from = f"embedding-{seed}.safetensors", {"features": features.checksum}
+    make = partial(make_maps, features.train, profile.embedding_points, seed)
+    arrays = kept.read_or_make(profile.name, name, made_from, make, recompute=recompute)
     return Maps(arrays["indices"], {method: arrays[method] for method in ("t-SNE", "UMAP")})
 
 
@@ -184,23 +172,23 @@ def make_maps(features: np.ndarray, n_points: int, seed: int = 0) -> dict[str, n
 
 def embedding(maps: Maps, labels: np.ndarray, classes: Sequence[str], assignments: np.ndarray, title: str) -> Figure:
     """Figure 2: each map coloured by the classes (n,) of the pool's points and by their k-means clusters (n,)."""
-    figure, axes = plt.subplots(2, len(maps.places), figsize=(5 * len(maps.places), 8.6), layout="constrained", squeeze=False)
-    clusters = [str(k + 1) for k in range(assignments.max() + 1)]
-    for (above, below), (name, places) in zip(axes.T, maps.places.items(), strict=True):
-        _scatter_groups(above, places, labels[maps.indices], GROUPS, classes)
-        _scatter_groups(below, places, assignments[maps.indices], CLUSTERS, clusters)
-        above.set_title(f"{name}, coloured by class")
-        below.set_title(f"{name}, coloured by k-means cluster")
+    clusters = range(1, assignments.max() + 2)  # the first is called 1
+    looks = {"class": (labels, GROUPS, classes), "k-means cluster": (assignments, CLUSTERS, clusters)}
+    figure, grid = _grid([[(by, method) for method in maps.places] for by in looks], (4.1,), 4.6)
+    for (by, method), (ax,) in grid.items():
+        groups, palette, names = looks[by]
+        _scatter_groups(ax, maps.places[method], groups[maps.indices], palette, names)
+        ax.set_title(f"{method}, coloured by {by}")
     figure.suptitle(title)
     return figure
 
 
-def _scatter_groups(ax: Axes, points: np.ndarray, groups: np.ndarray, palette: Sequence, names: Sequence[str] = ()) -> None:
+def _scatter_groups(ax: Axes, points: np.ndarray, groups: np.ndarray, palette: Sequence, names: Sequence = ()) -> None:
     """Points in the colour of their group, the group's name at its median; faint where groups have no names."""
     colors = np.array(palette)[groups % len(palette)]
-    ax.scatter(*points.T, s=5, c=colors, alpha=0.6 if len(names) else 0.25, linewidths=0, rasterized=True)
+    ax.scatter(*points.T, s=5, c=colors, alpha=0.6 if names else 0.25, linewidths=0, rasterized=True)
     box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
-    for k in np.unique(groups) if len(names) else ():
+    for k in np.unique(groups) if names else ():
         ax.text(*np.median(points[groups == k], axis=0), names[k], ha="center", va="center", fontsize=9, bbox=box)
     ax.set_axis_off()
 
@@ -208,10 +196,7 @@ def _scatter_groups(ax: Axes, points: np.ndarray, groups: np.ndarray, palette: S
 def queries(
     maps: Maps, assignments: np.ndarray, picks: Mapping[str, np.ndarray], gaps: Mapping[str, np.ndarray], title: str
 ) -> Figure:
-    """Figure 3: each strategy's picks, placed (B, 2) on the UMAP, and their distance (B,) to the nearest other centre.
-
-    assignments (n,): of the pool. picks and gaps are by strategy; entry b of each belongs to the same cluster.
-    """
+    """Figure 3: each strategy's picks (B, 2) on the UMAP, and their gaps (B,); entry b of each belongs to the same cluster."""
     figure, axes = plt.subplots(1, len(picks) + 1, figsize=(15, 5), width_ratios=[1] * len(picks) + [0.9], layout="constrained")
     for ax, (strategy, places) in zip(axes, picks.items(), strict=False):
         _draw_picks(ax, maps, assignments, [places], strategy)
@@ -228,20 +213,16 @@ def queries(
 
 
 def query_round(maps: Maps, groups: np.ndarray, rounds: Mapping[str, Sequence[np.ndarray]], number: int) -> Figure:
-    """One frame of the animation: the picks (B, 2) of each strategy up to round `number` (from 0), the newest ones large.
-
-    groups (n,): the clusters or classes of the pool, in whose colours the UMAP is drawn.
-    """
+    """One frame of the animation: each strategy's picks (B, 2) up to round `number`, on the UMAP in the colours of groups (n,)."""
     figure, axes = plt.subplots(1, len(rounds), figsize=(10, 5.2), layout="constrained")
     for ax, (strategy, places) in zip(axes, rounds.items(), strict=True):
         _draw_picks(ax, maps, groups, places[: number + 1], strategy)
-    labeled = sum(map(len, next(iter(rounds.values()))[: number + 1]))
+    labeled = sum(map(len, places[: number + 1]))
     figure.suptitle(f"Round {number + 1}: {labeled} labels")
     return figure
 
 
 def _draw_picks(ax: Axes, maps: Maps, groups: np.ndarray, rounds: Sequence[np.ndarray], strategy: str) -> None:
-    """The UMAP, faint, with the picks (B, 2) of each round, the newest ones large."""
     _scatter_groups(ax, maps.places["UMAP"], groups[maps.indices], CLUSTERS)
     color, marker, _ = STYLES[strategy]
     for age, places in enumerate(reversed(rounds)):
@@ -267,7 +248,7 @@ def sup_against_typicality(
     typicality: np.ndarray, sup: np.ndarray, assignments: np.ndarray, correlation: analysis.Correlation, seed: int = 0
 ) -> Figure:
     """Figure 4: scatter of the two scores (n,) with their distributions, coloured by cluster (n,)."""
-    shown = np.random.default_rng(seed).permutation(len(sup))[:DRAWN_POINTS]
+    shown = np.random.default_rng(seed).permutation(len(sup))[:5_000]  # a scatter of more is a blot
     colors = np.array(CLUSTERS)[assignments[shown] % len(CLUSTERS)]
     grid = sns.JointGrid(x=typicality[shown], y=sup[shown], height=6, ratio=6)
     grid.ax_joint.scatter(typicality[shown], sup[shown], c=colors, s=7, alpha=0.6, linewidths=0, rasterized=True)
@@ -278,105 +259,77 @@ def sup_against_typicality(
     grid.set_axis_labels("typicality (Eq. 1)", "SUP (Eq. 3), larger = nearer to the boundary")
     low, high = np.nanmin(correlation.per_cluster), np.nanmax(correlation.per_cluster)
     text = f"Spearman's ρ\nall points: {correlation.overall:.2f}\nwithin clusters: {low:.2f} to {high:.2f}"
-    box = {"boxstyle": "round", "facecolor": "white", "edgecolor": "0.8"}
-    grid.ax_joint.text(0.97, 0.97, text, transform=grid.ax_joint.transAxes, ha="right", va="top", fontsize=10, bbox=box)
+    grid.ax_joint.legend([], title=text, title_fontsize=10, loc="upper right", frameon=True)
     return grid.figure
-
-
-# -- accuracy, claims, settings -------------------------------------------------------------------------------------------------
 
 
 def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title: str, measure: str = "accuracy") -> Figure:
     """Figures 5 and 6: accuracy against labels with 95 % intervals over seeds, and below it the paired difference to `reference`.
 
-    table has the columns of sweep.run. A column of panels for each data set and budget, at most four in a row; a framework starts
-    a row. Of more than five strategies the highlighted ones stand out. reference: one of the strategies. measure: one of
-    analysis.MEASURES; a panel without it is left out.
+    table: as sweep.run gives it. A framework starts a row of panels. Of more than five strategies the highlighted ones stand out.
+    measure: one of analysis.MEASURES; a panel without it is left out.
     """
-    figure, grid = _panels(table.dropna(subset=[measure]), heights=(3, 2))
-    few = len(set(strategies) & set(table["strategy"])) <= FEW
-    for panel, (above, below) in grid.items():
-        values = analysis.units(measure) * _by_strategy(table, panel, strategies, measure)
-        _draw_lines(above, values, few)
+    figure, panels = _panels(table, strategies, measure, heights=(3.6, 2.4))
+    for (above, below), values in panels.values():
+        _draw_lines(above, values)
         below.axhline(0, color=STYLES[reference][0], linewidth=1.5, zorder=1)
-        _draw_lines(below, values.sub(values[reference], axis=0).drop(columns=reference), few)
+        _draw_lines(below, values.sub(values[reference], axis=0).assign(**{reference: np.nan}))
         above.tick_params(labelbottom=False)
         below.sharex(above)
         below.set_xlabel("labels")
         if above.get_subplotspec().is_first_col():
             above.set_ylabel(MEASURES[measure])
             below.set_ylabel(f"{'classes' if measure == 'classes' else 'points'} above\n{LABELS[reference]}")
-    _legend_below(figure, columns=5 if len(grid) > 1 else 2)  # not wider than the figure
-    figure.suptitle(title)
-    return figure
+    return _finish(figure, title, columns=5 if len(panels) > 1 else 2)  # not wider than the figure
 
 
 def class_coverage(
     table: pd.DataFrame, strategies: Sequence[str], title: str, n_classes: Mapping[str, int] | None = None
 ) -> Figure:
     """How many classes have a label, against labels, with 95 % intervals over seeds; dashed: all of a data set's n_classes."""
-    figure, grid = _panels(table.dropna(subset=["classes"]), heights=(3,))
-    for panel, (ax,) in grid.items():
-        _draw_lines(ax, _by_strategy(table, panel, strategies, "classes"), few=len(strategies) <= FEW)
-        if n_classes and panel[0] in n_classes:
-            ax.axhline(n_classes[panel[0]], color="0.5", linestyle="--", linewidth=1, zorder=1)
+    figure, panels = _panels(table, strategies, "classes", heights=(3.6,))
+    for (dataset, *_), ((ax,), values) in panels.items():
+        _draw_lines(ax, values)
+        if n_classes and dataset in n_classes:
+            ax.axhline(n_classes[dataset], color="0.5", linestyle="--", linewidth=1, zorder=1)
         ax.set(xlabel="labels", ylabel=MEASURES["classes"] if ax.get_subplotspec().is_first_col() else "")
         ax.set_ylim(bottom=0)
-    _legend_below(figure)
-    figure.suptitle(title)
-    return figure
+    return _finish(figure, title)
 
 
-def _panels(table: pd.DataFrame, heights: Sequence[float]) -> tuple[Figure, dict[tuple[str, ...], Sequence[Axes]]]:
-    """For each panel of the table a column of axes of these heights; at most four columns in a row, all of one framework."""
-    panels = list(table[analysis.PANEL].drop_duplicates().itertuples(index=False, name=None))
-    frameworks = list(dict.fromkeys(framework for _, framework, _ in panels))
-    groups = [[panel for panel in panels if panel[1] == framework] for framework in frameworks]
-    blocks = [group[i : i + 4] for group in groups for i in range(0, len(group), 4)]
-    rows, width = len(blocks), max(map(len, blocks))
-    size = (1 + 3.6 * width, 0.4 + 1.2 * rows * sum(heights))
-    _, axes = plt.subplots(
-        rows * len(heights), width, figsize=size, height_ratios=[*heights] * rows, squeeze=False, layout="constrained"
-    )
-    grid = {}
-    for part, block in zip(axes.reshape(rows, len(heights), width).swapaxes(1, 2), blocks, strict=True):
-        for column, panel in itertools.zip_longest(part, block):
-            if panel is None:
-                for ax in column:
-                    ax.remove()
-                continue
-            grid[panel] = column
-            title = panel if len(frameworks) > 1 else (panel[0], "", f"{panel[2]} budget")
-            column[0].set_title(analysis.panel_title(*title), fontsize=12)
-    return axes[0, 0].figure, grid
+def _panels(table: pd.DataFrame, strategies: Sequence[str], measure: str, heights: Sequence[float]) -> tuple[Figure, dict]:
+    """A figure, and by panel its axes and the measure: a row for each seed and number of labels, a column for each strategy."""
+    table = table.dropna(subset=[measure])
+    known = list(table[analysis.PANEL].drop_duplicates().itertuples(index=False, name=None))
+    groups = [[panel for panel in known if panel[1] == framework] for framework in table["framework"].unique()]
+    figure, grid = _grid([group[i : i + 4] for group in groups for i in range(0, len(group), 4)], heights, width=3.6)
+    panels = {}
+    for (dataset, framework, budget), axes in grid.items():
+        title = (dataset, framework, budget) if len(groups) > 1 else (dataset, "", f"{budget} budget")
+        axes[0].set_title(analysis.panel_title(*title), fontsize=12)
+        part = analysis.panel_of(table, (dataset, framework, budget))
+        values = analysis.units(measure) * part.pivot(index=["seed", "labels"], columns="strategy", values=measure)
+        panels[dataset, framework, budget] = axes, values.reindex(columns=strategies)
+    return figure, panels
 
 
-def _by_strategy(table: pd.DataFrame, panel: Sequence[str], strategies: Sequence[str], measure: str) -> pd.DataFrame:
-    """A measure in one panel: a row for each seed and number of labels, a column for each strategy."""
-    part = analysis.panel_of(table, panel)
-    return part.pivot(index=["seed", "labels"], columns="strategy", values=measure).reindex(columns=strategies)
-
-
-def _draw_lines(ax: Axes, values: pd.DataFrame, few: bool) -> None:
+def _draw_lines(ax: Axes, values: pd.DataFrame) -> None:
     """Mean over the seeds and its 95 % interval, against labels: a line for each strategy, all of them alike if they are few."""
     for strategy, column in values.dropna(axis=1, how="all").items():
         color, marker, line = STYLES[strategy]
-        width, size, order, alpha = (1.8, 5, 3, 0.15) if few or strategy in HIGHLIGHTED else (1, 4, 2, 0.06)
+        stands_out = values.shape[1] <= FEW or strategy in HIGHLIGHTED
+        width, size, order, alpha = (1.8, 5, 3, 0.15) if stands_out else (1, 4, 2, 0.06)
         style = {"color": color, "marker": marker, "linestyle": line, "linewidth": width, "markersize": size, "mec": color}
         style |= {"zorder": order, "label": LABELS[strategy]}
         band = {"alpha": alpha, "linewidth": 0, "zorder": order - 2}
-        rows = column.dropna().rename("value").reset_index()
-        sns.lineplot(rows, x="labels", y="value", errorbar=_interval, err_kws=band, legend=False, ax=ax, **style)
+        rows, spread = column.dropna().rename("value").reset_index(), lambda some: analysis.mean_interval(some)[1:]
+        sns.lineplot(rows, x="labels", y="value", errorbar=spread, err_kws=band, legend=False, ax=ax, **style)
     ax.set(xlabel="", ylabel="")
     # With two or three seeds intervals are so wide that the means would lie on one line: the axis then ends before they do.
     means = np.concatenate([line.get_ydata() for line in ax.get_lines()])
     low, high, (bottom, top) = means.min(), means.max(), ax.get_ylim()
     if high > low:
         ax.set_ylim(max(bottom, 2 * low - high), min(top, 2 * high - low))
-
-
-def _interval(values: pd.Series) -> tuple[float, float]:
-    return astuple(analysis.mean_interval(values))[1:]
 
 
 def win_matrix(matrix: pd.DataFrame, title: str) -> Figure:
@@ -389,8 +342,7 @@ def win_matrix(matrix: pd.DataFrame, title: str) -> Figure:
     sns.heatmap(shares.assign(mean=shares.mean(axis=1)), ax=ax, **style)
     ax.axvline(len(order), color="white", linewidth=8)  # sets the means apart
     ax.set(ylabel="this strategy ...", xlabel="... is clearly better than this one (% of panels and rounds)", title=title)
-    ax.tick_params(axis="y", length=0, rotation=0)
-    ax.tick_params(axis="x", length=0)
+    ax.tick_params(length=0, rotation=0)
     plt.setp(ax.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
     return figure
 
@@ -398,103 +350,72 @@ def win_matrix(matrix: pd.DataFrame, title: str) -> Figure:
 def forest(comparisons: pd.DataFrame, title: str) -> Figure:
     """A dot and a 95 % interval for each comparison, an axes for each claim, in the colour of its verdict.
 
-    comparisons: as claims.as_table gives them. Where a claim compares several things, each has a row that holds all its panels;
-    else each panel has a row. Shaded: where the claim wants the interval to be. Rows that do not count are left out.
+    comparisons: as claims.as_table gives them; those that do not count are left out. A row holds all panels of one comparison, or
+    one panel where the claim has one comparison only.
     """
     shown = comparisons[comparisons["counts"] & comparisons["verdict"].isin(list(VERDICTS))]
-    claims = [rows for _, rows in shown.groupby("claim", sort=False)]
-    claims = [rows.assign(row=rows["what" if rows["what"].nunique() > 1 else "panel"]) for rows in claims]
-    heights = [0.9 + sum(0.1 + max(0.2, 0.075 * size) for size in rows["row"].value_counts()) for rows in claims]  # inches
-    cuts = range(1, len(claims) + 1)
-    cut = min(cuts, default=0, key=lambda i: max(sum(heights[:i]), sum(heights[i:])))  # the two columns are about as tall
-    columns = slice(cut), slice(cut, None)
-    figure = plt.figure(figsize=(14, 0.9 + max(sum(heights[part]) for part in columns)), layout="constrained")
-    for side, part in zip(figure.subfigures(1, 2), columns, strict=True):
-        if claims[part]:
-            axes = side.subplots(len(claims[part]), 1, height_ratios=heights[part], squeeze=False)
-            for ax, rows in zip(axes.flat, claims[part], strict=True):
-                _draw_claim(ax, rows)
-    handles = [Line2D([], [], color=color, marker=marker, label=name) for name, (color, marker) in VERDICTS.items()]
-    handles.append(Patch(color="#56B4E9", alpha=0.15, label="where the claim puts it"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=4)
-    figure.suptitle(title)
-    return figure
+    parts = [rows for _, rows in shown.groupby("claim", sort=False)]
+    parts = [rows.assign(row=rows["what" if rows["what"].nunique() > 1 else "panel"]) for rows in parts]
+    heights = [0.9 + sum(0.1 + max(0.2, 0.075 * size) for size in rows["row"].value_counts()) for rows in parts]  # inches
+    figure = plt.figure(figsize=(8.5, 0.9 + sum(heights)), layout="constrained")
+    for cell, rows in zip(figure.add_gridspec(max(1, len(parts)), height_ratios=heights or None), parts, strict=False):
+        _draw_claim(figure.add_subplot(cell), rows)
+    return _finish(figure, title, columns=4)
 
 
 def _draw_claim(ax: Axes, rows: pd.DataFrame) -> None:
-    size = 12 if len(rows) > 12 else 36
-    for y, (_, part) in enumerate(rows.groupby("row", sort=False)):
-        heights = y + 0.7 * ((np.arange(len(part)) + 0.5) / len(part) - 0.5)
-        for height, one in zip(heights, part.itertuples(), strict=True):
-            color, marker = VERDICTS[one.verdict]
-            if np.isfinite(one.low):
-                ax.hlines(height, one.low, one.high, color=color, linewidth=1.2)
-            ax.scatter(one.mean, height, color=color, marker=marker, s=size, zorder=3)
+    names, groups = list(rows["row"].unique()), rows.groupby("row", sort=False)
+    rows = rows.assign(y=groups.ngroup() + 0.7 * ((groups.cumcount() + 0.5) / groups["row"].transform("size") - 0.5))
+    for verdict, (color, marker) in VERDICTS.items():
+        part = rows[rows["verdict"] == verdict]
+        ax.hlines("y", "low", "high", data=part[np.isfinite(part["low"])], color=color, linewidth=1.2)
+        ax.scatter("mean", "y", data=part, s=12 if len(rows) > 12 else 36, color=color, marker=marker, zorder=3, label=verdict)
     ax.axvline(0, color="0.3", linewidth=1)
-    ax.set(xlim=ax.get_xlim(), ylim=(rows["row"].nunique() - 0.4, -0.6))
-    for y, expected in enumerate(rows.drop_duplicates("row")["expected"]):
-        margin = float(expected.rpartition("±")[2]) if "±" in expected else 0
+    ax.set(xlim=ax.get_xlim(), ylim=(len(names) - 0.4, -0.6))
+    for i, expected in enumerate(rows.drop_duplicates("row")["expected"]):
+        margin = float(expected.partition("±")[2] or 0)
         where = (-margin, margin) if margin else (0, 1e9) if expected.startswith(">") else (-1e9, 0)
-        ax.fill_between(where, y - 0.5, y + 0.5, color="#56B4E9", alpha=0.15, linewidth=0, zorder=0)
-    ax.set_yticks(range(rows["row"].nunique()), rows["row"].unique())
+        style = {"color": "#56B4E9", "alpha": 0.15, "linewidth": 0, "zorder": 0, "label": "where the claim puts it"}
+        ax.fill_between(where, i - 0.5, i + 0.5, **style)
+    ax.set_yticks(range(len(names)), names)
     ax.tick_params(labelsize=8)
-    ax.tick_params(axis="y", length=0)
     ax.set_title(rows["claim"].iloc[0], loc="left", fontsize=10)
     ax.set_xlabel(UNITS[rows["unit"].iloc[0]], fontsize=8)
 
 
 def sensitivity(table: pd.DataFrame, defaults: Mapping[str, Any], rival: pd.DataFrame, title: str) -> Figure:
-    """What each setting does: points of accuracy against the default setting, with 95 % intervals, a panel for each setting.
+    """What each setting does: points of accuracy against its default (marked), with 95 % intervals, a panel for each setting.
 
-    table: a row for each setting, value, dataset and budget, with the paired difference's mean, low and high, in points. The values
-    of a setting stand side by side, as they come.
-    defaults: the value of each setting at which the difference is zero; marked.
-    rival: rows with dataset, mean and strategy (which turns the knob), and the mean by which another one, in the column rival, is
-    ahead of that strategy's default: drawn as a line for settings to reach.
+    table: as sensitivity.differences gives it. rival: rows with dataset, strategy, and the mean by which the one in the column
+    rival is ahead of that strategy's default, a line for settings to reach.
     """
-    settings = dict(list(table.groupby("setting", sort=False)))
-    columns = min(3, len(settings))
-    rows = -(-len(settings) // columns)
-    size = (1 + 4 * columns, 1 + 3.1 * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, sharey=True)
-    for ax in axes.flat[len(settings) :]:
-        ax.set_axis_off()
-    for ax, (setting, part) in zip(axes.flat, settings.items(), strict=False):
-        _draw_setting(ax, part, rival[rival["strategy"].isin(part["strategy"])])
+    colors = dict(zip(table["dataset"].unique(), itertools.cycle(DATASETS), strict=False))
+    settings = list(table["setting"].unique())
+    figure, grid = _grid([settings[i : i + 3] for i in range(0, len(settings), 3)], (3.1,), width=4)
+    for setting, (ax,) in grid.items():
+        part = table[table["setting"] == setting]
+        ax.sharey(grid[settings[0]][0])
+        ax.axhline(0, color="0.6", linewidth=1, zorder=1)
+        for (dataset, budget), rows in part.groupby(["dataset", "budget"], sort=False):
+            color, values, label = colors[dataset], rows["value"].map(str), f"{TITLES.get(dataset, dataset)}, {budget}"
+            style = {"linestyle": "-"} if budget == "tiny" else {"linestyle": "--", "markerfacecolor": "white"}
+            ax.plot(values, rows["mean"], color=color, marker="o", markersize=5, label=label, **style)
+            ax.fill_between(values, rows["low"], rows["high"], color=color, alpha=0.1, linewidth=0)
+        for row in rival[rival["strategy"].isin(part["strategy"])].itertuples():
+            label = f"{LABELS[row.rival]}, {TITLES.get(row.dataset, row.dataset)}"
+            ax.axhline(row.mean, color=colors[row.dataset], linewidth=1.2, linestyle=(0, (5, 3)), label=label)
         ax.axvline(str(defaults[setting]), color="0.6", linewidth=1, linestyle=":", zorder=1, label="default")
         ax.set_title(SETTINGS.get(setting, setting), fontsize=12)
-    for ax in axes[:, 0]:
-        ax.set_ylabel("points above the default")
-    _legend_below(figure)
-    figure.suptitle(title)
-    return figure
-
-
-def _draw_setting(ax: Axes, part: pd.DataFrame, rival: pd.DataFrame) -> None:
-    """A line for each data set (colour) and budget (filled or open marks, solid or dashed), and how far the rival is ahead."""
-    colors = dict(zip(part["dataset"].unique(), itertools.cycle(DATASETS), strict=False))
-    ax.axhline(0, color="0.6", linewidth=1, zorder=1)
-    for (dataset, budget), rows in part.groupby(["dataset", "budget"], sort=False):
-        color, values = colors[dataset], rows["value"].map(str)
-        style = {"linestyle": "-"} if budget == "tiny" else {"linestyle": "--", "markerfacecolor": "white"}
-        label = f"{TITLES.get(dataset, dataset)}, {budget}"
-        ax.plot(values, rows["mean"], color=color, marker="o", markersize=5, label=label, **style)
-        ax.fill_between(values, rows["low"], rows["high"], color=color, alpha=0.1, linewidth=0)
-    for row in rival.itertuples():
-        label = f"{LABELS[row.rival]}, {TITLES.get(row.dataset, row.dataset)}"
-        ax.axhline(row.mean, color=colors[row.dataset], linewidth=1.2, linestyle=(0, (5, 3)), label=label)
+        ax.set_ylabel("points above the default" if ax.get_subplotspec().is_first_col() else "")
+    return _finish(figure, title)
 
 
 def encoders(table: pd.DataFrame, title: str) -> Figure:
-    """What better features change: a paired difference in points against the encoder's 20-NN accuracy, a line per comparison.
-
-    table: a row for each encoder and comparison, with knn (0 to 1), mean, low and high.
-    """
+    """What better features change: a paired difference in points against the encoder's 20-NN accuracy, a line per comparison."""
     figure, ax = plt.subplots(figsize=(7.5, 4), layout="constrained")
     ax.axhline(0, color="0.6", linewidth=1)
     for i, (comparison, rows) in enumerate(table.sort_values("knn", kind="stable").groupby("comparison", sort=False)):
-        spread = rows["mean"] - rows["low"], rows["high"] - rows["mean"]
-        places = 100 * rows["knn"] + 0.4 * i  # side by side
+        spread, places = (rows["mean"] - rows["low"], rows["high"] - rows["mean"]), 100 * rows["knn"] + 0.4 * i  # side by side
         ax.errorbar(places, rows["mean"], spread, color=DATASETS[i], marker="osD^"[i], capsize=3, label=comparison)
     ax.set(xlabel="20-NN accuracy of the encoder's features (%)", ylabel="points of accuracy", title=title)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
