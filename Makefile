@@ -34,7 +34,7 @@ $(INSTALLED): pyproject.toml requirements.lock
 
 # The committed notebooks, executed anew where they are: counts 1..n, no times, no widgets.
 notebooks: $(INSTALLED)
-	@$(BIN)/python -c 'import logging; from supclust import reproduce; logging.basicConfig(format="%(message)s"); \
+	@$(BIN)/python -c 'import logging; from supclust.report import reproduce; logging.basicConfig(format="%(message)s"); \
 		logging.getLogger("supclust").setLevel("INFO"); reproduce.refresh()'
 
 lab: $(INSTALLED)

@@ -13,7 +13,7 @@ from supclust import profiles
 from supclust.engine import geometry
 
 PANEL = ["dataset", "framework", "budget"]  # names a panel of a figure; with strategy and seed it names a run
-MEASURES = {"accuracy": 100, "balanced_accuracy": 100, "tail_accuracy": 100, "classes": 1}  # times this for a reader
+SCALE = {"accuracy": 100, "balanced_accuracy": 100, "tail_accuracy": 100, "classes": 1}  # times this for a reader
 
 
 class Interval(NamedTuple):
@@ -35,9 +35,9 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
 
 def units(measure: str) -> int:
     """What a measure is multiplied by for a reader: 100 for accuracies, 1 for classes. Raises ValueError for an unknown measure."""
-    if measure not in MEASURES:
-        raise ValueError(f"unknown measure {measure!r}; known: {', '.join(MEASURES)}")
-    return MEASURES[measure]
+    if measure not in SCALE:
+        raise ValueError(f"unknown measure {measure!r}; known: {', '.join(SCALE)}")
+    return SCALE[measure]
 
 
 def panel_title(dataset: str, framework: str, budget: str) -> str:

@@ -53,8 +53,6 @@ def load(
     Raises ValueError for an unknown name or split, a damaged file or an image that cannot be read, and
     FileNotFoundError, with what to do about it, for a data set that is not on this machine.
     """
-    from supclust.images import folders, isic2019
-
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
     if missing not in MISSING:
@@ -66,17 +64,23 @@ def load(
     if name in CIFAR:
         return _load_cifar(name, split, seed, download)
     if name == "isic2019":
+        from supclust.images import isic2019
+
         return isic2019.load(split, seed, side or 224, download, missing)
     if not name or not Path(name).is_dir():
         raise ValueError(f"unknown data set {name!r}; known: {', '.join(NAMES)}, or the path of a folder of images")
+    from supclust.images import folders
+
     return folders.load(Path(name), split, side or 32)
 
 
 def identity(name: str) -> str:
     """The name of a data set, or for a folder its last name and a digest of its files' names, sizes and times."""
+    if name in NAMES or not Path(name).is_dir():
+        return name
     from supclust.images import folders
 
-    return folders.identity(Path(name)) if name not in NAMES and Path(name).is_dir() else name
+    return folders.identity(Path(name))
 
 
 def long_tail_indices(labels: np.ndarray, seed: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -19,6 +20,8 @@ from supclust.profiles import Profile, SimCLR
 
 if TYPE_CHECKING:
     from supclust.simclr import Encoder
+
+log = logging.getLogger(__name__)
 
 ARRAYS = ("train", "test", "train_labels", "test_labels")
 SEEDED = ("cifar10-lt50", "isic2019")  # data sets whose pool is drawn from the seed
@@ -138,18 +141,24 @@ def obtain(
 
 
 def find(profile: Profile, dataset: str, seed: int = 0) -> Features | None:
-    """What `obtain` returns where it need not train; None where it would have to."""
+    """What `obtain` returns where it need not train; None where it would have to, damaged files of its own included (logged)."""
     path, made_by = _source(profile, dataset, seed)
     if not path.exists():
         return None
-    found = _load_version(path, path.stat().st_mtime_ns)
+    try:
+        found = _load_version(path, path.stat().st_mtime_ns)
+    except ValueError as error:
+        if made_by is None:
+            raise
+        log.warning("%s", error)
+        return None
     if made_by is None:
         return found.long_tail(seed) if split_encoder(dataset)[0] == "cifar10-lt50" else found
     return found if made_by.items() <= ({"missing": "error"} | found.made_by).items() else None
 
 
 def obtainable(profile: Profile, dataset: str) -> bool:
-    """Whether `obtain` has its features or can train for them; features of other encoders than the shipped one it can only read."""
+    """Whether `obtain` finds the features or can train for them; those of other encoders than the shipped one must exist."""
     path, made_by = _source(profile, dataset, 0)
     return made_by is not None or path.exists()
 

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,11 +24,9 @@ from sklearn.metrics import pairwise_distances_argmin
 
 from supclust import analysis, kept
 from supclust.engine import geometry
+from supclust.features import Features
 from supclust.profiles import TITLES, Profile
 from supclust.strategies import LABELS
-
-if TYPE_CHECKING:
-    from supclust.features import Features
 
 STYLES = {  # colour (Okabe and Ito's; uncertainty strategies are one family of purples), marker, line
     "random": ("#666666", "o", ":"),
@@ -45,9 +43,8 @@ STYLES = {  # colour (Okabe and Ito's; uncertainty strategies are one family of 
     "supclust-no-typicality": ("#CC79A7", "v", "--"),
     "class-balanced": ("#000000", "*", (0, (7, 2, 1, 2))),
 }
-HIGHLIGHTED = ("random", "typiclust", "supclust")  # among more than FEW strategies
-FEW = 5
-MEASURES = {
+HIGHLIGHTED, FEW = ("random", "typiclust", "supclust"), 5  # strategies that stand out among more than a few
+AXIS_LABELS = {
     "accuracy": "test accuracy (%)",
     "balanced_accuracy": "balanced test accuracy (%)",
     "tail_accuracy": "accuracy on rare classes (%)",
@@ -63,8 +60,8 @@ SETTINGS = {
     "squared": "squared distances in typicality",
     "radius": "ProbCover: radius (None: by purity)",
 }
-GROUPS = sns.color_palette("colorblind", 10)  # of classes
-CLUSTERS = GROUPS[3:] + GROUPS[:3]  # in another order: cluster 3 is not class 3
+CLASS_COLORS = sns.color_palette("colorblind", 10)  # of classes
+CLUSTER_COLORS = CLASS_COLORS[3:] + CLASS_COLORS[:3]  # in another order: cluster 3 is not class 3
 DATASETS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # where lines are data sets
 
 
@@ -173,7 +170,7 @@ def make_maps(features: np.ndarray, n_points: int, seed: int = 0) -> dict[str, n
 def embedding(maps: Maps, labels: np.ndarray, classes: Sequence[str], assignments: np.ndarray, title: str) -> Figure:
     """Figure 2: each map coloured by the classes (n,) of the pool's points and by their k-means clusters (n,)."""
     clusters = range(1, assignments.max() + 2)  # the first is called 1
-    looks = {"class": (labels, GROUPS, classes), "k-means cluster": (assignments, CLUSTERS, clusters)}
+    looks = {"class": (labels, CLASS_COLORS, classes), "k-means cluster": (assignments, CLUSTER_COLORS, clusters)}
     figure, grid = _grid([[(by, method) for method in maps.places] for by in looks], (4.1,), 4.6)
     for (by, method), (ax,) in grid.items():
         groups, palette, names = looks[by]
@@ -223,7 +220,7 @@ def query_round(maps: Maps, groups: np.ndarray, rounds: Mapping[str, Sequence[np
 
 
 def _draw_picks(ax: Axes, maps: Maps, groups: np.ndarray, rounds: Sequence[np.ndarray], strategy: str) -> None:
-    _scatter_groups(ax, maps.places["UMAP"], groups[maps.indices], CLUSTERS)
+    _scatter_groups(ax, maps.places["UMAP"], groups[maps.indices], CLUSTER_COLORS)
     color, marker, _ = STYLES[strategy]
     for age, places in enumerate(reversed(rounds)):
         style = {"s": 40, "alpha": 0.75, "linewidths": 0.7, "zorder": 3} if age else {"s": 110, "linewidths": 1.5, "zorder": 4}
@@ -249,7 +246,7 @@ def sup_against_typicality(
 ) -> Figure:
     """Figure 4: scatter of the two scores (n,) with their distributions, coloured by cluster (n,)."""
     shown = np.random.default_rng(seed).permutation(len(sup))[:5_000]  # a scatter of more is a blot
-    colors = np.array(CLUSTERS)[assignments[shown] % len(CLUSTERS)]
+    colors = np.array(CLUSTER_COLORS)[assignments[shown] % len(CLUSTER_COLORS)]
     grid = sns.JointGrid(x=typicality[shown], y=sup[shown], height=6, ratio=6)
     grid.ax_joint.scatter(typicality[shown], sup[shown], c=colors, s=7, alpha=0.6, linewidths=0, rasterized=True)
     grid.ax_joint.set_xscale("log")  # images that are in the set more than once are very typical
@@ -267,7 +264,7 @@ def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title
     """Figures 5 and 6: accuracy against labels with 95 % intervals over seeds, and below it the paired difference to `reference`.
 
     table: as sweep.run gives it. A framework starts a row of panels. Of more than five strategies the highlighted ones stand out.
-    measure: one of analysis.MEASURES; a panel without it is left out.
+    measure: one of analysis.SCALE; a panel without it is left out.
     """
     figure, panels = _panels(table, strategies, measure, heights=(3.6, 2.4))
     for (above, below), values in panels.values():
@@ -278,7 +275,7 @@ def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title
         below.sharex(above)
         below.set_xlabel("labels")
         if above.get_subplotspec().is_first_col():
-            above.set_ylabel(MEASURES[measure])
+            above.set_ylabel(AXIS_LABELS[measure])
             below.set_ylabel(f"{'classes' if measure == 'classes' else 'points'} above\n{LABELS[reference]}")
     return _finish(figure, title, columns=5 if len(panels) > 1 else 2)  # not wider than the figure
 
@@ -292,7 +289,7 @@ def class_coverage(
         _draw_lines(ax, values)
         if n_classes and dataset in n_classes:
             ax.axhline(n_classes[dataset], color="0.5", linestyle="--", linewidth=1, zorder=1)
-        ax.set(xlabel="labels", ylabel=MEASURES["classes"] if ax.get_subplotspec().is_first_col() else "")
+        ax.set(xlabel="labels", ylabel=AXIS_LABELS["classes"] if ax.get_subplotspec().is_first_col() else "")
         ax.set_ylim(bottom=0)
     return _finish(figure, title)
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from supclust.engine.geometry import Points
+from supclust.engine.geometry import Points, check_shape
 from supclust.engine.kmeans import kmeans
 from supclust.engine.neighbours import mean_distances
 
@@ -23,17 +23,17 @@ APPROXIMATE_FROM = 1_000_000, 16_384  # points of a pool, and of a cluster in it
 
 
 def is_count(value: object) -> bool:
-    """Whether it is a whole number of at least 1."""
+    """Whether value is a whole number of at least 1."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a real number, NumPy's included."""
+    """Whether value is a real number, NumPy's included."""
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 def check_positive(name: str, value: float) -> None:
-    """ValueError unless it is a number above zero."""
+    """Raise ValueError unless value is a number above zero."""
     if not is_number(value) or not value > 0:
         raise ValueError(f"{name} must be positive, not {value!r}")
 
@@ -215,7 +215,8 @@ class Pool:
 def _normalised(features: ArrayLike | Points) -> Points:
     if isinstance(features, Points):
         return features
-    if isinstance(features, np.memmap) or 4 * np.size(features) > COPIED_BYTES:
+    features = check_shape(features)
+    if isinstance(features, np.memmap) or 4 * features.size > COPIED_BYTES:
         from supclust.scale.mapped import Mapped
 
         return Mapped(features)

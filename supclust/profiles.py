@@ -26,7 +26,7 @@ class _Training:
     stem: str = "small"  # 3 x 3, stride 1, no max-pooling; or "imagenet" for large images: 7 x 7, stride 2, max-pooling
     side: int = 32  # pixels; images are resized to it
     momentum: float = 0.9
-    precision: str = "auto"  # or "float32", "bfloat16"; auto: bfloat16 where that is faster
+    precision: str = "auto"  # or "float32", "bfloat16"; auto: bfloat16 where that is faster, and safe
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -112,8 +112,8 @@ RECIPES = {"paper": SimCLR(), "laptop": LAPTOP, "laptop-more": LAPTOP_MORE, "dig
 # What the paper, and the code it builds on, change for a data set; a configuration takes what concerns it.
 CHANGES = {"cifar100": {"network": "resnet34"}, "isic2019": {"stem": "imagenet", "side": 224, "small_epochs": 0}}
 
-PAPER = ("cifar10", "cifar100", "cifar10-lt50", "isic2019")
-COMPARED = ("random", "typiclust", "supclust")
+PAPER_DATASETS = ("cifar10", "cifar100", "cifar10-lt50", "isic2019")
+FSL_STRATEGIES = ("random", "typiclust", "supclust")
 PROFILES = {
     "quick": Profile(
         "quick", ("digits",), "trained", seeds=5, encoder_dataset="digits", embedding_points=1_437, simclr=DIGITS,
@@ -122,11 +122,11 @@ PROFILES = {
     "laptop": Profile(
         "laptop", ("cifar10", "cifar10-lt50"), "shipped", seeds=10, encoder_dataset="digits", simclr=DIGITS,
         encoders=("cifar10@0-epochs", "cifar10@38-epochs", "cifar10"),
-        fsl=Supervised(("cifar10",), 3, ("tiny",), COMPARED, on_request=True, network=LAPTOP_FSL),
+        fsl=Supervised(("cifar10",), 3, ("tiny",), FSL_STRATEGIES, on_request=True, network=LAPTOP_FSL),
     ),
     "paper": Profile(
-        "paper", PAPER, "trained", seeds=10, embedding_points=10_000, encoders=("cifar10@50", "cifar10@150", "cifar10"),
-        fsl=Supervised(PAPER),
+        "paper", PAPER_DATASETS, "trained", seeds=10, embedding_points=10_000, encoders=("cifar10@50", "cifar10@150", "cifar10"),
+        fsl=Supervised(PAPER_DATASETS),
     ),
 }  # fmt: skip
 

@@ -25,7 +25,7 @@ NAMES = {  # of the strategy with each value, as strategies.parse reads them
     setting: {value: strategy if value == DEFAULTS[setting] else f"{strategy}:{setting}={value!r}" for value in values}
     for setting, (strategy, values) in STUDY.items()
 }
-COMPARED = ("supclust", "random", "typiclust", "supclust-no-sup")  # on features of encoders of different age
+ENCODER_STRATEGIES = ("supclust", "random", "typiclust", "supclust-no-sup")  # on features of encoders of different age
 
 
 def settings_table(profile: Profile, *, recompute: bool = False) -> pd.DataFrame:
@@ -36,7 +36,7 @@ def settings_table(profile: Profile, *, recompute: bool = False) -> pd.DataFrame
 
 def encoders_table(profile: Profile, *, recompute: bool = False) -> pd.DataFrame:
     """The runs on features of encoders of different age, tiny budget: kept in encoders.csv, see sweep.table."""
-    return _table(profile, "encoders", recompute=recompute, strategies=COMPARED, datasets=profile.encoders)
+    return _table(profile, "encoders", recompute=recompute, strategies=ENCODER_STRATEGIES, datasets=profile.encoders)
 
 
 def _table(profile: Profile, name: str, **part: Any) -> pd.DataFrame:
@@ -55,7 +55,7 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
 
 def by_encoder(table: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
     """What SUPClust gains on the others with each encoder, in points, as plots.encoders takes it."""
-    rows = {f"SUPClust − {strategies.LABELS[one]}": analysis.compare(table, "supclust", one) for one in COMPARED[1:]}
+    rows = {f"SUPClust − {strategies.LABELS[one]}": analysis.compare(table, "supclust", one) for one in ENCODER_STRATEGIES[1:]}
     return pd.concat(rows, names=["comparison"]).reset_index("comparison").merge(quality, left_on="dataset", right_on="encoder")
 
 

@@ -146,8 +146,8 @@ def draw(n: int, config: SimCLR, generator: Generator) -> Tensor:
 def render(images: Tensor, draws: Tensor, side: int) -> Tensor:
     """The views that were drawn: float32 (n, 3, side, side), normalised; float64 if the images are.
 
-    images: uint8, or float in [0, 1], (n, 3, height, width), on the draws' device. As torchvision's transforms, but that colours
-    change in a fixed order and clip less often. No step depends on values, so torch.compile takes the function whole.
+    images: uint8, or float in [0, 1], (n, 3, height, width), on the draws' device. Like torchvision's transforms, except
+    that colours change in a fixed order and are clipped less often. No step depends on values, so torch.compile needs no break.
     """
     images = images if images.is_floating_point() else images / 255
     size, center, changes, turns, gray = draws.to(images.dtype).split([2, 2, 3, 1, 1], dim=1)

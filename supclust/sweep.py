@@ -32,12 +32,12 @@ from supclust.strategies import CONTROLS, NAMES, Pool, parse
 
 log = logging.getLogger(__name__)
 
-# Raised when a change of the code changes the result of a run: older records and tables are then made anew. In 3, k-means starts
-# differently; the runs from scratch, which take hours, are still those of 2, whose clusters are others of the same quality.
+# Raise the number when code changes the result of a run: older records and tables are then redone. ssl 3: k-means starts
+# differently. fsl stays at 2: its runs take hours, and their clusters are of equal quality.
 EXPERIMENT = {"ssl": 3, "fsl": 2}
 RUN = ["dataset", "framework", "strategy", "budget", "seed"]
-MEASURES = ["labels", "accuracy", "balanced_accuracy", "tail_accuracy", "classes"]  # of a round
-COLUMNS = [*RUN, "round", *MEASURES]
+ROUND_COLUMNS = ["labels", "accuracy", "balanced_accuracy", "tail_accuracy", "classes"]  # of a round
+COLUMNS = [*RUN, "round", *ROUND_COLUMNS]
 TURN = threading.Lock()  # of tasks in one process
 
 
@@ -156,8 +156,13 @@ def _run_missing(profile: Profile, wanted: Sequence[Key], folder: Path, jobs: in
 def alone(folders: dict[str, str]) -> Iterator[None]:
     """One thread and the caller's folders. Both are settings of the process, so its tasks take turns: a Dask worker has several."""
     with TURN, threadpool_limits(1), threads.alone():  # PyTorch, too, keeps to the limit of OpenMP
+        before = {name: os.environ.get(name) for name in folders}
         os.environ.update(folders)
-        yield
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _run_task(profile: Profile, sources: dict[Key, tuple[str, dict]], folder: Path, folders: dict[str, str]) -> None:
@@ -220,8 +225,8 @@ def more_seeds(profile: Profile, folder: Path | None = None) -> list[Key]:
 def table(profile: Profile, *, recompute: bool = False, name: str = "curves", **part: Any) -> pd.DataFrame:
     """The table of the runs that `keys` gives: read from NAME.csv where the same features and experiment made it, else run.
 
-    recompute=True passes the file over, but not the records. What is on request or needs features that cannot be made here is not
-    run. name: "curves", of all the profile's runs, or another one, of these runs only.
+    recompute=True passes the file over, but not the records. Runs on request, and runs whose features cannot be made
+    here, are left out. name: "curves", of all the profile's runs, or another one, of these runs only.
     """
     wanted = keys(profile, **part)
     rows, _ = kept_rows(profile, wanted, name)
@@ -281,7 +286,7 @@ def _recorded(sources: dict[Key, tuple[str, dict]], folder: Path) -> pd.DataFram
         record, made_from = kept.read(folder / key.filename) or ({}, None)
         if made_from == {"key": key._asdict(), **source}:
             rounds = enumerate(record["rounds"], start=1)
-            rows += [[*key, number, *(one[measure] for measure in MEASURES)] for number, one in rounds]
+            rows += [[*key, number, *(one[measure] for measure in ROUND_COLUMNS)] for number, one in rounds]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"tail_accuracy": float})
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from supclust.engine import neighbours
+from supclust.engine import neighbours, threads
 from supclust.scale import approximate
 from tests.conftest import make_blobs
 
@@ -48,3 +48,27 @@ def test_copies_are_neighbours_of_each_other():
     found = approximate.mean_distances(points, 10)
     assert np.isfinite(found).all()
     assert (found[:3000] == 0).all()
+
+
+def test_an_outlier_in_a_cell_of_its_own_finds_as_many_as_asked_for(monkeypatch):
+    monkeypatch.setattr(approximate, "PROBED", 1)
+    points = np.concatenate([make_blobs(4, 600, 5), 1000 + np.arange(15, dtype=np.float32).reshape(3, 5) ** 2])
+    found, exact = approximate.mean_distances(points, 12), neighbours.mean_distances(points, 12)
+    np.testing.assert_allclose(found[-3:], exact[-3:], rtol=1e-3)
+
+
+def test_very_many_neighbours_are_exact():
+    points = np.random.default_rng(0).standard_normal((3000, 4)).astype(np.float32)
+    np.testing.assert_array_equal(approximate.mean_distances(points, 600), neighbours.mean_distances(points, 600))
+
+
+def test_faiss_keeps_to_the_threads_that_are_available(monkeypatch):
+    import faiss
+
+    used, before = [], faiss.omp_get_max_threads()
+    real = faiss.knn
+    monkeypatch.setattr(faiss, "knn", lambda *data: used.append(faiss.omp_get_max_threads()) or real(*data))
+    with threads.alone():
+        approximate.mean_distances(make_blobs(2, 400, 4), 5)
+    assert used == [1]
+    assert faiss.omp_get_max_threads() == before

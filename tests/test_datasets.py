@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from supclust import datasets, kept, simclr
-from supclust.images import ImageFiles, isic2019
 from supclust.images import files as images
+from supclust.images import isic2019
+from supclust.images.files import ImageFiles
 
 needs_cifar10 = pytest.mark.skipif(
     not (kept.data() / CIFAR10.base_folder).exists(), reason="CIFAR-10 is not in the folder that SUPCLUST_DATA names"

@@ -212,14 +212,23 @@ def test_obtain_trains_once_then_reads(out):
     assert epochs == [1]  # from the finished checkpoint
 
 
-def test_obtain_refuses_a_broken_file_even_after_reading_it(out):
-    features.obtain(FAST, "digits")
+def test_obtain_names_a_broken_file_of_its_own_and_makes_it_anew_even_after_reading_it(out, caplog):
+    first = features.obtain(FAST, "digits")
     saved = out / "artefacts" / "quick" / "digits" / "features.safetensors"
     whole = saved.read_bytes()
     saved.write_bytes(whole[:-1])
-    with pytest.raises(ValueError, match=f"the feature file {saved} is damaged"):
-        features.obtain(FAST, "digits")
-    assert saved.read_bytes() == whole[:-1]  # neither used nor replaced
+    assert features.find(FAST, "digits") is None
+    assert f"the feature file {saved} is damaged" in caplog.text
+    np.testing.assert_array_equal(features.obtain(FAST, "digits").train, first.train)
+    assert features.load(saved).checksum == first.checksum
+
+
+def test_a_broken_shipped_file_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(kept, "SHIPPED", tmp_path)
+    (tmp_path / "cifar10-features.safetensors").write_bytes(b"broken")
+    for function in (features.obtain, features.find):
+        with pytest.raises(ValueError, match="Remove it, and make or fetch it again"):
+            function(profiles.get("laptop"), "cifar10")
 
 
 def test_obtain_does_not_take_the_features_of_another_config(out):

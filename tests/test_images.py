@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from supclust.images import Skipped
 from supclust.images import files as images
+from supclust.images.files import Skipped
 from tests.mutations import mutated
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 import supclust
 from supclust import __main__, strategies
-from supclust.images import MARKER
+from supclust.images.files import MARKER
 from supclust.label import annotations, contact_sheet, embeddings, labeling
 from supclust.label.embeddings import Embeddings
 from supclust.label.labeling import Request

@@ -39,6 +39,13 @@ def test_copies_are_at_distance_zero_and_no_point_is_its_own_neighbour():
     assert np.isinf(neighbours.mean_distances(points[:1], 20)).all()
 
 
+@pytest.mark.parametrize("far", [1e3, 1e6])
+def test_one_point_far_away_makes_no_copies_of_the_others(far):
+    points = np.random.default_rng(0).random((1000, 8)).astype(np.float32)
+    points = np.concatenate([points, np.full((1, 8), far, np.float32)])
+    np.testing.assert_allclose(neighbours.mean_distances(points, 20)[:-1], slow(points[:-1], 20), rtol=1e-5)
+
+
 @pytest.mark.parametrize("rows", [1, 7, 1024])
 def test_blocks_and_threads_change_nothing_but_the_last_digits(rows, monkeypatch):
     points = make_blobs(3, 300, 20, spread=0.5)

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from supclust import simclr
-from supclust.images import ImageFiles
+from supclust.images.files import ImageFiles
 from supclust.profiles import SimCLR
 from supclust.train import cpu
 

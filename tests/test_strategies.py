@@ -238,3 +238,10 @@ def test_settings_share_clusters_and_the_typicality_that_they_leave_alone(blobs,
     query("supclust", pool.with_settings(n_neighbors=5), 6)
     assert calls == {"kmeans": 3, "mean_distances": 24}  # two of each were for the fresh pools
     np.testing.assert_array_equal(first, query("supclust", pool, 6))
+
+
+def test_features_may_be_a_tensor_or_a_list(blobs):
+    torch = pytest.importorskip("torch")
+    expected = query("supclust", strategies.Pool(blobs), 5)
+    np.testing.assert_array_equal(query("supclust", strategies.Pool(torch.from_numpy(blobs)), 5), expected)
+    np.testing.assert_array_equal(query("supclust", strategies.Pool(blobs.tolist()), 5), expected)

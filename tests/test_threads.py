@@ -1,5 +1,6 @@
 """Pieces over threads: order, one BLAS thread each, nesting, and how it ends when something is wrong."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -139,3 +140,15 @@ def test_a_blas_that_comes_with_scipy_is_limited_too():
         return blas_threads() if scipy.linalg else None
 
     assert threads.map(piece, range(2)) == [{1}] * 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_process_forked_in_the_middle_of_a_map_begins_anew():
+    def fork(_):
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if threads.map(lambda _: blas_threads(), range(3)) == [{1}] * 3 else 1)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    assert threads.map(fork, range(2)) == [0, 0]

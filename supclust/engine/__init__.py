@@ -1,4 +1,4 @@
-"""Points of unit length, k-means, neighbours and threads: the arithmetic under the strategies.
+"""The arithmetic under everything: points of unit length, k-means, neighbours, threads, kNN accuracy, and colours of images.
 
-It knows nothing of strategies, images or experiments. `pool` and `method` come in here.
+It imports nothing else of the package. `pool`, `method`, `features` and `simclr` come in here.
 """

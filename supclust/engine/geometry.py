@@ -35,7 +35,7 @@ def check_shape(features: ArrayLike) -> np.ndarray:
 
 
 def check_finite(bad: np.ndarray) -> None:
-    """ValueError that names the first of these rows, which are not finite, if there is one."""
+    """Raise ValueError naming the first of these rows, which are not finite; do nothing if there are none."""
     if len(bad):
         first = ", ".join(map(str, bad[:5])) + " ..." * (len(bad) > 5)
         raise ValueError(f"features are NaN, infinite or too large for float32 in {len(bad)} row(s): {first}")
@@ -70,11 +70,11 @@ def distances(points: np.ndarray, centers: np.ndarray) -> np.ndarray:
     centers = centers - origin
     squares = (centers**2).sum(axis=1)
 
-    def of(part: slice) -> np.ndarray:
+    def of_block(part: slice) -> np.ndarray:
         block = points[part] - origin
         return np.sqrt(np.maximum((block**2).sum(axis=1)[:, None] + squares - 2 * block @ centers.T, 0))
 
-    return np.concatenate([np.empty((0, len(centers))), *threads.map(of, blocks(points.shape))])
+    return np.concatenate([np.empty((0, len(centers))), *threads.map(of_block, blocks(points.shape))])
 
 
 def canonical_order(points: np.ndarray) -> np.ndarray:
@@ -122,5 +122,5 @@ class Points:
         """function(points[group]) of each group of indices: side by side, or one by one if one of them is most of the work."""
         work = [len(group) ** 2 for group in groups]
         if max(work, default=0) * threads.count() > sum(work):
-            return [function(self[group]) for group in threads.progress(groups, desc)]
+            return [function(self[group]) for group in groups]  # each shows a progress bar of its own
         return threads.map(lambda group: function(self[group]), groups, desc)

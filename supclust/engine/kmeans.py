@@ -160,7 +160,7 @@ def _merged(parts: list[Pass]) -> Pass:
 
 
 def _total(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Their sum in float64, without stacking them first."""
+    """Sum of the arrays in float64, without stacking them."""
     return sum(arrays[1:], arrays[0].astype(float))
 
 

@@ -7,16 +7,17 @@ import numpy as np
 from supclust.engine import threads
 from supclust.engine.geometry import slices
 
-ROWS = 1024  # points whose distances to all others are in memory together
+PRODUCTS = 2**25  # values of a block of distances, 128 MB in float32; there is one block for each thread
+ROWS = 1024  # points of a block, at most
 GROUP = 16  # distances of which only the smallest says whether to look at the others
 NEAR = 0.01  # of the largest squared distance to the mean: nearer neighbours than that are sought again in float64
-COPY = 1e-12  # of the same: in float64, points nearer than that are copies
 
 
 def mean_distances(points: np.ndarray, n_neighbors: int, squared: bool = False) -> np.ndarray:
     """The mean distance (n,) float64 from each of points (n, d) to its K nearest others; inf for a point that is alone.
 
-    K = min(n_neighbors, n // 2), at least 1. squared: the mean of the squared distances. Right to 1e-5; 0 between copies.
+    K = min(n_neighbors, n // 2), at least 1. squared: the mean of the squared distances. The relative error is at most 1e-5, and
+    copies are at distance 0. Takes some 300 MB of memory per thread beside the points.
     """
     n = len(points)
     if n == 1:
@@ -26,33 +27,36 @@ def mean_distances(points: np.ndarray, n_neighbors: int, squared: bool = False) 
     centred = points - mean.astype(np.float32)
     _, exponent = np.frexp(np.abs(centred).max())
     centred = np.ldexp(centred, -exponent)  # no square leaves float32
-    squares = nearest_squares(centred, np.arange(n), k).astype(float)
-    spread = np.einsum("nd,nd->n", centred, centred).max()
-    close = np.flatnonzero(squares.min(axis=1) < NEAR * spread)
+    squares = _nearest_squares(centred, np.arange(n), k).astype(float)
+    close = np.flatnonzero(squares.min(axis=1) < NEAR * np.einsum("nd,nd->n", centred, centred).max())
     if len(close):
-        near = nearest_squares(np.ldexp(points - mean, -exponent), close, k)
-        squares[close] = np.where(near > COPY * spread, near, 0)
+        squares[close] = _nearest_squares(np.ldexp(points - mean, -exponent), close, k)
     return np.ldexp((squares if squared else np.sqrt(squares)).mean(axis=1), exponent * (1 + squared))
 
 
-def nearest_squares(points: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
+def _nearest_squares(points: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
     """Squared distances (m, k) from the points in rows (m,) to their k nearest others, 1 <= k < n, in the type of points (n, d).
 
-    From |x - y|^2 = |x|^2 + |y|^2 - 2xy, so they lose digits where they are small beside |x|^2: centre the points first.
+    They come from |x - y|^2 = |x|^2 + |y|^2 - 2xy, which loses digits where they are small; in float64, only which points are
+    the nearest comes from it, and how near they are from the differences.
     """
-    n = len(points)
+    n, d = points.shape
     half = np.einsum("nd,nd->n", points, points) / 2
     against = np.column_stack([points, -half])
 
-    def of(part: slice) -> np.ndarray:
+    def of_block(part: slice) -> np.ndarray:
         some = rows[part]
-        shape = len(some), n
-        nearness = threads.workspace("nearness", shape, points.dtype.type)  # half of |x|^2 - |x - y|^2
+        nearness = threads.workspace("nearness", (len(some), n), points.dtype.type)  # half of |x|^2 - |x - y|^2
         np.matmul(np.column_stack([points[some], np.ones(len(some), points.dtype)]), against.T, out=nearness)
         nearness[np.arange(len(some)), some] = -np.inf
-        return np.maximum(2 * (half[some, None] - _largest(nearness, k)), 0)
+        if points.dtype == np.float32:
+            return np.maximum(2 * (half[some, None] - _largest(nearness, k)), 0)
+        nearest = np.argpartition(nearness, n - k, axis=1)[:, n - k :]
+        return np.square(points[some, None] - points[nearest]).sum(axis=2)
 
-    return np.concatenate([np.empty((0, k), points.dtype), *threads.map(of, slices(len(rows), ROWS), "neighbours")])
+    values = n if points.dtype == np.float32 else 4 * (n + k * d)
+    blocks = slices(len(rows), int(np.clip(PRODUCTS // values, 1, ROWS)))
+    return np.concatenate(threads.map(of_block, blocks, "neighbours"))
 
 
 def _largest(values: np.ndarray, k: int) -> np.ndarray:

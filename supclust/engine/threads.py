@@ -30,8 +30,7 @@ def map(function: Callable[[Any], Any], pieces: Iterable[Any], desc: str | None 
     desc: of a progress bar with the time left. An exception, Ctrl-C included, stops the map after the running pieces.
     """
     pieces, outer = list(pieces), getattr(_inside, "stop", None)
-    stop = outer or threading.Event()
-    workers = 1 if outer else min(count(), len(pieces))
+    stop, workers = outer or threading.Event(), min(available(), len(pieces))
 
     def run(piece: Any) -> Any:
         with _piece(stop):
@@ -107,9 +106,24 @@ def count() -> int:
     return min(cores, max(1, int(asked))) if asked.isdecimal() else cores
 
 
+def available() -> int:
+    """Threads for what is computed here: one inside a piece of a map and in `alone`, else `count`."""
+    return 1 if getattr(_inside, "stop", None) else count()
+
+
 def workspace(name: str, shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
     """An array of that shape to write into; a thread gets the same memory for the same name, because fresh memory is slow."""
     held, key, size = vars(_inside).setdefault("workspaces", {}), (name, dtype), math.prod(shape)
     if key not in held or held[key].size < size:
         held[key] = np.empty(size, dtype=dtype)
     return held[key][:size].reshape(shape)
+
+
+def _forget_threads() -> None:
+    """In the child of a fork, which has none of its parent's threads."""
+    global _inside, _lock, _blocks
+    _inside, _lock, _blocks = threading.local(), threading.Lock(), 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)

@@ -18,7 +18,8 @@ from typing import Any, TypeGuard
 from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont
 
-from supclust import images, kept
+from supclust import kept
+from supclust.images import files as images
 
 HERE = Path(__file__).parent  # its templates
 

@@ -20,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from supclust import features, kept, profiles, simclr
-from supclust.images import ImageFiles
+from supclust.images.files import ImageFiles
 from supclust.profiles import SimCLR
 from supclust.simclr import Encoder
 from supclust.train import planning

@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from supclust import __version__, images, kept, method, strategies
+from supclust import __version__, kept, method, strategies
 from supclust.engine import geometry
-from supclust.images import MARKER
+from supclust.images import files as images
+from supclust.images.files import MARKER
 from supclust.label import annotations, contact_sheet, sources
 from supclust.label.annotations import Labels
 from supclust.label.contact_sheet import Card, Sheet, Tile

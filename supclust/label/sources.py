@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from supclust import images
-from supclust.images import MARKER, Skipped
+from supclust.images import files as images
+from supclust.images.files import MARKER, Skipped
 from supclust.label import embeddings
 from supclust.label.embeddings import Embeddings
 

@@ -6,7 +6,7 @@ import logging
 
 import numpy as np
 
-from supclust.engine import threads
+from supclust.engine import neighbours, threads
 
 log = logging.getLogger(__name__)
 
@@ -18,21 +18,32 @@ CHECKED = 200  # points that the recall is measured on
 def mean_distances(points: np.ndarray, n_neighbors: int, squared: bool = False) -> np.ndarray:
     """The mean distance (n,) from each of points (n, d) to K others that are near, where `engine.neighbours` has the K nearest.
 
-    An inverted file (Jegou, Douze & Schmid, 2011) in faiss. The recall, the share of the K nearest that were found, is measured on
-    200 of the points and logged; in shards, by the worker.
+    An inverted file (Jegou, Douze & Schmid, 2011) in faiss. Points whose cells hold fewer than K others are compared with all,
+    and where K is more than an eighth of the points that are looked at, all are. The recall, the share of the K nearest that
+    were found, is measured on 200 of the points and logged; in shards, by the worker.
     """
     import faiss
 
     n, d = points.shape
     k = max(1, min(n_neighbors, n // 2))
-    faiss.omp_set_num_threads(threads.count())
-    index = faiss.index_factory(d, f"IVF{max(1, n // CELL)},Flat")
-    index.cp.niter, index.nprobe = 5, PROBED
-    index.train(points)
-    index.add(points)
-    squares = _others(*index.search(points, k + 1), np.arange(n))
-    rows = np.random.default_rng(0).choice(n, min(CHECKED, n), replace=False)
-    exact = _others(*faiss.knn(points[rows], points, k + 1), rows)
+    if 8 * k > CELL * PROBED:
+        return neighbours.mean_distances(points, n_neighbors, squared)
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(threads.available())
+    try:
+        index = faiss.index_factory(d, f"IVF{max(1, n // CELL)},Flat")
+        index.cp.niter, index.nprobe = 5, PROBED
+        index.train(points)
+        index.add(points)
+        squares, found = index.search(points, k + 1)
+        few = np.flatnonzero(found[:, -1] < 0)
+        if len(few):
+            squares[few], found[few] = faiss.knn(points[few], points, k + 1)
+        squares = _others(squares, found, np.arange(n))
+        rows = np.random.default_rng(0).choice(n, min(CHECKED, n), replace=False)
+        exact = _others(*faiss.knn(points[rows], points, k + 1), rows)
+    finally:
+        faiss.omp_set_num_threads(before)
     recall = float((squares[rows] <= exact.max(axis=1, keepdims=True) * (1 + 1e-4)).mean())
     log.info("approximate neighbours of %d points: recall %.2f", n, recall)
     return (squares if squared else np.sqrt(squares)).mean(axis=1, dtype=float)

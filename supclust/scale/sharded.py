@@ -101,7 +101,7 @@ class Shards(geometry.Points):
         return self._flow(iter(futures), len(futures), len(futures), desc)
 
     def _flow(self, futures: Iterator[Future], total: int, at_once: int, desc: str | None) -> list[Any]:
-        """Results of futures in their order, of which so many at once are submitted; an error or Ctrl-C cancels them."""
+        """Results of the futures in their order; at most at_once are submitted ahead. An error or Ctrl-C cancels them."""
         from distributed import as_completed
 
         started = list(itertools.islice(futures, at_once))
@@ -150,7 +150,7 @@ def _rows_of(array: Any) -> list[Any]:
 
 
 def _joint_shape(shapes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Of all shards together; ValueError if they are not of one width."""
+    """Shape (n, d) of all shards together; ValueError unless they have one width."""
     width = shapes[0][1]
     for number, (_, d) in enumerate(shapes):
         if d != width:

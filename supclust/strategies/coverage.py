@@ -72,7 +72,7 @@ def _largest(scores: np.ndarray, tie_breakers: np.ndarray) -> int:
 
 
 def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Between the rows of a (m, d) and those of b, or the one that b is, from differences in float64."""
+    """Squared distances (m,) between the rows of a (m, d) and b, (m, d) or (d,), from differences in float64."""
     difference = a - b.astype(float)
     return np.einsum("nd,nd->n", difference, difference)
 

@@ -1,4 +1,4 @@
-"""What trains encoders beyond one process: several processes under torchrun, and the files that ship with the package.
+"""What training needs besides `simclr`: hardware settings, checkpoints, compiled steps, processes, the FSL network, shipping.
 
-`simclr.train` and the commands `supclust train` and `supclust ship` come in here.
+`simclr`, `active` and the commands `supclust train` and `supclust ship` come in here.
 """

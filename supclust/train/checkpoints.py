@@ -23,13 +23,13 @@ def resume(
         if damaged := zipfile.ZipFile(file).testzip():
             raise ValueError(f"the checksum of {damaged} differs")
         saved = torch.load(file, map_location="cpu", weights_only=True)
+        theirs, step, history = saved["made_from"], saved["step"], saved["history"]
     except Exception as error:  # a damaged archive fails in whatever part of it is read first
         raise ValueError(f"the checkpoint {file} cannot be read ({error}); remove it to train anew") from error
-    theirs = saved["made_from"]
     changed = [key for key in {**made_from, **theirs} if theirs.get(key) != made_from.get(key)]
     said = [PHRASES.get(key, f"{key} is {theirs.get(key)!r} there and {made_from.get(key)!r} here") for key in changed]
     if said:
         raise ValueError(f"the checkpoint {file} is of another training: {'; '.join(said)}. Remove it or train in another folder")
     model.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
-    return saved["step"], saved["seconds"], saved["losses"].to(device), saved["history"]
+    return step, saved["seconds"], saved["losses"].to(device), history

@@ -34,7 +34,7 @@ def autocast(device: torch.device, config: SimCLR | FSL, side: int) -> AbstractC
 def conditions(width: int, side: int) -> Iterator[None]:
     """Convolutions repeat exactly on GPUs, and networks as small as the digits' run in one thread.
 
-    There a second thread saves a third of the time on idle cores, but steps take five times as long where its core is busy.
+    On idle cores a second thread would save a third of the time of such a network; on a busy core it makes it five times slower.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if width * side <= 256 else threads)

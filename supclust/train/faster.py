@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from supclust import simclr
-from supclust.images import ImageFiles
+from supclust.images.files import ImageFiles
 from supclust.train import distributed
 
 
