@@ -365,7 +365,7 @@ def _draw_claim(ax: Axes, rows: pd.DataFrame) -> None:
     rows = rows.assign(y=groups.ngroup() + 0.7 * ((groups.cumcount() + 0.5) / groups["row"].transform("size") - 0.5))
     for verdict, (color, marker) in VERDICTS.items():
         part = rows[rows["verdict"] == verdict]
-        ax.hlines("y", "low", "high", data=part[np.isfinite(part["low"])], color=color, linewidth=1.2)
+        ax.hlines("y", "low", "high", data=part[np.isfinite(part["low"])], color=color, linewidth=1.2, label="_")
         ax.scatter("mean", "y", data=part, s=12 if len(rows) > 12 else 36, color=color, marker=marker, zorder=3, label=verdict)
     ax.axvline(0, color="0.3", linewidth=1)
     ax.set(xlim=ax.get_xlim(), ylim=(len(names) - 0.4, -0.6))

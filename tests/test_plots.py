@@ -125,6 +125,8 @@ def test_a_strategy_that_a_panel_lacks_is_not_drawn_there_and_the_control_is_cal
 def test_comparisons_without_data_have_no_place_in_the_forest():
     assert [label.get_text() for label in FIGURES["forest of one claim"]().axes[0].get_yticklabels()] == ["a", "b"]
     assert plots.forest(COMPARISONS[COMPARISONS["verdict"] == "no data"], "title").axes == []
+    named = {text.get_text() for text in FIGURES["forest of one claim"]().legends[0].get_texts()}
+    assert named <= {*plots.VERDICTS, "where the claim puts it"}
     plt.close("all")
 
 
