@@ -25,7 +25,7 @@ FRAMEWORKS = ("ssl", "fsl")
 
 @dataclass(frozen=True)
 class Round:
-    """What one round came to. Accuracies are of the test set, from 0 to 1."""
+    """The result of one round. Accuracies are of the test set, from 0 to 1."""
 
     labels: int  # there are now
     accuracy: float
@@ -37,7 +37,7 @@ class Round:
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What strategies ask a trained model about a pool of n points: the `model` of a Pool."""
+    """A trained model's outputs on a pool of n points, for strategies that need a model: the `model` of a Pool."""
 
     head: LinearHead
     embed: Callable[[], np.ndarray]  # the pool's points (n, d) that the head takes; called once, when they are first asked for
@@ -45,7 +45,7 @@ class Outputs:
 
     @cached_property
     def points(self) -> np.ndarray:
-        """What the head takes, (n, d)."""
+        """The inputs of the head, (n, d)."""
         return self.embed()
 
     @property

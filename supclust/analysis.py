@@ -34,14 +34,14 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
 
 
 def units(measure: str) -> int:
-    """What a measure is multiplied by for a reader: 100 for accuracies, 1 for classes. Raises ValueError for an unknown measure."""
+    """The factor that a measure is shown with: 100 for accuracies, 1 for classes. Raises ValueError for an unknown measure."""
     if measure not in SCALE:
         raise ValueError(f"unknown measure {measure!r}; known: {', '.join(SCALE)}")
     return SCALE[measure]
 
 
 def panel_title(dataset: str, framework: str, budget: str) -> str:
-    """How a reader names a panel; an empty framework is left out."""
+    """The name of a panel for readers; an empty framework is left out."""
     return ", ".join(filter(None, [profiles.TITLES.get(dataset, dataset), framework.upper(), budget]))
 
 
@@ -83,7 +83,7 @@ def seed_differences(first: pd.Series, second: pd.Series) -> pd.Series:
 
 
 def compare(table: pd.DataFrame, first: str, second: str, measure: str = "accuracy") -> pd.DataFrame:
-    """How much better the first strategy is than the second, in points (or classes) averaged over the rounds, paired by seed.
+    """Lead of the first strategy over the second, in points (or classes) averaged over the rounds, paired by seed.
 
     A row for each panel with a common seed: mean, low, high (95 %), seeds, verdict. ValueError for an unknown strategy or measure.
     """
@@ -100,7 +100,7 @@ def compare(table: pd.DataFrame, first: str, second: str, measure: str = "accura
 
 
 def win_matrix(table: pd.DataFrame, strategies: Sequence[str], measure: str = "accuracy") -> pd.DataFrame:
-    """How often each strategy (row) is significantly better than each other (column), as in Ash et al., 2020 (BADGE, section 4).
+    """Share of cells in which each strategy (row) significantly beats each other (column) (Ash et al., 2020: BADGE, section 4).
 
     Entry (a, b) is the share of the cells (dataset, framework, budget, round) in which the mean of a - b over their common seeds is
     above zero by a two-sided paired t-test at 95 %. Cells without two such seeds do not count; NaN where none counts.

@@ -32,7 +32,7 @@ MARKERS = ["<!-- claims:begin -->", "<!-- claims:end -->"]
 
 @dataclass(frozen=True, eq=False)
 class Claim:
-    """What the paper says, how it is read here, and the comparisons that judge it."""
+    """A claim of the paper, its reading here, and the comparisons that judge it."""
 
     number: int
     title: str
@@ -59,7 +59,7 @@ class Claim:
         return CONTRADICTED if (found == CONTRADICTED).agg("any" if self.universal else "all") else INCONCLUSIVE
 
     def count(self, verdict: str) -> int:
-        """How many of the comparisons that count have that verdict."""
+        """Number of the comparisons that count and have that verdict."""
         return int((self.comparisons["counts"] & (self.comparisons["verdict"] == verdict)).sum())
 
 

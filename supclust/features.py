@@ -51,7 +51,7 @@ class Features:
         object.__setattr__(self, "checksum", self.checksum or kept.checksum(self.arrays()))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What a file holds: float32, and labels, where they are known, in the smallest unsigned type that holds them."""
+        """The arrays of a file: features in float32, and known labels in the smallest unsigned type that holds them."""
         labels = {name: values for name in ARRAYS[2:] if (values := getattr(self, name)) is not None}
         labels = {name: values.astype(np.min_scalar_type(values.max(initial=0))) for name, values in labels.items()}
         return {"train": self.train.astype(np.float32), "test": self.test.astype(np.float32)} | labels
@@ -141,7 +141,7 @@ def obtain(
 
 
 def find(profile: Profile, dataset: str, seed: int = 0) -> Features | None:
-    """What `obtain` returns where it need not train; None where it would have to, damaged files of its own included (logged)."""
+    """The features that `obtain` need not train for, else None. A damaged file that can be made anew is logged, and ignored."""
     path, made_by = _source(profile, dataset, seed)
     if not path.exists():
         return None
@@ -169,7 +169,7 @@ def seeded(profile: Profile, dataset: str) -> bool:
 
 
 def folder(name: str, dataset: str, seed: int = 0) -> Path:
-    """Where the encoder and the features of a data set's pool are kept; name: of the profile or recipe."""
+    """The folder of a data set's encoder and features; name: of the profile or recipe."""
     dataset, encoder = split_encoder(dataset)
     draw = f"-seed{seed}" if dataset in SEEDED else ""
     return kept.artefacts(name) / f"{datasets.identity(dataset)}{'@' * bool(encoder)}{encoder}{draw}"

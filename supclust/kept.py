@@ -55,7 +55,7 @@ def reports(profile: str) -> Path:
 
 
 def reports_to_read(profile: str) -> list[Path]:
-    """Where a kept file may be: among one's own reports, and among those that come with the repository."""
+    """Folders that may hold a kept file: one's own reports, then those that come with the repository."""
     return list(dict.fromkeys((reports(profile), REPOSITORY / "reports" / profile)))
 
 
@@ -168,7 +168,7 @@ def write(path: Path, value: Any, made_from: Any) -> None:
 
 
 def load(path: Path) -> tuple[Any, Any]:
-    """What `write` wrote: the value, and what it was made from.
+    """Read a file of `write`: the value, and what it was made from.
 
     Raises FileNotFoundError, and ValueError naming the file if it is truncated, unreadable, or changed by a single bit.
     """

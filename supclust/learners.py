@@ -34,7 +34,7 @@ class LinearHead:
     def dropout_log_probabilities(
         self, points: np.ndarray, rng: np.random.Generator, passes: int = DROPOUT_PASSES
     ) -> Iterator[np.ndarray]:
-        """The same from forward passes in which each entry of points is dropped with probability DROPOUT, the rest scaled up.
+        """Log-probabilities (n, C) of forward passes, one by one; each drops entries with probability DROPOUT and scales the rest.
 
         Dropout stands before the last layer only (Gal et al. 2017), so what comes before it is computed once.
         """

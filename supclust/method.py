@@ -44,7 +44,7 @@ def default_temperature(centers: ArrayLike, relative: float = 0.1) -> float:
 
 
 def cluster_weights(centers: ArrayLike, temperature: float) -> np.ndarray:
-    """How much each other cluster counts: w_ij = softmax over j != i of -||c_i - c_j|| / T (Eq. 2).
+    """Weights of the other clusters: w_ij = softmax over j != i of -||c_i - c_j|| / T (Eq. 2).
 
     centers (K, d); temperature T > 0 in units of distance: towards 0 only the nearest other centre counts, at infinity all alike.
     Returns (K, K) float64 with a zero diagonal and rows that sum to 1; for one centre alone [[0.]]. ValueError unless T > 0.
@@ -126,7 +126,7 @@ def select(
 
 @dataclass(frozen=True)
 class Details:
-    """What a query rests on: assignments (n,), centers (K_c, d) of the normalised features, typicality (n,), sup (n,)."""
+    """The basis of a query: assignments (n,), centers (K_c, d) of the normalised features, typicality (n,), sup (n,)."""
 
     assignments: np.ndarray
     centers: np.ndarray

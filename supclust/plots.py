@@ -142,7 +142,7 @@ class Maps:
     places: Mapping[str, np.ndarray]
 
     def place(self, features: np.ndarray, points: np.ndarray, method: str = "UMAP") -> np.ndarray:
-        """Where points (B,) of the features (n, d), or the nearest ones that are drawn, lie on a map: (B, 2)."""
+        """Places (B, 2) on a map of points (B,) of the features (n, d), or of the nearest ones that are drawn."""
         drawn, wanted = (geometry.normalise(features[some]) for some in (self.indices, points))
         return self.places[method][pairwise_distances_argmin(wanted, drawn)]
 
@@ -283,7 +283,7 @@ def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title
 def class_coverage(
     table: pd.DataFrame, strategies: Sequence[str], title: str, n_classes: Mapping[str, int] | None = None
 ) -> Figure:
-    """How many classes have a label, against labels, with 95 % intervals over seeds; dashed: all of a data set's n_classes."""
+    """Number of classes with a label, against labels, with 95 % intervals over seeds; dashed: all of a data set's n_classes."""
     figure, panels = _panels(table, strategies, "classes", heights=(3.6,))
     for (dataset, *_), ((ax,), values) in panels.items():
         _draw_lines(ax, values)
@@ -381,7 +381,7 @@ def _draw_claim(ax: Axes, rows: pd.DataFrame) -> None:
 
 
 def sensitivity(table: pd.DataFrame, defaults: Mapping[str, Any], rival: pd.DataFrame, title: str) -> Figure:
-    """What each setting does: points of accuracy against its default (marked), with 95 % intervals, a panel for each setting.
+    """The effect of each setting: points of accuracy against its default (marked), with 95 % intervals, a panel for each setting.
 
     table: as sensitivity.differences gives it. rival: rows with dataset, strategy, and the mean by which the one in the column
     rival is ahead of that strategy's default, a line for settings to reach.
@@ -408,7 +408,7 @@ def sensitivity(table: pd.DataFrame, defaults: Mapping[str, Any], rival: pd.Data
 
 
 def encoders(table: pd.DataFrame, title: str) -> Figure:
-    """What better features change: a paired difference in points against the encoder's 20-NN accuracy, a line per comparison."""
+    """The effect of better features: a paired difference in points against the encoder's 20-NN accuracy, a line per comparison."""
     figure, ax = plt.subplots(figsize=(7.5, 4), layout="constrained")
     ax.axhline(0, color="0.6", linewidth=1)
     for i, (comparison, rows) in enumerate(table.sort_values("knn", kind="stable").groupby("comparison", sort=False)):

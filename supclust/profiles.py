@@ -19,7 +19,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 @dataclass(frozen=True)
 class _Training:
-    """What SimCLR and FSL have in common."""
+    """The settings that SimCLR and FSL share."""
 
     network: str = "resnet18"  # or resnet34
     width: int = 64  # channels of the first stage; features have 8 * width dimensions
@@ -35,7 +35,7 @@ class _Training:
 
 @dataclass(frozen=True)
 class SimCLR(_Training):
-    """How the encoder is trained. The defaults are the paper's recipe (section 4, and the TypiClust code it builds on)."""
+    """Settings of the encoder's training. The defaults are the paper's recipe (section 4, and the TypiClust code it builds on)."""
 
     epochs: int = 500
     small_epochs: int = 0  # the first of them, which train on smaller views: progressive resolution
@@ -56,7 +56,7 @@ class SimCLR(_Training):
 
 @dataclass(frozen=True)
 class FSL(_Training):
-    """How the networks of the fully supervised framework are trained, from scratch in each round (paper, section 4)."""
+    """Settings of the fully supervised framework's networks, trained from scratch in each round (paper, section 4)."""
 
     epochs: int = 200
     batch_size: int = 100  # fewer labels are repeated to fill it
@@ -80,7 +80,7 @@ class Supervised:
 
 @dataclass(frozen=True)
 class Profile:
-    """What one size of the whole reproduction computes."""
+    """One size of the whole reproduction."""
 
     name: str
     datasets: tuple[str, ...]  # of the self-supervised framework, as are seeds and budgets

@@ -44,7 +44,7 @@ def _table(profile: Profile, name: str, **part: Any) -> pd.DataFrame:
 
 
 def differences(table: pd.DataFrame) -> pd.DataFrame:
-    """What each value of a setting gains on the default, in points, as plots.sensitivity takes it."""
+    """Gains of each value of a setting on the default, in points, for plots.sensitivity."""
     rows = [
         analysis.compare(table, name, STUDY[setting][0]).assign(setting=setting, strategy=STUDY[setting][0], value=value)
         for setting, names in NAMES.items()
@@ -54,7 +54,7 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_encoder(table: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
-    """What SUPClust gains on the others with each encoder, in points, as plots.encoders takes it."""
+    """Gains of SUPClust on the others with each encoder, in points, for plots.encoders."""
     rows = {f"SUPClust − {strategies.LABELS[one]}": analysis.compare(table, "supclust", one) for one in ENCODER_STRATEGIES[1:]}
     return pd.concat(rows, names=["comparison"]).reset_index("comparison").merge(quality, left_on="dataset", right_on="encoder")
 

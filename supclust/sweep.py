@@ -1,4 +1,4 @@
-"""Many active-learning runs: one record each, kept as it is finished, so that a sweep that was stopped goes on where it was.
+"""Many active-learning runs: each leaves a record as it finishes, so a stopped sweep resumes where it stopped.
 
 No backend of joblib is named: under `joblib.parallel_config(backend="dask")` the same call runs on a cluster with a shared folder.
 """
@@ -188,7 +188,7 @@ def _run_task(profile: Profile, sources: dict[Key, tuple[str, dict]], folder: Pa
 
 
 def _prepare(profile: Profile, key: Key) -> tuple[features.Features, Pool, active.Fit | None]:
-    """What the runs of a task have in common."""
+    """Features, pool and framework, which the runs of a task share."""
     data = features.obtain(profile, key.dataset, key.seed)
     pool = Pool(data.train, seed=key.seed, labels=data.train_labels)
     if key.framework == "ssl":
@@ -204,7 +204,7 @@ def _prepare(profile: Profile, key: Key) -> tuple[features.Features, Pool, activ
 
 
 def records_folder(profile: Profile) -> Path:
-    """Where a profile's records are kept."""
+    """The folder of a profile's records."""
     return kept.reports(profile.name) / "records"
 
 
@@ -265,7 +265,7 @@ def kept_rows(profile: Profile, wanted: Sequence[Key], name: str = "curves") -> 
 
 
 def _sources(profile: Profile, wanted: Sequence[Key], obtain: Callable[..., Any]) -> dict[Key, tuple[str, dict[str, Any]]]:
-    """What each run must have been made from, under its name in a table: data set, framework, and seed where encoders differ.
+    """Sources of each run, under their name in a table: data set, framework, and seed where encoders differ.
 
     obtain: features.obtain, or features.find, which trains nothing; the checksum of features that are not found is left out.
     """

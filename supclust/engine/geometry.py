@@ -84,7 +84,7 @@ def canonical_order(points: np.ndarray) -> np.ndarray:
 
 
 def along_direction(points: np.ndarray) -> np.ndarray:
-    """Where points (m, d) lie along the direction of the canonical order, (m,)."""
+    """Coordinates (m,) of points (m, d) along the direction of the canonical order."""
     return points.astype(float) @ np.random.default_rng(DIRECTION).standard_normal(points.shape[1])
 
 

@@ -107,7 +107,7 @@ def check_names(names: list[str] | tuple[str, ...]) -> None:
 
 
 def parse(strategy: str) -> tuple[str, dict[str, Any]]:
-    """What `supclust:top_fraction=0.05,n_neighbors=10` names: a strategy, and settings that differ from the default.
+    """Read `supclust:top_fraction=0.05,n_neighbors=10`: the strategy, and the settings that differ from the default.
 
     Raises ValueError for an unknown strategy or setting.
     """

@@ -92,7 +92,7 @@ def _model(pool: Pool) -> Model:
 
 
 def _most_uncertain(pool: Pool, uncertainty: np.ndarray, budget: int, rng: np.random.Generator) -> np.ndarray:
-    """Of the points that may be queried, those of largest uncertainty (n,), the largest first; points that tie, in random order."""
+    """The queryable points of largest uncertainty (n,), the largest first; points that tie come in random order."""
     if len(uncertainty) != len(pool.features):
         raise ValueError(f"the model answers for {len(uncertainty)} points, and the pool has {len(pool.features)}")
     free = pool.queryable

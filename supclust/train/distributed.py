@@ -47,7 +47,7 @@ def mean(value: Tensor) -> Tensor:
 
 
 def first_decides(decision: bool, device: torch.device) -> bool:
-    """What the first process decided, in all of them."""
+    """The first process's decision, in all processes."""
     flag = torch.tensor(float(decision), device=device)
     dist.broadcast(flag, src=0)
     return bool(flag)

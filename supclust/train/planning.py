@@ -16,7 +16,7 @@ from supclust.train import cpu
 def seconds_per_image(
     images: simclr.Images, config: SimCLR, side: int, start: simclr.Encoder | None = None, batch_size: int = 64
 ) -> float:
-    """What `simclr.train` takes here for an image of a step on views of side pixels, without torch.compile."""
+    """Seconds that `simclr.train` takes here for an image of a step on views of side pixels, without torch.compile."""
     n, device, seconds = min(batch_size, config.batch_size, len(images)), simclr.default_device(), []
     still = dataclasses.replace(config, side=side, small_epochs=0, learning_rate=0.0)
     _, _, fit = simclr.make_step(still, device, start, compiled=False)
