@@ -11,6 +11,7 @@ import pytest
 
 from supclust import features, kept, profiles
 from supclust.report import provenance, reproduce
+from supclust.train import shipping
 from tests import notebook_samples as samples
 from tests.conftest import make_features
 from tests.notebook_samples import make
@@ -344,7 +345,7 @@ def test_feature_checksums_are_read_from_the_files(tmp_path, monkeypatch, caplog
     monkeypatch.setenv("SUPCLUST_OUT", str(tmp_path))
     monkeypatch.setattr(kept, "SHIPPED", tmp_path)
     assert provenance.feature_checksums(profiles.get("laptop")) == {"cifar10": None}
-    stored = features.save(tmp_path / "cifar10-features.safetensors", make_features(), "uint8")
+    stored = shipping.save_encoded(tmp_path / "cifar10-features.safetensors", make_features(), "uint8")
     assert provenance.feature_checksums(profiles.get("laptop")) == {"cifar10": stored.checksum}
     trained = tmp_path / "artefacts" / "paper"
     drawn = features.save(trained / "cifar10-lt50-seed3" / "features.safetensors", make_features())

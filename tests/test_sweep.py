@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from supclust import active, datasets, features, kept, profiles, strategies, sweep
+from supclust import active, datasets, features, kept, profiles, simclr, strategies, sweep
 from supclust.features import Features
 from supclust.profiles import FSL, Supervised
 from tests.conftest import make_features
@@ -353,7 +353,7 @@ def test_features_are_made_before_the_processes_start_and_only_those_of_the_shar
 
 
 def test_writing_a_table_trains_nothing(workplace, monkeypatch):
-    monkeypatch.setattr(features.simclr, "train", lambda *_, **__: pytest.fail("trains"))
+    monkeypatch.setattr(simclr, "train", lambda *_, **__: pytest.fail("trains"))
     sweep.write_table(PROFILE)
     other = profiles.replace(PROFILE, simclr=profiles.replace(PROFILE.simclr, epochs=99))  # the file there is not of this one
     sweep.write_table(other)
