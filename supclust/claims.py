@@ -137,8 +137,7 @@ def evidence(profile: Profile, *, recompute: bool = False, jobs: int = -1) -> pd
     Data sets whose features have changed are measured anew, with recompute=True all; where the features are not there, the kept
     rows are taken.
     """
-    stored = (kept.read(folder / "evidence.csv") for folder in kept.reports_to_read(profile.name))
-    rows, made_from = next(filter(None, stored), (pd.DataFrame(columns=EVIDENCE), {}))
+    rows, made_from = next(kept.read_all(profile.name, "evidence.csv"), (pd.DataFrame(columns=EVIDENCE), {}))
     for name in profile.datasets:
         draws = range(profile.seeds if features.seeded(profile, name) else 1)
         if not all(found := [features.find(profile, name, seed) for seed in draws]):

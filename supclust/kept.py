@@ -49,6 +49,18 @@ def folders() -> dict[str, str]:
     return {"SUPCLUST_DATA": str(data()), "SUPCLUST_OUT": str(out())}
 
 
+@contextmanager
+def environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables until the block ends, for this process and those that it starts."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
 def reports(profile: str) -> Path:
     """Executed notebooks, HTML pages, records, tables and provenance.json of a profile."""
     return out() / "reports" / profile
@@ -134,11 +146,16 @@ def read_or_make(profile: str, name: str, made_from: Any, make: Callable[[], Any
 
     name: of a file in the profile's reports, see `write`. made_from: anything JSON can hold. recompute=True makes it in any case.
     """
-    for folder in () if recompute else reports_to_read(profile):
-        if (found := read(folder / name)) and found[1] == made_from:
-            return found[0]
+    for value, source in () if recompute else read_all(profile, name):
+        if source == made_from:
+            return value
     write(reports(profile) / name, make(), made_from)
     return load(reports(profile) / name)[0]
+
+
+def read_all(profile: str, name: str) -> Iterator[tuple[Any, Any]]:
+    """What the readable files of that name hold: the one among one's own reports, then the one of the repository."""
+    return filter(None, (read(folder / name) for folder in reports_to_read(profile)))
 
 
 def read(path: Path) -> tuple[Any, Any] | None:

@@ -159,11 +159,17 @@ def replace(config: Any, **changes: Any) -> Any:
     for key, value in changes.items():
         if key not in hints:
             raise ValueError(f"unknown key {key!r} of {type(config).__name__}; known: {', '.join(hints)}")
-        kind = {float: int | float, tuple[str, ...]: tuple}.get(hints[key], hints[key])
-        values = value if kind is tuple and isinstance(value, tuple) else ()
-        if not isinstance(value, kind) or not all(isinstance(one, str) for one in values) or type(value) is bool is not kind:
+        if not _fits(value, hints[key]):
             raise TypeError(f"{type(config).__name__}.{key} must be {hints[key]}, not {value!r}")
     return dataclasses.replace(config, **changes)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if hint == tuple[str, ...]:
+        return isinstance(value, tuple) and all(isinstance(one, str) for one in value)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, int | float if hint is float else hint)
 
 
 def parsed(config: Any, texts: Mapping[str, str], **changes: Any) -> Any:

@@ -62,8 +62,8 @@ def by_encoder(table: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
 def encoder_quality(profile: Profile) -> pd.DataFrame:
     """20-NN accuracy and purity of each encoder's features; quality.csv keeps them, also where features cannot be obtained."""
     made_from = {"experiment": sweep.EXPERIMENT["ssl"]}
-    files = filter(None, (kept.read(folder / "quality.csv") for folder in reversed(kept.reports_to_read(profile.name))))
-    known = {row["encoder"]: row for table, source in files if source == made_from for row in table.to_dict("records")}
+    files = [table for table, source in kept.read_all(profile.name, "quality.csv") if source == made_from]
+    known = {row["encoder"]: row for table in reversed(files) for row in table.to_dict("records")}
     for encoder in (one for one in profile.encoders if features.obtainable(profile, one)):
         data = features.obtain(profile, encoder)
         if encoder not in known or known[encoder]["features"] != data.checksum:

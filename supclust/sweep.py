@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-import os
 import threading
 import time
 import traceback
@@ -155,14 +154,8 @@ def _run_missing(profile: Profile, wanted: Sequence[Key], folder: Path, jobs: in
 @contextmanager
 def alone(folders: dict[str, str]) -> Iterator[None]:
     """One thread and the caller's folders. Both are settings of the process, so its tasks take turns: a Dask worker has several."""
-    with TURN, threadpool_limits(1), threads.alone():  # PyTorch, too, keeps to the limit of OpenMP
-        before = {name: os.environ.get(name) for name in folders}
-        os.environ.update(folders)
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
+    with TURN, threadpool_limits(1), threads.alone(), kept.environment(folders):  # PyTorch keeps to the limit, too
+        yield
 
 
 def _run_task(profile: Profile, sources: dict[Key, tuple[str, dict]], folder: Path, folders: dict[str, str]) -> None:
@@ -258,7 +251,7 @@ def kept_rows(profile: Profile, wanted: Sequence[Key], name: str = "curves") -> 
     Where features are not found, rows of whatever features will do.
     """
     best, sources = (pd.DataFrame(columns=COLUMNS), {}), _sources(profile, wanted, features.find)
-    for rows, known in filter(None, (kept.read(folder / f"{name}.csv") for folder in kept.reports_to_read(profile.name))):
+    for rows, known in kept.read_all(profile.name, f"{name}.csv"):
         same = [key for key, (one, source) in sources.items() if source.items() <= (known.get(one) or {}).items()]
         best = max(best, (_rows_of(same, rows), known), key=lambda found: len(found[0]))
     return best

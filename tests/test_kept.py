@@ -75,3 +75,14 @@ def test_an_installed_package_writes_into_the_working_folder(tmp_path, monkeypat
 
 def test_the_features_that_ship_are_there():
     assert kept.shipped_features("cifar10").is_file()
+
+
+def test_an_environment_holds_for_a_block_and_is_put_back_after_an_error_too(monkeypatch, tmp_path):
+    monkeypatch.delenv("SUPCLUST_DATA", raising=False)
+    monkeypatch.setenv("SUPCLUST_OUT", str(tmp_path / "here"))
+    before = kept.folders()
+    with pytest.raises(ZeroDivisionError), kept.environment({"SUPCLUST_DATA": str(tmp_path / "a"), "SUPCLUST_OUT": str(tmp_path)}):
+        assert (kept.data(), kept.out()) == (tmp_path / "a", tmp_path)
+        1 / 0  # noqa: B018
+    assert kept.folders() == before
+    assert "SUPCLUST_DATA" not in os.environ

@@ -49,9 +49,8 @@ def table(name: str, measured: Callable[[], pd.DataFrame], measure: bool = False
     """
     if measure:
         kept.write(kept.reports("laptop") / f"{name}.csv", measured().round(4), speed.machine())
-    for folder in kept.reports_to_read("laptop"):
-        if (found := kept.read(folder / f"{name}.csv")) is not None:
-            return found
+    if found := next(kept.read_all("laptop", f"{name}.csv"), None):
+        return found
     raise FileNotFoundError(f"there is no table {name}.csv in reports/laptop; with measure = True it is made")
 
 

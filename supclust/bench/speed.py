@@ -31,9 +31,8 @@ def load_or_measure(profile: Profile, measure: bool = False) -> tuple[pd.DataFra
 
     The laptop profile measures the paper's network, of which its encoder is one; minutes on CPUs.
     """
-    for folder in () if measure else kept.reports_to_read(profile.name):
-        if (found := kept.read(folder / "speed.csv")) is not None:
-            return found[0].set_index("way"), found[1]
+    for table, measured_on in () if measure else kept.read_all(profile.name, "speed.csv"):
+        return table.set_index("way"), measured_on
     config = profile.simclr if profile.name == "quick" else profiles.recipe("paper", "cifar10")
     images = np.random.default_rng(0).integers(0, 256, (3 * config.batch_size, 3, config.side, config.side), dtype=np.uint8)
     table = training(images, config, (config.side, config.side * 3 // 4, config.side // 2)).round(4)

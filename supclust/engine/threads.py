@@ -101,9 +101,13 @@ def _controller() -> ThreadpoolController:
 
 def count() -> int:
     """Threads that `map` uses: the cores of this process, or OMP_NUM_THREADS if that is fewer."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    return min(cores, max(1, int(asked))) if asked.isdecimal() else cores
+    return min(cores(), max(1, int(asked))) if asked.isdecimal() else cores()
+
+
+def cores() -> int:
+    """The cores of this process; a container or a batch system may lend fewer than the machine has, which macOS cannot tell."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available() -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from supclust import kept
+from supclust.engine import threads
 from supclust.profiles import Profile
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def _hardware() -> dict[str, Any]:
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_model(),
-        "cores": _cores(),
+        "cores": threads.cores(),
         "memory_gib": _memory_gib(),
         "gpus": (_output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]) or "").splitlines(),
     }
@@ -118,11 +119,6 @@ def _cpu_model() -> str:
     if cpuinfo.exists() and (found := re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)):
         return found[1].strip()
     return _output(["sysctl", "-n", "machdep.cpu.brand_string"]) or platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    """A container or a batch system may lend fewer cores than the machine has; macOS cannot say."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memory_gib() -> float:

@@ -217,16 +217,13 @@ def _environment(out: str | Path | None = None) -> Iterator[None]:
     changes = dict(KERNEL_ENVIRONMENT)
     if out is not None:
         changes["SUPCLUST_OUT"] = str(Path(out).expanduser().resolve())
-    before = {name: os.environ.get(name) for name in changes}
     loggers = {logging.getLogger(name): logging.getLogger(name).level for name in ("papermill", "traitlets")}
-    os.environ.update(changes)
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        yield
+        with kept.environment(changes):
+            yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
         for logger, level in loggers.items():
             logger.setLevel(level)
 

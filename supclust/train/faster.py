@@ -6,12 +6,12 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 
-import joblib
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from supclust import simclr
+from supclust.engine import threads
 from supclust.images.files import ImageFiles
 from supclust.train import distributed
 
@@ -33,6 +33,6 @@ def accelerated(model: nn.Module, device: torch.device, compiled: bool | None) -
 
 def decoded(images: ImageFiles, batches: Iterator[Tensor], device: torch.device) -> Iterator[Tensor]:
     """The images of each batch of rows, uint8 (n, 3, height, width), on the device; worker processes decode them."""
-    workers, on_gpu = joblib.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) or 1, device.type == "cuda"
+    workers, on_gpu = threads.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) or 1, device.type == "cuda"
     loader = DataLoader(images, batch_sampler=batches, num_workers=workers, pin_memory=on_gpu)
     return (batch.to(device, non_blocking=on_gpu) for batch in loader)
