@@ -81,8 +81,12 @@ def test_an_environment_holds_for_a_block_and_is_put_back_after_an_error_too(mon
     monkeypatch.delenv("SUPCLUST_DATA", raising=False)
     monkeypatch.setenv("SUPCLUST_OUT", str(tmp_path / "here"))
     before = kept.folders()
-    with pytest.raises(ZeroDivisionError), kept.environment({"SUPCLUST_DATA": str(tmp_path / "a"), "SUPCLUST_OUT": str(tmp_path)}):
+
+    def look_and_fail():
         assert (kept.data(), kept.out()) == (tmp_path / "a", tmp_path)
-        1 / 0  # noqa: B018
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), kept.environment({"SUPCLUST_DATA": str(tmp_path / "a"), "SUPCLUST_OUT": str(tmp_path)}):
+        look_and_fail()
     assert kept.folders() == before
     assert "SUPCLUST_DATA" not in os.environ
