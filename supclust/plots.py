@@ -357,7 +357,7 @@ def forest(comparisons: pd.DataFrame, title: str) -> Figure:
     figure = plt.figure(figsize=(8.5, 0.9 + sum(heights)), layout="constrained")
     for cell, rows in zip(figure.add_gridspec(max(1, len(parts)), height_ratios=heights or None), parts, strict=False):
         _draw_claim(figure.add_subplot(cell), rows)
-    return _finish(figure, title, columns=4)
+    return _finish(figure, title, columns=2)
 
 
 def _draw_claim(ax: Axes, rows: pd.DataFrame) -> None:

@@ -22,8 +22,6 @@ log = logging.getLogger(__name__)
 EMBEDDINGS = "embeddings.npz"  # what a round on a folder keeps, for the next one
 TRAINING = "encoder"  # folder of the encoder that a round trains
 
-Embed = Callable[[Any, Path], tuple[np.ndarray, dict[str, Any]]]
-
 
 @dataclass(frozen=True, eq=False)
 class Source:

@@ -356,10 +356,10 @@ def _read_earlier(file: Path) -> dict[str, Any]:
         return {}
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))["notebooks"]
-        kept = {known.stem: entries[known.stem] for known in find_notebooks() if known.stem in entries}
-        if not all(set(entry) >= ENTRY for entry in kept.values()):
+        known = {file.stem: entries[file.stem] for file in find_notebooks() if file.stem in entries}
+        if not all(set(entry) >= ENTRY for entry in known.values()):
             raise ValueError("an entry is not whole")
-        return kept
+        return known
     except (ValueError, KeyError, TypeError):
         log.warning("%s is not readable and is written anew", file)
         return {}
