@@ -199,9 +199,9 @@ class Pool:
         known = self.shared(key, lambda: np.full(len(self.features), np.nan))
         new = [clusters.members[cluster] for cluster in dict.fromkeys(some) if np.isnan(known[clusters.members[cluster][:1]]).any()]
         exact = settings.exact if settings.exact is not None else len(self.features) < APPROXIMATE_FROM[0]
-        large = [members for members in new if not exact and len(members) > APPROXIMATE_FROM[1]]
-        searches = [(mean_distances, [members for members in new if exact or len(members) <= APPROXIMATE_FROM[1]])]
-        if large:
+        largest = len(self.features) if exact else APPROXIMATE_FROM[1]  # cluster that is searched exactly
+        searches = [(mean_distances, [members for members in new if len(members) <= largest])]
+        if large := [members for members in new if len(members) > largest]:
             from supclust.scale import approximate
 
             searches.append((approximate.mean_distances, large))
