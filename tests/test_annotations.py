@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from supclust.label import annotations
+from supclust.label import annotations, exports, matching
 from supclust.label.annotations import Labels
 from tests.mutations import mutated
 
@@ -115,14 +115,14 @@ def test_several_choices_in_one_cell_are_refused(tmp_path, cell):
 
 def test_numbers_are_known_again_after_programs_that_read_tables_as_numbers(tmp_path):
     labels = read(tmp_path, "id,label\n7,3.0\n8.0,4\n")
-    assert annotations.match(labels, ["007", "8", "9"]) == ({0: "3", 1: "4"}, [], [])
-    assert annotations.match(labels, ["7", "007", "08"]) == ({0: "3", 2: "4"}, [], [])  # the one that is spelt so
-    assert annotations.match(labels, ["07", "007", "8.png"])[2] == ["7", "8.0"]  # could be two, and is none
+    assert matching.match(labels, ["007", "8", "9"]) == ({0: "3", 1: "4"}, [], [])
+    assert matching.match(labels, ["7", "007", "08"]) == ({0: "3", 2: "4"}, [], [])  # the one that is spelt so
+    assert matching.match(labels, ["07", "007", "8.png"])[2] == ["7", "8.0"]  # could be two, and is none
 
 
 def test_blanks_around_an_id_and_a_line_about_the_separator_do_no_harm(tmp_path):
     labels = read(tmp_path, "sep=;\nid;label\n a.png ;x\n")
-    assert annotations.match(labels, ["a.png"]) == ({0: "x"}, [], [])
+    assert matching.match(labels, ["a.png"]) == ({0: "x"}, [], [])
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_the_short_export_of_another_name_of_the_choices_is_refused(tmp_path):
 
 
 def test_tasks_that_nobody_has_annotated_are_read(tmp_path):
-    tasks = annotations.label_studio_tasks([{"id": "a.png"}, {"id": "b.png"}])
+    tasks = exports.label_studio_tasks([{"id": "a.png"}, {"id": "b.png"}])
     assert read_json(tmp_path, tasks).unlabeled == ("a.png", "b.png")
     assert read_json(tmp_path, []).unlabeled == ()
 
@@ -370,43 +370,43 @@ IDS = ["a.png", "cats/b.png", "dogs/b.png", unicodedata.normalize("NFD", "ä.png
     ],
 )
 def test_an_image_is_found_under_the_names_that_programs_give_it(name, position):
-    found, waiting, unknown = annotations.match(Labels({}, (name,), "f"), IDS, {"copy.png": "cats/b.png", "lost.png": "gone.png"})
+    found, waiting, unknown = matching.match(Labels({}, (name,), "f"), IDS, {"copy.png": "cats/b.png", "lost.png": "gone.png"})
     assert (found, waiting, unknown) == ({}, [] if position is None else [position], [name] if position is None else [])
 
 
 def test_an_id_as_it_stands_comes_before_every_other_way(tmp_path):
     ids = ["'=a", "=a", "x\\y", "x/y", "%41", "A"]
     labels = Labels({name: str(position) for position, name in enumerate(ids)}, (), "f")
-    assert annotations.match(labels, ids)[0] == dict(enumerate("012345"))
+    assert matching.match(labels, ids)[0] == dict(enumerate("012345"))
 
 
 def test_a_name_that_could_be_of_two_images_is_unknown():
-    assert annotations.match(Labels({"/data/cats/b.png": "cat"}, (), "f"), ["b.png", "cats/b.png"]) == (
+    assert matching.match(Labels({"/data/cats/b.png": "cat"}, (), "f"), ["b.png", "cats/b.png"]) == (
         {},
         [],
         ["/data/cats/b.png"],
     )
-    assert annotations.match(Labels({"\u00e4": "1"}, (), "f"), ["a\u0308\\x", "a\u0308/x"])[2] == ["\u00e4"]
-    assert annotations.match(Labels({"\u212b/x": "1"}, (), "f"), ["A\u030a\\x", "\u00c5\\x"])[2] == ["\u212b/x"]
+    assert matching.match(Labels({"\u00e4": "1"}, (), "f"), ["a\u0308\\x", "a\u0308/x"])[2] == ["\u00e4"]
+    assert matching.match(Labels({"\u212b/x": "1"}, (), "f"), ["A\u030a\\x", "\u00c5\\x"])[2] == ["\u212b/x"]
 
 
 def test_two_names_of_one_image_must_agree():
     labels = Labels({"a.png": "cat", "x/a.png": "cat"}, ("copy.png", "y/a.png"), "f.csv")
-    assert annotations.match(labels, ["a.png"], {"copy.png": "a.png"}) == ({0: "cat"}, [], [])
+    assert matching.match(labels, ["a.png"], {"copy.png": "a.png"}) == ({0: "cat"}, [], [])
     labels = Labels({"a.png": "cat", "copy.png": "dog"}, (), "f.csv")
     with pytest.raises(
         ValueError, match=r"f\.csv: 1 image\(s\) .*'a\.png' is 'cat' and 'copy\.png' is 'dog', and they are one image"
     ):
-        annotations.match(labels, ["a.png"], {"copy.png": "a.png"})
+        matching.match(labels, ["a.png"], {"copy.png": "a.png"})
 
 
 def test_ids_to_match_with_must_be_distinct():
     with pytest.raises(ValueError, match=r"come up again: 'a'"):
-        annotations.match(Labels({}, (), "f"), ["a", "b", "a"])
+        matching.match(Labels({}, (), "f"), ["a", "b", "a"])
 
 
 def test_matching_a_path_of_a_hundred_thousand_slashes_takes_no_time():
-    assert annotations.match(Labels({"/" * 100_000: "cat"}, (), "f"), ["a/b"])[2] == ["/" * 100_000]
+    assert matching.match(Labels({"/" * 100_000: "cat"}, (), "f"), ["a/b"])[2] == ["/" * 100_000]
 
 
 # -- writing CSV ---------------------------------------------------------------------------------------------------------------
@@ -431,7 +431,7 @@ def test_a_table_is_written_as_it_should_be(tmp_path):
         "score": [1e-300, None, 0.1 + 0.2],
         "found": [True, False, pd.NA],
     }
-    annotations.write_csv(tmp_path / "new" / "t.csv", columns)
+    exports.write_csv(tmp_path / "new" / "t.csv", columns)
     assert (tmp_path / "new" / "t.csv").read_bytes().decode().split("\n") == [
         '"id","order","sup","score","found"',
         '"a",1,0.1,1e-300,True',
@@ -444,13 +444,13 @@ def test_a_table_is_written_as_it_should_be(tmp_path):
 @pytest.mark.parametrize("columns", [{}, {"id": ["a"], "label": []}])
 def test_columns_must_be_of_one_length(tmp_path, columns):
     with pytest.raises(ValueError, match="columns of one length"):
-        annotations.write_csv(tmp_path / "t.csv", columns)
+        exports.write_csv(tmp_path / "t.csv", columns)
 
 
 @pytest.mark.parametrize("value", ["a\0b", "a\udcff", ["a"], 1j])
 def test_cells_that_no_csv_file_holds_are_refused(tmp_path, value):
     with pytest.raises(ValueError, match=r"t\.csv, row 1"):
-        annotations.write_csv(tmp_path / "t.csv", {"id": [value]})
+        exports.write_csv(tmp_path / "t.csv", {"id": [value]})
     assert not list(tmp_path.iterdir())
 
 
@@ -464,8 +464,8 @@ labels_ = st.just("") | names.map(str.strip)
 @given(st.dictionaries(names, labels_, min_size=1))
 def test_a_table_of_any_ids_and_labels_comes_back_as_it_was(tmp_path, table):
     path = tmp_path / "table.csv"
-    annotations.write_csv(path, {"order": range(len(table)), "id": list(table), "label": list(table.values())})
-    found, waiting, unknown = annotations.match(annotations.read(path), list(table))
+    exports.write_csv(path, {"order": range(len(table)), "id": list(table), "label": list(table.values())})
+    found, waiting, unknown = matching.match(annotations.read(path), list(table))
     assert found == {position: label for position, label in enumerate(table.values()) if label}
     assert waiting == [position for position, label in enumerate(table.values()) if not label]
     assert unknown == []
@@ -475,7 +475,7 @@ def test_a_table_of_any_ids_and_labels_comes_back_as_it_was(tmp_path, table):
 @given(st.lists(names | st.floats() | st.integers() | st.none(), min_size=1))
 def test_no_cell_of_a_table_is_taken_for_a_formula(tmp_path, values):
     path = tmp_path / "table.csv"
-    annotations.write_csv(path, {"=id": values, "-n": range(len(values))})
+    exports.write_csv(path, {"=id": values, "-n": range(len(values))})
     rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
     assert len(rows) == len(values) + 1 or "\r" in path.read_bytes().decode()
     for cell in (row[0] for row in rows if row):
@@ -507,7 +507,7 @@ def test_tasks_say_what_is_known_about_the_picks():
         },
         {"id": "7", "path": "ä#&+%?.png", "sup": -np.inf, "typicality": None, "anything": object()},
     ]
-    assert annotations.label_studio_tasks(picks) == [
+    assert exports.label_studio_tasks(picks) == [
         {
             "data": {
                 "image": "/data/local-files/?d=a%20b.png",
@@ -520,23 +520,23 @@ def test_tasks_say_what_is_known_about_the_picks():
 
 
 def test_tasks_take_another_prefix():
-    [found] = annotations.label_studio_tasks([{"id": "a.png"}], "https://host/images/")
+    [found] = exports.label_studio_tasks([{"id": "a.png"}], "https://host/images/")
     assert found["data"]["image"] == "https://host/images/a.png"
 
 
 def test_the_prefix_of_a_folder_is_its_name_below_the_root(tmp_path):
-    assert annotations.local_files(tmp_path / "my pets") == "/data/local-files/?d=my%20pets/"
+    assert exports.local_files(tmp_path / "my pets") == "/data/local-files/?d=my%20pets/"
 
 
 @pytest.mark.parametrize("pick", [{}, {"id": ""}, {"id": 3}, {"id": "a\udcff"}, {"id": "a", "path": "\0"}, {"id": "a", "sup": [1]}])
 def test_picks_that_make_no_task_are_refused_with_their_number(pick):
     with pytest.raises(ValueError, match="pick 2"):
-        annotations.label_studio_tasks([{"id": "fine"}, pick])
+        exports.label_studio_tasks([{"id": "fine"}, pick])
 
 
 def test_tasks_are_written_as_json_that_every_parser_takes(tmp_path):
-    tasks = annotations.label_studio_tasks([{"id": "ä", "sup": float("inf")}])
-    annotations.write_tasks(tmp_path / "tasks.json", tasks)
+    tasks = exports.label_studio_tasks([{"id": "ä", "sup": float("inf")}])
+    exports.write_tasks(tmp_path / "tasks.json", tasks)
 
     def refuse(name):
         raise AssertionError(name)
@@ -548,7 +548,7 @@ def test_tasks_are_written_as_json_that_every_parser_takes(tmp_path):
 
 def test_the_interface_offers_the_classes():
     classes = ["cat", "<\"a\" & 'b'>", "two\nlines", "ä"]
-    view = ElementTree.fromstring(annotations.label_studio_config(classes))
+    view = ElementTree.fromstring(exports.label_studio_config(classes))
     assert [(child.tag, child.get("name")) for child in view] == [("Image", "image"), ("Choices", "label")]
     assert view.find("Image").get("value") == "$image"
     assert view.find("Choices").get("toName") == "image"
@@ -558,7 +558,7 @@ def test_the_interface_offers_the_classes():
 @pytest.mark.parametrize("classes", [[], ["a", "a"], ["a", ""], [" a"], ["a\x07"], ["a\udcff"]])
 def test_classes_that_make_no_interface_are_refused(classes):
     with pytest.raises(ValueError, match="class"):
-        annotations.label_studio_config(classes)
+        exports.label_studio_config(classes)
 
 
 def exported(tasks, answers):
@@ -578,11 +578,11 @@ def exported(tasks, answers):
 @given(st.dictionaries(names, st.none() | labels_, min_size=1))
 def test_answers_to_tasks_come_back_through_both_exports(tmp_path, answers):
     picks = [{"id": name, "sup": 0.5} for name in answers]
-    annotations.write_tasks(tmp_path / "tasks.json", annotations.label_studio_tasks(picks))
+    exports.write_tasks(tmp_path / "tasks.json", exports.label_studio_tasks(picks))
     tasks = json.loads((tmp_path / "tasks.json").read_bytes())
     wanted = {position: label for position, label in enumerate(answers.values()) if label}
     for export in exported(tasks, answers.values()):
-        found, waiting, unknown = annotations.match(read_json(tmp_path, export), list(answers))
+        found, waiting, unknown = matching.match(read_json(tmp_path, export), list(answers))
         assert (found, unknown) == (wanted, [])
         assert not set(waiting) & set(wanted)
 
@@ -590,11 +590,11 @@ def test_answers_to_tasks_come_back_through_both_exports(tmp_path, answers):
 @SAME_FOLDER
 @given(st.lists(names, min_size=1, unique=True))
 def test_the_address_alone_finds_the_image_or_nothing(tmp_path, ids):
-    for prefix in (annotations.LOCAL_FILES, annotations.local_files(tmp_path)):
-        tasks = annotations.label_studio_tasks([{"id": name} for name in ids], prefix)
+    for prefix in (annotations.LOCAL_FILES, exports.local_files(tmp_path)):
+        tasks = exports.label_studio_tasks([{"id": name} for name in ids], prefix)
         addresses = tuple(dict.fromkeys(given_task["data"]["image"] for given_task in tasks))
         for address, position in zip(addresses, range(len(ids)), strict=True):
-            found = annotations.match(Labels({address: "cat"}, (), "f"), ids)[0]
+            found = matching.match(Labels({address: "cat"}, (), "f"), ids)[0]
             assert found in ({position: "cat"}, {})
 
 
@@ -607,7 +607,7 @@ VALID = {
     "csv": TABLE.encode(),
     "utf16": TABLE.replace(",", "\t").encode("utf-16"),
     "json": json.dumps(EXPORT).encode(),
-    "tasks": json.dumps(annotations.label_studio_tasks([{"id": "ä.png", "sup": 0.5}])).encode(),
+    "tasks": json.dumps(exports.label_studio_tasks([{"id": "ä.png", "sup": 0.5}])).encode(),
 }
 
 
@@ -625,5 +625,5 @@ def test_damaged_files_are_read_or_refused_with_their_name(tmp_path, kind):
             assert str(path) in str(error)  # noqa: PT017  (most files are refused, some are not)
             refused += 1
         else:
-            annotations.match(labels, ["a, b.png", "2.png", "=x"])
+            matching.match(labels, ["a, b.png", "2.png", "=x"])
     assert 100 < refused < 1000

@@ -20,7 +20,7 @@ from PIL import Image
 import supclust
 from supclust import __main__, strategies
 from supclust.images.files import MARKER
-from supclust.label import annotations, contact_sheet, embeddings, labeling
+from supclust.label import contact_sheet, embeddings, exports, labeling
 from supclust.label.embeddings import Embeddings
 from supclust.label.labeling import Request
 from tests.conftest import make_blobs
@@ -65,7 +65,7 @@ def picks(out):
 def answer(out, path, label=lambda name: name.split("/")[0]):
     """What an oracle makes of a round's picks: labels.csv."""
     found = picks(out)["id"]
-    annotations.write_csv(path, {"id": list(found), "label": [label(name) for name in found]})
+    exports.write_csv(path, {"id": list(found), "label": [label(name) for name in found]})
     return path
 
 

@@ -1,4 +1,4 @@
-"""Labels and picks on their way to the people who label, and back: plain CSV files and Label Studio's JSON."""
+"""Labels as people hand them in: plain CSV files and Label Studio's JSON."""
 
 from __future__ import annotations
 
@@ -6,22 +6,13 @@ import csv
 import io
 import json
 import logging
-import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
-from xml.sax.saxutils import quoteattr
-
-import numpy as np
-import pandas as pd
-
-from supclust import kept
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +24,7 @@ LABEL_COLUMNS = ("label", "class", "category", "choice", "choices", "annotation"
 EXAMPLE = "id,label\ncats/1.png,cat"
 FORMULA = frozenset("=+-@\N{MINUS SIGN}")  # what a spreadsheet takes for the beginning of a formula
 LOCAL_FILES = "/data/local-files/?d="  # where Label Studio serves files of its own machine, by their path below a root
-UPLOADED = "/data/upload/"  # and files that were uploaded, under a name of its own: 1a2b3c4d-name.png
 CONTROL = "label"  # the name of the choices in Label Studio, and so of the column in what it exports
-FACTS = ("order", "cluster", "cluster_size", "typicality", "sup")  # what a task says about its pick, to sort by
-NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 NUMBER = re.compile(r"[0-9]{1,18}(\.0+)?")  # a whole one, as an id
 
@@ -54,6 +42,10 @@ class Labels:
     labels: Mapping[str, str]  # id -> label, which is not empty
     unlabeled: tuple[str, ...]  # ids that are listed without a label: skipped, or not done yet
     source: str  # the file or files
+
+    def entries(self) -> Iterator[Entry]:
+        yield from self.labels.items()
+        yield from ((name, None) for name in self.unlabeled)
 
 
 # -- reading -------------------------------------------------------------------------------------------------------------------
@@ -76,12 +68,7 @@ def read(path: Path) -> Labels:
 
 def merge(several: Sequence[Labels]) -> Labels:
     """All labels as one; a label anywhere beats none. ValueError naming ids that have different labels."""
-    return _labels(chain.from_iterable(map(_entries, several)), ", ".join(labels.source for labels in several))
-
-
-def _entries(labels: Labels) -> Iterator[Entry]:
-    yield from labels.labels.items()
-    yield from ((name, None) for name in labels.unlabeled)
+    return _labels(chain.from_iterable(labels.entries() for labels in several), ", ".join(labels.source for labels in several))
 
 
 def _labels(entries: Iterable[Entry], source: str) -> Labels:
@@ -91,25 +78,25 @@ def _labels(entries: Iterable[Entry], source: str) -> Labels:
     for name, label in entries:
         listed[name] = None
         if label and labels.setdefault(name, label) != label:
-            conflicts.setdefault(name, f"{_shown(name)} is {_shown(labels[name])} and {_shown(label)}")
-    _check_conflicts(source, list(conflicts.values()))
+            conflicts.setdefault(name, f"{shown(name)} is {shown(labels[name])} and {shown(label)}")
+    check_conflicts(source, list(conflicts.values()))
     return Labels(labels, tuple(name for name in listed if name not in labels), source)
 
 
-def _check_conflicts(source: str, conflicts: list[str]) -> None:
+def check_conflicts(source: str, conflicts: list[str]) -> None:
     if conflicts:
         raise ValueError(
-            f"{source}: {len(conflicts)} image(s) have different labels: {_listing(conflicts)}. Keep one label of each image"
+            f"{source}: {len(conflicts)} image(s) have different labels: {listing(conflicts)}. Keep one label of each image"
         )
 
 
-def _listing(examples: Sequence[str]) -> str:
+def listing(examples: Sequence[str]) -> str:
     """The first few, and how many more."""
     more = f" and {len(examples) - SHOWN} more" if len(examples) > SHOWN else ""
     return ", ".join(examples[:SHOWN]) + more
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """A text as it can stand in a message: on one line, and not endless."""
     return repr(text if len(text) <= 100 else f"{text[:97]}...")
 
@@ -175,7 +162,7 @@ def _header(text: str, delimiter: str) -> list[str]:
 
 
 def _names(row: Sequence[str]) -> list[str]:
-    return [_unsafe(name.strip()).strip().lower() for name in row]
+    return [unsafe(name.strip()).strip().lower() for name in row]
 
 
 def _fit(header: Sequence[str]) -> tuple[int, int]:
@@ -209,7 +196,7 @@ def _column(path: Path, header: Sequence[str], wanted: Sequence[str], what: str)
     found = next((name for name in wanted if name in header), None)
     if found is None:
         raise ValueError(
-            f"{path} has no column of {what}: its columns are {_listing(list(map(_shown, header))) or 'none'}, and one of "
+            f"{path} has no column of {what}: its columns are {listing(list(map(shown, header))) or 'none'}, and one of "
             f"{', '.join(wanted)} is wanted. A file of labels looks like this:\n{EXAMPLE}"
         )
     if header.count(found) > 1:
@@ -225,15 +212,15 @@ def _check_width(where: str, row: Sequence[str], header: Sequence[str]) -> None:
 
 
 def _cell_id(where: str, cell: str) -> str:
-    if name := _unsafe(cell):
+    if name := unsafe(cell):
         return name
     raise ValueError(f"{where}: the id of the image is empty. Fill it in, or remove the row")
 
 
 def _cell_label(where: str, cell: str) -> str | None:
-    text = _unsafe(cell.strip()).strip()
+    text = unsafe(cell.strip()).strip()
     if text.endswith(".0"):  # of a column of numbers in which some are missing
-        text = _number(text)
+        text = plain_number(text)
     return _choice(where, _structured(text) if text[:1] in ("[", "{") else text)
 
 
@@ -280,7 +267,7 @@ def _check_flat(path: Path, tasks: Sequence[dict[str, Any]]) -> None:
     """JSON-MIN has the labels under the name that the choices have in the project, which is for its owner to choose."""
     annotated = [task for task in tasks if task.get("annotation_id", "") is not None]
     if annotated and not any(name in task for task in annotated for name in LABEL_COLUMNS):
-        keys = _listing([_shown(key) for key in annotated[0]]) or "none"
+        keys = listing([shown(key) for key in annotated[0]]) or "none"
         raise ValueError(
             f"{path}: no task has a label: the keys of the first are {keys}, and one of {', '.join(LABEL_COLUMNS)} is wanted. "
             "Rename it, or export as JSON, which needs no name"
@@ -309,7 +296,7 @@ def _identity(where: str, data: Mapping[str, Any], names: Sequence[str]) -> str:
         if isinstance(value, str) and value:
             return value
     raise ValueError(
-        f"{where}: nothing says which image this is: the keys are {_listing([_shown(key) for key in data]) or 'none'}, and one of "
+        f"{where}: nothing says which image this is: the keys are {listing([shown(key) for key in data]) or 'none'}, and one of "
         f"{', '.join(names)} is wanted, as text or a whole number"
     )
 
@@ -328,7 +315,7 @@ def _annotation_label(where: str, annotation: dict[str, Any]) -> str | None:
     choices = [result for result in results if result.get("type") == "choices"]
     choices = [result for result in choices if result.get("from_name") == CONTROL] or choices
     if results and not choices:
-        kinds = _listing(sorted({_shown(str(result.get("type"))) for result in results}))
+        kinds = listing(sorted({shown(str(result.get("type"))) for result in results}))
         raise ValueError(f"{where}: the annotation is of type {kinds}, and not a choice for the whole image. {_one_label()}")
     if len(choices) > 1:
         raise ValueError(f"{where}: the annotation holds {len(choices)} results with choices. {_one_label()}")
@@ -365,125 +352,12 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "nothing")
 
 
-# -- which image it is ---------------------------------------------------------------------------------------------------------
+# -- ids as spreadsheets spell them --------------------------------------------------------------------------------------------
 
 
-def match(
-    labels: Labels, ids: Sequence[str], aliases: Mapping[str, str] | None = None
-) -> tuple[dict[int, str], list[int], list[str]]:
-    """Labels by position in ids (n,), which are distinct; positions that are listed without a label; and ids that are unknown.
-
-    aliases: id of an image that was left out as a copy -> id of the one that was kept.
-    An id is found as it stands; else without the ' that `safe` put there; else after Unicode normalisation (NFC); else with slashes
-    for backslashes; else without blanks around it; else, if that names one image only, as the number that it is (7 for 007); else
-    among the aliases; else, if that names one image only, as the end of a longer path or an address.
-    Raises ValueError naming images that get different labels, be it under one name or two.
-    """
-    index, said, unknown = _Index(ids, aliases or {}), {}, []
-    for name, label in _entries(labels):
-        position = index.position(name)
-        if position is None:
-            unknown.append(name)
-        else:
-            said.setdefault(position, []).append((name, label))
-    found = {position: _agreed(heard) for position, heard in said.items()}
-    _check_conflicts(labels.source, [conflict for _, conflict in found.values() if conflict])
-    labelled = {position: label for position, (label, _) in found.items() if label}
-    return labelled, [position for position in found if position not in labelled], unknown
-
-
-def _agreed(heard: Sequence[Entry]) -> tuple[str | None, str | None]:
-    """The label that was given to one image under several names, and what is wrong with that, if anything."""
-    different: dict[str, str] = {}
-    for name, label in heard:
-        if label:
-            different.setdefault(label, f"{_shown(name)} is {_shown(label)}")
-    conflict = f"{' and '.join(different.values())}, and they are one image" if len(different) > 1 else None
-    return next(iter(different), None), conflict
-
-
-class _Index:
-    """Finds images by their ids as people and programs write them."""
-
-    def __init__(self, ids: Sequence[str], aliases: Mapping[str, str]) -> None:
-        self._exact = {name: position for position, name in enumerate(ids)}
-        if len(self._exact) < len(ids):
-            repeated = [_shown(name) for position, name in enumerate(ids) if self._exact[name] != position]
-            raise ValueError(f"ids must be distinct, and these come up again: {_listing(repeated)}")
-        self._aliases = {alias: self._exact[kept] for alias, kept in aliases.items() if kept in self._exact}
-
-    def position(self, name: str) -> int | None:
-        """Where the image is; None if it is not, or if it could be two."""
-        for spelling in (name, _unsafe(name), safe(name)):  # the last, as reading took a ' off that may have been meant
-            if spelling in self._exact:
-                return self._exact[spelling]
-        for form, known in self._tables:
-            if form is _number and not NUMBER.fullmatch(name):
-                continue
-            for spelling in (form(name), form(_unsafe(name))):
-                if spelling in known:
-                    return known[spelling]
-        return self._longer(name)
-
-    @cached_property
-    def _tables(self) -> list[tuple[Callable[[str], str], dict[str, int]]]:
-        """What else to look names up in, in turn, and how names have to be written for that."""
-        places = [(self._exact, (_nfc, _slashes, str.strip, _number)), (self._aliases, (str, _nfc, _slashes))]
-        return [(form, _table(names, form)) for names, forms in places for form in forms]
-
-    @cached_property
-    def _ends(self) -> dict[str, int]:
-        return _table({**self._aliases, **self._exact}, _slashes)
-
-    @cached_property
-    def _depth(self) -> int:
-        return max((name.count("/") for name in self._ends), default=0) + 1
-
-    def _longer(self, name: str) -> int | None:
-        """The one image whose id is the end of a path or an address."""
-        for path in map(_slashes, _paths(name)):
-            parts = path.rsplit("/", self._depth)
-            ends = ["/".join(parts[start:]) for start in range(1, len(parts))]
-            found = {self._ends[path]} if path in self._ends else {self._ends[end] for end in ends if end in self._ends}
-            if found:
-                return found.pop() if len(found) == 1 else None
-        return None
-
-
-def _table(names: Mapping[str, int], form: Callable[[str], str]) -> dict[str, int]:
-    """Positions by another form of the names, without those that are then of two images."""
-    table: dict[str, int] = {}
-    double = {form(name) for name, position in names.items() if table.setdefault(form(name), position) != position}
-    return {name: position for name, position in table.items() if name not in double}
-
-
-def _nfc(name: str) -> str:
-    """One spelling of letters with accents: file systems and people's programs differ in it."""
-    return unicodedata.normalize("NFC", name)
-
-
-def _slashes(name: str) -> str:
-    return _nfc(name).replace("\\", "/")
-
-
-def _number(name: str) -> str:
+def plain_number(name: str) -> str:
     """One spelling of whole numbers: programs that read tables make 7 of 007, and 7.0 where a number is missing."""
     return str(int(name.partition(".")[0])) if NUMBER.fullmatch(name) else name
-
-
-def _paths(name: str) -> list[str]:
-    """The paths that a path or an address may mean, the likeliest first."""
-    if LOCAL_FILES in name:
-        return [unquote(name.partition(LOCAL_FILES)[2].partition("&")[0])]
-    if UPLOADED in name:
-        uploaded = unquote(name.partition("?")[0])
-        return [re.sub("/[0-9a-f]{8}-([^/]*)$", r"/\1", uploaded), uploaded]
-    if "://" in name:
-        return [unquote(re.split("[?#]", name)[0]), name]
-    return [name, unquote(name)]
-
-
-# -- writing CSV ---------------------------------------------------------------------------------------------------------------
 
 
 def safe(text: str) -> str:
@@ -495,7 +369,7 @@ def safe(text: str) -> str:
     return f"'{text}" if _is_formula(text.lstrip("'")) else text
 
 
-def _unsafe(text: str) -> str:
+def unsafe(text: str) -> str:
     """Undoes `safe`."""
     return text[1:] if text.startswith("'") and _is_formula(text.lstrip("'")) else text
 
@@ -507,105 +381,3 @@ def _is_formula(text: str) -> bool:
 
 def _is_invisible(sign: str) -> bool:
     return sign.isspace() or unicodedata.category(sign) in ("Cc", "Cf")
-
-
-def write_csv(path: Path, columns: Mapping[str, Sequence]) -> None:
-    """Write a table, columns of equal length by name, as a CSV file that is safe to open in a spreadsheet; whole or not at all.
-
-    Text is made `safe` and put in quotes, numbers stand as they are, None and NaN are empty; UTF-8, lines end in a line feed.
-    Raises ValueError for cells that a CSV file cannot hold.
-    """
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len(set(lengths.values())) != 1:
-        raise ValueError(f"{path}: a table needs columns of one length, not {lengths or 'none at all'}")
-    header = [_cell(f"{path}, header", name) for name in columns]
-    rows = ([_cell(f"{path}, row {row}", value) for value in values] for row, values in enumerate(_zip(columns), start=1))
-    kept.write_text(path, "".join(f"{','.join(cells)}\n" for cells in chain([header], rows)))
-
-
-def _zip(columns: Mapping[str, Sequence]) -> Iterator[tuple[Any, ...]]:
-    return zip(*columns.values(), strict=True)
-
-
-def _cell(where: str, value: Any) -> str:
-    if isinstance(value, str):
-        return '"' + safe(_checked(where, value)).replace('"', '""') + '"'
-    if value is None or value is pd.NA or value is pd.NaT:
-        return ""
-    if not isinstance(value, (int, float, np.integer, np.floating, np.bool_)):
-        raise ValueError(f"{where}: a cell holds text or a number, not {type(value).__name__}")
-    return "" if math.isnan(value) else str(value)  # of numpy's numbers, str gives as many digits as tell them apart
-
-
-def _checked(where: str, text: str) -> str:
-    """Text that can be written as UTF-8 and read again."""
-    if "\0" in text or any("\ud800" <= sign <= "\udfff" for sign in text):
-        raise ValueError(f"{where}: {_shown(text)} holds signs that are not text. Is it a file name in another encoding? Rename it")
-    return text
-
-
-# -- Label Studio's tasks ------------------------------------------------------------------------------------------------------
-
-
-def label_studio_tasks(picks: Sequence[Mapping[str, Any]], prefix: str = LOCAL_FILES) -> list[dict[str, Any]]:
-    """Tasks that Label Studio imports, one a pick, in their order, without predictions.
-
-    picks: id; if it is not the path of the image below what prefix stands for, path; and what there is of FACTS. Numbers that are
-    not finite become null. prefix: what is put before the path, see `local_files`.
-    Raises ValueError for a pick without an id, and for values that JSON cannot hold.
-    """
-    return [{"data": _task_data(f"pick {number}", pick, prefix)} for number, pick in enumerate(picks, start=1)]
-
-
-def local_files(folder: Path) -> str:
-    """The prefix for images in a folder, when Label Studio's LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT is the folder around it.
-
-    Label Studio does not take the root itself for a storage, only folders in it.
-    """
-    return f"{LOCAL_FILES}{quote(_checked(str(folder), folder.resolve().name))}/"
-
-
-def _task_data(where: str, pick: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    if not isinstance(pick.get("id"), str) or not pick["id"]:
-        raise ValueError(f"{where} has no id; each pick needs one, as text")
-    name = _checked(where, pick["id"])
-    path = _checked(where, pick.get("path") or name)
-    facts = {key: _json_value(f"{where}, {key}", pick[key]) for key in FACTS if key in pick}
-    return {"image": prefix + quote(path), "supclust_id": name, **facts}
-
-
-def _json_value(where: str, value: Any) -> Any:
-    """null for what is no number: a bare NaN, which Python would write, is not JSON."""
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if isinstance(value, (np.bool_, np.integer)):
-        return value.item()
-    if not isinstance(value, (float, np.floating)):
-        raise ValueError(f"{where}: a task holds text or a number, not {type(value).__name__}")
-    return float(str(value)) if math.isfinite(value) else None  # as short as the number was
-
-
-def label_studio_config(classes: Sequence[str]) -> str:
-    """The labelling interface of a project in Label Studio, as XML: an image, and a choice of one of the classes.
-
-    Raises ValueError for no classes, classes that come twice or are blank around the edges, or that XML cannot hold.
-    """
-    _check_classes(classes)
-    choices = "".join(f"    <Choice value={quoteattr(name)}/>\n" for name in classes)
-    control = f'  <Choices name="{CONTROL}" toName="image" choice="single" showInline="true">\n{choices}  </Choices>\n'
-    return f'<View>\n  <Image name="image" value="$image"/>\n{control}</View>\n'
-
-
-def _check_classes(classes: Sequence[str]) -> None:
-    if not classes:
-        raise ValueError("the labelling interface needs the names of the classes, and there are none")
-    bad = [_shown(name) for name in classes if name != name.strip() or not name or NOT_XML.search(name)]
-    if bad:
-        raise ValueError(f"these cannot be names of classes: {_listing(bad)}. Give names without blanks around and control signs")
-    if len(set(classes)) < len(classes):
-        raise ValueError("the names of the classes must be distinct")
-
-
-def write_tasks(path: Path, tasks: Sequence[Mapping[str, Any]]) -> None:
-    """Write tasks as the JSON file that Label Studio imports, whole or not at all."""
-    kept.write_text(path, json.dumps(tasks, indent=1, allow_nan=False) + "\n")

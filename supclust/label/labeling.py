@@ -22,7 +22,7 @@ from supclust import __version__, kept, method, strategies
 from supclust.engine import geometry
 from supclust.images import files as images
 from supclust.images.files import MARKER
-from supclust.label import annotations, contact_sheet, sources
+from supclust.label import annotations, contact_sheet, exports, matching, sources
 from supclust.label.annotations import Labels
 from supclust.label.contact_sheet import Card, Sheet, Tile
 from supclust.label.sources import Source
@@ -199,7 +199,7 @@ def _check_request(request: Request) -> None:
     if request.seed < 0:
         raise ValueError(f"the seed must be a whole number of at least 0, not {request.seed}")
     if request.classes:
-        annotations.label_studio_config(request.classes)  # raises for names that nobody can choose
+        exports.label_studio_config(request.classes)  # raises for names that nobody can choose
 
 
 def _check_out(request: Request) -> None:
@@ -266,7 +266,7 @@ def _log_skipped(source: Source) -> None:
 
 def _known(source: Source, given: Labels) -> tuple[dict[int, str], np.ndarray]:
     """Labels by point, and all the points that are done: labelled, listed in a file of labels, or picked in earlier rounds."""
-    labels, unlabeled, unknown = annotations.match(given, source.ids, source.copies)
+    labels, unlabeled, unknown = matching.match(given, source.ids, source.copies)
     unknown, names = [contact_sheet.visible(name) for name in unknown], given.source
     if unknown and not labels and not unlabeled:
         here = f"the first is {unknown[0]!r}, and ids here look like {source.ids[0]!r}"
@@ -344,10 +344,10 @@ def _write(found: Round) -> None:
 def _write_into(found: Round, folder: Path) -> None:
     source, request = found.source, found.request
     where = sources.keep(source, np.asarray(found.pool.features), folder, request.out)
-    annotations.write_csv(folder / PICKS, _table(found))
+    exports.write_csv(folder / PICKS, _table(found))
     if source.skipped:
         rows = {"path": [one.name for one in source.skipped], "reason": [one.reason for one in source.skipped]}
-        annotations.write_csv(folder / SKIPPED, rows)
+        exports.write_csv(folder / SKIPPED, rows)
     sheet = _sheet(found)
     kept.write_text(folder / SHEET, contact_sheet.html(sheet))
     contact_sheet.png(sheet).save(folder / SHEET_PICTURE, optimize=True)
@@ -386,14 +386,14 @@ def _write_tasks(found: Round, folder: Path) -> None:
     if root is None or not rows:
         return
     rows = [row | {"path": sources.relative_to(Path(row["path"]), root).as_posix()} for row in rows]
-    annotations.write_tasks(folder / TASKS, annotations.label_studio_tasks(rows, annotations.local_files(root)))
+    exports.write_tasks(folder / TASKS, exports.label_studio_tasks(rows, exports.local_files(root)))
     if found.classes:
         _write_config(found, folder)
 
 
 def _write_config(found: Round, folder: Path) -> None:
     try:
-        kept.write_text(folder / CONFIG, annotations.label_studio_config(found.classes))
+        kept.write_text(folder / CONFIG, exports.label_studio_config(found.classes))
     except ValueError as error:  # of labels that somebody typed: no reason to lose a round
         log.warning("%s is left out: %s", CONFIG, error)
 
