@@ -10,21 +10,21 @@ import shlex
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from supclust import __version__, kept, method, strategies
-from supclust.engine import geometry
+from supclust import __version__, kept, strategies
 from supclust.images import files as images
 from supclust.images.files import MARKER
 from supclust.label import annotations, contact_sheet, exports, matching, sources
 from supclust.label.annotations import Labels
 from supclust.label.contact_sheet import Card, Sheet, Tile
+from supclust.label.rounds import Pick, Request, Round, describe, explain
 from supclust.label.sources import Source
 
 log = logging.getLogger(__name__)
@@ -34,71 +34,7 @@ SHEET, SHEET_PICTURE = "contact_sheet.html", "contact_sheet.png"
 TASKS, CONFIG = "label_studio.json", "label_studio.xml"
 RESULTS = (PICKS, SKIPPED, ABOUT, SHEET, SHEET_PICTURE, TASKS, CONFIG, sources.EMBEDDINGS, MARKER)
 PART = ".part-"  # begins the name of the folder in which results are made
-TYPICAL, NEAR = 4, 3  # images shown beside a pick, clusters named as its neighbours
 LARGE, SMALL = 256, 128  # pixels of pictures of picks, and of the others
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked for: the options of `supclust label`."""
-
-    source: Path  # folder of images, file of embeddings, or folder of an earlier round
-    out: Path
-    budget: int = 50
-    labeled: tuple[Path, ...] = ()  # files of labels, CSV or Label Studio's JSON
-    classes: tuple[str, ...] = ()  # names to choose labels from, where they are known
-    strategy: str = "supclust"  # with settings that differ from the default, as in supclust:top_fraction=0.05
-    seed: int = 0
-    pictures: Path | None = None  # folder of the images that the ids of embeddings name
-    force: bool = False  # overwrite what an earlier run wrote into out
-    encoder: str = "simclr"  # this and the rest: see embedders.of
-    minutes: float = 20.0
-    epochs: int | None = None
-    scratch: bool = False
-    download: bool = False
-
-
-@dataclass(frozen=True)
-class Near:
-    """A cluster near to the cluster of a pick, as SUP sees it (Eq. 2)."""
-
-    cluster: int
-    weight: float  # w_ij
-    distance: float  # from the pick to its centre
-    example: int  # its most typical point
-
-
-@dataclass(frozen=True)
-class Pick:
-    """A point that is to be labelled, and what speaks for it."""
-
-    order: int  # 1, 2, ...
-    point: int
-    cluster: int
-    cluster_size: int
-    size_rank: int  # of the cluster, 1 = the largest
-    labeled: int  # points of the cluster that are
-    typicality: float
-    rank: int  # by typicality in its cluster, 1 = the most typical
-    sup: float  # NaN where there is one cluster only
-    typical: tuple[int, ...]  # the most typical other points of the cluster
-    near: tuple[Near, ...]  # the largest weight first
-
-
-@dataclass(frozen=True, eq=False)
-class Round:
-    """What a round came to."""
-
-    request: Request
-    source: Source
-    pool: strategies.Pool
-    picks: tuple[Pick, ...]
-    labels: Mapping[int, str]  # of points, known before
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Those that were named, and those that labels have shown."""
-        return tuple(dict.fromkeys([*self.request.classes, *sorted(set(self.labels.values()))]))
 
 
 def run(request: Request) -> Round:
@@ -121,70 +57,6 @@ def run(request: Request) -> Round:
     picked = Round(request, source, pool, tuple(describe(pool, found, request.budget)), labels)
     _write(picked)
     return picked
-
-
-def describe(pool: strategies.Pool, points: np.ndarray, budget: int) -> list[Pick]:
-    """What speaks for each of the points (B,) that a query of that budget has picked, whatever the strategy."""
-    details, clusters = method.explain(pool, budget), pool.clusters_for(budget)
-    typicality, weights = details.typicality, method.weights_of(pool, clusters)
-    by_typicality = [members[np.argsort(-typicality[members], kind="stable")] for members in clusters.members]
-    size_ranks = np.argsort(np.argsort(-clusters.sizes, kind="stable")) + 1
-    labeled = np.bincount(clusters.assignments[pool.labeled], minlength=len(clusters.sizes))
-
-    def one(order: int, point: int) -> Pick:
-        cluster = int(clusters.assignments[point])
-        typical = by_typicality[cluster]
-        return Pick(
-            order=order,
-            point=point,
-            cluster=cluster,
-            cluster_size=len(typical),
-            size_rank=int(size_ranks[cluster]),
-            labeled=int(labeled[cluster]),
-            typicality=float(typicality[point]),
-            rank=1 + int(np.count_nonzero(typicality[typical] > typicality[point])),
-            sup=float(details.sup[point]),
-            typical=tuple(typical[typical != point][:TYPICAL].tolist()),
-            near=tuple(near(cluster, point)),
-        )
-
-    def near(cluster: int, point: int) -> Iterator[Near]:
-        others = [k for k in np.argsort(-weights[cluster], kind="stable") if k != cluster and len(by_typicality[k])][:NEAR]
-        distances = geometry.distances(pool.normalised[np.array([point])], clusters.centers)[0]
-        for k in others:
-            yield Near(int(k), float(weights[cluster, k]), float(distances[k]), int(by_typicality[k][0]))
-
-    return [one(order, int(point)) for order, point in enumerate(points, start=1)]
-
-
-def explain(found: Round, pick: Pick) -> str:
-    """Why a pick was picked, in a few sentences, which can be printed whatever the ids are."""
-    ids, n = found.source.ids, len(found.source.ids)
-    labeled = f"{pick.labeled} of them labelled or picked before" if pick.labeled else "none of them labelled"
-    lines = [
-        f"Cluster {pick.cluster}: {pick.cluster_size:,} of {n:,} images, number {pick.size_rank} by size, {labeled}.",
-        f"Typicality {pick.typicality:.3f}: number {pick.rank} of {pick.cluster_size:,} in its cluster.",
-    ]
-    if pick.near:
-        lines.append(f"SUP {pick.sup:.3f}; nearest clusters: {'; '.join(_describe_near(ids, one) for one in pick.near)}.")
-    lines.append(f"Picked by {found.request.strategy}: {_rule(found)}")
-    return "\n".join(lines)
-
-
-def _describe_near(ids: Sequence[str], near: Near) -> str:
-    example = contact_sheet.visible(ids[near.example])
-    return f"{near.cluster} (weight {near.weight:.2f}, distance {near.distance:.3f}, such as {example})"
-
-
-def _rule(found: Round) -> str:
-    """What the strategy picks by: the first sentence of its docstring without the title, but for rounds in which it cannot."""
-    name, _ = strategies.parse(found.request.strategy)
-    if name in strategies.MODEL_BASED and not found.labels:
-        return "a random draw, as there are no labels yet to train a model on."
-    if name.startswith("supclust") and len(found.pool.clusters_for(found.request.budget).sizes) == 1:
-        return "the most typical point, or one of them, as a single cluster has no SUP."
-    text = strategies.STRATEGIES[name].__doc__.strip().splitlines()[0]
-    return text.rpartition(": ")[2]
 
 
 # -- checks, before anything that takes long -----------------------------------------------------------------------------------
