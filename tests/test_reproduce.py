@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 from supclust import features, kept, profiles
-from supclust.report import provenance, reproduce
+from supclust.report import index, provenance, reproduce
 from supclust.train import shipping
 from tests import notebook_samples as samples
 from tests.conftest import make_features
@@ -452,7 +452,7 @@ def test_the_page_lists_notebooks_that_have_not_run(notebooks, tmp_path, monkeyp
     ],
 )
 def test_read_opening(opening, wanted):
-    assert reproduce.read_opening(make(opening=opening), "default") == wanted
+    assert index.read_opening(make(opening=opening), "default") == wanted
 
 
 # --- the committed form ---------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Papermill over the numbered notebooks: executed copies, HTML pages, one page of all figures, and what made them."""
+"""Papermill over the numbered notebooks: executed copies, HTML pages, and what made them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
-import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,26 +14,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import nbformat
 import papermill
 from nbconvert.exporters import HTMLExporter
 from nbconvert.preprocessors import ExecutePreprocessor
 from papermill.exceptions import PapermillExecutionError
-from papermill.execute import ERROR_MARKER_TAG
-from PIL import Image
 
 from supclust import kept, profiles
 from supclust.profiles import Profile
-from supclust.report import provenance
+from supclust.report import index, provenance
 
 log = logging.getLogger(__name__)
 
 KERNEL = "python3"
 KERNEL_ARGUMENTS = ["--log-level=CRITICAL"]  # else each warns that it talks over the loopback interface, and of its own end
-PICTURES = (".png", ".gif")
-FIGURES = (*PICTURES, ".pdf")
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
 # How every kernel runs, whatever the shell that starts it says: figures go into the notebook, a progress bar does not (it would
@@ -117,7 +110,7 @@ def figures(
             log.info("[%d/%d] %s", number, len(tasks), describe(outcomes[-1]))
             _add_to_record(record, outcomes[-1])
             write_provenance(config, record)
-            write_index(config.name, record)
+            index.write(config.name, record, find_notebooks())
         return outcomes
 
 
@@ -231,9 +224,9 @@ def _environment(out: str | Path | None = None) -> Iterator[None]:
 def _run(task: Task, profile: str) -> Outcome:
     """Execute one notebook and write its two reports, whatever comes of it."""
     began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
-    before = _figure_stamps(profile)
+    before = index.figure_stamps(profile)
     failing_cell = _execute(task, kept.reports(profile))
-    after = _figure_stamps(profile)
+    after = index.figure_stamps(profile)
     return Outcome(
         notebook=task.name,
         status="ok" if failing_cell is None else "failed",
@@ -298,7 +291,7 @@ def _write_reports(partial: Path, executed: Path) -> None:
     for key in ("input_path", "output_path", "environment_variables"):
         notebook.metadata.get("papermill", {}).pop(key, None)
     kept.write_text(executed, nbformat.writes(notebook) + "\n")
-    title, _ = read_opening(notebook, executed.stem)
+    title, _ = index.read_opening(notebook, executed.stem)
     exporter = HTMLExporter(embed_images=True)
     resources = {"metadata": {"name": title, "path": str(kept.NOTEBOOKS)}}
     page, _ = exporter.from_notebook_node(notebook, resources)
@@ -389,84 +382,3 @@ def _without_paths(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_paths(item) for item in value]
     return provenance.without_paths(value) if isinstance(value, str) else value
-
-
-# --- index.html -----------------------------------------------------------------------------------------------------------
-
-
-def write_index(profile: str, record: dict[str, Any]) -> None:
-    """Write reports/<profile>/index.html: every figure of the profile, under the notebook that wrote it."""
-    entries, known = record["notebooks"], find_notebooks()
-    owned = {name for entry in entries.values() for name in entry["figures"]}
-    others = [name for name in _figure_stamps(profile) if name not in owned]
-    page = kept.template(Path(__file__).with_name("index.html.j2")).render(
-        record=record,
-        sections=[_section(file, profile, entries.get(file.stem)) for file in known],
-        others=_pictures(profile, others),
-        minutes=sum(entry["seconds"] for entry in entries.values()) / 60,
-    )
-    kept.write_text(kept.reports(profile) / "index.html", page)
-
-
-def _section(file: Path, profile: str, entry: dict[str, Any] | None) -> dict[str, Any]:
-    title, summary = read_opening(nbformat.read(file, as_version=4), file.stem)
-    page = kept.reports(profile) / f"{file.stem}.html"
-    return {
-        "name": file.stem,
-        "title": title,
-        "summary": summary,
-        "entry": entry,
-        "page": _link(page, profile) if page.exists() else None,
-        "pictures": _pictures(profile, entry["figures"] if entry else ()),
-    }
-
-
-def _pictures(profile: str, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Of those files, the pictures a page can show, each with its size in pixels and its PDF where there is one."""
-    folder = kept.figures(profile)
-    shown = [folder / name for name in sorted(names) if Path(name).suffix in PICTURES and (folder / name).exists()]
-    return [
-        {
-            "caption": file.stem.replace("_", " "),
-            "size": _size(file),
-            "image": _link(file, profile),
-            "pdf": _link(file.with_suffix(".pdf"), profile) if file.with_suffix(".pdf").exists() else None,
-        }
-        for file in shown
-    ]
-
-
-def _size(picture: Path) -> tuple[int, int] | None:
-    """Width and height, so that the page does not jump while it loads; None for a file that is no picture."""
-    try:
-        with Image.open(picture) as opened:
-            return opened.size
-    except OSError:
-        return None
-
-
-def _link(target: Path, profile: str) -> str:
-    """From the index page to a file, as a URL."""
-    return quote(os.path.relpath(target, kept.reports(profile)).replace(os.sep, "/"))
-
-
-def _figure_stamps(profile: str) -> dict[str, tuple[int, int]]:
-    """Every file of the figures folder with what tells whether it has been written since."""
-    folder = kept.figures(profile)
-    found = [file for file in folder.glob("[!.]*") if file.suffix in FIGURES]
-    stats = {file.name: file.stat() for file in sorted(found)}
-    return {name: (stat.st_mtime_ns, stat.st_size) for name, stat in stats.items()}
-
-
-def read_opening(notebook: nbformat.NotebookNode, default: str) -> tuple[str, str]:
-    """The first heading of a notebook and the paragraph below it, as plain text."""
-    markdown = (cell for cell in notebook.cells if cell.cell_type == "markdown")
-    prose = "\n\n".join(cell.source for cell in markdown if ERROR_MARKER_TAG not in cell.metadata.get("tags", []))
-    found = re.search(r"^#+[ \t]+(.+?)[ \t#]*$\s*((?:^(?!#).+\n?)*)", prose, re.MULTILINE)
-    return (_plain(found[1]), _plain(found[2])) if found else (default, "")
-
-
-def _plain(markdown: str) -> str:
-    """Markdown without its marks: links become their text, emphasis, code and mathematics what stands between the signs."""
-    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", markdown)
-    return " ".join(re.sub(r"\*+|`|\$", "", text).split())
