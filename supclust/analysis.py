@@ -85,10 +85,11 @@ def seed_differences(first: pd.Series, second: pd.Series) -> pd.Series:
 def compare(table: pd.DataFrame, first: str, second: str, measure: str = "accuracy") -> pd.DataFrame:
     """Lead of the first strategy over the second, in points (or classes) averaged over the rounds, paired by seed.
 
-    A row for each panel with a common seed: mean, low, high (95 %), seeds, verdict. ValueError for an unknown strategy or measure.
+    A row for each panel with a common seed: mean, low, high (95 %), seeds, verdict; none of an empty table. Raises ValueError for
+    an unknown strategy or measure.
     """
     known, rows = sorted(table["strategy"].unique()), []
-    if unknown := [name for name in (first, second) if name not in known]:
+    if known and (unknown := [name for name in (first, second) if name not in known]):
         raise ValueError(f"the table has no strategy {unknown[0]!r}; it has: {', '.join(known)}")
     for panel, part in table.groupby(PANEL, sort=False):
         values = seed_differences(*(by_round(part[part["strategy"] == name], measure) for name in (first, second)))

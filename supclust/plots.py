@@ -264,8 +264,12 @@ def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title
     """Figures 5 and 6: accuracy against labels with 95 % intervals over seeds, and below it the paired difference to `reference`.
 
     table: as sweep.run gives it. A framework starts a row of panels. Of more than five strategies the highlighted ones stand out.
-    measure: one of analysis.SCALE; a panel without it is left out.
+    measure: one of analysis.SCALE; a panel without it is left out. Without any run, the figure says so.
     """
+    if table.empty:
+        figure = plt.figure(figsize=(6, 1))
+        figure.text(0.5, 0.5, f"{title}: not run yet", ha="center")
+        return figure
     figure, panels = _panels(table, strategies, measure, heights=(3.6, 2.4))
     for (above, below), values in panels.values():
         _draw_lines(above, values)

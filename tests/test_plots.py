@@ -122,6 +122,12 @@ def test_a_strategy_that_a_panel_lacks_is_not_drawn_there_and_the_control_is_cal
     plt.close("all")
 
 
+def test_what_was_not_run_is_said_to_be_so():
+    figure = plots.curves(make_table(0.1).iloc[:0], ["supclust"], "supclust", "Networks from scratch")
+    assert [text.get_text() for text in figure.texts] == ["Networks from scratch: not run yet"]
+    assert analysis.compare(make_table(0.1).iloc[:0], "a", "b").empty
+
+
 def test_comparisons_without_data_have_no_place_in_the_forest():
     assert [label.get_text() for label in FIGURES["forest of one claim"]().axes[0].get_yticklabels()] == ["a", "b"]
     assert plots.forest(COMPARISONS[COMPARISONS["verdict"] == "no data"], "title").axes == []
