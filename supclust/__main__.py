@@ -197,7 +197,8 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         "killed, the same command goes on from its checkpoint. On several GPUs or machines: torchrun ... -m supclust train ...",
     )
     command.add_argument("name", metavar="NAME", help="a data set, or a folder of images")
-    command.add_argument("--recipe", default="paper", help="paper (default; 500 epochs: for a GPU), laptop, laptop-more or digits")
+    recipes = "paper (default; 500 epochs: for a GPU), gpu (the shipped encoder's), laptop, laptop-more or digits"
+    command.add_argument("--recipe", default="paper", help=recipes)
     command.add_argument(
         "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
         help="another value for a number of the recipe; may be repeated",
