@@ -28,7 +28,7 @@ def calls(monkeypatch):
 
     def figures(*arguments):
         seen.append(arguments)
-        return [reproduce.Outcome("00_a", "ok", "", 1.0, {}, ())]
+        return [reproduce.Outcome("00_a", "ok", "", 1.0, {})]
 
     def run(profile, **arguments):
         seen.append((profile.name, arguments))

@@ -1,4 +1,4 @@
-"""Papermill over the numbered notebooks: executed copies, HTML pages, an index, and what made them.
+"""Papermill over the numbered notebooks: executed copies, HTML pages, a page of all figures, and what made them.
 
-The commands `supclust figures` and `make notebooks` come in by `reproduce`.
+The command `supclust figures` and `make notebooks` come in by `reproduce`.
 """
