@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from supclust import kept, strategies
+from supclust import active, kept, strategies
 from supclust.bench import scaling
 from supclust.engine import geometry, kmeans
 from tests.conftest import make_blobs, make_features
@@ -57,10 +57,8 @@ def test_the_floor_counts_each_pair_once_and_the_passes_that_are_made(small, mon
 def test_stock_parts_are_scikit_learns_and_share_nothing():
     data = make_features(4, 60)
     pool = strategies.Pool(data.train, seed=0, labels=data.train_labels)
-    ours = scaling._run(data, "typiclust", "tiny", 3, pool)
-    with scaling.stock_parts():
-        stock_pool = strategies.Pool(data.train, seed=0, labels=data.train_labels)
-        stock = scaling._run(data, "typiclust", "tiny", 3, stock_pool)
+    stock_pool = scaling.StockPool(data.train, seed=0, labels=data.train_labels)
+    ours, stock = (list(active.run(data, one, "typiclust", "tiny", 3)) for one in (pool, stock_pool))
     assert set(stock_pool._shared) == {("normalised",)}
     assert [one.labels for one in stock] == [one.labels for one in ours]
     assert sorted(stock[0].picks) == sorted(ours[0].picks)  # four clear blobs have one clustering

@@ -7,12 +7,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from unittest import mock
+from types import FrameType
 
 import numpy as np
 import pandas as pd
@@ -21,9 +20,12 @@ from sklearn.neighbors import NearestNeighbors
 
 import supclust
 from supclust import active, features, kept, method, strategies, sweep
-from supclust.bench import speed
+from supclust.bench.tables import table
 from supclust.engine import geometry, kmeans, threads
+from supclust.pool import Clusters, Pool
 from supclust.profiles import Profile
+
+__all__ = ["exponent", "floor", "growth", "inertias", "ratios", "sweeping", "table"]
 
 N, DIMENSIONS = 50_000, 512  # of the synthetic features
 CENTERS, SPREAD = 100, 3.0  # of their clusters, which overlap: noise three times as wide as the centres lie apart
@@ -42,23 +44,25 @@ print(seconds, int(peak) / 1e6)
 """
 
 
-def table(name: str, measured: Callable[[], pd.DataFrame], measure: bool = False) -> tuple[pd.DataFrame, str]:
-    """A kept table, reports/laptop/<name>.csv, and the machine that it is of; measured now, and kept, where asked for.
-
-    Raises FileNotFoundError if there is none.
-    """
-    if measure:
-        kept.write(kept.reports("laptop") / f"{name}.csv", measured().round(4), speed.machine())
-    if found := next(kept.read_all("laptop", f"{name}.csv"), None):
-        return found
-    raise FileNotFoundError(f"there is no table {name}.csv in reports/laptop; with measure = True it is made")
-
-
 def synthetic(n: int = N, d: int = DIMENSIONS, seed: int = 0) -> np.ndarray:
     """Features of overlapping clusters, float32 (n, d): Gaussian noise around Gaussian centres."""
     rng = np.random.default_rng(seed)
     centers = rng.standard_normal((CENTERS, d), dtype=np.float32)
     return centers[rng.integers(CENTERS, size=n)] + np.float32(SPREAD) * rng.standard_normal((n, d), dtype=np.float32)
+
+
+def _own_features(profile: Profile) -> np.ndarray:
+    return geometry.normalise(features.obtain(profile, profile.datasets[0]).train.astype(np.float32))
+
+
+def _pools(profile: Profile) -> list[tuple[str, np.ndarray]]:
+    return [(f"synthetic, {DIMENSIONS}-d", synthetic()), (profile.datasets[0], _own_features(profile))]
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    function()
+    return time.perf_counter() - begin
 
 
 # -- against other libraries ---------------------------------------------------------------------------------------------------
@@ -81,39 +85,39 @@ def ratios(profile: Profile) -> pd.DataFrame:
 
     Columns: features, job, against, ours, theirs (medians of repeats, s), times, target. Needs scikit-activeml.
     """
-    pools = {f"synthetic, {DIMENSIONS}-d": synthetic(), f"{profile.datasets[0]}": _own_features(profile)}
-    return pd.DataFrame([_race(name, points, job) for name, points in pools.items() for job in jobs()])
-
-
-def _own_features(profile: Profile) -> np.ndarray:
-    return geometry.normalise(features.obtain(profile, profile.datasets[0]).train.astype(np.float32))
+    rows = []
+    for (name, points), job in itertools.product(_pools(profile), jobs()):
+        both = partial(job.ours, points), partial(job.theirs, points)
+        ours, theirs = np.median([list(map(_seconds, both)) for _ in range(job.repeats)], axis=0)
+        row = {"features": name, "job": job.name, "against": job.library, "ours": ours, "theirs": theirs}
+        rows.append(row | {"times": theirs / ours, "target": job.target})
+    return pd.DataFrame(rows)
 
 
 def jobs() -> list[Job]:
     """What is compared; scikit-activeml as it comes, but for the twenty neighbours of typicality."""
     from skactiveml.pool import CoreSet, ProbCover, TypiClust
 
+    def ours(name: str, budget: int) -> Callable[[np.ndarray], object]:
+        return lambda points: strategies.query(name, Pool(points), budget, np.random.default_rng(0))
+
     def theirs(strategy: object, budget: int) -> Callable[[np.ndarray], object]:
         return lambda points: strategy.query(points, np.full(len(points), np.nan), batch_size=budget)
 
-    typiclust, coreset = "scikit-activeml TypiClust", "scikit-activeml CoreSet"
+    stock, skactiveml = "scikit-learn MiniBatchKMeans, NearestNeighbors", "scikit-activeml"
+    typiclust, probcover, coreset = TypiClust(k=20, random_state=0), ProbCover(random_state=0), CoreSet(random_state=0)
+    middle = partial(_in_the_middle, supclust.select), partial(_in_the_middle, minibatch_select)
     return [
-        Job("select 10", lambda x: supclust.select(x, 10), theirs(TypiClust(k=20, random_state=0), 10), typiclust, 25),
-        Job(
-            "select 50, 250 labelled",
-            lambda x: supclust.select(x, 50, _labeled(x)),
-            lambda x: minibatch_select(x, 50, _labeled(x)),
-            "scikit-learn MiniBatchKMeans, NearestNeighbors",
-            15,
-        ),
-        Job("ProbCover 10", _ours("probcover", 10), theirs(ProbCover(random_state=0), 10), "scikit-activeml ProbCover", 40, 1),
-        Job("Coreset 10", _ours("coreset", 10), theirs(CoreSet(random_state=0), 10), coreset, 1),
-        Job("Coreset 500", _ours("coreset", 500), theirs(CoreSet(random_state=0), 500), coreset, 3),
+        Job("select 10", lambda x: supclust.select(x, 10), theirs(typiclust, 10), f"{skactiveml} TypiClust", 25),
+        Job("select 50, 250 labelled", *middle, stock, 15),
+        Job("ProbCover 10", ours("probcover", 10), theirs(probcover, 10), f"{skactiveml} ProbCover", 40, 1),
+        Job("Coreset 10", ours("coreset", 10), theirs(coreset, 10), f"{skactiveml} CoreSet", 1),
+        Job("Coreset 500", ours("coreset", 500), theirs(coreset, 500), f"{skactiveml} CoreSet", 3),
     ]
 
 
-def _ours(name: str, budget: int) -> Callable[[np.ndarray], object]:
-    return lambda points: strategies.query(name, strategies.Pool(points), budget, np.random.default_rng(0))
+def _in_the_middle(select: Callable[..., object], points: np.ndarray) -> object:
+    return select(points, 50, _labeled(points))
 
 
 def _labeled(points: np.ndarray) -> np.ndarray:
@@ -125,28 +129,15 @@ def minibatch_select(points: np.ndarray, budget: int, labeled: np.ndarray) -> li
     found = MiniBatchKMeans(len(labeled) + budget, random_state=0, n_init=1).fit_predict(points)
     sizes = np.bincount(found)
     sizes[np.unique(found[labeled])] = 0
-    return [_most_typical(points, np.flatnonzero(found == cluster)) for cluster in np.argsort(-sizes)[:budget]]
+    groups = [np.flatnonzero(found == cluster) for cluster in np.argsort(-sizes)[:budget]]
+    return [int(members[_stock_distances(points[members]).argmin()]) for members in groups]
 
 
-def _most_typical(points: np.ndarray, members: np.ndarray) -> int:
-    if len(members) == 1:
-        return int(members[0])
-    k = max(1, min(20, len(members) // 2))
-    distances, _ = NearestNeighbors(n_neighbors=min(k + 1, len(members))).fit(points[members]).kneighbors(points[members])
-    return int(members[distances[:, 1:].mean(axis=1).argmin()])
-
-
-def _race(pool: str, points: np.ndarray, job: Job) -> dict[str, object]:
-    turns = [(_seconds(lambda: job.ours(points)), _seconds(lambda: job.theirs(points))) for _ in range(job.repeats)]
-    ours, theirs = np.median(turns, axis=0)
-    row = {"features": pool, "job": job.name, "against": job.library, "ours": ours, "theirs": theirs}
-    return row | {"times": theirs / ours, "target": job.target}
-
-
-def _seconds(function: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    function()
-    return time.perf_counter() - begin
+def _stock_distances(points: np.ndarray, n_neighbors: int = 20) -> np.ndarray:
+    if len(points) == 1:
+        return np.full(1, np.inf)
+    k = max(1, min(n_neighbors, len(points) // 2))
+    return NearestNeighbors(n_neighbors=k + 1).fit(points).kneighbors(points)[0][:, 1:].mean(axis=1)
 
 
 # -- against the machine -------------------------------------------------------------------------------------------------------
@@ -156,24 +147,22 @@ def floor(profile: Profile, repeats: int = 3) -> pd.DataFrame:
     """What the arithmetic and the memory traffic of k-means and of the neighbours in clusters take at this machine's own rates.
 
     Rates are measured in the same run: of products of tiles over all cores (GFLOP/s), and of copying (GB/s). Columns: features,
-    step, operations (10^9), bytes (10^9), floor (s, the larger of the two times), taken (s, median), times floor.
+    clusters, step, operations (10^9), bytes (10^9), floor (s, the larger of the two times), taken (s, median), times floor.
     """
     rows = []
-    for name, points in {f"synthetic, {DIMENSIONS}-d": synthetic(), f"{profile.datasets[0]}": _own_features(profile)}.items():
-        for budget, labeled in ((10, 0), (50, LABELED)):
-            runs = [_steps(points, budget, labeled) for _ in range(repeats)]
-            for step in runs[0]:
-                taken = float(np.median([run[step][2] for run in runs]))
-                rows.append(
-                    {"features": name, "clusters": budget + labeled, "step": step, **_against_floor(*runs[0][step][:2], taken)}
-                )
+    for (name, points), (budget, labeled) in itertools.product(_pools(profile), ((10, 0), (50, LABELED))):
+        sizes, seconds = zip(*(_steps(points, budget, _labeled(points)[:labeled]) for _ in range(repeats)), strict=True)
+        pairs, read = float((sizes[0] ** 2).sum()), float(sizes[0].sum())  # each pair of points once
+        work = {
+            "k-means": _work_of_kmeans(points, budget + labeled),
+            "neighbours": (pairs * points.shape[1], read * points.shape[1] * points.itemsize),
+        }
+        for (step, (operations, moved)), taken in zip(work.items(), np.median(seconds, axis=0), strict=True):
+            products, copying = rates()
+            least = max(operations / products, moved / copying)
+            row = {"features": name, "clusters": budget + labeled, "step": step, "operations": operations / 1e9}
+            rows.append(row | {"bytes": moved / 1e9, "floor": least, "taken": taken, "times floor": taken / least})
     return pd.DataFrame(rows)
-
-
-def _against_floor(operations: float, moved: float, taken: float) -> dict[str, float]:
-    products, copying = rates()
-    least = max(operations / products, moved / copying)
-    return {"operations": operations / 1e9, "bytes": moved / 1e9, "floor": least, "taken": taken, "times floor": taken / least}
 
 
 def rates() -> tuple[float, float]:
@@ -191,31 +180,36 @@ def rates() -> tuple[float, float]:
     return products, 2 * large.nbytes / copied
 
 
-def _steps(points: np.ndarray, budget: int, labeled: int) -> dict[str, tuple[float, float, float]]:
-    """Operations, bytes and seconds of the two steps of a query that cost most.
+def _steps(points: np.ndarray, budget: int, labeled: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
+    """Sizes of the clusters that a query looks for neighbours in, and the seconds of k-means, checking included, and of that."""
+    begin, pool = time.perf_counter(), Pool(points, labeled)
+    clusters = pool.clusters(len(labeled) + budget)
+    seconds, queried = time.perf_counter() - begin, list(method.clusters_to_query(clusters, pool, budget))
+    return clusters.sizes[queried], (seconds, _seconds(lambda: pool.neighbor_distances(clusters, queried)))
 
-    k-means: its passes; before these, the points are read and written as they are checked and normalised, put in order and moved
-    to their mean, and read and multiplied as they are taken to the leading dimensions. Neighbours: each pair of points once.
+
+def _work_of_kmeans(points: np.ndarray, n_clusters: int) -> tuple[float, float]:
+    """Operations and bytes of k-means: those of its passes, which a profiler counts on the one thread that does them all.
+
+    Before the passes, the points are read and written as they are checked and normalised, put in order and moved to their mean,
+    and read and multiplied as they are taken to the leading dimensions.
     """
-    counted, one_pass, (n, d) = [0.0, 7.0 * points.nbytes], kmeans.block_pass, points.shape
-    counted[0] += 2.0 * n * d * kmeans.LEADING * (d >= 1.5 * kmeans.LEADING)
+    n, d = points.shape
+    work = np.array([2.0 * n * d * kmeans.LEADING * (d >= 1.5 * kmeans.LEADING), 7.0 * points.nbytes])
 
-    def counting(block: np.ndarray, centers: np.ndarray) -> kmeans.Pass:
-        counted[0] += 2 * block.size * len(centers)
-        counted[1] += block.nbytes
-        return one_pass(block, centers)
+    def count(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code is kmeans.block_pass.__code__:
+            block, centers = frame.f_locals["block"], frame.f_locals["centers"]
+            work[:] += 2 * block.size * len(centers), block.nbytes
 
-    seconds = _seconds(lambda: strategies.Pool(points).clusters(budget + labeled))
-    pool = strategies.Pool(points, _labeled(points)[:labeled])
-    with threads.alone(), mock.patch.object(kmeans, "block_pass", counting):
-        clustered = pool.clusters(budget + labeled)
-    queried = list(method.clusters_to_query(clustered, pool, budget))
-    sizes = clustered.sizes[queried].astype(float)
-    neighbours = float((sizes**2).sum() * d), float(sizes.sum() * d * points.itemsize)
-    return {
-        "k-means": (*counted, seconds),
-        "neighbours": (*neighbours, _seconds(lambda: pool.neighbor_distances(clustered, queried))),
-    }
+    pool = Pool(points)
+    with threads.alone():
+        sys.setprofile(count)
+        try:
+            pool.clusters(n_clusters)
+        finally:
+            sys.setprofile(None)
+    return float(work[0]), float(work[1])
 
 
 def inertias(profile: Profile, n_clusters: tuple[int, ...] = (10, 50, 300), seeds: int = 5) -> pd.DataFrame:
@@ -239,51 +233,42 @@ def inertias(profile: Profile, n_clusters: tuple[int, ...] = (10, 50, 300), seed
 # -- a sweep -------------------------------------------------------------------------------------------------------------------
 
 
+class StockPool(Pool):
+    """A pool whose k-means and neighbours are scikit-learn's; queries share nothing but the normalised features."""
+
+    def shared(self, key: tuple, compute: Callable[[], object]) -> object:
+        return super().shared(key, compute) if key == ("normalised",) else compute()
+
+    def clusters(self, n_clusters: int) -> Clusters:
+        model, order = KMeans(n_clusters, n_init=1, random_state=self.seed).fit(self.points), self.normalised.order
+        assignments = model.labels_.astype(np.int64)
+        members = [order[assignments[order] == cluster] for cluster in range(n_clusters)]
+        return Clusters(assignments, model.cluster_centers_, np.bincount(assignments, minlength=n_clusters), members)
+
+    def neighbor_distances(self, clusters: Clusters, some: Iterable[int]) -> np.ndarray:
+        distances = np.full(len(self.features), np.nan)
+        for members in (clusters.members[cluster] for cluster in some):
+            distances[members] = _stock_distances(self.points[members], self.settings.n_neighbors)
+        return distances
+
+
 def sweeping(profile: Profile, seed: int = 0) -> pd.DataFrame:
     """Seconds of one core for all runs of a seed on the profile's first data set: here, and with stock parts that share nothing.
 
     The ten strategies of Figure 6. Columns: strategy, budget, ours, stock (s); what runs share is counted where it comes up first.
     """
     data, rows = features.obtain(profile, profile.datasets[0], seed), []
-    pool = strategies.Pool(data.train, seed=seed, labels=data.train_labels)
+    pool = Pool(data.train, seed=seed, labels=data.train_labels)
+
+    def seconds(pool: Pool, name: str, budget: str) -> float:
+        return _seconds(lambda: list(active.run(data, pool, name, budget, profile.rounds)))
+
     with sweep.alone(kept.folders()):
         for budget, name in itertools.product(profile.budgets, strategies.NAMES[:10]):
-            run = partial(_run, data, name, budget, profile.rounds)
-            ours = _seconds(partial(run, pool))
-            with stock_parts():
-                stock = _seconds(partial(run, strategies.Pool(data.train, seed=seed, labels=data.train_labels)))
+            ours = seconds(pool, name, budget)
+            stock = seconds(StockPool(data.train, seed=seed, labels=data.train_labels), name, budget)
             rows.append({"strategy": name, "budget": budget, "ours": ours, "stock": stock})
     return pd.DataFrame(rows)
-
-
-def _run(data: features.Features, name: str, budget: str, rounds: int, pool: strategies.Pool) -> list[active.Round]:
-    return list(active.run(data, pool, name, budget, rounds))
-
-
-@contextmanager
-def stock_parts() -> Iterator[None]:
-    """For the length of the block: k-means and neighbours are scikit-learn's, and queries share nothing but normalised features."""
-    share = strategies.Pool.shared
-
-    def share_points(pool: strategies.Pool, key: tuple, compute: Callable[[], object]) -> object:
-        return share(pool, key, compute) if key == ("normalised",) else compute()
-
-    with (
-        mock.patch("supclust.pool.kmeans", _stock_kmeans),
-        mock.patch("supclust.pool.mean_distances", _stock_distances),
-        mock.patch.object(strategies.Pool, "shared", share_points),
-    ):
-        yield
-
-
-def _stock_kmeans(points: geometry.Points, n_clusters: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    model = KMeans(n_clusters, n_init=1, random_state=seed).fit(np.asarray(points))
-    return model.labels_.astype(np.int64), model.cluster_centers_
-
-
-def _stock_distances(points: np.ndarray, n_neighbors: int = 20, squared: bool = False) -> np.ndarray:
-    k = max(1, min(n_neighbors, len(points) // 2))
-    return NearestNeighbors(n_neighbors=min(k + 1, len(points))).fit(points).kneighbors(points)[0][:, 1:].mean(axis=1)
 
 
 # -- growth --------------------------------------------------------------------------------------------------------------------
@@ -309,11 +294,12 @@ def growth(sizes: tuple[int, ...], d: int, budgets: tuple[int, ...], dtype: str 
 
 
 def write_synthetic(path: Path, n: int, d: int, dtype: str = "float32") -> Path:
-    """Write synthetic features (n, d) into a .npy file, a part at a time; returns the path."""
+    """Write features (n, d) into a .npy file, a part at a time; returns the path.
+
+    They are `synthetic` ones but for their noise, whose spectrum falls as that of real features does.
+    """
     rng, centers = np.random.default_rng(1), np.random.default_rng(0).standard_normal((CENTERS, d), dtype=np.float32)
-    widths = (
-        SPREAD * np.arange(1, d + 1, dtype=np.float32) ** -0.5
-    )  # noise with a spectrum that falls, as that of real features does
+    widths = SPREAD * np.arange(1, d + 1, dtype=np.float32) ** -0.5
     out = np.lib.format.open_memmap(path, "w+", dtype, (n, d))
     for part in geometry.slices(n, SCALED):
         m = part.stop - part.start
