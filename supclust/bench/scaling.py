@@ -8,10 +8,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,16 +20,15 @@ from sklearn.neighbors import NearestNeighbors
 
 import supclust
 from supclust import active, features, kept, method, strategies, sweep
-from supclust.bench.tables import table
+from supclust.bench.tables import table as table
 from supclust.engine import geometry, kmeans, threads
 from supclust.pool import Clusters, Pool
 from supclust.profiles import Profile
 
-__all__ = ["exponent", "floor", "growth", "inertias", "ratios", "sweeping", "table"]
-
 N, DIMENSIONS = 50_000, 512  # of the synthetic features
 CENTERS, SPREAD = 100, 3.0  # of their clusters, which overlap: noise three times as wide as the centres lie apart
 LABELED = 250  # of a query in the middle of a run with the small budget
+FLOOR = ["features", "clusters", "step", "operations", "bytes", "floor", "taken", "times floor"]
 TILE = 1000, 512  # of the products that the machine's rate is measured with
 SCALED = 2**20  # points that a file is filled with at a time
 QUERY = """
@@ -44,11 +43,10 @@ print(seconds, int(peak) / 1e6)
 """
 
 
-def synthetic(n: int = N, d: int = DIMENSIONS, seed: int = 0) -> np.ndarray:
-    """Features of overlapping clusters, float32 (n, d): Gaussian noise around Gaussian centres."""
-    rng = np.random.default_rng(seed)
-    centers = rng.standard_normal((CENTERS, d), dtype=np.float32)
-    return centers[rng.integers(CENTERS, size=n)] + np.float32(SPREAD) * rng.standard_normal((n, d), dtype=np.float32)
+def synthetic(n: int = N, d: int = DIMENSIONS, noise: float | np.ndarray = SPREAD, seed: int = 0) -> np.ndarray:
+    """Features of overlapping clusters, float32 (n, d): Gaussian noise around Gaussian centres, which depend on d only."""
+    rng, centers = np.random.default_rng([1, seed]), np.random.default_rng(0).standard_normal((CENTERS, d), dtype=np.float32)
+    return centers[rng.integers(CENTERS, size=n)] + np.float32(noise) * rng.standard_normal((n, d), dtype=np.float32)
 
 
 def _own_features(profile: Profile) -> np.ndarray:
@@ -59,17 +57,20 @@ def _pools(profile: Profile) -> list[tuple[str, np.ndarray]]:
     return [(f"synthetic, {DIMENSIONS}-d", synthetic()), (profile.datasets[0], _own_features(profile))]
 
 
-def _seconds(function: Callable[[], object]) -> float:
+def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
+    """What a function returns, and the seconds that it takes."""
     begin = time.perf_counter()
-    function()
-    return time.perf_counter() - begin
+    return function(), time.perf_counter() - begin
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    return _timed(function)[1]
 
 
 # -- against other libraries ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """A query, done by this package and by another library."""
 
     name: str
@@ -86,12 +87,10 @@ def ratios(profile: Profile) -> pd.DataFrame:
     Columns: features, job, against, ours, theirs (medians of repeats, s), times, target. Needs scikit-activeml.
     """
     rows = []
-    for (name, points), job in itertools.product(_pools(profile), jobs()):
-        both = partial(job.ours, points), partial(job.theirs, points)
-        ours, theirs = np.median([list(map(_seconds, both)) for _ in range(job.repeats)], axis=0)
-        row = {"features": name, "job": job.name, "against": job.library, "ours": ours, "theirs": theirs}
-        rows.append(row | {"times": theirs / ours, "target": job.target})
-    return pd.DataFrame(rows)
+    for (pool, points), (job, ours, theirs, library, target, repeats) in itertools.product(_pools(profile), jobs()):
+        seconds = np.median([(_seconds(partial(ours, points)), _seconds(partial(theirs, points))) for _ in range(repeats)], axis=0)
+        rows.append((pool, job, library, *seconds, seconds[1] / seconds[0], target))
+    return pd.DataFrame(rows, columns=["features", "job", "against", "ours", "theirs", "times", "target"])
 
 
 def jobs() -> list[Job]:
@@ -146,8 +145,8 @@ def _stock_distances(points: np.ndarray, n_neighbors: int = 20) -> np.ndarray:
 def floor(profile: Profile, repeats: int = 3) -> pd.DataFrame:
     """What the arithmetic and the memory traffic of k-means and of the neighbours in clusters take at this machine's own rates.
 
-    Rates are measured in the same run: of products of tiles over all cores (GFLOP/s), and of copying (GB/s). Columns: features,
-    clusters, step, operations (10^9), bytes (10^9), floor (s, the larger of the two times), taken (s, median), times floor.
+    Rates are measured in the same run: of products of tiles over all cores (GFLOP/s), and of copying (GB/s). Columns: FLOOR;
+    operations and bytes in 10^9, floor (the larger of the two times) and taken (median) in s.
     """
     rows = []
     for (name, points), (budget, labeled) in itertools.product(_pools(profile), ((10, 0), (50, LABELED))):
@@ -160,32 +159,34 @@ def floor(profile: Profile, repeats: int = 3) -> pd.DataFrame:
         for (step, (operations, moved)), taken in zip(work.items(), np.median(seconds, axis=0), strict=True):
             products, copying = rates()
             least = max(operations / products, moved / copying)
-            row = {"features": name, "clusters": budget + labeled, "step": step, "operations": operations / 1e9}
-            rows.append(row | {"bytes": moved / 1e9, "floor": least, "taken": taken, "times floor": taken / least})
-    return pd.DataFrame(rows)
+            rows.append((name, budget + labeled, step, operations / 1e9, moved / 1e9, least, taken, taken / least))
+    return pd.DataFrame(rows, columns=FLOOR)
 
 
 def rates() -> tuple[float, float]:
     """Floating-point operations a second of matrix products over all cores, and bytes a second read and written by copying."""
     a, b = np.random.default_rng(0).standard_normal((2, *TILE), dtype=np.float32)  # of a with itself, numpy computes one half
     large = np.ones((threads.count(), 2**25), dtype=np.float32)
-    other = large.copy()
+    other, pieces = large.copy(), range(16 * threads.count())
 
     def multiply(piece: int) -> None:
         np.matmul(a, b.T, out=threads.workspace("products", (TILE[0], TILE[0])))
 
-    pieces = range(16 * threads.count())
-    products = len(pieces) * 2 * TILE[0] ** 2 * TILE[1] / min(_seconds(lambda: threads.map(multiply, pieces)) for _ in range(5))
-    copied = min(_seconds(lambda: threads.map(lambda i: np.copyto(other[i], large[i]), range(len(large)))) for _ in range(5))
-    return products, 2 * large.nbytes / copied
+    multiplying = min(_seconds(lambda: threads.map(multiply, pieces)) for _ in range(5))
+    copying = min(_seconds(lambda: threads.map(lambda i: np.copyto(other[i], large[i]), range(len(large)))) for _ in range(5))
+    return len(pieces) * 2 * TILE[0] ** 2 * TILE[1] / multiplying, 2 * large.nbytes / copying
 
 
 def _steps(points: np.ndarray, budget: int, labeled: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
     """Sizes of the clusters that a query looks for neighbours in, and the seconds of k-means, checking included, and of that."""
-    begin, pool = time.perf_counter(), Pool(points, labeled)
-    clusters = pool.clusters(len(labeled) + budget)
-    seconds, queried = time.perf_counter() - begin, list(method.clusters_to_query(clusters, pool, budget))
-    return clusters.sizes[queried], (seconds, _seconds(lambda: pool.neighbor_distances(clusters, queried)))
+
+    def cluster() -> tuple[Pool, Clusters]:
+        pool = Pool(points, labeled)
+        return pool, pool.clusters(len(labeled) + budget)
+
+    (pool, clusters), seconds = _timed(cluster)
+    queried = list(method.clusters_to_query(clusters, pool, budget))
+    return clusters.sizes[queried], (seconds, _seconds(partial(pool.neighbor_distances, clusters, queried)))
 
 
 def _work_of_kmeans(points: np.ndarray, n_clusters: int) -> tuple[float, float]:
@@ -220,12 +221,9 @@ def inertias(profile: Profile, n_clusters: tuple[int, ...] = (10, 50, 300), seed
     points, rows = _own_features(profile), []
     pool = geometry.Points(points)
     for k in n_clusters:
-        begin, best = time.perf_counter(), KMeans(k, n_init=10, random_state=0).fit(points).inertia_
-        theirs, ratio, seconds = time.perf_counter() - begin, [], []
-        for seed in range(seeds):
-            begin, (assignments, centers) = time.perf_counter(), kmeans.kmeans(pool, k, seed)
-            seconds.append(time.perf_counter() - begin)
-            ratio.append(((points - centers[assignments]) ** 2).sum(dtype=float) / best)
+        best, theirs = _timed(partial(KMeans(k, n_init=10, random_state=0).fit, points))
+        found, seconds = zip(*(_timed(partial(kmeans.kmeans, pool, k, seed)) for seed in range(seeds)), strict=True)
+        ratio = [((points - centers[nearest]) ** 2).sum(dtype=float) / best.inertia_ for nearest, centers in found]
         rows.append({"clusters": k, "ratio": np.mean(ratio), "worst": max(ratio), "ours": np.median(seconds), "theirs": theirs})
     return pd.DataFrame(rows)
 
@@ -294,16 +292,10 @@ def growth(sizes: tuple[int, ...], d: int, budgets: tuple[int, ...], dtype: str 
 
 
 def write_synthetic(path: Path, n: int, d: int, dtype: str = "float32") -> Path:
-    """Write features (n, d) into a .npy file, a part at a time; returns the path.
-
-    They are `synthetic` ones but for their noise, whose spectrum falls as that of real features does.
-    """
-    rng, centers = np.random.default_rng(1), np.random.default_rng(0).standard_normal((CENTERS, d), dtype=np.float32)
-    widths = SPREAD * np.arange(1, d + 1, dtype=np.float32) ** -0.5
+    """Write `synthetic` features (n, d), whose noise falls from axis to axis as that of real ones does, a part at a time."""
     out = np.lib.format.open_memmap(path, "w+", dtype, (n, d))
-    for part in geometry.slices(n, SCALED):
-        m = part.stop - part.start
-        out[part] = centers[rng.integers(CENTERS, size=m)] + widths * rng.standard_normal((m, d), dtype=np.float32)
+    for number, part in enumerate(geometry.slices(n, SCALED)):
+        out[part] = synthetic(part.stop - part.start, d, SPREAD * np.arange(1, d + 1) ** -0.5, number)
     out.flush()
     return path
 
