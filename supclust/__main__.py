@@ -26,33 +26,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("supclust").setLevel(logging.INFO)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where cores are shared, threads that spin make small steps crawl
     options = _parse(arguments)
+    if "profile" in options and options.out:
+        os.environ["SUPCLUST_OUT"] = str(options.out.resolve())
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to fail
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+        stream.reconfigure(errors="backslashreplace")
     try:
         return options.run(options)
     except (ValueError, FileNotFoundError) as error:
-        print(f"supclust {options.command}: {error}", file=sys.stderr)
-        return 2
+        code, message = 2, error
     except BrokenPipeError:  # who reads the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         if error.errno in UNUSABLE and error.filename:
-            print(f"supclust {options.command}: {os.fspath(error.filename)}: {error.strerror}", file=sys.stderr)
-            return 2
-        if error.errno not in DISK_FULL and not isinstance(error, ChildProcessError):
+            code, message = 2, f"{os.fspath(error.filename)}: {error.strerror}"
+        elif error.errno in DISK_FULL or isinstance(error, ChildProcessError):
+            code, message = 1, error.strerror or error
+        else:
             raise
-        print(f"supclust {options.command}: {error.strerror or error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
-        print(f"supclust {options.command}: interrupted; what was finished is kept", file=sys.stderr)
-        return 130
+        code, message = 130, "interrupted; what was finished is kept"
+    print(f"supclust {options.command}: {message}", file=sys.stderr)
+    return code
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """argparse takes `03 -p seed 3` but, when nothing stands before the option, leaves over the notebook in `-p seed 3 03`."""
-    parser = _parser()
+    parser = argparse.ArgumentParser("supclust", description="Pick images to label, and reproduce SUPClust (arXiv 2403.03741).")
+    parser.add_argument("--version", action="version", version=f"supclust {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for run, (add_options, summary) in COMMANDS.items():
+        command = commands.add_parser(run.__name__[1:], help=summary, description=run.__doc__)
+        command.set_defaults(run=run)
+        add_options(command)
     options, rest = parser.parse_known_args(arguments)
     if rest and (options.command != "figures" or any(argument.startswith("-") for argument in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -61,61 +67,22 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="supclust", description="Pick images to label, and reproduce SUPClust (arXiv 2403.03741)."
-    )
-    parser.add_argument("--version", action="version", version=f"supclust {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_label(commands)
-    _add_figures(commands)
-    _add_sweep(commands)
-    _add_claims(commands)
-    _add_data(commands)
-    _add_train(commands)
-    _add_ship(commands)
-    return parser
+# -- options that several commands have ----------------------------------------------------------------------------------------
 
 
-def _add_label(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser(
-        "label",
-        help="pick images of your own to label",
-        description="Pick the images to label first, and write picks.csv, a contact sheet (contact_sheet.html and .png), tasks "
-        "for Label Studio and what was done into a folder. With --labeled, or from an earlier round's folder, pick the next ones.",
-    )
-    command.add_argument(
-        "source", type=_path, metavar="IMAGES",
-        help="a folder of images, a file of embeddings (.npy, .npz, .parquet), or the folder of an earlier round",
-    )  # fmt: skip
-    command.add_argument("--budget", type=int, default=50, metavar="N", help="how many to pick (default: 50)")
-    command.add_argument("--out", type=_path, default=Path("picks"), metavar="DIR", help="folder for the results (default: picks)")
-    command.add_argument(
-        "--labeled", type=_path, nargs="+", action="extend", default=[], metavar="FILE",
-        help="after IMAGES; labels so far: CSV with the columns id and label, or Label Studio's JSON",
-    )  # fmt: skip
-    command.add_argument(
-        "--classes", nargs="+", action="extend", default=[], metavar="NAME",
-        help="after IMAGES; names of classes, to choose from on the sheet and in Label Studio",
-    )  # fmt: skip
-    command.add_argument(
-        "--strategy", default="supclust", metavar="NAME",
-        help="supclust (default), typiclust, random ..., also with settings: supclust:top_fraction=0.05",
-    )  # fmt: skip
-    command.add_argument("--explain", action="store_true", help="print why each image was picked")
-    command.add_argument("--seed", type=int, default=0, help="of clusters, training and random draws")
-    command.add_argument("--force", action="store_true", help="overwrite the results of another run")
-    command.add_argument("--images", type=_path, metavar="DIR", help="the folder of images that the ids of embeddings name")
-    encoder = command.add_argument_group("how a folder of images is embedded")
-    encoder.add_argument(
-        "--encoder", default="simclr", metavar="NAME",
-        help="simclr, trained on the images (default); a model of torchvision, such as resnet50; or a .safetensors file",
-    )  # fmt: skip
-    encoder.add_argument("--train-minutes", type=float, default=20.0, metavar="M", help="of SimCLR (default: 20; 0: no training)")
-    encoder.add_argument("--train-epochs", type=int, metavar="N", help="instead: the same on every machine")
-    encoder.add_argument("--from-scratch", action="store_true", help="do not start SimCLR from the CIFAR-10 encoder")
-    encoder.add_argument("--download", action="store_true", help="fetch the weights of a torchvision model if they are not here")
-    command.set_defaults(run=_label)
+def _add_profile(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--profile", default="laptop", help="quick, laptop (default) or paper")
+    command.add_argument("--out", type=_path, metavar="DIR", help="write below this folder instead of the repository")
+
+
+def _add_parameter(command: argparse.ArgumentParser, of: str) -> None:
+    values = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
+    command.add_argument("-p", "--parameter", **values, help=f"another value for a {of}; may be repeated")
+
+
+def _add_missing(command: argparse.ArgumentParser) -> None:
+    values = {"dest": "missing", "action": "store_const", "const": "leave out", "default": "error"}
+    command.add_argument("--leave-out-missing", **values, help="of isic2019, use the images that are there")
 
 
 def _path(text: str) -> Path:
@@ -124,119 +91,38 @@ def _path(text: str) -> Path:
     return Path(text).expanduser()
 
 
-def _add_figures(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser(
-        "figures",
-        help="execute the numbered notebooks: fills figures/ and reports/",
-        description="Execute the numbered notebooks, all or those named, and write figures/PROFILE/ and reports/PROFILE/ "
-        "(executed copies, HTML pages, index.html, provenance.json).",
-    )
-    command.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="03, 3 or 03_queried_samples (default: all)")
-    _add_profile(command)
-    command.add_argument(
-        "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
-        help="a parameter of the notebooks named; may be repeated",
-    )  # fmt: skip
-    command.add_argument("--recompute", action="store_true", help="run the experiments instead of using shipped tables")
-    command.set_defaults(run=_figures)
+# -- the commands: what each takes, and what it does ---------------------------------------------------------------------------
 
 
-def _add_sweep(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser(
-        "sweep",
-        help="run the active-learning experiments of a profile",
-        description="Run the active-learning experiments of a profile; those that have a record already are not repeated. "
-        "Stopped or killed, the same command goes on. Exit code 1 if runs failed; their tracebacks are in records/*.failed.json.",
-    )
-    _add_profile(command)
-    for name in ("frameworks", "datasets", "strategies", "budgets"):
-        command.add_argument(f"--{name}", nargs="+", metavar="NAME", help="only these (default: those of the profile)")
-    command.add_argument("--seeds", type=int, metavar="N", help="number of seeds (default: that of the profile)")
-    command.add_argument("--jobs", type=int, default=-1, metavar="N", help="processes (default: one per core)")
-    command.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="the I-th of N parts, for job arrays")
-    _add_missing(command)
-    command.set_defaults(run=_sweep)
-
-
-def _shard(text: str) -> tuple[int, int]:
-    i, _, n = text.partition("/")
-    if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a part such as 1/8, the first of eight")
-    return int(i), int(n)
-
-
-def _add_claims(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser(
-        "claims",
-        help="a verdict on each claim of the paper",
-        description="Hold each claim of the paper against the runs of a profile that are done (see `supclust sweep`), and write "
-        "claims.md into its reports.",
-    )
-    _add_profile(command)
-    _add_missing(command)
-    command.add_argument("--readme", type=Path, metavar="FILE", help="also put the table between the markers of this file")
-    command.set_defaults(run=_claims)
-
-
-def _add_data(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser(
-        "data",
-        help="download a data set and check it",
-        description="Download a data set into the folder that SUPCLUST_DATA names (default: data/) and check it.",
-    )
-    command.add_argument("name", metavar="NAME", help="cifar10, cifar10-lt50, cifar100, or isic2019 (checked only)")
-    _add_missing(command)
-    command.set_defaults(run=_data)
-
-
-def _add_train(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser(
-        "train",
-        help="train a SimCLR encoder",
-        description="Train a SimCLR encoder on the images of a data set, without labels, and write encoder.safetensors. Stopped or "
-        "killed, the same command goes on from its checkpoint. On several GPUs or machines: torchrun ... -m supclust train ...",
-    )
-    command.add_argument("name", metavar="NAME", help="a data set, or a folder of images")
-    recipes = "paper (default; 500 epochs: for a GPU), gpu (the shipped encoder's), laptop, laptop-more or digits"
-    command.add_argument("--recipe", default="paper", help=recipes)
-    command.add_argument(
-        "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
-        help="another value for a number of the recipe; may be repeated",
-    )  # fmt: skip
-    command.add_argument("--start", type=Path, metavar="WEIGHTS", help="go on from an encoder's weights, a safetensors file")
-    command.add_argument("--seed", type=int, default=0, help="of the training, and of the draw of cifar10-lt50 and isic2019")
-    command.add_argument(
-        "--minutes", type=float, metavar="M", help="stop after M minutes; exit code 3 if epochs are left (0 under torchrun)"
-    )
-    command.add_argument("--folder", type=Path, metavar="DIR", help="keeps checkpoint and encoder (default: below artefacts/)")
-    _add_missing(command)
-    command.set_defaults(run=_train)
-
-
-def _add_ship(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser(
-        "ship",
-        help="make the feature file that comes with the package",
-        description="Extract the features of a data set with an encoder, compare ways to store them in 20 MB, keep the best.",
-    )
-    command.add_argument("name", metavar="NAME", help="for example cifar10")
-    command.add_argument("weights", type=Path, metavar="WEIGHTS", help="the encoder's weights, a safetensors file")
-    command.set_defaults(run=_ship)
-
-
-def _add_missing(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--leave-out-missing", dest="missing", action="store_const", const="leave out", default="error",
-        help="of isic2019, use the images that are there",
-    )  # fmt: skip
-
-
-def _add_profile(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--profile", default="laptop", help="quick, laptop (default) or paper")
-    command.add_argument("--out", type=Path, metavar="DIR", help="write below this folder instead of the repository")
+def _add_label(command: argparse.ArgumentParser) -> None:
+    add, several = command.add_argument, {"nargs": "+", "action": "extend", "default": []}
+    images = "a folder of images, a file of embeddings (.npy, .npz, .parquet), or the folder of an earlier round"
+    labels = "after IMAGES; labels so far: CSV with the columns id and label, or Label Studio's JSON"
+    classes = "after IMAGES; names of classes, to choose from on the sheet and in Label Studio"
+    strategy = "supclust (default), typiclust, random ..., also with settings: supclust:top_fraction=0.05"
+    encoder = "simclr, trained on the images (default); a model of torchvision, such as resnet50; or a .safetensors file"
+    add("source", type=_path, metavar="IMAGES", help=images)
+    add("--budget", type=int, default=50, metavar="N", help="how many to pick (default: 50)")
+    add("--out", type=_path, default=Path("picks"), metavar="DIR", help="folder for the results (default: picks)")
+    add("--labeled", type=_path, **several, metavar="FILE", help=labels)
+    add("--classes", **several, metavar="NAME", help=classes)
+    add("--strategy", default="supclust", metavar="NAME", help=strategy)
+    add("--explain", action="store_true", help="print why each image was picked")
+    add("--seed", type=int, default=0, help="of clusters, training and random draws")
+    add("--force", action="store_true", help="overwrite the results of another run")
+    add("--images", type=_path, metavar="DIR", help="the folder of images that the ids of embeddings name")
+    add = command.add_argument_group("how a folder of images is embedded").add_argument
+    add("--encoder", default="simclr", metavar="NAME", help=encoder)
+    add("--train-minutes", type=float, default=20.0, metavar="M", help="of SimCLR (default: 20; 0: no training)")
+    add("--train-epochs", type=int, metavar="N", help="instead: the same on every machine")
+    add("--from-scratch", action="store_true", help="do not start SimCLR from the CIFAR-10 encoder")
+    add("--download", action="store_true", help="fetch the weights of a torchvision model if they are not here")
 
 
 def _label(options: argparse.Namespace) -> int:
+    """Pick the images to label first, and write picks.csv, a contact sheet (contact_sheet.html and .png), tasks for Label Studio
+    and what was done into a folder. With --labeled, or from an earlier round's folder, pick the next ones.
+    """
     from supclust.label import contact_sheet, labeling
 
     request = labeling.Request(
@@ -253,25 +139,53 @@ def _label(options: argparse.Namespace) -> int:
     return 0
 
 
+def _add_figures(command: argparse.ArgumentParser) -> None:
+    command.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="03, 3 or 03_queried_samples (default: all)")
+    _add_profile(command)
+    _add_parameter(command, "parameter of the notebooks named")
+    command.add_argument("--recompute", action="store_true", help="run the experiments instead of using shipped tables")
+
+
 def _figures(options: argparse.Namespace) -> int:
+    """Execute the numbered notebooks, all or those named, and write figures/PROFILE/ and reports/PROFILE/ (executed copies, HTML
+    pages, index.html, provenance.json).
+    """
     from supclust import kept
     from supclust.report import reproduce
 
     parameters = dict(options.parameter)
     outcomes = reproduce.figures(options.profile, options.notebooks, parameters, options.out, options.recompute)
     failed = [outcome.notebook for outcome in outcomes if outcome.status == "failed"]
-    _set_out(options.out)
     print(kept.reports(options.profile) / "index.html")
     if failed:
         print(f"{len(failed)} of {len(outcomes)} notebooks failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 
+def _add_sweep(command: argparse.ArgumentParser) -> None:
+    _add_profile(command)
+    for name in ("frameworks", "datasets", "strategies", "budgets"):
+        command.add_argument(f"--{name}", nargs="+", metavar="NAME", help="only these (default: those of the profile)")
+    command.add_argument("--seeds", type=int, metavar="N", help="number of seeds (default: that of the profile)")
+    command.add_argument("--jobs", type=int, default=-1, metavar="N", help="processes (default: one per core)")
+    command.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="the I-th of N parts, for job arrays")
+    _add_missing(command)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    i, _, n = text.partition("/")
+    if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a part such as 1/8, the first of eight")
+    return int(i), int(n)
+
+
 def _sweep(options: argparse.Namespace) -> int:
+    """Run the active-learning experiments of a profile; those that have a record already are not repeated. Stopped or killed, the
+    same command goes on. Exit code 1 if runs failed; their tracebacks are in records/*.failed.json.
+    """
     from supclust import profiles, sweep
 
     profile = profiles.get(options.profile, missing=options.missing)
-    _set_out(options.out)
     part = {name: getattr(options, name) for name in ("frameworks", "datasets", "strategies", "budgets", "seeds")}
     table = sweep.run(profile, **part, jobs=options.jobs, shard=options.shard)
     last = table[table["round"] == profile.rounds]
@@ -281,11 +195,19 @@ def _sweep(options: argparse.Namespace) -> int:
     return 1 if sweep.failures(sweep.shard_of(sweep.keys(profile, **part), *options.shard), sweep.records_folder(profile)) else 0
 
 
+def _add_claims(command: argparse.ArgumentParser) -> None:
+    _add_profile(command)
+    _add_missing(command)
+    command.add_argument("--readme", type=_path, metavar="FILE", help="also put the table between the markers of this file")
+
+
 def _claims(options: argparse.Namespace) -> int:
+    """Hold each claim of the paper against the runs of a profile that are done (see `supclust sweep`), and write claims.md into
+    its reports.
+    """
     from supclust import claims, profiles
 
     profile = profiles.get(options.profile, missing=options.missing)
-    _set_out(options.out)
     found = claims.run(profile)
     for claim in found:
         print(f"{claim.number}  {claim.verdict:<13} {claim.statement}")
@@ -295,7 +217,13 @@ def _claims(options: argparse.Namespace) -> int:
     return 0
 
 
+def _add_data(command: argparse.ArgumentParser) -> None:
+    command.add_argument("name", metavar="NAME", help="cifar10, cifar10-lt50, cifar100, or isic2019 (checked only)")
+    _add_missing(command)
+
+
 def _data(options: argparse.Namespace) -> int:
+    """Download a data set into the folder that SUPCLUST_DATA names (default: data/) and check it."""
     from supclust import datasets
 
     for split in datasets.SPLITS:
@@ -304,7 +232,22 @@ def _data(options: argparse.Namespace) -> int:
     return 0
 
 
+def _add_train(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("name", metavar="NAME", help="a data set, or a folder of images")
+    add("--recipe", default="paper", help="paper (default; 500 epochs: for a GPU), gpu, laptop, laptop-more or digits")
+    _add_parameter(command, "number of the recipe")
+    add("--start", type=_path, metavar="WEIGHTS", help="go on from an encoder's weights, a safetensors file")
+    add("--seed", type=int, default=0, help="of the training, and of the draw of cifar10-lt50 and isic2019")
+    add("--minutes", type=float, metavar="M", help="stop after M minutes; exit code 3 if epochs are left (0 under torchrun)")
+    add("--folder", type=_path, metavar="DIR", help="keeps checkpoint and encoder (default: below artefacts/)")
+    _add_missing(command)
+
+
 def _train(options: argparse.Namespace) -> int:
+    """Train a SimCLR encoder on the images of a data set, without labels, and write encoder.safetensors. Stopped or killed, the
+    same command goes on from its checkpoint. On several GPUs or machines: torchrun ... -m supclust train ...
+    """
     from supclust import datasets, features, profiles, simclr
     from supclust.train import distributed
 
@@ -333,7 +276,13 @@ def _report_epoch(history: list[dict]) -> None:
     logging.getLogger(__name__).info("epoch %d: loss %.4f, %.0f s%s", last["epoch"], last["loss"], last["seconds"], knn)
 
 
+def _add_ship(command: argparse.ArgumentParser) -> None:
+    command.add_argument("name", metavar="NAME", help="for example cifar10")
+    command.add_argument("weights", type=_path, metavar="WEIGHTS", help="the encoder's weights, a safetensors file")
+
+
 def _ship(options: argparse.Namespace) -> int:
+    """Extract the features of a data set with an encoder, compare ways to store them in 20 MB, keep the best."""
     from supclust import kept
     from supclust.train import shipping
 
@@ -342,9 +291,15 @@ def _ship(options: argparse.Namespace) -> int:
     return 0
 
 
-def _set_out(folder: Path | None) -> None:
-    if folder is not None:
-        os.environ["SUPCLUST_OUT"] = str(folder.expanduser().resolve())
+COMMANDS = {
+    _label: (_add_label, "pick images of your own to label"),
+    _figures: (_add_figures, "execute the numbered notebooks: fills figures/ and reports/"),
+    _sweep: (_add_sweep, "run the active-learning experiments of a profile"),
+    _claims: (_add_claims, "a verdict on each claim of the paper"),
+    _data: (_add_data, "download a data set and check it"),
+    _train: (_add_train, "train a SimCLR encoder"),
+    _ship: (_add_ship, "make the feature file that comes with the package"),
+}
 
 
 if __name__ == "__main__":
