@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from supclust.engine import neighbours, threads
 
@@ -28,9 +29,7 @@ def mean_distances(points: np.ndarray, n_neighbors: int, squared: bool = False) 
     k = max(1, min(n_neighbors, n // 2))
     if 8 * k > CELL * PROBED:
         return neighbours.mean_distances(points, n_neighbors, squared)
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(threads.available())
-    try:
+    with threadpool_limits(threads.available(), "openmp"):
         index = faiss.index_factory(d, f"IVF{max(1, n // CELL)},Flat")
         index.cp.niter, index.nprobe = 5, PROBED
         index.train(points)
@@ -42,8 +41,6 @@ def mean_distances(points: np.ndarray, n_neighbors: int, squared: bool = False) 
         squares = _others(squares, found, np.arange(n))
         rows = np.random.default_rng(0).choice(n, min(CHECKED, n), replace=False)
         exact = _others(*faiss.knn(points[rows], points, k + 1), rows)
-    finally:
-        faiss.omp_set_num_threads(before)
     recall = float((squares[rows] <= exact.max(axis=1, keepdims=True) * (1 + 1e-4)).mean())
     log.info("approximate neighbours of %d points: recall %.2f", n, recall)
     return (squares if squared else np.sqrt(squares)).mean(axis=1, dtype=float)

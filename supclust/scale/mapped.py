@@ -17,7 +17,7 @@ class Mapped(Points):
     def __init__(self, features: ArrayLike) -> None:
         self._features = check_shape(features)
         self.shape = self._features.shape
-        bad, along = self._report()
+        bad, along = self.read_through()
         check_finite(bad)
         self.order = np.argsort(along, kind="stable")
 
@@ -28,7 +28,7 @@ class Mapped(Points):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.concatenate([self[part] for part in blocks(self.shape)], dtype=dtype)
 
-    def _report(self) -> tuple[np.ndarray, np.ndarray]:
+    def read_through(self) -> tuple[np.ndarray, np.ndarray]:
         """The rows that are not finite, and where the points lie along the canonical direction (n,)."""
 
         def read(part: slice) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,19 +37,22 @@ class Shards(geometry.Points):
 
     def __init__(self, shards: Sequence[Any], client: Client | None = None) -> None:
         self._client = client or _current_client()
-        given = _rows_of(shards) if hasattr(shards, "rechunk") else list(shards)
+        if hasattr(shards, "rechunk"):  # a dask.array, which is cut between rows only
+            if shards.ndim != 2:
+                raise ValueError(f"features must be 2-d (points, dimensions), not of shape {shards.shape}")
+            shards = shards.rechunk({1: -1}).to_delayed().ravel()
+        given = [self._sent(shard) for shard in shards]
         if not given:
             raise ValueError("there are no shards")
-        self._shards = self._submit(_Shard, [self._sent(shard) for shard in given], range(len(given)))
-        found = self._results(self._submit(_report, self._shards), "checking the features")
-        shapes, bad, along = zip(*found, strict=True)
-        self.shape = _joint_shape(shapes)
-        self._bounds = np.cumsum([0, *(rows for rows, _ in shapes)])
-        geometry.check_finite(np.concatenate([start + rows for start, rows in zip(self._bounds, bad, strict=False)]))
+        self._shards = self._submit(_Shard, given, range(len(given)))
+        rows, widths, bad, along = zip(*self._results(self._submit(_report, self._shards), "checking the features"), strict=True)
+        for number, width in enumerate(widths):
+            if width != widths[0]:
+                other = f"shard {number} has {width} dimensions, shard 0 has {widths[0]}"
+                raise ValueError(f"shards must be of one width: {other}")
+        self.shape, self._bounds = (sum(rows), widths[0]), np.cumsum([0, *rows])
+        geometry.check_finite(np.concatenate([start + part for start, part in zip(self._bounds, bad, strict=False)]))
         self.order = np.argsort(np.concatenate(along), kind="stable")
-
-    def __len__(self) -> int:
-        return self.shape[0]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         raise TypeError(NEED_MEMORY)
@@ -64,23 +67,22 @@ class Shards(geometry.Points):
     def map(self, function: Callable[[np.ndarray], Any], merge: Callable[[list[Any]], Any]) -> list[Any]:
         """One result for each shard, merged on its worker from function(block) of each block."""
         n = len(self._shards)
-        return self._results(self._submit(_map, self._shards, [function] * n, [merge] * n), None)
+        return self._results(self._submit(_map, self._shards, [function] * n, [merge] * n))
 
     def map_groups(self, function: Callable[..., Any], groups: Sequence[np.ndarray], desc: str | None = None) -> list[Any]:
         """function(points[group]) of each group of indices on one of the workers, which gets the points from the others."""
-        at_once = GROUPS_AHEAD * max(1, sum(self._client.nthreads().values()))
-        return self._flow((self._submit_group(function, group) for group in groups), len(groups), at_once, desc)
 
-    def _submit_group(self, function: Callable[..., Any], group: np.ndarray) -> Future:
-        places, shards, rows = self._places(group)
-        parts = self._submit(_points, shards, rows)
-        return self._client.submit(_of_group, function, places, *parts, pure=False)
+        def submit(group: np.ndarray) -> Future:
+            places, shards, rows = self._places(group)
+            return self._client.submit(_of_group, function, places, *self._submit(_points, shards, rows), pure=False)
+
+        at_once = GROUPS_AHEAD * max(1, sum(self._client.nthreads().values()))
+        return self._results(map(submit, groups), desc, len(groups), at_once)
 
     def _of_rows(self, function: Callable[..., np.ndarray], rows: np.ndarray, *more: Any) -> np.ndarray:
         """function(shard, rows of it, *more) (m, ...) of each shard that has some of the rows, in their order."""
         places, shards, of_shards = self._places(rows)
-        parts = self._results(self._submit(function, shards, of_shards, *([one] * len(shards) for one in more)), None)
-        return _put(places, parts)
+        return _put(places, self._results(self._submit(function, shards, of_shards, *([one] * len(shards) for one in more))))
 
     def _places(self, rows: np.ndarray) -> tuple[list[np.ndarray], list[Future], list[np.ndarray]]:
         """Shards that have some of the rows (m,): for each, where in rows these stand; it; and which of its own they are."""
@@ -97,23 +99,22 @@ class Shards(geometry.Points):
         """Futures of function(*one of each), all in one message."""
         return self._client.map(function, *arguments, pure=False)
 
-    def _results(self, futures: list[Future], desc: str | None) -> list[Any]:
-        return self._flow(iter(futures), len(futures), len(futures), desc)
-
-    def _flow(self, futures: Iterator[Future], total: int, at_once: int, desc: str | None) -> list[Any]:
-        """Results of the futures in their order; at most at_once are submitted ahead. An error or Ctrl-C cancels them."""
+    def _results(
+        self, futures: Iterable[Future], desc: str | None = None, total: int | None = None, at_once: int | None = None
+    ) -> list[Any]:
+        """Results of the futures in their order; at_once (default: all) are submitted ahead. An error or Ctrl-C cancels them."""
         from distributed import as_completed
 
-        started = list(itertools.islice(futures, at_once))
+        waiting = iter(futures)
+        started = list(itertools.islice(waiting, at_once))
         try:
-            if desc or len(started) < total:  # else there is nothing to do or show before all are there, which is faster
-                running = as_completed(started)
-                for done in threads.progress(running, desc, total):
-                    if done.status != "finished":
-                        done.result()  # raises what went wrong
-                    for future in itertools.islice(futures, 1):
-                        started.append(future)
-                        running.add(future)
+            running = as_completed(started)
+            for done in threads.progress(running, desc, total or len(started)):
+                if done.status != "finished":
+                    done.result()  # raises what went wrong
+                for future in itertools.islice(waiting, 1):
+                    started.append(future)
+                    running.add(future)
             return self._client.gather(started)
         except BaseException:
             self._client.cancel(started)
@@ -142,22 +143,6 @@ def _current_client() -> Client:
         raise ValueError("no Dask client is running: make one with distributed.Client(...), or pass client=") from error
 
 
-def _rows_of(array: Any) -> list[Any]:
-    """A dask.array (n, d) cut between rows only, as Delayed blocks."""
-    if array.ndim != 2:
-        raise ValueError(f"features must be 2-d (points, dimensions), not of shape {array.shape}")
-    return array.rechunk({1: -1}).to_delayed().ravel().tolist()
-
-
-def _joint_shape(shapes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Shape (n, d) of all shards together; ValueError unless they have one width."""
-    width = shapes[0][1]
-    for number, (_, d) in enumerate(shapes):
-        if d != width:
-            raise ValueError(f"shards must be of one width: shard {number} has {d} dimensions, shard 0 has {width}")
-    return sum(rows for rows, _ in shapes), width
-
-
 def _put(places: list[np.ndarray], parts: Sequence[np.ndarray]) -> np.ndarray:
     """Parts (m_i, ...) put together so that their rows stand at those places (m_i,)."""
     whole = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), dtype=parts[0].dtype)
@@ -170,56 +155,50 @@ def _put(places: list[np.ndarray], parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 class _Shard(Mapped):
-    """A shard on its worker, with its rows that are not finite, and where its points lie along the canonical direction."""
+    """A shard on its worker: an array, or the path of a file, which another worker may open instead."""
 
-    def __init__(self, features: Any, number: int) -> None:
-        self._path = features if isinstance(features, str) else None
+    def __init__(self, source: Any, number: int) -> None:
+        self._source = source if isinstance(source, str) else np.asanyarray(source)
         try:
-            with threads.alone():
-                self._features = geometry.check_shape(np.load(self._path, mmap_mode="r") if self._path else features)
-                self.shape = self._features.shape
-                self.bad, self.along = self._report()
+            self.shape = geometry.check_shape(self._features).shape
         except ValueError as error:
             raise ValueError(f"shard {number}: {error}") from error
 
+    @property
+    def _features(self) -> np.ndarray:
+        return np.load(self._source, mmap_mode="r") if isinstance(self._source, str) else self._source
+
     def __sizeof__(self) -> int:
         """Bytes that go to another worker with it, by which Dask decides whether they do."""
-        return self.along.nbytes + (0 if self._path else self._features.nbytes)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | ({"_features": None} if self._path else {})
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        if self._path:
-            self._features = np.load(self._path, mmap_mode="r")
+        return len(self._source) if isinstance(self._source, str) else self._features.nbytes
 
 
-def _report(shard: _Shard) -> tuple[tuple[int, int], np.ndarray, np.ndarray]:
-    return shard.shape, shard.bad, shard.along
+@threads.alone()
+def _report(shard: _Shard) -> tuple[int, int, np.ndarray, np.ndarray]:
+    return *shard.shape, *shard.read_through()
 
 
+@threads.alone()
 def _points(shard: _Shard, rows: np.ndarray) -> np.ndarray:
-    with threads.alone():
-        return shard[rows]
+    return shard[rows]
 
 
+@threads.alone()
 def _map_rows(shard: _Shard, rows: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    with threads.alone():
-        return function(shard[rows])
+    return function(shard[rows])
 
 
+@threads.alone()
 def _map(shard: _Shard, function: Callable[[np.ndarray], Any], merge: Callable[[list[Any]], Any]) -> Any:
     """function(block) of each block of a shard, merged in between, so that few results are in memory."""
-    with threads.alone():
-        results = []
-        for part in geometry.blocks(shard.shape):
-            results.append(function(shard[part]))
-            if len(results) == MERGED:
-                results = [merge(results)]
-        return merge(results)
+    results = []
+    for part in geometry.blocks(shard.shape):
+        results.append(function(shard[part]))
+        if len(results) == MERGED:
+            results = [merge(results)]
+    return merge(results)
 
 
+@threads.alone()
 def _of_group(function: Callable[[np.ndarray], Any], places: list[np.ndarray], *parts: np.ndarray) -> Any:
-    with threads.alone():
-        return function(_put(places, parts))
+    return function(_put(places, parts))
