@@ -63,17 +63,20 @@ def pack(full: Features, path: Path, candidates: tuple[Encoding, ...] = CANDIDAT
 
     Raises ValueError if all of them are too large.
     """
+    encodings, rows = {encoding.name: encoding for encoding in candidates}, {}
     with tempfile.TemporaryDirectory() as folder:
-        rows = [_measure(full, encoding, Path(folder)) for encoding in candidates]
-    table = pd.DataFrame(rows, index=[encoding.name for encoding in candidates])
+        file = Path(folder) / "features.safetensors"
+        for name, encoding in encodings.items():
+            stored = save_encoded(file, reduce(full, encoding.dimensions), encoding.dtype)
+            rows[name] = {"bytes": file.stat().st_size, **fidelity(full, stored)}
+    table = pd.DataFrame.from_dict(rows, orient="index")
     small = table[table["bytes"] <= largest]
     if small.empty:
         raise ValueError(f"no encoding of these features fits into {largest} bytes")
     best = small["typicality rho"].idxmax()
-    encoding = next(encoding for encoding in candidates if encoding.name == best)
-    stored = reduce(full, encoding.dimensions)
-    about = {"encoding": encoding.name, "of": full.checksum, **{k: round(float(v), 5) for k, v in table.loc[best].items()}}
-    save_encoded(path, dataclasses.replace(stored, made_by=full.made_by | {"stored": about}, checksum=""), encoding.dtype)
+    about = {"encoding": best, "of": full.checksum, **table.loc[best].astype(float).round(5)}
+    stored = dataclasses.replace(reduce(full, encodings[best].dimensions), made_by=full.made_by | {"stored": about}, checksum="")
+    save_encoded(path, stored, encodings[best].dtype)
     log.info("features stored as %s in %s", best, path)
     return table
 
@@ -113,12 +116,6 @@ def save_encoded(path: Path, full: Features, dtype: str) -> Features:
     return features.save(path, full, full.arrays() | encoded)
 
 
-def _measure(full: Features, encoding: Encoding, folder: Path) -> dict[str, float]:
-    path = folder / "features.safetensors"
-    stored = save_encoded(path, reduce(full, encoding.dimensions), encoding.dtype)
-    return {"bytes": path.stat().st_size, **fidelity(full, stored)}
-
-
 def fidelity(full: Features, stored: Features, n_clusters: int = 50) -> dict[str, float]:
     """How well stored features keep full ones: Spearman's rho of typicality and of SUP in the same clusters, and kNN."""
     clusters, _ = kmeans(geometry.Points(full.train), n_clusters)
@@ -129,10 +126,9 @@ def fidelity(full: Features, stored: Features, n_clusters: int = 50) -> dict[str
 
 def _scores(points: np.ndarray, clusters: np.ndarray) -> dict[str, np.ndarray]:
     """Typicality and SUP of all the points, given their clusters."""
-    points = geometry.normalise(points)
-    members = [np.flatnonzero(clusters == k) for k in range(clusters.max() + 1)]
-    typicality = np.empty(len(points))
-    for own in members:
+    points, typicality, centers = geometry.normalise(points), np.empty(len(points)), []
+    for own in (clusters == k for k in range(clusters.max() + 1)):
         typicality[own] = method.typicality(points[own])
-    centers = np.stack([points[own].mean(axis=0) for own in members])
+        centers.append(points[own].mean(axis=0))
+    centers = np.stack(centers)
     return {"typicality": typicality, "sup": method.sup(points, clusters, centers, method.default_temperature(centers))}
