@@ -195,8 +195,8 @@ def test_an_ill_typed_parameter_is_refused(notebooks, nothing_runs, kind, value)
 def test_parameters_are_read_as_their_type(notebooks, kind, given, read):
     samples.write(notebooks, n00_a=make("1", parameters=f'profile: str = "laptop"\nthing: {kind} = 1'))
     (task,) = reproduce.plan("quick", reproduce.find_notebooks(), {"thing": given}, recompute=False)
-    assert task.given == {"profile": "quick", "thing": read}
-    assert type(task.given["thing"]) is type(read)
+    assert task.parameters == {"profile": "quick", "thing": read}
+    assert type(task.parameters["thing"]) is type(read)
 
 
 def test_one_problem_of_several_notebooks_is_told_once(notebooks, nothing_runs):
@@ -221,10 +221,16 @@ def test_the_profile_is_no_parameter_and_must_be_known(notebooks, nothing_runs):
         reproduce.figures("fast")
 
 
+def test_parameters_left_at_their_default_are_in_the_plan(notebooks):
+    samples.write(notebooks, n00_a=make("1", parameters=samples.PARAMETERS + "\nscale: float = 1e-3"))
+    (task,) = reproduce.plan("quick", reproduce.find_notebooks(), {}, recompute=False)
+    assert task.parameters == {"profile": "quick", "seed": 0, "scale": 1e-3}
+
+
 def test_recompute_goes_to_those_that_have_it(notebooks):
     samples.write(notebooks, n00_a=make("1"), n01_b=make("1", parameters=RECOMPUTE))
     tasks = reproduce.plan("quick", reproduce.find_notebooks(), {}, recompute=True)
-    assert [task.given.get("recompute") for task in tasks] == [None, True]
+    assert [task.parameters.get("recompute") for task in tasks] == [None, True]
 
 
 @pytest.mark.parametrize(

@@ -60,17 +60,16 @@ class Outcome:
     status: str  # "ok" or "failed"
     started: str  # ISO 8601, UTC
     seconds: float
-    parameters: dict[str, Any]  # all of them, those left at their default included
+    parameters: dict[str, Any]
     failing_cell: FailingCell | None = None
 
 
 @dataclass(frozen=True)
 class Task:
-    """A notebook, and the parameters it is run with."""
+    """A notebook, and all parameters it is run with, those left at their default included."""
 
     file: Path
-    given: dict[str, Any]
-    defaults: dict[str, Any]
+    parameters: dict[str, Any]
 
     @property
     def name(self) -> str:
@@ -173,13 +172,12 @@ def plan(profile: str, notebooks: Sequence[Path], parameters: Mapping[str, Any],
         declared = papermill.inspect_notebook(file)
         known = ", ".join(f"{name}: {entry['inferred_type_name']}" for name, entry in declared.items()) or "none"
         wanted = {"profile": profile} | ({"recompute": True} if recompute and "recompute" in declared else {}) | dict(parameters)
-        given, defaults = {}, {name: ast.literal_eval(entry["default"]) for name, entry in declared.items()}
+        tasks.append(Task(file, {name: ast.literal_eval(entry["default"]) for name, entry in declared.items()}))
         for name, value in wanted.items():
             try:
-                given[name] = _read_value(name, value, declared)
+                tasks[-1].parameters[name] = _read_value(name, value, declared)
             except ValueError as error:
                 problems.setdefault(f"{error}; its parameters: {known}", []).append(file.stem)
-        tasks.append(Task(file, given, defaults))
     if problems:
         raise ValueError("\n".join(f"{', '.join(names)}: {problem}" for problem, names in problems.items()))
     return tasks
@@ -206,7 +204,7 @@ def _run(task: Task, folder: Path) -> Outcome:
     began, started = time.perf_counter(), _now()
     failing_cell = _execute(task, folder)
     status, seconds = "failed" if failing_cell else "ok", round(time.perf_counter() - began, 1)
-    return Outcome(task.name, status, started, seconds, task.defaults | task.given, failing_cell)
+    return Outcome(task.name, status, started, seconds, task.parameters, failing_cell)
 
 
 def _now() -> str:
@@ -219,7 +217,7 @@ def _execute(task: Task, folder: Path) -> FailingCell | None:
     with tempfile.TemporaryDirectory() as elsewhere:
         executed = Path(elsewhere) / task.file.name
         try:
-            papermill.execute_notebook(task.file, executed, task.given, cwd=task.file.parent, progress_bar=bar, **KERNEL)
+            papermill.execute_notebook(task.file, executed, task.parameters, cwd=task.file.parent, progress_bar=bar, **KERNEL)
         except PapermillExecutionError as failed:
             error = f"{failed.ename}: {failed.evalue}".rstrip(": ")
         except Exception as failed:  # the kernel did not start or died: whatever it is, the other notebooks go on
