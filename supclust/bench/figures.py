@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -26,13 +24,14 @@ def speeds(table: pd.DataFrame, title: str) -> Figure:
 
 def ratios(table: pd.DataFrame, title: str) -> Figure:
     """How many times as fast as another library each job is, with the target, a group of bars for each pool of features."""
-    pools = dict(list(table.groupby("features", sort=False)))
+    pools = list(table.groupby("features", sort=False))
     figure, axes = plt.subplots(1, len(pools), figsize=(10, 3.4), sharey=True, sharex=True, layout="constrained", squeeze=False)
-    for ax, (pool, part) in zip(axes.flat, pools.items(), strict=True):
+    for ax, (pool, part) in zip(axes.flat, pools, strict=True):
         bars = ax.barh(part["job"], part["times"], color=OURS, height=0.6)
         for bar, row in zip(bars, part.itertuples(), strict=True):
             end, middle = max(row.times, row.target), bar.get_y() + bar.get_height() / 2
-            ax.annotate(_times(row), (end, middle), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8)
+            text = f"{row.times:.2g}× ({_duration(row.ours)} against {_duration(row.theirs)})"
+            ax.annotate(text, (end, middle), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8)
             ax.vlines(row.target, middle - 0.42, middle + 0.42, color=TARGET, lw=2.5, label="target" * (bar is bars[0]))
         ax.axvline(1, color="0.6", lw=0.8)
         ax.set(xscale="log", xlabel="times as fast", title=pool)
@@ -42,10 +41,6 @@ def ratios(table: pd.DataFrame, title: str) -> Figure:
     figure.legend(*ax.get_legend_handles_labels(), loc="outside upper right")
     figure.suptitle(title)
     return figure
-
-
-def _times(row: Any) -> str:
-    return f"{row.times:.2g}× ({_duration(row.ours)} against {_duration(row.theirs)})"
 
 
 def _duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
 """What training needs besides `simclr`: hardware settings, checkpoints, compiled steps, processes, the FSL network, shipping.
 
-`simclr`, `active` and the commands `supclust train` and `supclust ship` come in here, and `label` to reckon with time.
+`simclr`, `active`, `label` and the commands `supclust train` and `supclust ship` come in here.
 """
