@@ -29,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "profile" in options and options.out:
         os.environ["SUPCLUST_OUT"] = str(options.out.resolve())
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to fail
-        stream.reconfigure(errors="backslashreplace")
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return options.run(options)
     except (ValueError, FileNotFoundError) as error:
