@@ -29,7 +29,7 @@ N, DIMENSIONS = 50_000, 512  # of the synthetic features
 CENTERS, SPREAD = 100, 3.0  # of their clusters, which overlap: noise three times as wide as the centres lie apart
 LABELED = 250  # of a query in the middle of a run with the small budget
 FLOOR = ["features", "clusters", "step", "operations", "bytes", "floor", "taken", "times floor"]
-TILE = 1000, 512  # of the products that the machine's rate is measured with
+SIDE = 2048  # of the matrices whose product the machine's rate is measured with
 SCALED = 2**20  # points that a file is filled with at a time
 QUERY = """
 import sys, time
@@ -145,7 +145,7 @@ def _stock_distances(points: np.ndarray, n_neighbors: int = 20) -> np.ndarray:
 def floor(profile: Profile, repeats: int = 3) -> pd.DataFrame:
     """What the arithmetic and the memory traffic of k-means and of the neighbours in clusters take at this machine's own rates.
 
-    Rates are measured in the same run: of products of tiles over all cores (GFLOP/s), and of copying (GB/s). Columns: FLOOR;
+    Rates are measured in the same run: of matrix products over all cores (GFLOP/s), and of copying (GB/s). Columns: FLOOR;
     operations and bytes in 10^9, floor (the larger of the two times) and taken (median) in s.
     """
     rows = []
@@ -165,16 +165,12 @@ def floor(profile: Profile, repeats: int = 3) -> pd.DataFrame:
 
 def rates() -> tuple[float, float]:
     """Floating-point operations a second of matrix products over all cores, and bytes a second read and written by copying."""
-    a, b = np.random.default_rng(0).standard_normal((2, *TILE), dtype=np.float32)  # of a with itself, numpy computes one half
+    a, b = np.random.default_rng(0).standard_normal((2, SIDE, SIDE), dtype=np.float32)  # of a with itself, numpy computes one half
     large = np.ones((threads.count(), 2**25), dtype=np.float32)
-    other, pieces = large.copy(), range(16 * threads.count())
-
-    def multiply(piece: int) -> None:
-        np.matmul(a, b.T, out=threads.workspace("products", (TILE[0], TILE[0])))
-
-    multiplying = min(_seconds(lambda: threads.map(multiply, pieces)) for _ in range(5))
+    other, out = large.copy(), np.empty_like(a)
+    multiplying = min(_seconds(lambda: np.matmul(a, b, out=out)) for _ in range(5))
     copying = min(_seconds(lambda: threads.map(lambda i: np.copyto(other[i], large[i]), range(len(large)))) for _ in range(5))
-    return len(pieces) * 2 * TILE[0] ** 2 * TILE[1] / multiplying, 2 * large.nbytes / copying
+    return 2 * SIDE**3 / multiplying, 2 * large.nbytes / copying
 
 
 def _steps(points: np.ndarray, budget: int, labeled: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
