@@ -10,7 +10,6 @@ import unicodedata
 from xml.etree import ElementTree
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -110,7 +109,7 @@ def test_the_table_that_label_studio_exports_is_read(tmp_path):
 @pytest.mark.parametrize("cell", ['{"choices": ["a","b"]}', '[{"choices": ["a", "b"]}]', '[{"x": 1, "rectanglelabels": ["a"]}]'])
 def test_several_choices_in_one_cell_are_refused(tmp_path, cell):
     quoted = cell.replace('"', '""')
-    assert "line 3: the label is" in refusal(tmp_path, f'id,label\n0,cat\n1,"{quoted}"\n')
+    assert "row 3: the label is" in refusal(tmp_path, f'id,label\n0,cat\n1,"{quoted}"\n')
 
 
 def test_numbers_are_known_again_after_programs_that_read_tables_as_numbers(tmp_path):
@@ -162,17 +161,19 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
     assert "several columns 'label'" in refusal(tmp_path, "id,Label,label\n1,cat,dog\n")
 
 
-def test_rows_of_another_length_are_refused_with_their_line(tmp_path):
-    assert "line 5: 3 field(s), and the header has 2" in refusal(tmp_path, 'id,label\n"1\n2",cat\n\n2,cat,dog\n')
-    assert "line 2: 1 field(s), and the header has 2" in refusal(tmp_path, "id,label\n1\n")
+def test_rows_of_another_length_are_refused_with_their_number(tmp_path):
+    assert "Expected 2 fields in line 4, saw 3" in refusal(tmp_path, 'id,label\n"1\n2",cat\n\n2,cat,dog\n')
+    assert "row 2: 1 field(s), and the header has 2" in refusal(tmp_path, "id,label\n1\n")
 
 
-def test_a_label_without_an_id_is_refused_with_its_line(tmp_path):
-    assert "line 3: the id of the image is empty" in refusal(tmp_path, "id,label\n1,cat\n,dog\n")
+def test_a_label_without_an_id_is_refused_with_its_row(tmp_path):
+    assert "row 3: the id of the image is empty" in refusal(tmp_path, "id,label\n1,cat\n,dog\n")
 
 
 def test_a_quotation_mark_that_is_never_closed_is_refused(tmp_path):
-    assert "line 3: this is not a row" in refusal(tmp_path, 'id,label\n1,cat\n2,"dog\n3,cat\n')
+    assert "is not a CSV file: unexpected end of data. Is a quotation mark missing" in refusal(
+        tmp_path, 'id,label\n1,cat\n2,"dog\n3,cat\n'
+    )
 
 
 def test_a_field_beyond_what_the_csv_module_takes_is_refused(tmp_path):
@@ -427,29 +428,22 @@ def test_a_table_is_written_as_it_should_be(tmp_path):
     columns = {
         "id": ["a", 'b"c', "=d"],
         "order": np.array([1, 2, 3]),
-        "sup": np.array([0.1, np.nan, -1 / 3], dtype=np.float32),
+        "sup": np.array([0.1, np.nan, -0.5]),
         "score": [1e-300, None, 0.1 + 0.2],
-        "found": [True, False, pd.NA],
     }
     exports.write_csv(tmp_path / "new" / "t.csv", columns)
     assert (tmp_path / "new" / "t.csv").read_bytes().decode().split("\n") == [
-        '"id","order","sup","score","found"',
-        '"a",1,0.1,1e-300,True',
-        '"b""c",2,,,False',
-        '"\'=d",3,-0.33333334,0.30000000000000004,',
+        '"id","order","sup","score"',
+        '"a",1,0.1,1e-300',
+        '"b""c",2,"",""',
+        '"\'=d",3,-0.5,0.30000000000000004',
         "",
     ]
 
 
-@pytest.mark.parametrize("columns", [{}, {"id": ["a"], "label": []}])
-def test_columns_must_be_of_one_length(tmp_path, columns):
-    with pytest.raises(ValueError, match="columns of one length"):
-        exports.write_csv(tmp_path / "t.csv", columns)
-
-
-@pytest.mark.parametrize("value", ["a\0b", "a\udcff", ["a"], 1j])
+@pytest.mark.parametrize("value", ["a\0b", "a\udcff"])
 def test_cells_that_no_csv_file_holds_are_refused(tmp_path, value):
-    with pytest.raises(ValueError, match=r"t\.csv, row 1"):
+    with pytest.raises(ValueError, match=r"t\.csv: 'a\\.* holds signs that are not text"):
         exports.write_csv(tmp_path / "t.csv", {"id": [value]})
     assert not list(tmp_path.iterdir())
 
@@ -502,7 +496,7 @@ def test_tasks_say_what_is_known_about_the_picks():
             "order": np.int64(1),
             "cluster": 3,
             "cluster_size": 10,
-            "typicality": np.float32(0.1),
+            "typicality": 0.1,
             "sup": float("nan"),
         },
         {"id": "7", "path": "ä#&+%?.png", "sup": -np.inf, "typicality": None, "anything": object()},
@@ -528,7 +522,7 @@ def test_the_prefix_of_a_folder_is_its_name_below_the_root(tmp_path):
     assert exports.local_files(tmp_path / "my pets") == "/data/local-files/?d=my%20pets/"
 
 
-@pytest.mark.parametrize("pick", [{}, {"id": ""}, {"id": 3}, {"id": "a\udcff"}, {"id": "a", "path": "\0"}, {"id": "a", "sup": [1]}])
+@pytest.mark.parametrize("pick", [{"id": "a\udcff"}, {"id": "a", "path": "\0"}])
 def test_picks_that_make_no_task_are_refused_with_their_number(pick):
     with pytest.raises(ValueError, match="pick 2"):
         exports.label_studio_tasks([{"id": "fine"}, pick])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import logging
@@ -14,6 +13,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 log = logging.getLogger(__name__)
 
 LARGEST = 200_000_000  # bytes; a list of labels is thousands of times smaller
@@ -21,16 +22,14 @@ SHOWN = 5  # examples in a message
 DELIMITERS = ",;\t"
 ID_COLUMNS = ("supclust_id", "id", "image_id", "path", "image", "file", "filename", "file_name", "name")
 LABEL_COLUMNS = ("label", "class", "category", "choice", "choices", "annotation", "target", "y")
-EXAMPLE = "id,label\ncats/1.png,cat"
-FORMULA = frozenset("=+-@\N{MINUS SIGN}")  # what a spreadsheet takes for the beginning of a formula
+EXAMPLE = "A file of labels looks like this:\nid,label\ncats/1.png,cat"
+ADVICE = "Save the table as 'CSV UTF-8', or export JSON from Label Studio"
+ONE_LABEL = "An image has one label: in Label Studio, one <Choices> tag with choice='single'"
 LOCAL_FILES = "/data/local-files/?d="  # where Label Studio serves files of its own machine, by their path below a root
 CONTROL = "label"  # the name of the choices in Label Studio, and so of the column in what it exports
 
 NUMBER = re.compile(r"[0-9]{1,18}(\.0+)?")  # a whole one, as an id
-
 SEPARATOR = re.compile(r'\A"?sep=."?\r?\n')  # a line with which spreadsheets are told the separator
-
-NO_ROW: tuple[int, list[str]] = (0, [])
 
 Entry = tuple[str, str | None]  # an id, and its label if it has one
 
@@ -44,11 +43,9 @@ class Labels:
     source: str  # the file or files
 
     def entries(self) -> Iterator[Entry]:
+        """All ids with their labels, those without a label last."""
         yield from self.labels.items()
         yield from ((name, None) for name in self.unlabeled)
-
-
-# -- reading -------------------------------------------------------------------------------------------------------------------
 
 
 def read(path: Path) -> Labels:
@@ -56,10 +53,10 @@ def read(path: Path) -> Labels:
 
     CSV: UTF-8, or UTF-16 with a byte order mark; comma, semicolon or tab; a header with one of ID_COLUMNS and one of LABEL_COLUMNS.
     JSON: Label Studio's exports JSON and JSON-MIN, and tasks that nobody has annotated. Predictions are not labels.
-    Raises ValueError with the file and the line or task, for whatever cannot be read, and for one id with two labels.
+    Raises ValueError with the file and the row or task, for whatever cannot be read, and for one id with two labels.
     """
     text = _text(path)
-    entries = _json_entries if text.lstrip(" \t\r\n")[:1] in ("[", "{") else _csv_entries
+    entries = _json_entries if text.lstrip()[:1] in ("[", "{") else _csv_entries
     labels = _labels(entries(path, text), str(path))
     if not labels.labels:
         log.info("%s has no labels yet (%d images are listed)", path, len(labels.unlabeled))
@@ -84,6 +81,7 @@ def _labels(entries: Iterable[Entry], source: str) -> Labels:
 
 
 def check_conflicts(source: str, conflicts: list[str]) -> None:
+    """ValueError if there are conflicts, each of which says what the labels of an image are."""
     if conflicts:
         raise ValueError(
             f"{source}: {len(conflicts)} image(s) have different labels: {listing(conflicts)}. Keep one label of each image"
@@ -102,94 +100,56 @@ def shown(text: str) -> str:
 
 
 def _text(path: Path) -> str:
-    content = _content(path)
-    text = _decode(path, content)
-    if "\0" in text:
-        raise ValueError(f"{path} is not a text file: it holds NUL bytes. {_advice(content)}")
-    if not text.strip():
-        raise ValueError(f"{path} is empty. A file of labels looks like this:\n{EXAMPLE}")
-    return text
-
-
-def _content(path: Path) -> bytes:
-    """Only regular files: a pipe could wait forever."""
     try:
-        if path.exists() and not path.is_file():
+        if path.exists() and not path.is_file():  # a pipe could wait forever
             raise ValueError(f"{path} is not a file; give the CSV or JSON file that holds the labels")
         if (size := path.stat().st_size) > LARGEST:
             raise ValueError(f"{path} has {size} bytes, and a file of labels should have {LARGEST} at most; is it the right one?")
-        return path.read_bytes()
+        content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def _decode(path: Path, content: bytes) -> str:
-    wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")  # what spreadsheets call Unicode text
+    advice = f"This looks like a workbook or another zip archive. {ADVICE}" if content.startswith(b"PK") else ADVICE
+    encoding = "UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "UTF-8"  # the first is what spreadsheets call Unicode
     try:
-        return content.decode("utf-16" if wide else "utf-8-sig")
+        text = content.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not {'UTF-16' if wide else 'UTF-8'} (byte {error.start + 1} of {len(content)}). {_advice(content)}"
-        ) from error
-
-
-def _advice(content: bytes) -> str:
-    workbook = "This looks like a workbook or another zip archive. " if content.startswith(b"PK") else ""
-    return f"{workbook}Save the table as 'CSV UTF-8', or export JSON from Label Studio"
+        raise ValueError(f"{path} is not {encoding} (byte {error.start + 1} of {len(content)}). {advice}") from error
+    if "\0" in text:
+        raise ValueError(f"{path} is not a text file: it holds NUL bytes. {advice}")
+    if not text.strip():
+        raise ValueError(f"{path} is empty. {EXAMPLE}")
+    return text
 
 
 # -- CSV -----------------------------------------------------------------------------------------------------------------------
 
 
 def _csv_entries(path: Path, text: str) -> Iterator[Entry]:
-    text = SEPARATOR.sub("", text)
-    delimiter = max(DELIMITERS, key=lambda delimiter: _fit(_header(text, delimiter)))
-    rows = _rows(path, text, delimiter)
-    header = _names(next(rows, NO_ROW)[1])
-    name, label = _column(path, header, _id_columns(header), "ids"), _column(path, header, LABEL_COLUMNS, "labels")
-    for line, row in rows:
-        where = f"{path}, line {line}"
-        _check_width(where, row, header)
-        yield _cell_id(where, row[name]), _cell_label(where, row[label])
-
-
-def _header(text: str, delimiter: str) -> list[str]:
-    """Names of the columns if this is what stands between them; none if that makes no sense."""
+    text = SEPARATOR.sub("", text).lstrip("\r\n")
+    delimiter = max(DELIMITERS, key=text.splitlines()[0].count)
+    options = {"header": None, "dtype": str, "keep_default_na": False, "skip_blank_lines": False, "engine": "python"}
     try:
-        return _names(next(_rows(Path(), text, delimiter), NO_ROW)[1])
-    except ValueError:
-        return []
-
-
-def _names(row: Sequence[str]) -> list[str]:
-    return [unsafe(name.strip()).strip().lower() for name in row]
-
-
-def _fit(header: Sequence[str]) -> tuple[int, int]:
-    """How well a header does: whether the columns are there, and how many there are in all."""
-    return any(name in header for name in ID_COLUMNS) + any(name in header for name in LABEL_COLUMNS), len(header)
-
-
-def _rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The rows that are not blank, and the lines they begin in."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    line = 1
-    try:
-        for row in reader:
-            if any(row) and (len(row) > 1 or row[0].strip()):
-                yield line, row
-            line = reader.line_num + 1
-    except csv.Error as error:
+        table = pd.read_csv(io.StringIO(text, newline=""), sep=delimiter, **options)
+    except pd.errors.ParserError as error:
         raise ValueError(
-            f"{path}, line {line}: this is not a row of a CSV file ({error}). Is a quotation mark missing, or not doubled?"
+            f"{path} is not a CSV file: {error}. Is a quotation mark missing, or not doubled, or the separator in a field "
+            "without quotes?"
         ) from error
+    rows = [(row, cells) for row, *cells in table.itertuples() if any(table.loc[row].fillna(""))]
+    names = [unsafe(name.strip()).strip().lower() for name in rows[0][1]] if rows else []
+    id_column, label_column = _column(path, names, _id_columns(names), "ids"), _column(path, names, LABEL_COLUMNS, "labels")
+    for row, cells in rows[1:]:
+        where, fields = f"{path}, row {row + 1}", sum(cell == cell for cell in cells)
+        if fields < len(names):
+            raise ValueError(f"{where}: {fields} field(s), and the header has {len(names)}")
+        if not cells[id_column]:
+            raise ValueError(f"{where}: the id of the image is empty. Fill it in, or remove the row")
+        yield unsafe(cells[id_column]), _cell_label(where, cells[label_column])
 
 
 def _id_columns(names: Iterable[str]) -> tuple[str, ...]:
     """In tables that Label Studio exports, id is the number of its task; it says more than that about the image."""
-    if "annotation_id" not in names:
-        return ID_COLUMNS
-    return (*(name for name in ID_COLUMNS if name != "id"), "id")
+    return ID_COLUMNS if "annotation_id" not in names else (*(name for name in ID_COLUMNS if name != "id"), "id")
 
 
 def _column(path: Path, header: Sequence[str], wanted: Sequence[str], what: str) -> int:
@@ -197,24 +157,11 @@ def _column(path: Path, header: Sequence[str], wanted: Sequence[str], what: str)
     if found is None:
         raise ValueError(
             f"{path} has no column of {what}: its columns are {listing(list(map(shown, header))) or 'none'}, and one of "
-            f"{', '.join(wanted)} is wanted. A file of labels looks like this:\n{EXAMPLE}"
+            f"{', '.join(wanted)} is wanted. {EXAMPLE}"
         )
     if header.count(found) > 1:
         raise ValueError(f"{path} has several columns {found!r}, and it is not clear which is meant; rename the others")
     return header.index(found)
-
-
-def _check_width(where: str, row: Sequence[str], header: Sequence[str]) -> None:
-    if len(row) != len(header):
-        raise ValueError(
-            f"{where}: {len(row)} field(s), and the header has {len(header)}. A field that holds the separator must be in quotes"
-        )
-
-
-def _cell_id(where: str, cell: str) -> str:
-    if name := unsafe(cell):
-        return name
-    raise ValueError(f"{where}: the id of the image is empty. Fill it in, or remove the row")
 
 
 def _cell_label(where: str, cell: str) -> str | None:
@@ -239,64 +186,49 @@ def _structured(text: str) -> Any:
 
 def _json_entries(path: Path, text: str) -> Iterator[Entry]:
     tasks = _tasks(path, text)
-    _check_flat(path, [task for task in tasks if "data" not in task])
     for number, task in enumerate(tasks, start=1):
         where = f"{path}, task {number}"
-        yield from (_task_entries if "data" in task else _flat_entries)(where, task)
+        if "data" not in task:  # JSON-MIN
+            value = next((task[name] for name in LABEL_COLUMNS if name in task), None)
+            yield _identity(where, task, _id_columns(task)), _choice(where, value)
+            continue
+        if not isinstance(task["data"], dict):
+            raise ValueError(f"{where}: data is {_kind(task['data'])}, and should be an object that holds supclust_id or image")
+        name = _identity(where, task["data"], ID_COLUMNS)
+        yield name, None
+        for annotation in _objects(where, task.get("annotations"), "annotations"):
+            if not annotation.get("was_cancelled"):
+                yield name, _annotation_label(where, annotation)
 
 
 def _tasks(path: Path, text: str) -> list[dict[str, Any]]:
-    value = _parse(path, text)
-    tasks = [value] if isinstance(value, dict) else value
-    for number, task in enumerate(tasks, start=1):
-        if not isinstance(task, dict):
-            raise ValueError(f"{path}, task {number}: this is {_kind(task)}, and each task is an object. {_advice(b'')}")
-    return tasks
-
-
-def _parse(path: Path, text: str) -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {error.lineno}, column {error.colno}: this is not JSON ({error.msg})") from error
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
         raise ValueError(f"{path} is not JSON that Label Studio exports: {error}") from error
-
-
-def _check_flat(path: Path, tasks: Sequence[dict[str, Any]]) -> None:
-    """JSON-MIN has the labels under the name that the choices have in the project, which is for its owner to choose."""
-    annotated = [task for task in tasks if task.get("annotation_id", "") is not None]
-    if annotated and not any(name in task for task in annotated for name in LABEL_COLUMNS):
-        keys = listing([shown(key) for key in annotated[0]]) or "none"
+    tasks = [value] if isinstance(value, dict) else value
+    for number, task in enumerate(tasks, start=1):
+        if not isinstance(task, dict):
+            raise ValueError(f"{path}, task {number}: this is {_kind(task)}, and each task is an object. {ADVICE}")
+    # JSON-MIN has the labels under the name that the choices have in the project, which its owner chooses.
+    flat = [task for task in tasks if "data" not in task and task.get("annotation_id", "") is not None]
+    if flat and not any(name in task for task in flat for name in LABEL_COLUMNS):
         raise ValueError(
-            f"{path}: no task has a label: the keys of the first are {keys}, and one of {', '.join(LABEL_COLUMNS)} is wanted. "
-            "Rename it, or export as JSON, which needs no name"
+            f"{path}: no task has a label: the keys of the first are {listing(list(map(shown, flat[0]))) or 'none'}, and one of "
+            f"{', '.join(LABEL_COLUMNS)} is wanted. Rename it, or export as JSON, which needs no name"
         )
-
-
-def _flat_entries(where: str, task: dict[str, Any]) -> Iterator[Entry]:
-    value = next((task[name] for name in LABEL_COLUMNS if name in task), None)
-    yield _identity(where, task, _id_columns(task)), _choice(where, value)
-
-
-def _task_entries(where: str, task: dict[str, Any]) -> Iterator[Entry]:
-    if not isinstance(task["data"], dict):
-        raise ValueError(f"{where}: data is {_kind(task['data'])}, and should be an object that holds supclust_id or image")
-    name = _identity(where, task["data"], ID_COLUMNS)
-    annotations = _objects(where, task.get("annotations"), "annotations")
-    said = [_annotation_label(where, annotation) for annotation in annotations if not annotation.get("was_cancelled")]
-    yield from ((name, label) for label in said or [None])
+    return tasks
 
 
 def _identity(where: str, data: Mapping[str, Any], names: Sequence[str]) -> str:
     for name in names:
         value = data.get(name)
-        if isinstance(value, int) and not isinstance(value, bool):
+        if type(value) is int or (isinstance(value, str) and value):
             return str(value)
-        if isinstance(value, str) and value:
-            return value
     raise ValueError(
-        f"{where}: nothing says which image this is: the keys are {listing([shown(key) for key in data]) or 'none'}, and one of "
+        f"{where}: nothing says which image this is: the keys are {listing(list(map(shown, data))) or 'none'}, and one of "
         f"{', '.join(names)} is wanted, as text or a whole number"
     )
 
@@ -316,9 +248,9 @@ def _annotation_label(where: str, annotation: dict[str, Any]) -> str | None:
     choices = [result for result in choices if result.get("from_name") == CONTROL] or choices
     if results and not choices:
         kinds = listing(sorted({shown(str(result.get("type"))) for result in results}))
-        raise ValueError(f"{where}: the annotation is of type {kinds}, and not a choice for the whole image. {_one_label()}")
+        raise ValueError(f"{where}: the annotation is of type {kinds}, and not a choice for the whole image. {ONE_LABEL}")
     if len(choices) > 1:
-        raise ValueError(f"{where}: the annotation holds {len(choices)} results with choices. {_one_label()}")
+        raise ValueError(f"{where}: the annotation holds {len(choices)} results with choices. {ONE_LABEL}")
     return _choice(where, choices[0].get("value") if choices else None)
 
 
@@ -329,20 +261,14 @@ def _choice(where: str, value: Any) -> str | None:
         value = _only(value["choices"])
     if value is None or isinstance(value, str):
         return (value or "").strip() or None
-    if isinstance(value, int) and not isinstance(value, bool):
+    if type(value) is int:
         return str(value)
-    raise ValueError(f"{where}: the label is {_kind(value)}. {_one_label()}")
+    raise ValueError(f"{where}: the label is {_kind(value)}. {ONE_LABEL}")
 
 
 def _only(value: Any) -> Any:
     """What is in a list of one; nothing, of an empty list."""
-    if isinstance(value, list) and len(value) <= 1:
-        return value[0] if value else None
-    return value
-
-
-def _one_label() -> str:
-    return "An image has one label: in Label Studio, one <Choices> tag with choice='single'"
+    return next(iter(value), None) if isinstance(value, list) and len(value) <= 1 else value
 
 
 def _kind(value: Any) -> str:
@@ -375,9 +301,5 @@ def unsafe(text: str) -> str:
 
 
 def _is_formula(text: str) -> bool:
-    first = next((sign for sign in text if not _is_invisible(sign)), "")
-    return text.startswith(("\t", "\r", "\n")) or unicodedata.normalize("NFKC", first)[:1] in FORMULA
-
-
-def _is_invisible(sign: str) -> bool:
-    return sign.isspace() or unicodedata.category(sign) in ("Cc", "Cf")
+    seen = (sign for sign in unicodedata.normalize("NFKC", text) if sign.isprintable() and not sign.isspace())
+    return text.startswith(("\t", "\r", "\n")) or next(seen, "a") in "=+-@\N{MINUS SIGN}"
