@@ -278,11 +278,6 @@ def test_the_picture_shows_each_pick_in_its_place():
     assert len({places[:, 0].min() for places in found}) == 1
 
 
-def test_letters_that_the_font_lacks_lose_their_accents():
-    assert contact_sheet._drawable("Café · Ünï…") == "Cafe · Uni…"
-    assert len(contact_sheet._drawable("日")) == 1
-
-
 # --- the page in a browser -------------------------------------------------------------------------------------------------
 
 

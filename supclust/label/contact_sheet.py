@@ -5,18 +5,21 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import itertools
 import json
 import math
-import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+import textwrap
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
+import numpy as np
 from markupsafe import Markup
-from PIL import Image, ImageDraw, ImageFont
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
 
 from supclust import kept
 from supclust.images import files as images
@@ -33,6 +36,7 @@ QUALITIES = (82, 70, 55, 40)  # of JPEG, the first that fits
 ID_LENGTH = 42  # characters of an id before its middle is left out
 
 # Of the picture: everything follows from the side of a neighbour, which is smaller where there are many picks.
+MOST = 5_000  # picks, beyond which matplotlib draws no picture so high
 WIDTH, NARROWEST, MARGIN = 1920, 900, 44
 LARGEST, SMALLEST = 46, 12
 PICTURE_BYTES, BYTES_PER_PIXEL = 9_500_000, 2.2  # of a PNG that shows photographs
@@ -72,7 +76,7 @@ class Sheet:
 
     title: str
     facts: Mapping[str, str]  # what was done, in the order to be read
-    cards: Iterable[Card]  # gone through once by `html` and once by `png`, holding one card at a time
+    cards: Iterable[Card]  # gone through once by `html` and once by `png`
     classes: tuple[str, ...] = ()  # labels of earlier rounds, offered again
 
 
@@ -96,14 +100,7 @@ def _shortened(text: str, length: int) -> str:
 
 
 def _number(value: float) -> str:
-    if math.isnan(value):
-        return "none"
-    return f"{value:.3g}" if math.isfinite(value) else "infinite"
-
-
-def _caption(card: Card) -> str:
-    images = "image" if card.cluster_size == 1 else "images"
-    return f"cluster {card.cluster} · {card.cluster_size:,} {images} · typicality rank {card.rank:,}"
+    return {"nan": "none", "inf": "infinite"}.get(str(value), f"{value:.3g}")
 
 
 # --- the page --------------------------------------------------------------------------------------------------------------
@@ -135,16 +132,15 @@ def _checksum(text: str) -> str:
 
 def _view(card: Card) -> dict[str, Any]:
     """What the page shows of a card, with its pictures as texts."""
-    neighbors = [
-        _shown(tile, NEIGHBOR, NEIGHBOR_BYTES) | {"alt": f"Typical of cluster {card.cluster}, number {k}: {visible(tile.id)}"}
-        for k, tile in enumerate(card.neighbors[:SHOWN], start=1)
-    ]
+    name, some = visible(card.pick.id), "image" if card.cluster_size == 1 else "images"
     return {
         "order": card.order,
-        "pick": _shown(card.pick, PICK, PICK_BYTES)
-        | {"alt": f"Pick {card.order}: {visible(card.pick.id)}, cluster {card.cluster}"},
-        "neighbors": neighbors,
-        "caption": _caption(card),
+        "pick": _shown(card.pick, PICK, PICK_BYTES, f"Pick {card.order}: {name}, cluster {card.cluster}"),
+        "neighbors": [
+            _shown(tile, NEIGHBOR, NEIGHBOR_BYTES, f"Typical of cluster {card.cluster}, number {k}: {visible(tile.id)}")
+            for k, tile in enumerate(card.neighbors[:SHOWN], start=1)
+        ],
+        "caption": f"cluster {card.cluster} · {card.cluster_size:,} {some} · typicality rank {card.rank:,}",
         "why": visible(card.why, keep="\n"),
         "numbers": {
             "Typicality": f"{_number(card.typicality)}, rank {card.rank:,} of {card.cluster_size:,} in its cluster",
@@ -153,30 +149,20 @@ def _view(card: Card) -> dict[str, Any]:
     }
 
 
-def _shown(tile: Tile, side: int, limit: int) -> dict[str, Any]:
+def _shown(tile: Tile, side: int, limit: int, alt: str) -> dict[str, Any]:
     name = visible(tile.id)
-    shown = {"name": name, "short": _shortened(name, ID_LENGTH), "source": None}
-    if not _is_there(tile.picture):
+    shown = {"name": name, "short": _shortened(name, ID_LENGTH), "alt": alt, "source": None}
+    if tile.picture is None or 0 in tile.picture.size:
         return shown
     small = _at_most(tile.picture, side)
     return shown | {"source": _data_uri(small, limit), "size": small.size, "pixels": max(tile.picture.size) <= PIXEL_ART}
 
 
-def _is_there(picture: Image.Image | None) -> TypeGuard[Image.Image]:
-    return picture is not None and 0 not in picture.size
-
-
 def _at_most(picture: Image.Image, side: int) -> Image.Image:
     """The picture as RGB with a longer side of at most so many pixels."""
     picture = images.rgb(picture)
-    scale = side / max(picture.size)
-    if scale >= 1:
-        return picture
-    return picture.resize(_scaled(picture.size, scale), Image.Resampling.LANCZOS, reducing_gap=3)
-
-
-def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=3)
+    return picture
 
 
 def _data_uri(picture: Image.Image, limit: int) -> str:
@@ -203,176 +189,83 @@ def _encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
 
 # --- the picture -----------------------------------------------------------------------------------------------------------
 
-
-@dataclass(frozen=True)
-class _Layout:
-    """Where things are in the picture, in pixels."""
-
-    unit: int  # side of a neighbour
-    gap: int  # between the images of a card
-    beside: int  # columns of neighbours
-    count: int  # cards
-
-    @property
-    def pick(self) -> int:
-        return COLUMN * self.unit + (COLUMN - 1) * self.gap
-
-    @property
-    def card(self) -> tuple[int, int]:
-        return self.pick + self.beside * (self.unit + self.gap), self.pick + 3 * self.letters + self.gap
-
-    @property
-    def letters(self) -> int:
-        return max(10, round(0.32 * self.unit))
-
-    @property
-    def between(self) -> int:
-        """Cards."""
-        return max(14, self.unit // 2)
-
-    @property
-    def columns(self) -> int:
-        fit = (WIDTH - 2 * MARGIN + self.between) // (self.card[0] + self.between)
-        return max(1, min(fit, self.count))
-
-    @property
-    def width(self) -> int:
-        return max(NARROWEST, 2 * MARGIN + self.columns * (self.card[0] + self.between) - self.between)
-
-    @property
-    def height(self) -> int:
-        return math.ceil(self.count / self.columns) * (self.card[1] + self.between)
-
-    def corner(self, k: int) -> tuple[int, int]:
-        """Of card k, below the heading."""
-        row, column = divmod(k, self.columns)
-        return MARGIN + column * (self.card[0] + self.between), row * (self.card[1] + self.between)
+Words = tuple[int, int, str, int, str]  # where they begin in the picture (x, y), the text, its size in pixels, its colour
 
 
 def png(sheet: Sheet) -> Image.Image:
     """The same as one picture, RGB and at most 1920 pixels wide: a card for each pick, the smaller the more there are.
 
-    Ids are shortened, and characters that Pillow's own font lacks are boxes. A PNG file of 500 photographs has about 10 MB.
+    Ids are shortened, and characters that matplotlib's font lacks are boxes. A PNG file of 500 photographs has about 10 MB, and
+    there are at most MOST picks.
     """
-    cards = [_reduced(card) for card in sheet.cards]
-    layout = _layout(cards)
-    lines = _heading(sheet, layout.width - 2 * MARGIN)
-    top = MARGIN + sum(_line_height(size) for _, size, _ in lines) + MARGIN * 2 // 3
-    picture = Image.new("RGB", (layout.width, top + layout.height + MARGIN // 2), PAPER)
-    _write_heading(ImageDraw.Draw(picture), lines)
-    for k, card in enumerate(cards):
-        x, y = layout.corner(k)
-        _draw_card(picture, card, layout, (x, top + y))
-    return picture
-
-
-def _reduced(card: Card) -> Card:
-    """The card with pictures no larger than the largest that `png` draws."""
-    pick = replace(card.pick, picture=_thumbnail(card.pick, 5 * LARGEST))
-    return replace(
-        card, pick=pick, neighbors=tuple(replace(tile, picture=_thumbnail(tile, LARGEST)) for tile in card.neighbors[:SHOWN])
-    )
-
-
-def _thumbnail(tile: Tile, side: int) -> Image.Image | None:
-    return _at_most(tile.picture, side) if _is_there(tile.picture) else None
-
-
-def _layout(cards: Sequence[Card]) -> _Layout:
-    most = max((len(card.neighbors) for card in cards), default=0)
+    cards = list(islice(sheet.cards, MOST))
+    most = max((len(card.neighbors[:SHOWN]) for card in cards), default=0)
     pixels = PICTURE_BYTES / BYTES_PER_PIXEL / max(1, len(cards))
-    unit = min(LARGEST, max(SMALLEST, math.isqrt(int(pixels / (COLUMN * COLUMN + max(most, COLUMN))))))
-    return _Layout(unit, gap=max(2, unit // 15), beside=max(1, math.ceil(most / COLUMN)), count=len(cards))
+    unit = min(LARGEST, max(SMALLEST, math.isqrt(int(pixels / (COLUMN * COLUMN + max(most, COLUMN))))))  # side of a neighbour
+    gap, letters, between = max(2, unit // 15), max(10, round(0.3 * unit)), max(14, unit // 2)
+    side = COLUMN * unit + (COLUMN - 1) * gap  # of a pick
+    step_x = side + max(1, math.ceil(most / COLUMN)) * (unit + gap) + between  # from card to card
+    step_y = side + 3 * letters + gap + between
+    columns = max(1, min((WIDTH - 2 * MARGIN + between) // step_x, len(cards)))
+    width = max(NARROWEST, 2 * MARGIN + columns * step_x - between)
+    words, top = _heading(sheet, width - 2 * MARGIN)
+    page = Image.new("RGB", (width, top + math.ceil(len(cards) / columns) * step_y + MARGIN // 2), PAPER)
+    for k, card in enumerate(cards):
+        x, y = MARGIN + k % columns * step_x, top + k // columns * step_y
+        words += _draw_tile(page, card.pick, x, y, side)
+        for j, tile in enumerate(card.neighbors[:SHOWN]):
+            column, row = divmod(j, COLUMN)
+            words += _draw_tile(page, tile, x + side + gap + column * (unit + gap), y + row * (unit + gap), unit)
+        words += _caption(card, x, y + side + letters // 2, letters, step_x - between)
+    return _with_words(page, words)
 
 
-def _heading(sheet: Sheet, width: int) -> list[tuple[str, int, str]]:
-    """Lines with the size and the colour of their letters."""
+def _heading(sheet: Sheet, width: int) -> tuple[list[Words], int]:
+    """The lines above the cards, and where they end."""
     facts = "   ".join(f"{visible(name)}: {visible(value)}" for name, value in sheet.facts.items())
     below = "Below: number and id of the pick, its cluster, the images in there, its rank by typicality (1 = most typical)."
-    texts = ((visible(sheet.title), 40, INK), (facts, 20, INK), (f"{HOW_TO_READ} {below}", 17, SOFT))
-    return [(line, size, color) for text, size, color in texts for line in _wrapped(text, _font(size), width)]
+    words, y = [], MARGIN
+    for text, size, color in ((visible(sheet.title), 36, INK), (facts, 18, INK), (f"{HOW_TO_READ} {below}", 16, SOFT)):
+        for line in textwrap.wrap(_shortened(text, 600), _fitting(width, size)):
+            words.append((MARGIN, y, line, size, color))
+            y += round(1.6 * size)
+    return words, y + MARGIN * 2 // 3
 
 
-def _write_heading(pen: ImageDraw.ImageDraw, lines: Iterable[tuple[str, int, str]]) -> None:
-    y = MARGIN
-    for line, size, color in lines:
-        pen.text((MARGIN, y), line, color, _font(size))
-        y += _line_height(size)
+def _draw_tile(page: Image.Image, tile: Tile, x: int, y: int, side: int) -> list[Words]:
+    """Draw an image with a longer side of so many pixels; in the place of one that is not there, a box for the words."""
+    page.paste(WELL, (x, y, x + side, y + side))
+    if tile.picture is None or 0 in tile.picture.size:
+        size = max(9, side // 12)
+        return [(x + 3, y + side // 3, _shortened(visible(tile.id), _fitting(side, size)), size, SOFT)]
+    longest = max(tile.picture.size)
+    resampling = Image.Resampling.NEAREST if longest < side and longest <= PIXEL_ART else Image.Resampling.LANCZOS
+    width, height = (max(1, round(length * side / longest)) for length in tile.picture.size)
+    page.paste(images.rgb(tile.picture).resize((width, height), resampling), (x + (side - width) // 2, y + (side - height) // 2))
+    return []
 
 
-def _draw_card(picture: Image.Image, card: Card, layout: _Layout, corner: tuple[int, int]) -> None:
-    (x, y), step = corner, layout.unit + layout.gap
-    _draw_tile(picture, card.pick, (x, y), layout.pick)
-    for k, tile in enumerate(card.neighbors):
-        column, row = divmod(k, COLUMN)
-        _draw_tile(picture, tile, (x + layout.pick + layout.gap + column * step, y + row * step), layout.unit)
-    _write_caption(ImageDraw.Draw(picture), card, layout, (x, y + layout.pick + layout.letters // 2))
+def _caption(card: Card, x: int, y: int, letters: int, width: int) -> list[Words]:
+    fitting, size = _fitting(width, letters), f"{card.cluster_size:,}"
+    long, short = f"c{card.cluster} · {size} images · rank {card.rank:,}", f"c{card.cluster} · {size} · {card.rank:,}"
+    name = _shortened(f"{card.order:,}  {visible(card.pick.id)}", fitting)
+    facts = long if len(long) <= fitting else _shortened(short, fitting)
+    return [(x, y, name, letters, INK), (x, y + round(1.3 * letters), facts, letters, SOFT)]
 
 
-def _draw_tile(picture: Image.Image, tile: Tile, corner: tuple[int, int], side: int) -> None:
-    pen, (x, y) = ImageDraw.Draw(picture), corner
-    pen.rectangle((x, y, x + side - 1, y + side - 1), WELL)
-    if tile.picture is None:
-        _write_in_box(pen, tile.id, corner, side)
-        return
-    small = _filling(tile.picture, side)
-    picture.paste(small, (x + (side - small.width) // 2, y + (side - small.height) // 2))
+def _fitting(width: int, size: int) -> int:
+    """How many letters of that size fit into so many pixels."""
+    return max(4, int(width / (0.58 * size)))
 
 
-def _filling(picture: Image.Image, side: int) -> Image.Image:
-    """With a longer side of that many pixels."""
-    enlarged = max(picture.size) < side and max(picture.size) <= PIXEL_ART
-    resampling = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
-    return picture.resize(_scaled(picture.size, side / max(picture.size)), resampling)
-
-
-def _write_in_box(pen: ImageDraw.ImageDraw, text: str, corner: tuple[int, int], side: int) -> None:
-    font = _font(max(9, side // 12))
-    pen.text((corner[0] + 3, corner[1] + side // 3), _fitting([visible(text)], font, side - 6), SOFT, font)
-
-
-def _write_caption(pen: ImageDraw.ImageDraw, card: Card, layout: _Layout, corner: tuple[int, int]) -> None:
-    (x, y), font, width = corner, _font(layout.letters), layout.card[0]
-    pen.text((x, y), number := f"{card.order:,}", INK, font, stroke_width=0.4)
-    indent = font.getlength(f"{number}  ")
-    pen.text((x + indent, y), _fitting([visible(card.pick.id)], font, width - indent), INK, font)
-    images = f"{card.cluster_size:,}"
-    texts = [f"cluster {card.cluster} · {images} images · rank {card.rank:,}"]
-    texts += [f"c{card.cluster} · {images} · rank {card.rank:,}", f"c{card.cluster} · {images} · {card.rank}"]
-    pen.text((x, y + round(1.3 * layout.letters)), _fitting(texts, font, width), SOFT, font)
-
-
-# --- words in the picture --------------------------------------------------------------------------------------------------
-
-
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
-
-
-def _line_height(size: int) -> int:
-    return round(1.5 * size)
-
-
-def _drawable(text: str) -> str:
-    """Text with letters of the Latin alphabet in place of those with accents, which Pillow's own font lacks."""
-    plain = (unicodedata.normalize("NFKD", char).encode("ascii", "ignore").decode() for char in text)
-    return "".join(char if char in "·…" else letters or char for char, letters in zip(text, plain, strict=True))
-
-
-def _fitting(texts: Sequence[str], font: ImageFont.FreeTypeFont, width: float) -> str:
-    """The first of the texts that is no wider than that, and else the last one, shortened."""
-    texts = [_drawable(_shortened(text, 200)) for text in texts]
-    shorter = (_shortened(texts[-1], length) for length in range(len(texts[-1]), 0, -1))
-    return next((text for text in itertools.chain(texts, shorter) if font.getlength(text) <= width), "")
-
-
-def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
-    """The text in lines no wider than that; a word that is wider is shortened."""
-    lines: list[str] = []
-    for word in (_fitting([word], font, width) for word in text.split(" ")):
-        if lines and font.getlength(longer := f"{lines[-1]} {word}") <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines
+def _with_words(page: Image.Image, words: Iterable[Words]) -> Image.Image:
+    """The picture with words, type-set by matplotlib."""
+    figure = Figure(figsize=page.size, dpi=1)
+    figure.figimage(np.asarray(page))
+    for x, y, text, size, color in words:
+        style = {"fontsize": 72 * size, "fontfamily": "DejaVu Sans", "color": color, "parse_math": False}
+        figure.text(x / page.width, 1 - y / page.height, text, va="top", **style)
+    canvas = FigureCanvasAgg(figure)
+    with warnings.catch_warnings(action="ignore"):  # of signs that the font lacks
+        canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
