@@ -129,8 +129,9 @@ def _label(options: argparse.Namespace) -> int:
     request = labeling.Request(
         source=options.source, out=options.out, budget=options.budget, labeled=tuple(options.labeled),
         classes=tuple(options.classes), strategy=options.strategy, seed=options.seed, pictures=options.images, force=options.force,
-        encoder=options.encoder, minutes=options.train_minutes, epochs=options.train_epochs, scratch=options.from_scratch,
-        download=options.download,
+        encoder=labeling.EncoderOptions(
+            options.encoder, options.train_minutes, options.train_epochs, options.from_scratch, options.download
+        ),
     )  # fmt: skip
     found = labeling.run(request)
     for pick in found.picks if options.explain else ():

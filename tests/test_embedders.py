@@ -13,6 +13,7 @@ from torch import nn
 from supclust import features, kept, simclr
 from supclust.label import embedders
 from supclust.label.embedders import OwnSimCLR, Pretrained
+from supclust.label.request import EncoderOptions
 from supclust.train import planning
 
 N = 40
@@ -33,15 +34,23 @@ def narrow(monkeypatch):
     return rng
 
 
+def own(seed=0, replace=False, **options):
+    return OwnSimCLR(EncoderOptions(**options), seed, replace)
+
+
 def from_scratch(**options):
-    return OwnSimCLR(scratch=True, **options)
+    return own(scratch=True, **options)
+
+
+def of(name, **options):
+    return embedders.of(EncoderOptions(name, **options))
 
 
 # --- SimCLR ---------------------------------------------------------------------------------------------------------------
 
 
 def test_without_training_the_encoder_of_the_package_is_used(pictures, tmp_path):
-    found, about = OwnSimCLR(minutes=0).embed(pictures[:4], tmp_path / "encoder")
+    found, about = own(minutes=0).embed(pictures[:4], tmp_path / "encoder")
     expected = features.embed(simclr.load_weights(kept.shipped_weights("cifar10")), pictures[:4])
     np.testing.assert_array_equal(found, expected)
     assert "not trained" in about["encoder"]
@@ -50,7 +59,7 @@ def test_without_training_the_encoder_of_the_package_is_used(pictures, tmp_path)
 
 def test_few_images_are_not_trained_on(pictures, tmp_path, caplog):
     caplog.set_level("INFO")
-    found, about = OwnSimCLR(minutes=5).embed(pictures[:3], tmp_path)
+    found, about = own(minutes=5).embed(pictures[:3], tmp_path)
     assert found.shape == (3, 512)
     assert about["encoder"].endswith("too few images")
     assert "3 images are too few to train on" in caplog.text
@@ -59,7 +68,7 @@ def test_few_images_are_not_trained_on(pictures, tmp_path, caplog):
 
 
 def test_training_starts_from_the_encoder_of_the_package(pictures, tmp_path):
-    found, about = OwnSimCLR(epochs=1).embed(pictures, tmp_path)
+    found, about = own(epochs=1).embed(pictures, tmp_path)
     assert found.shape == (N, 512)
     before = features.embed(simclr.load_weights(kept.shipped_weights("cifar10")), pictures)
     assert np.abs(found - before).max() > 0
@@ -160,18 +169,18 @@ def test_so_does_one_of_other_images_or_with_half_a_recipe(narrow, tmp_path):
 )
 def test_trainings_that_make_no_sense_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        embedders.of("simclr", **options)
+        of("simclr", **options)
 
 
 def test_an_encoder_that_is_kept_is_used_at_its_own_size(narrow, tmp_path):
     whole, about = from_scratch(epochs=1).embed(narrow, tmp_path)
-    kept = embedders.of(str(tmp_path / embedders.WEIGHTS))
+    kept = of(str(tmp_path / embedders.WEIGHTS))
     found, again = kept.embed(narrow, tmp_path / "unused")
     np.testing.assert_array_equal(found, whole)
     assert kept.side == 8
     assert again["weights"] == about["weights"]
     with pytest.raises(FileNotFoundError, match="no encoder weights at"):
-        embedders.of(str(tmp_path / "none.safetensors"))
+        of(str(tmp_path / "none.safetensors"))
 
 
 # --- backbones ------------------------------------------------------------------------------------------------------------
@@ -196,7 +205,7 @@ def test_a_backbone_is_the_classifier_without_its_last_layer(hub, pictures, tmp_
     file.parent.mkdir(parents=True)
     file.write_bytes(content)
     large = np.repeat(np.repeat(pictures[:5], 7, axis=2), 7, axis=3)
-    backbone = embedders.of("mobilenet_v3_small")
+    backbone = of("mobilenet_v3_small")
     assert backbone.side == 224
     found, about = backbone.embed(large, tmp_path)
     normal = torchvision.transforms.functional.normalize(
@@ -212,7 +221,7 @@ def test_a_backbone_is_the_classifier_without_its_last_layer(hub, pictures, tmp_
 def test_weights_that_are_not_here_are_not_fetched_without_leave(hub):
     _, file, _ = hub
     with pytest.raises(FileNotFoundError, match=r"Allow fetching them with --download, or put mobilenet.*into"):
-        embedders.of("mobilenet_v3_small")
+        of("mobilenet_v3_small")
     assert not file.exists()
 
 
@@ -225,7 +234,7 @@ def test_weights_are_fetched_with_leave(hub, monkeypatch):
         file.write_bytes(content)
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
-    assert isinstance(embedders.of("mobilenet_v3_small", download=True), Pretrained)
+    assert isinstance(of("mobilenet_v3_small", download=True), Pretrained)
 
 
 def test_without_a_network_fetching_says_so(hub, monkeypatch):
@@ -234,7 +243,7 @@ def test_without_a_network_fetching_says_so(hub, monkeypatch):
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
     with pytest.raises(ValueError, match=r"cannot fetch https://.*no route to host. Without it, `--encoder simclr` trains"):
-        embedders.of("mobilenet_v3_small", download=True)
+        of("mobilenet_v3_small", download=True)
 
 
 def test_damaged_weights_are_named(hub):
@@ -242,12 +251,12 @@ def test_damaged_weights_are_named(hub):
     file.parent.mkdir(parents=True)
     file.write_bytes(content[:-1] + b"x")
     with pytest.raises(ValueError, match=r"mobilenet.*is not the official file: its SHA-256 sum differs"):
-        embedders.of("mobilenet_v3_small")
+        of("mobilenet_v3_small")
 
 
 def test_an_unknown_encoder_is_told_what_may_be_meant():
     with pytest.raises(ValueError, match=r"unknown encoder 'resnet5': it is simclr, .* did you mean resnet50 or"):
-        embedders.of("resnet5")
+        of("resnet5")
 
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "efficientnet_b0", "convnext_tiny", "vit_b_32", "swin_t"])

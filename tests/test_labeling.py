@@ -20,9 +20,9 @@ from PIL import Image
 import supclust
 from supclust import __main__, strategies
 from supclust.images.files import MARKER
-from supclust.label import contact_sheet, embeddings, exports, labeling
+from supclust.label import contact_sheet, embeddings, exports, labeling, results
 from supclust.label.embeddings import Embeddings
-from supclust.label.labeling import Request
+from supclust.label.labeling import EncoderOptions, Request
 from tests.conftest import make_blobs
 from tests.drawn_images import draw
 from tests.mutations import mutated
@@ -54,8 +54,8 @@ def folder(tmp_path_factory):
     return root
 
 
-def run(source, out, **options):
-    return labeling.run(Request(Path(source), Path(out), **{"budget": 5, "minutes": 0} | options))
+def run(source, out, encoder="simclr", minutes=0, **options):
+    return labeling.run(Request(Path(source), Path(out), **{"budget": 5, "encoder": EncoderOptions(encoder, minutes), **options}))
 
 
 def picks(out):
@@ -563,7 +563,7 @@ def test_a_folder_that_may_not_be_written_into_is_named(points, tmp_path, monkey
     def refuse(*arguments, **options):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(labeling.tempfile, "mkdtemp", refuse)
+    monkeypatch.setattr(results.tempfile, "mkdtemp", refuse)
     with pytest.raises(ValueError, match=r"cannot write into .*picks: Permission denied"):
         run(points, tmp_path / "picks")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import hashlib
+import io
 import json
 import logging
 import math
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 from supclust import features, kept, profiles, simclr
 from supclust.images.files import ImageFiles
+from supclust.label.request import EncoderOptions
 from supclust.profiles import SimCLR
 from supclust.simclr import Encoder
 from supclust.train import planning
@@ -43,31 +45,19 @@ class Embedder(Protocol):
         """Features (n, d), and what they were made by. folder: keeps what is trained, and the way there."""
 
 
-def of(
-    name: str,
-    *,
-    minutes: float = 20.0,
-    epochs: int | None = None,
-    scratch: bool = False,
-    download: bool = False,
-    seed: int = 0,
-    replace: bool = False,
-) -> Embedder:
-    """The embedder of that name.
+def of(options: EncoderOptions, seed: int = 0, *, replace: bool = False) -> Embedder:
+    """The embedder that the options name.
 
-    name: "simclr", trained on the images themselves for so many minutes, or epochs where given, from the encoder that comes with
-        the package, or from scratch; a model of torchvision, such as "resnet50", pretrained on ImageNet; or a file that
-        `supclust train` or an earlier round wrote (.safetensors).
-    download: whether the weights of a torchvision model may be fetched where they are not on this machine.
-    replace: whether a training may take the place of another one in its folder, of other images or settings.
-
+    "simclr": trained on the images themselves; a model of torchvision, such as "resnet50", pretrained on ImageNet; or a file that
+    `supclust train` or an earlier round wrote (.safetensors). seed: of a training. replace: whether a training may take the place
+    of another one in its folder, of other images or settings.
     Raises ValueError for a name that is none of these and FileNotFoundError, with what to do, for weights that are not there.
     """
-    if name == "simclr":
-        return OwnSimCLR(minutes, epochs, scratch, seed, replace)
-    if name.endswith(".safetensors"):
-        return Kept(simclr.load_weights(Path(name).expanduser()), Path(name).name)
-    return Pretrained.load(name, download)
+    if options.name == "simclr":
+        return OwnSimCLR(options, seed, replace)
+    if options.name.endswith(".safetensors"):
+        return Kept(simclr.load_weights(Path(options.name).expanduser()), Path(options.name).name)
+    return Pretrained.load(options.name, options.download)
 
 
 # -- SimCLR on the images themselves -------------------------------------------------------------------------------------------
@@ -77,23 +67,9 @@ def of(
 class OwnSimCLR:
     """SimCLR (Chen et al. 2020) on the images that are to be labelled; ResNet-18 on 32 pixels."""
 
-    minutes: float = 20.0  # about; 0 = none, the encoder of the package as it is
-    epochs: int | None = None  # instead of minutes: the same on every machine
-    scratch: bool = False
+    options: EncoderOptions
     seed: int = 0
     replace: bool = False  # another training that is in the folder
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.minutes) and self.minutes >= 0):
-            raise ValueError(f"the minutes of a training must be a number of at least 0, not {self.minutes}")
-        if self.seed < 0:
-            raise ValueError(f"the seed must be a whole number of at least 0, not {self.seed}")
-        if self.epochs is not None and self.epochs < 1:
-            raise ValueError(f"the epochs of a training must be at least 1, not {self.epochs}")
-        if self.scratch and self.epochs is None and self.minutes == 0:
-            raise ValueError(
-                "an encoder from scratch that is not trained knows nothing: give it minutes, or leave out from scratch"
-            )
 
     @property
     def side(self) -> int:
@@ -101,53 +77,54 @@ class OwnSimCLR:
 
     @property
     def _base(self) -> SimCLR:
-        return profiles.LAPTOP if self.scratch else profiles.LAPTOP_MORE
+        return profiles.LAPTOP if self.options.scratch else profiles.LAPTOP_MORE
 
     def embed(self, images: np.ndarray | ImageFiles, folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
-        start = None if self.scratch else simclr.load_weights(kept.shipped_weights("cifar10"))
-        if start is not None and self.epochs is None and self.minutes == 0:
-            return features.embed(start, images), {"encoder": "CIFAR-10 encoder of the package, not trained further"}
-        if len(images) < FEWEST:
-            if start is None:
-                raise ValueError(f"{len(images)} images are too few to train an encoder from scratch: {FEWEST} are needed")
-            log.info("%d images are too few to train on: the encoder of the package is used as it is", len(images))
-            return features.embed(start, images), {
-                "encoder": "CIFAR-10 encoder of the package, not trained further: too few images"
-            }
+        start = None if self.options.scratch else simclr.load_weights(kept.shipped_weights("cifar10"))
+        untrained, few = self.options.epochs is None and self.options.minutes == 0, len(images) < FEWEST
+        if start is None and few:
+            raise ValueError(f"{len(images)} images are too few to train an encoder from scratch: {FEWEST} are needed")
+        if untrained or few:
+            about = "CIFAR-10 encoder of the package, not trained further"
+            if not untrained:
+                log.info("%d images are too few to train on: the encoder of the package is used as it is", len(images))
+                about += ": too few images"
+            return features.embed(start, images), {"encoder": about}
         encoder = self._train(images, folder, start)
-        return features.embed(encoder, images), self._describe(encoder)
+        origin = "from scratch" if start is None else "from the CIFAR-10 encoder of the package"
+        done, seconds = len(encoder.history), sum(epoch["seconds"] for epoch in encoder.history)
+        return features.embed(encoder, images), {
+            "encoder": f"SimCLR, {done} epochs on these images in {seconds / 60:.1f} minutes, {origin}",
+            "finished": encoder.finished,
+            "config": asdict(encoder.config),
+            "weights": encoder.checksum,
+        }
 
     def _train(self, images: np.ndarray | ImageFiles, folder: Path, start: Encoder | None) -> Encoder:
         """A finished training of the same images and settings is read, a stopped one goes on."""
         config, done = self._recipe(images, folder, start), folder / WEIGHTS
         if done.exists():
             return simclr.load_weights(done)
-        limit = None if self.epochs else 1.2 * self.minutes  # the plan is for less, but other work may slow it down
+        limit = None if self.options.epochs else 1.2 * self.options.minutes  # the plan is for less, but other work may slow it down
         encoder = simclr.train(images, config, folder, start=start, minutes=limit, compiled=False)
         if not encoder.finished:
             log.warning("the time was over after %d of %d planned epochs", len(encoder.history), config.epochs)
         simclr.save_weights(encoder, done, torch.float16)
-        for checkpoint in _checkpoints(folder):
+        for checkpoint in folder.glob(f"*{simclr.CHECKPOINT}"):
             checkpoint.unlink()
         return simclr.load_weights(done)
 
     def _recipe(self, images: np.ndarray | ImageFiles, folder: Path, start: Encoder | None) -> SimCLR:
         """What an earlier training in this folder was to be, if it was of the same images and settings; otherwise planned now."""
-        settings = {name: getattr(self, name) for name in ("minutes", "epochs", "scratch", "seed")}
-        asked = {"images": simclr.images_checksum(images), **settings}
+        settings = {name: getattr(self.options, name) for name in ("minutes", "epochs", "scratch")}
+        asked = {"images": simclr.images_checksum(images), **settings, "seed": self.seed}
         try:
             stored = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
             if stored["asked"] == asked:
                 return SimCLR(**stored["config"])
         except (OSError, ValueError, KeyError, TypeError):
             pass  # there is none, or half of one
-        self._make_room(folder)
-        config = self._plan(images, start)
-        kept.write_text(folder / RECIPE, json.dumps({"asked": asked, "config": asdict(config)}, indent=1))
-        return config
-
-    def _make_room(self, folder: Path) -> None:
-        there = _training(folder)
+        there = [file for file in (folder / WEIGHTS, folder / RECIPE, *folder.glob(f"*{simclr.CHECKPOINT}")) if file.exists()]
         if there and not self.replace:
             raise ValueError(
                 f"{folder} holds {there[0].name} of a training on other images or with other settings: give those again to go on "
@@ -155,6 +132,9 @@ class OwnSimCLR:
             )
         for file in there:
             file.unlink()
+        config = self._plan(images, start)
+        kept.write_text(folder / RECIPE, json.dumps({"asked": asked, "config": asdict(config)}, indent=1))
+        return config
 
     def _plan(self, images: np.ndarray | ImageFiles, start: Encoder | None) -> SimCLR:
         """As many epochs as fit into the minutes, so that the learning rate comes down in time."""
@@ -162,34 +142,14 @@ class OwnSimCLR:
         rate = self._base.learning_rate * batch / self._base.batch_size
         config = replace(self._base, batch_size=batch, learning_rate=rate, seed=self.seed)
         small = self._base.small_epochs / self._base.epochs  # share of the epochs on small views
-        epochs = self.epochs
+        epochs = self.options.epochs
         if epochs is None:
             sides = {config.small_side: small, config.side: 1 - small}
             image = sum(part * planning.seconds_per_image(images, config, side, start) for side, part in sides.items() if part > 0)
             epoch = image * (len(images) // batch * batch)
-            epochs = max(1, int(60 * self.minutes / epoch))
-            log.info("an epoch takes about %.1f s: %d of them fit into %g minutes", epoch, epochs, self.minutes)
+            epochs = max(1, int(60 * self.options.minutes / epoch))
+            log.info("an epoch takes about %.1f s: %d of them fit into %g minutes", epoch, epochs, self.options.minutes)
         return replace(config, epochs=epochs, small_epochs=round(small * epochs))
-
-    def _describe(self, encoder: Encoder) -> dict[str, Any]:
-        origin = "from scratch" if self.scratch else "from the CIFAR-10 encoder of the package"
-        done, seconds = len(encoder.history), sum(epoch["seconds"] for epoch in encoder.history)
-        return {
-            "encoder": f"SimCLR, {done} epochs on these images in {seconds / 60:.1f} minutes, {origin}",
-            "finished": encoder.finished,
-            "config": asdict(encoder.config),
-            "weights": encoder.checksum,
-        }
-
-
-def _training(folder: Path) -> list[Path]:
-    """What a training has written into a folder, which may hold other things."""
-    return [file for file in (folder / WEIGHTS, folder / RECIPE) if file.exists()] + _checkpoints(folder)
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    """The newest one, and the one before it."""
-    return sorted(folder.glob(f"*{simclr.CHECKPOINT}"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,10 +187,8 @@ class Pretrained:
         """Raises ValueError for an unknown model or damaged weights, FileNotFoundError for weights that are not on this machine."""
         url, transforms = _official(name)
         file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
-        if not file.exists():
-            _fetch(name, url, file, download)
         network = torchvision.models.get_model(name, weights=None)
-        network.load_state_dict(_read_weights(file))
+        network.load_state_dict(_weights(name, url, file, download))
         network = _without_classifier(network).to(simclr.default_device()).eval()
         return cls(name, network, transforms.crop_size[0], tuple(transforms.mean), tuple(transforms.std), file.name)
 
@@ -259,29 +217,24 @@ def _official(name: str) -> tuple[str, Any]:
     return weights.url, weights.transforms()
 
 
-def _fetch(name: str, url: str, file: Path, download: bool) -> None:
-    if not download:
-        raise FileNotFoundError(
-            f"the weights of {name} are not on this machine. Allow fetching them with --download, or put {file.name} from {url} "
-            f"into {file.parent}. Without them, `--encoder simclr` trains on your images"
-        )
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(file), hash_prefix=_digits(file))
-    except (OSError, RuntimeError) as error:  # no network, or something else in its place
-        raise ValueError(f"cannot fetch {url}: {error}. Without it, `--encoder simclr` trains on your images") from error
-
-
-def _digits(file: Path) -> str:
-    """The first digits of the file's SHA-256, as its name tells them."""
-    return file.stem.rsplit("-", 1)[-1]
-
-
-def _read_weights(file: Path) -> Mapping[str, torch.Tensor]:
-    with open(file, "rb") as opened:
-        if not hashlib.file_digest(opened, "sha256").hexdigest().startswith(_digits(file)):
-            raise ValueError(f"{file} is not the official file: its SHA-256 sum differs. Remove it and fetch it again (--download)")
-    return torch.load(file, map_location="cpu", weights_only=True)
+def _weights(name: str, url: str, file: Path, download: bool) -> Mapping[str, torch.Tensor]:
+    """The official weights, fetched if they are not here and may be. Their name ends in the first digits of their SHA-256."""
+    digits = file.stem.rsplit("-", 1)[-1]
+    if not file.exists():
+        if not download:
+            raise FileNotFoundError(
+                f"the weights of {name} are not on this machine. Allow fetching them with --download, or put {file.name} "
+                f"from {url} into {file.parent}. Without them, `--encoder simclr` trains on your images"
+            )
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(file), hash_prefix=digits)
+        except (OSError, RuntimeError) as error:  # no network, or something else in its place
+            raise ValueError(f"cannot fetch {url}: {error}. Without it, `--encoder simclr` trains on your images") from error
+    content = file.read_bytes()
+    if not hashlib.sha256(content).hexdigest().startswith(digits):
+        raise ValueError(f"{file} is not the official file: its SHA-256 sum differs. Remove it and fetch it again (--download)")
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def _without_classifier(network: nn.Module) -> nn.Module:

@@ -1,39 +1,19 @@
-"""A round of labelling: what is asked for, what was picked, and why."""
+"""A round of labelling: what was picked, and why."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from supclust import method, strategies
 from supclust.engine import geometry
 from supclust.label import contact_sheet
+from supclust.label.request import Request
 from supclust.label.sources import Source
 
 TYPICAL, NEAR = 4, 3  # images shown beside a pick, clusters named as its neighbours
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked for: the options of `supclust label`."""
-
-    source: Path  # folder of images, file of embeddings, or folder of an earlier round
-    out: Path
-    budget: int = 50
-    labeled: tuple[Path, ...] = ()  # files of labels, CSV or Label Studio's JSON
-    classes: tuple[str, ...] = ()  # names to choose labels from, where they are known
-    strategy: str = "supclust"  # with settings that differ from the default, as in supclust:top_fraction=0.05
-    seed: int = 0
-    pictures: Path | None = None  # folder of the images that the ids of embeddings name
-    force: bool = False  # overwrite what an earlier run wrote into out
-    encoder: str = "simclr"  # this and the rest: see embedders.of
-    minutes: float = 20.0
-    epochs: int | None = None
-    scratch: bool = False
-    download: bool = False
 
 
 @dataclass(frozen=True)

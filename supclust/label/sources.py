@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from supclust.images import files as images
-from supclust.images.files import MARKER, Skipped
+from supclust.images.files import MARKER, ImageFiles, Skipped
 from supclust.label import embeddings
 from supclust.label.embeddings import Embeddings
+from supclust.label.request import Request
+
+if TYPE_CHECKING:
+    from supclust.label.embedders import Embedder
 
 log = logging.getLogger(__name__)
 
-EMBEDDINGS = "embeddings.npz"  # what a round on a folder keeps, for the next one
 TRAINING = "encoder"  # folder of the encoder that a round trains
 
 
@@ -29,87 +32,72 @@ class Source:
 
     ids: tuple[str, ...]  # of images, their names relative to the folder, with slashes
     files: tuple[Path | None, ...]  # the images themselves; None where there is none
-    features: Callable[[], np.ndarray]  # (n, d); takes minutes where an encoder has to be trained
-    about: dict[str, Any]  # what it is, and once there are features, what made them
+    about: Mapping[str, Any]  # what it is, and once there are features, what made them
+    features: np.ndarray | None = None  # (n, d); None until `embedded` has made them
+    pixels: np.ndarray | ImageFiles | None = None  # uint8 (n, 3, side, side), of the side that embedder takes
+    embedder: Embedder | None = None  # None where the features are given
     skipped: tuple[Skipped, ...] = ()
     copies: Mapping[str, str] = field(default_factory=dict)  # id of an image that is left out -> id of the one it is a copy of
     earlier: tuple[str, ...] = ()  # ids that earlier rounds picked
     kept: Path | None = None  # where the embeddings are; None where they have to be written
     folder: Path | None = None  # that holds all the images; None where there are none
 
+    def embedded(self, out: Path) -> Source:
+        """The same with features; takes minutes where an encoder has to be trained, which is kept in a folder in out."""
+        if self.embedder is None:
+            return self
+        features, made_by = self.embedder.embed(self.pixels, out / TRAINING)
+        return replace(self, features=features, about={**self.about, **made_by})
 
-def of(path: Path, out: Path, embedder: Callable[[], Any], pictures: Path | None = None) -> Source:
-    """The pool that path names: a folder of images, an earlier round's folder, or a file .npy, .npz or .parquet of embeddings.
 
-    out: the folder that is written; of what lies in it, nothing is taken for an image of the pool. embedder: makes an
-    `embedders.Embedder`, asked for only where there are images without embeddings. pictures: the folder of the images that the
-    ids of embeddings name.
+def of(request: Request) -> Source:
+    """The pool that request.source names: a folder of images, an earlier round's folder, or a file of embeddings.
+
+    Of what lies in request.out, nothing is taken for an image of the pool.
     Raises FileNotFoundError for a path that does not exist, and ValueError for one that holds nothing to label.
     """
+    path = request.source
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}: name a folder of images, or a file of embeddings (.npy, .npz, .parquet)")
     if path.suffix.lower() in images.SUFFIXES and not path.is_dir():
         raise ValueError(f"{path} is one image: name the folder that holds the images")
     if (path / MARKER).is_file():
-        return _of_round(path, pictures)
-    if path.is_dir():
-        return _of_folder(path, out, embedder())
-    return _of_embeddings(path, pictures)
+        return _of_round(path, request.pictures)
+    return _of_folder(request) if path.is_dir() else _of_embeddings(path, request.pictures)
 
 
-def _of_folder(folder: Path, out: Path, embedder: Any) -> Source:
-    folder = folder.absolute()
+def _of_folder(request: Request) -> Source:
+    from supclust.label import embedders  # PyTorch takes seconds to import, and those who bring embeddings do not need it
+
+    folder, embedder = request.source.absolute(), embedders.of(request.encoder, request.seed, replace=request.force)
     if images.printable(str(folder)) != str(folder):
         raise ValueError(f"the name of {images.printable(str(folder))} is not valid Unicode: rename the folder")
-    files, skipped = images.find(folder, leave_out=[out])
+    files, skipped = images.find(folder, leave_out=[request.out])
     if not files:
-        raise ValueError(f"no image in {folder}{_so_many(skipped)}. Looked for files named {', '.join(images.SUFFIXES)}")
+        none = f" ({len(skipped)} files are none, the first {skipped[0].name}: {skipped[0].reason})" if skipped else ""
+        raise ValueError(f"no image in {folder}{none}. Looked for files named {', '.join(images.SUFFIXES)}")
     pixels, readable, unreadable = images.load_readable(folder, files, embedder.side)
     if not readable:
         raise ValueError(f"none of the {len(files)} images in {folder} can be read; of the first: {unreadable[0].reason}")
     files = [files[position] for position in readable]
-    pixels, kept, copies = _without_copies(folder, files, pixels)
-    skipped += unreadable + [Skipped(copy, f"the same image as {original}") for copy, original in copies.items()]
+    names, same = images.relative(folder, files), images.copies(files)
+    copies = {names[copy]: names[original] for copy, original in same.items()}
+    skipped += [*unreadable, *(Skipped(copy, f"the same image as {original}") for copy, original in copies.items())]
+    if same:
+        rest = [position for position in range(len(files)) if position not in same]
+        pixels = pixels[rest] if isinstance(pixels, np.ndarray) else pixels.take(rest)
+        files, names = [files[position] for position in rest], tuple(names[position] for position in rest)
     about = {"kind": "images", "name": folder.name}
-
-    def features() -> np.ndarray:
-        found, made_by = embedder.embed(pixels, out / TRAINING)
-        about.update(made_by)
-        return found
-
-    return Source(images.relative(folder, kept), tuple(kept), features, about, tuple(skipped), copies, folder=folder)
-
-
-def _without_copies(folder: Path, files: Sequence[Path], pixels: Any) -> tuple[Any, list[Path], dict[str, str]]:
-    """Pixels and files of the images that are no copies of an earlier one, and the copies: {name: name of that one}."""
-    same, names = images.copies(files), images.relative(folder, files)
-    if not same:
-        return pixels, list(files), {}
-    kept = [position for position in range(len(files)) if position not in same]
-    pixels = pixels[kept] if isinstance(pixels, np.ndarray) else pixels.take(kept)
-    return pixels, [files[position] for position in kept], {names[copy]: names[original] for copy, original in same.items()}
-
-
-def _so_many(skipped: Sequence[Skipped]) -> str:
-    return f" ({len(skipped)} files are none, the first {skipped[0].name}: {skipped[0].reason})" if skipped else ""
+    return Source(names, tuple(files), about, None, pixels, embedder, tuple(skipped), copies, folder=folder)
 
 
 def _of_embeddings(path: Path, pictures: Path | None) -> Source:
     found = embeddings.read(path)
     about = {"kind": "embeddings", "name": path.name, "encoder": "given embeddings"}
-    files = _those_there(_files(found, path.absolute().parent, pictures))
-    there = [file.parent for file in files if file is not None]
-    folder = pictures.absolute() if pictures is not None else Path(os.path.commonpath(there)) if there else None
-    return Source(found.ids, files, lambda: found.features, about, kept=path.absolute(), folder=folder)
-
-
-def _those_there(files: tuple[Path | None, ...]) -> tuple[Path | None, ...]:
-    """The images as they are named, or none if not one of them is there: embeddings do without."""
-    named = [file for file in files if file is not None]
-    if not named or any(map(os.path.isfile, named)):
-        return files
-    log.warning("no image is where it should be, the first one at %s: --images names their folder, else ids are shown", named[0])
-    return (None,) * len(files)
+    files = _files(found, path.absolute().parent, pictures)
+    parents = [file.parent for file in files if file is not None]
+    folder = pictures.absolute() if pictures is not None else Path(os.path.commonpath(parents)) if parents else None
+    return Source(found.ids, files, about, found.features, kept=path.absolute(), folder=folder)
 
 
 def _files(found: Embeddings, folder: Path, pictures: Path | None) -> tuple[Path | None, ...]:
@@ -118,13 +106,20 @@ def _files(found: Embeddings, folder: Path, pictures: Path | None) -> tuple[Path
         if not pictures.is_dir():
             raise FileNotFoundError(f"there is no folder of images {pictures}")
         return tuple(file if os.path.isfile(file := pictures.absolute() / id_) else None for id_ in found.ids)
-    paths = [name if name and "://" not in name else None for name in found.paths or [None] * len(found.ids)]
-    return tuple(Path(os.path.normpath(folder / name)) if name else None for name in paths)
+    names = [name if name and "://" not in name else None for name in found.paths or [None] * len(found.ids)]
+    files = tuple(Path(os.path.normpath(folder / name)) if name else None for name in names)
+    named = [file for file in files if file is not None]
+    if named and not any(map(os.path.isfile, named)):
+        log.warning(
+            "no image is where it should be, the first one at %s: --images names their folder, else ids are shown", named[0]
+        )
+        return (None,) * len(files)
+    return files
 
 
 def _of_round(folder: Path, pictures: Path | None) -> Source:
     """What the earlier rounds of a folder's chain have not picked yet, on the embeddings that the first one made or was given."""
-    record = read_record(folder)
+    record = _read_record(folder / MARKER)
     path = folder / record["embeddings"]
     if not path.is_file():
         raise FileNotFoundError(f"the embeddings of the round in {folder} are no longer at {path}: put them back, or start anew")
@@ -134,38 +129,15 @@ def _of_round(folder: Path, pictures: Path | None) -> Source:
     return replace(source, about=record["source"], copies=record["copies"], earlier=(*record["earlier"], *record["picks"]))
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def _read_record(file: Path) -> dict[str, Any]:
     """What a round wrote about itself; ValueError naming the file if it is damaged."""
     try:
-        record = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        record = json.loads(file.read_text(encoding="utf-8"))
         lacking = {"embeddings", "source", "copies", "earlier", "picks"} - set(record)
     except OSError as error:
-        raise ValueError(f"{folder / MARKER} cannot be read: {error.strerror}") from error
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{folder / MARKER} is damaged: {error}. Remove it to take {folder} for a folder of images") from error
+        raise ValueError(f"{file} is damaged: {error}. Remove it to take {file.parent} for a folder of images") from error
     if lacking:
-        raise ValueError(f"{folder / MARKER} is damaged: it lacks {', '.join(sorted(lacking))}")
+        raise ValueError(f"{file} is damaged: it lacks {', '.join(sorted(lacking))}")
     return record
-
-
-def keep(source: Source, features: np.ndarray, folder: Path, final: Path) -> Path:
-    """Where the embeddings are, or are written now: folder / EMBEDDINGS, which will lie in final; relative to final."""
-    if source.kept is not None:
-        return relative_to(source.kept, final)
-    paths = tuple(None if file is None else relative_to(file, final).as_posix() for file in source.files)
-    embeddings.write(folder / EMBEDDINGS, Embeddings(features, source.ids, paths))
-    return Path(EMBEDDINGS)
-
-
-def relative_to(file: Path, folder: Path) -> Path:
-    """The way from a folder to a file, so that both may be moved together; absolute where there is none (another drive)."""
-    try:
-        return Path(os.path.relpath(file, folder))
-    except ValueError:
-        return file
-
-
-def positions(ids: Sequence[str], wanted: Collection[str]) -> list[int]:
-    """Where the wanted ids stand, ascending; those that are not there are left out."""
-    wanted = set(wanted)
-    return [position for position, id_ in enumerate(ids) if id_ in wanted]

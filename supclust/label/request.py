@@ -1,0 +1,58 @@
+"""What is asked for: the options of `supclust label`, checked before anything that takes long."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from supclust import strategies
+from supclust.label import exports
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """How a folder of images is embedded. Raises ValueError for a training that makes no sense."""
+
+    name: str = "simclr"  # see embedders.of
+    minutes: float = 20.0  # of SimCLR, about; 0 = none, the encoder of the package as it is
+    epochs: int | None = None  # instead of minutes: the same on every machine
+    scratch: bool = False  # whether SimCLR begins from nothing, and not from the encoder of the package
+    download: bool = False  # whether the weights of a torchvision model may be fetched where they are not on this machine
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.minutes) and self.minutes >= 0):
+            raise ValueError(f"the minutes of a training must be a number of at least 0, not {self.minutes}")
+        if self.epochs is not None and self.epochs < 1:
+            raise ValueError(f"the epochs of a training must be at least 1, not {self.epochs}")
+        if self.scratch and self.epochs is None and self.minutes == 0:
+            raise ValueError(
+                "an encoder from scratch that is not trained knows nothing: give it minutes, or leave out from scratch"
+            )
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for. Raises ValueError, saying what to do, for options that cannot be used with any source."""
+
+    source: Path  # folder of images, file of embeddings, or folder of an earlier round
+    out: Path
+    budget: int = 50
+    labeled: tuple[Path, ...] = ()  # files of labels, CSV or Label Studio's JSON
+    classes: tuple[str, ...] = ()  # names to choose labels from, where they are known
+    strategy: str = "supclust"  # with settings that differ from the default, as in supclust:top_fraction=0.05
+    seed: int = 0  # of clusters, training and random draws
+    pictures: Path | None = None  # folder of the images that the ids of embeddings name
+    force: bool = False  # overwrite what an earlier run wrote into out
+    encoder: EncoderOptions = field(default_factory=EncoderOptions)
+
+    def __post_init__(self) -> None:
+        name, _ = strategies.parse(self.strategy)
+        if name not in strategies.NAMES:
+            raise ValueError(f"{name} sees labels that nobody has: one of {', '.join(strategies.NAMES)}")
+        if self.budget < 1:
+            raise ValueError(f"the budget must be a whole number of at least 1, not {self.budget}")
+        if self.seed < 0:
+            raise ValueError(f"the seed must be a whole number of at least 0, not {self.seed}")
+        if self.classes:
+            exports.label_studio_config(self.classes)  # raises for names that nobody can choose
