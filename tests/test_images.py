@@ -228,16 +228,16 @@ def test_of_large_images_one_at_a_time_is_decoded(tmp_path, monkeypatch):
     files = [write(tmp_path / f"{i}.png", size=(40, 40)) for i in range(6)]
     monkeypatch.setattr(images, "LARGE", 1000)
     monkeypatch.setattr(images, "THREADS", 4)
-    at_work, most, scalable = [], [], images._scalable
+    at_work, most, rgb = [], [], images.rgb
 
     def watch(image):
         at_work.append(1)
         most.append(len(at_work))
         time.sleep(0.01)
         at_work.pop()
-        return scalable(image)
+        return rgb(image)
 
-    monkeypatch.setattr(images, "_scalable", watch)
+    monkeypatch.setattr(images, "rgb", watch)
     images.read_all(files, 4)
     assert max(most) == 1
     monkeypatch.setattr(images, "LARGE", 2000)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import os
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from supclust.kept import sha256
@@ -27,7 +28,8 @@ SUFFIXES = (
 UNREAD = (".heic", ".heif", ".jxl", ".svg", ".psd", ".pdf", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2")
 ODD_NAME = "its name is not valid Unicode: rename it"
 # What may be inside, told by content. Others that Pillow knows run programs (EPS), or are no photographs (PDF, fonts).
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "PPM", "GIF", "AVIF", "JPEG2000")
+Image.init()
+FORMATS = sorted({"JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "PPM", "GIF", "AVIF", "JPEG2000"} & set(Image.OPEN))
 LARGEST_ARRAY = 2_000_000_000  # bytes; a folder of more is read file by file, when its images are asked for
 THREADS = min(8, os.cpu_count() or 1)  # that decode images at once; Pillow works outside Python's lock
 LARGE = 2**25  # pixels; of images with more, one at a time is decoded, as it takes gigabytes
@@ -89,9 +91,7 @@ class ImageFiles:
         """NumPy's own rules: negative positions, steps, masks, and IndexError for what does not exist."""
         rows = np.arange(len(self))[key]
         if rows.ndim > 1:
-            raise IndexError(
-                f"images in files are indexed by one position or a list of them, not by an array of shape {rows.shape}"
-            )
+            raise IndexError(f"images in files are indexed by one position or a list of them, not by an array {rows.shape}")
         return rows
 
 
@@ -124,10 +124,9 @@ def _walk(root: Path, visited: set[Path]) -> Iterator[tuple[Path, str | None]]:
             continue
         visited.add(real)
         shown = sorted(one for one in folders if not one.startswith("."))
-        folders[:] = [one for one in shown if not _is_odd(one) and (folder / one).resolve() not in around]
-        yield from (
-            (folder / one, ODD_NAME if _is_odd(one) else "a link to a folder around it") for one in set(shown) - set(folders)
-        )
+        folders[:] = [one for one in shown if printable(one) == one and (folder / one).resolve() not in around]
+        for one in set(shown) - set(folders):
+            yield folder / one, ODD_NAME if printable(one) != one else "a link to a folder around it"
         yield from ((folder / one, _why_not(folder / one)) for one in sorted(names) if not one.startswith("."))
     yield from ((Path(error.filename), f"cannot be opened: {error.strerror}") for error in problems)
 
@@ -137,15 +136,11 @@ def _why_not(file: Path) -> str | None:
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES:
         return f"{suffix[1:].upper()} is not read: convert it to JPEG or PNG" if suffix in UNREAD else "not an image, by its name"
-    if _is_odd(file.name):
+    if printable(file.name) != file.name:
         return ODD_NAME
     if not file.exists():
         return "a link to nothing"
     return None if file.is_file() else "not a regular file"
-
-
-def _is_odd(name: str) -> bool:
-    return printable(name) != name
 
 
 def printable(name: str) -> str:
@@ -166,16 +161,15 @@ def listing(folder: Path, names: Sequence[str]) -> list[tuple[str, int, int]]:
 
 def copies(files: Sequence[Path]) -> dict[int, int]:
     """Which files are byte for byte the same as an earlier one: {its position: that one's}. Only files of equal size are read."""
-    by_size: dict[int, list[int]] = {}
-    for position, file in enumerate(files):
-        by_size.setdefault(os.path.getsize(file), []).append(position)
-    first: dict[tuple[int, bytes], int] = {}
+    sizes = [os.path.getsize(file) for file in files]
+    shared = {size for size, count in Counter(sizes).items() if count > 1}
+    first: dict[bytes, int] = {}
     found = {}
-    for size, positions in by_size.items():
-        for position in positions if len(positions) > 1 else ():
-            with open(files[position], "rb") as opened:
+    for position, file in enumerate(files):
+        if sizes[position] in shared:
+            with open(file, "rb") as opened:
                 digest = hashlib.file_digest(opened, "sha256").digest()
-            if (earlier := first.setdefault((size, digest), position)) != position:
+            if (earlier := first.setdefault(digest, position)) != position:
                 found[position] = earlier
     return found
 
@@ -194,9 +188,9 @@ def load_readable(root: Path, files: Sequence[Path], side: int) -> tuple[np.ndar
     small = len(files) * 3 * side**2 <= LARGEST_ARRAY
     images, kept, skipped = np.empty((len(files) if small else 0, 3, side, side), dtype=np.uint8), [], []
     with warnings.catch_warnings(action="ignore"):  # Pillow's, about metadata that is not needed
-        for position, found in enumerate(_decode(partial(_read_or_reason, side=side), files, progress=True)):
-            if isinstance(found, str):
-                skipped.append(Skipped(files[position].relative_to(root).as_posix(), found))
+        for position, found in enumerate(_decode(files, side, progress=True)):
+            if isinstance(found, Unreadable):
+                skipped.append(Skipped(files[position].relative_to(root).as_posix(), found.reason))
                 continue
             if small:
                 images[len(kept)] = found
@@ -208,38 +202,43 @@ def load_readable(root: Path, files: Sequence[Path], side: int) -> tuple[np.ndar
 def read_all(files: Sequence[Path], side: int, progress: bool = False) -> np.ndarray:
     """uint8 (n, 3, side, side); ValueError naming a file that cannot be read."""
     images = np.empty((len(files), 3, side, side), dtype=np.uint8)
-    for i, image in enumerate(_decode(partial(read, side=side), files, progress)):
-        images[i] = image
+    for i, found in enumerate(_decode(files, side, progress)):
+        if isinstance(found, Unreadable):
+            raise found
+        images[i] = found
     return images
 
 
-def _decode(function: partial, files: Sequence[Path], progress: bool) -> Iterator[np.ndarray | str]:
+def _decode(files: Sequence[Path], side: int, progress: bool) -> Iterator[np.ndarray | Unreadable]:
+    def decode(file: Path) -> np.ndarray | Unreadable:
+        try:
+            return read(file, side)
+        except Unreadable as error:
+            return error
+
     threads = ThreadPoolExecutor(THREADS)
     try:
-        decoded = threads.map(function, files)
-        yield from tqdm(decoded, total=len(files), desc="reading images", unit="image", leave=False) if progress else decoded
+        decoded = threads.map(decode, files)
+        yield from tqdm(decoded, total=len(files), desc="reading images", unit="image", leave=False, disable=not progress)
     finally:  # a broken file, or a reader who stops it, leaves nothing running
         threads.shutdown(cancel_futures=True)
 
 
-def _read_or_reason(file: Path, side: int) -> np.ndarray | str:
-    try:
-        return read(file, side)
-    except ValueError as error:
-        return _reason(file, error.__cause__)
+class Unreadable(ValueError):
+    """An image that cannot be read; the reason in words for those who do not know Pillow."""
 
-
-def _reason(file: Path, cause: BaseException | None) -> str:
-    """Why a file cannot be read, in words for those who do not know Pillow."""
-    if isinstance(cause, Image.DecompressionBombError):
-        return f"larger than {2 * Image.MAX_IMAGE_PIXELS:,} pixels: scale it down"
-    if file.stat().st_size == 0:
-        return "an empty file"
-    if isinstance(cause, UnidentifiedImageError):
-        return "its content is no image that can be read"
-    if isinstance(cause, PermissionError):
-        return "it may not be read: permission denied"
-    return f"damaged: {cause}".replace(str(file), file.name)
+    def __init__(self, file: Path, cause: Exception) -> None:
+        if isinstance(cause, Image.DecompressionBombError):
+            self.reason = f"larger than {2 * Image.MAX_IMAGE_PIXELS:,} pixels: scale it down"
+        elif isinstance(cause, OSError) and file.exists() and file.stat().st_size == 0:
+            self.reason = "an empty file"
+        elif isinstance(cause, UnidentifiedImageError):
+            self.reason = "its content is no image that can be read"
+        elif isinstance(cause, PermissionError):
+            self.reason = "it may not be read: permission denied"
+        else:
+            self.reason = f"damaged: {cause}".replace(str(file), file.name)
+        super().__init__(f"cannot read the image {file}: {self.reason}")
 
 
 def read(file: Path, side: int) -> np.ndarray:
@@ -248,94 +247,42 @@ def read(file: Path, side: int) -> np.ndarray:
     Grey values of 16 bits are scaled to 8, CMYK becomes RGB, what is transparent becomes white, of several frames the first counts.
     Raises ValueError naming the file when it cannot be read.
     """
-    try:
-        with _open(file) as opened, _alone_if_large(opened):
-            box = _central_square(opened, side)
-            square = _rgb(_scalable(opened).resize((side, side), Image.Resampling.BICUBIC, box))
-            upright = _turned(square, _orientation(opened))
-    except Exception as error:  # Pillow's decoders raise whatever the damaged bytes lead them to
-        raise ValueError(f"cannot read the image {file}: {error}") from error
-    return np.asarray(upright).transpose(2, 0, 1).copy()
+    with _decoded(file, side) as image:
+        return np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)).transpose(2, 0, 1).copy()
 
 
 def thumbnail(file: Path, side: int) -> Image.Image:
     """One whole image, upright, in RGB, no longer than side pixels; a smaller one as it is. ValueError when it cannot be read."""
-    try:
-        with warnings.catch_warnings(action="ignore"), _open(file) as opened:
-            opened.draft(None, (2 * side, 2 * side))
-            whole = _scalable(opened)
-            whole.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=None)
-            return _turned(_rgb(whole), _orientation(opened))
-    except Exception as error:
-        raise ValueError(f"cannot read the image {file}: {error}") from error
-
-
-def _open(file: Path) -> Image.Image:
-    opened = Image.open(file, formats=_formats())
-    width, height = opened.size
-    if width * height > 2 * Image.MAX_IMAGE_PIXELS:  # Pillow only checks what it opens as an image of one frame
-        raise Image.DecompressionBombError(f"{width} x {height} pixels")
-    return opened
-
-
-@cache
-def _formats() -> tuple[str, ...]:
-    """Those of FORMATS that this Pillow can read."""
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-def _central_square(opened: Image.Image, side: int) -> tuple[float, float, float, float]:
-    """Its box in the image as it will be decoded: a large JPEG at half, a quarter or an eighth of its size, but still 2 * side.
-
-    That saves most of the time, and the scaling would have left out the rest. Such a size is rounded up: the box is not.
-    """
-    _, whole = opened.draft(None, (2 * side, 2 * side)) or (None, (0, 0, *opened.size))
-    width, height = whole[2:]
-    edge = min(width, height)
-    left, top = (width - edge) / 2, (height - edge) / 2
-    return left, top, left + edge, top + edge
-
-
-def _orientation(opened: Image.Image) -> int:
-    """The EXIF orientation, 1 (upright) where the metadata is broken: no reason to do without the image."""
-    try:
-        return opened.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:
-        return 1
-
-
-def _turned(image: Image.Image, orientation: int) -> Image.Image:
-    """Turned and mirrored as an EXIF orientation asks for."""
-    image.info.clear()  # the rest of the metadata may be broken, and is not needed
-    image.getexif()[ExifTags.Base.Orientation] = orientation
-    return ImageOps.exif_transpose(image)
+    with warnings.catch_warnings(action="ignore"), _decoded(file, side) as image:
+        image.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=None)
+        return image
 
 
 @contextmanager
-def _alone_if_large(opened: Image.Image) -> Iterator[None]:
-    with _LARGE_IMAGE if opened.size[0] * opened.size[1] > LARGE else nullcontext():
-        yield
+def _decoded(file: Path, side: int) -> Iterator[Image.Image]:
+    """The image, upright and in RGB; of a large JPEG a half, a quarter or an eighth of the size, but still 4 * side."""
+    try:
+        with Image.open(file, formats=FORMATS) as opened:
+            pixels = math.prod(opened.size)
+            if pixels > 2 * Image.MAX_IMAGE_PIXELS:  # Pillow only checks what it opens as an image of one frame
+                raise Image.DecompressionBombError
+            with _LARGE_IMAGE if pixels > LARGE else nullcontext():
+                opened.draft(None, (4 * side, 4 * side))  # whose sizes are rounded up: the larger, the smaller the error
+                opened.load()
+                with suppress(Exception):  # broken metadata is no reason to do without the image
+                    ImageOps.exif_transpose(opened, in_place=True)
+                yield rgb(opened)
+    except Exception as error:  # Pillow's decoders raise whatever the damaged bytes lead them to
+        raise Unreadable(file, error) from error
 
 
 def rgb(image: Image.Image) -> Image.Image:
     """An image of any mode in RGB: transparent pixels become white, grey values of more than 8 bits are scaled to 8."""
-    return _rgb(_scalable(image))
-
-
-def _scalable(image: Image.Image) -> Image.Image:
-    """The image in a mode whose values can be averaged: of 8 bits, no palette; alpha stays, and weights the colours."""
     if image.has_transparency_data:
         image = image.convert("LA") if image.mode == "La" else image  # which Pillow converts to nothing else
-        return image if image.mode == "RGBA" else image.convert("RGBA")
-    return image if image.mode in ("RGB", "L") else _eight_bit(image).convert("RGB")
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """In RGB; transparent pixels, which have arbitrary colours, become white."""
-    if image.mode == "RGBA":
+        image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    return _eight_bit(image).convert("RGB")
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
