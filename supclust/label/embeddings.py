@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import zipfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -25,11 +25,6 @@ IDS = ("ids", "id", "names", "filenames")
 PATHS = ("paths", "path", "files")
 ANSWERS = ("label", "labels", "class", "target", "category")  # numeric columns that must not slip in among the features
 
-# The first bytes of a file say what it is, whatever its name.
-MAGIC = {".npy": np.lib.format.MAGIC_PREFIX, ".npz": b"PK", ".parquet": b"PAR1", "a pickle": b"\x80"}
-KINDS = {".npy": "a .npy file", ".npz": "a zip archive, as .npz files are", ".parquet": "a Parquet file"}
-KINDS |= {"a pickle": "a pickle, which could run code when read: save it anew with numpy.save"}
-
 Found = tuple[np.ndarray, Sequence[str] | None, Sequence[str] | None]  # features, ids, paths
 
 
@@ -39,11 +34,24 @@ class _Refused(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
-    """Points of images, one a row, and what the images are called."""
+    """Points of images, one a row, and what the images are called. Raises ValueError where these do not fit together."""
 
     features: np.ndarray  # (n, d) real; a memory map if the file is .npy
     ids: tuple[str, ...]  # n, distinct, not empty; the numbers of the rows if the file does not say
     paths: tuple[str | None, ...] | None = None  # n, of the images' files; None if the file does not know any
+
+    def __post_init__(self) -> None:
+        n = len(geometry.check_shape(self.features))
+        for what, values in (("ids", self.ids), ("paths", self.paths)):
+            if values is not None and len(values) != n:
+                raise ValueError(
+                    f"there are {len(values)} {what} and {n} features; each row of the features needs one of the {what}"
+                )
+        empty = [str(row) for row, name in enumerate(self.ids) if not name or "\0" in name]
+        if empty:
+            raise ValueError(f"ids must not be empty or hold NUL, and these rows' are or do: {listing(empty)}")
+        if repeated := [name for name, count in Counter(self.ids).items() if count > 1]:
+            raise ValueError(f"ids must be distinct, and these come up again: {_quoted(repeated)}")
 
 
 def read(path: Path) -> Embeddings:
@@ -54,12 +62,17 @@ def read(path: Path) -> Embeddings:
     Raises ValueError with the file's name for whatever cannot be read. Whether the features are finite is not looked at.
     """
     suffix = path.suffix.lower()
-    read_suffix = {".npy": _read_npy, ".npz": _read_npz, ".parquet": _read_parquet}.get(suffix)
-    if read_suffix is None:
+    if suffix not in (".npy", ".npz", ".parquet"):
         raise ValueError(f"{path} must end in .npy, .npz or .parquet, so that it is clear how to read it; not in {path.suffix!r}")
-    _check_file(path, suffix)
     try:
-        found = read_suffix(path)
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path} is not a file; give the .npy, .npz or .parquet file that holds the embeddings")
+        if path.stat().st_size == 0:
+            raise ValueError(f"{path} is empty: it has no bytes at all. Was it written to the end?")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
+    try:
+        features, ids, paths = {".npy": _read_npy, ".npz": _read_npz, ".parquet": _read_parquet}[suffix](path)
     except ImportError as error:
         raise ValueError(f"{path}: reading Parquet needs pyarrow. Do `pip install pyarrow`, or save it as .npz") from error
     except _Refused as error:
@@ -67,65 +80,25 @@ def read(path: Path) -> Embeddings:
     except Exception as error:  # numpy, zipfile and pyarrow raise whatever damaged bytes lead them to
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} is damaged, or is not a {suffix} file: {reason[:200]}") from error
-    with _naming(path):
-        return _checked(*found)
-
-
-def write(path: Path, embeddings: Embeddings, **about: Any) -> None:
-    """Write an .npz archive, whole or not at all: features as float32, ids and paths as text, and about as a JSON text.
-
-    Raises ValueError for embeddings that do not fit together, or a path of another suffix.
-    """
-    if path.suffix.lower() != ".npz":
-        raise ValueError(f"{path} must end in .npz, not in {path.suffix!r}")
-    with _naming(path):
-        _checked(embeddings.features, embeddings.ids, embeddings.paths)
-    paths = {} if embeddings.paths is None else {"paths": np.array([name or "" for name in embeddings.paths], dtype=str)}
-    notes = {"about": np.array(json.dumps(about))} if about else {}
-    with np.errstate(over="ignore"):  # whether features are finite is not looked at here
-        features = np.ascontiguousarray(embeddings.features, dtype=np.float32)
-    with kept.replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, features=features, ids=np.array(embeddings.ids, dtype=str), **paths, **notes)
-
-
-def _check_file(path: Path, suffix: str) -> None:
     try:
-        if path.exists() and not path.is_file():
-            raise ValueError(f"{path} is not a file; give the .npy, .npz or .parquet file that holds the embeddings")
-        with open(path, "rb") as file:
-            start = file.read(8)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
-    if not start:
-        raise ValueError(f"{path} is empty: it has no bytes at all. Was it written to the end?")
-    if not start.startswith(MAGIC[suffix]):
-        kind = next((KINDS[kind] for kind, magic in MAGIC.items() if start.startswith(magic)), "something else, or damaged")
-        raise ValueError(f"{path} is not a {suffix} file: it is {kind}")
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """ValueErrors of the block get the file's name."""
-    try:
-        yield
+        ids = map(str, range(features.shape[0] if features.ndim else 0)) if ids is None else ids
+        return Embeddings(features, tuple(ids), None if paths is None else tuple(name or None for name in paths))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _checked(features: np.ndarray, ids: Sequence[str] | None, paths: Sequence[str | None] | None) -> Embeddings:
-    features = geometry.check_shape(features)
-    ids = tuple(map(str, range(len(features)))) if ids is None else tuple(ids)
-    for what, values in (("ids", ids), ("paths", ids if paths is None else paths)):
-        if len(values) != len(features):
-            raise ValueError(
-                f"there are {len(values)} {what} and {len(features)} features; each row of the features needs one of the {what}"
-            )
-    empty = [str(row) for row, name in enumerate(ids) if not name or "\0" in name]
-    if empty:
-        raise ValueError(f"ids must not be empty or hold NUL, and these rows' are or do: {listing(empty)}")
-    if not (index := pd.Index(ids, dtype=object)).is_unique:
-        raise ValueError(f"ids must be distinct, and these come up again: {_quoted(index[index.duplicated()].unique())}")
-    return Embeddings(features, ids, None if paths is None else tuple(name or None for name in paths))
+def write(path: Path, embeddings: Embeddings) -> None:
+    """Write an .npz archive, whole or not at all: features as float32, ids and paths as text.
+
+    Raises ValueError for a path of another suffix.
+    """
+    if path.suffix.lower() != ".npz":
+        raise ValueError(f"{path} must end in .npz, not in {path.suffix!r}")
+    paths = {} if embeddings.paths is None else {"paths": np.array([name or "" for name in embeddings.paths], dtype=str)}
+    with np.errstate(over="ignore"):  # whether features are finite is not looked at here
+        features = np.ascontiguousarray(embeddings.features, dtype=np.float32)
+    with kept.replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, features=features, ids=np.array(embeddings.ids, dtype=str), **paths)
 
 
 def _quoted(names: Sequence[Any]) -> str:
@@ -133,21 +106,14 @@ def _quoted(names: Sequence[Any]) -> str:
 
 
 def _texts(name: str, values: np.ndarray) -> list[str]:
-    """An array (n,) of text, bytes or numbers as texts."""
+    """An array (n,) of text, bytes or numbers as texts; nothing for a missing one."""
     if values.ndim != 1:
         raise _Refused(f"{name} must be 1-d, one a row of the features, not of shape {values.shape}")
     if values.dtype.kind not in "USiufO":
         raise _Refused(f"{name} must be text or numbers, not {values.dtype}")
-    return [_as_text(value) for value in values.tolist()]
-
-
-def _as_text(value: Any) -> str:
-    """A text; nothing for a missing one; whole numbers without a fraction, which they get when one of a column is missing."""
-    if pd.isna(value):
-        return ""
-    if isinstance(value, bytes):
-        return value.decode("utf-8")
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    texts = [value.decode("utf-8") if isinstance(value, bytes) else value for value in values.tolist()]
+    whole = [int(value) if isinstance(value, float) and value.is_integer() else value for value in texts]
+    return ["" if pd.isna(value) else str(value) for value in whole]
 
 
 # -- numpy's files -------------------------------------------------------------------------------------------------------------
@@ -160,10 +126,10 @@ def _read_npy(path: Path) -> Found:
 
 
 def _read_npz(path: Path) -> Found:
-    with np.load(path, allow_pickle=False) as archive:
+    with zipfile.ZipFile(path) as members, np.load(path, allow_pickle=False) as archive:
         headers = {}
         for name in archive.files:
-            with archive.zip.open(f"{name}.npy") as file:
+            with members.open(f"{name}.npy") as file:
                 headers[name] = _header(file)
         features = _features_name(headers)
         ids, paths = (next((name for name in names if name in headers), None) for names in (IDS, PATHS))
@@ -191,9 +157,8 @@ def _check_dtype(dtype: np.dtype) -> None:
 def _features_name(headers: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> str:
     """The name of the array that holds the features."""
     tables = [name for name, (shape, dtype) in headers.items() if len(shape) == 2 and dtype.kind in "fiubc"]
-    named = [name for name in FEATURES if name in (tables or headers)]
-    if len(tables) == 1 or named:
-        return tables[0] if len(tables) == 1 else named[0]
+    if found := tables if len(tables) == 1 else [name for name in FEATURES if name in (tables or headers)]:
+        return found[0]
     arrays = [f"{name} {shape} {dtype}" for name, (shape, dtype) in headers.items()]
     raise _Refused(
         f"{len(tables)} of its arrays are 2-d and of numbers, and it is not clear which to take: {_quoted(arrays)}. "
