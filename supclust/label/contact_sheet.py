@@ -19,7 +19,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageOps
 
 from supclust import kept
 from supclust.images import files as images
@@ -40,11 +40,13 @@ MOST = 5_000  # picks, beyond which matplotlib draws no picture so high
 WIDTH, NARROWEST, MARGIN = 1920, 900, 44
 LARGEST, SMALLEST = 46, 12
 PICTURE_BYTES, BYTES_PER_PIXEL = 9_500_000, 2.2  # of a PNG that shows photographs
+LETTER = 0.58  # width of a letter, as a share of its height
 PAPER, WELL, INK, SOFT = "#fbfbf9", "#edeff0", "#1d2329", "#5b6670"  # as the page has them in light
 HOW_TO_READ = (
     "The large image of each card is a pick, to be labelled. Beside it are the most typical images of its cluster: the group of "
     "look-alikes that it stands for."
 )
+BELOW = "Below: number and id of the pick, its cluster, the images in there, its rank by typicality (1 = most typical)."
 
 
 @dataclass(frozen=True)
@@ -189,8 +191,6 @@ def _encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
 
 # --- the picture -----------------------------------------------------------------------------------------------------------
 
-Words = tuple[int, int, str, int, str]  # where they begin in the picture (x, y), the text, its size in pixels, its colour
-
 
 def png(sheet: Sheet) -> Image.Image:
     """The same as one picture, RGB and at most 1920 pixels wide: a card for each pick, the smaller the more there are.
@@ -203,62 +203,42 @@ def png(sheet: Sheet) -> Image.Image:
     pixels = PICTURE_BYTES / BYTES_PER_PIXEL / max(1, len(cards))
     unit = min(LARGEST, max(SMALLEST, math.isqrt(int(pixels / (COLUMN * COLUMN + max(most, COLUMN))))))  # side of a neighbour
     gap, letters, between = max(2, unit // 15), max(10, round(0.3 * unit)), max(14, unit // 2)
-    side = COLUMN * unit + (COLUMN - 1) * gap  # of a pick
-    step_x = side + max(1, math.ceil(most / COLUMN)) * (unit + gap) + between  # from card to card
-    step_y = side + 3 * letters + gap + between
+    side, beside = COLUMN * unit + (COLUMN - 1) * gap, max(1, math.ceil(most / COLUMN)) * (unit + gap)  # of a pick, next to it
+    step_x, step_y = side + beside + between, side + 3 * letters + gap + between  # from card to card
     columns = max(1, min((WIDTH - 2 * MARGIN + between) // step_x, len(cards)))
     width = max(NARROWEST, 2 * MARGIN + columns * step_x - between)
-    words, top = _heading(sheet, width - 2 * MARGIN)
+    facts = "   ".join(f"{visible(name)}: {visible(value)}" for name, value in sheet.facts.items())
+    words, top = [], MARGIN  # words: where they begin (x, y), the text, its size in pixels, its colour
+    for text, size, color in ((visible(sheet.title), 36, INK), (facts, 18, INK), (f"{HOW_TO_READ} {BELOW}", 16, SOFT)):
+        for line in textwrap.wrap(_shortened(text, 600), int((width - 2 * MARGIN) / (LETTER * size))):
+            words.append((MARGIN, top, line, size, color))
+            top += round(1.6 * size)
+    top += MARGIN * 2 // 3
     page = Image.new("RGB", (width, top + math.ceil(len(cards) / columns) * step_y + MARGIN // 2), PAPER)
+    fitting = int((side + beside) / (LETTER * letters))  # letters below a card
+    unit_of_size, rank = (" images", "rank ") if fitting > 28 else ("", "")
     for k, card in enumerate(cards):
         x, y = MARGIN + k % columns * step_x, top + k // columns * step_y
-        words += _draw_tile(page, card.pick, x, y, side)
+        page.paste(_filling(card.pick, side), (x, y))
         for j, tile in enumerate(card.neighbors[:SHOWN]):
-            column, row = divmod(j, COLUMN)
-            words += _draw_tile(page, tile, x + side + gap + column * (unit + gap), y + row * (unit + gap), unit)
-        words += _caption(card, x, y + side + letters // 2, letters, step_x - between)
+            page.paste(_filling(tile, unit), (x + side + gap + j // COLUMN * (unit + gap), y + j % COLUMN * (unit + gap)))
+        facts = f"c{card.cluster} · {card.cluster_size:,}{unit_of_size} · {rank}{card.rank:,}"
+        below = (f"{card.order:,}  {visible(card.pick.id)}", INK), (facts, SOFT)
+        for line, (text, color) in enumerate(below):
+            words.append((x, y + side + round((0.5 + 1.3 * line) * letters), _shortened(text, fitting), letters, color))
     return _with_words(page, words)
 
 
-def _heading(sheet: Sheet, width: int) -> tuple[list[Words], int]:
-    """The lines above the cards, and where they end."""
-    facts = "   ".join(f"{visible(name)}: {visible(value)}" for name, value in sheet.facts.items())
-    below = "Below: number and id of the pick, its cluster, the images in there, its rank by typicality (1 = most typical)."
-    words, y = [], MARGIN
-    for text, size, color in ((visible(sheet.title), 36, INK), (facts, 18, INK), (f"{HOW_TO_READ} {below}", 16, SOFT)):
-        for line in textwrap.wrap(_shortened(text, 600), _fitting(width, size)):
-            words.append((MARGIN, y, line, size, color))
-            y += round(1.6 * size)
-    return words, y + MARGIN * 2 // 3
-
-
-def _draw_tile(page: Image.Image, tile: Tile, x: int, y: int, side: int) -> list[Words]:
-    """Draw an image with a longer side of so many pixels; in the place of one that is not there, a box for the words."""
-    page.paste(WELL, (x, y, x + side, y + side))
+def _filling(tile: Tile, side: int) -> Image.Image:
+    """The image in the middle of a square, enlarged or reduced to its side; the empty square for one that is not there."""
     if tile.picture is None or 0 in tile.picture.size:
-        size = max(9, side // 12)
-        return [(x + 3, y + side // 3, _shortened(visible(tile.id), _fitting(side, size)), size, SOFT)]
+        return Image.new("RGB", (side, side), WELL)
     longest = max(tile.picture.size)
     resampling = Image.Resampling.NEAREST if longest < side and longest <= PIXEL_ART else Image.Resampling.LANCZOS
-    width, height = (max(1, round(length * side / longest)) for length in tile.picture.size)
-    page.paste(images.rgb(tile.picture).resize((width, height), resampling), (x + (side - width) // 2, y + (side - height) // 2))
-    return []
+    return ImageOps.pad(images.rgb(tile.picture), (side, side), resampling, WELL)
 
 
-def _caption(card: Card, x: int, y: int, letters: int, width: int) -> list[Words]:
-    fitting, size = _fitting(width, letters), f"{card.cluster_size:,}"
-    long, short = f"c{card.cluster} · {size} images · rank {card.rank:,}", f"c{card.cluster} · {size} · {card.rank:,}"
-    name = _shortened(f"{card.order:,}  {visible(card.pick.id)}", fitting)
-    facts = long if len(long) <= fitting else _shortened(short, fitting)
-    return [(x, y, name, letters, INK), (x, y + round(1.3 * letters), facts, letters, SOFT)]
-
-
-def _fitting(width: int, size: int) -> int:
-    """How many letters of that size fit into so many pixels."""
-    return max(4, int(width / (0.58 * size)))
-
-
-def _with_words(page: Image.Image, words: Iterable[Words]) -> Image.Image:
+def _with_words(page: Image.Image, words: Iterable[tuple[int, int, str, int, str]]) -> Image.Image:
     """The picture with words, type-set by matplotlib."""
     figure = Figure(figsize=page.size, dpi=1)
     figure.figimage(np.asarray(page))
