@@ -165,20 +165,16 @@ def _column(path: Path, header: Sequence[str], wanted: Sequence[str], what: str)
 
 
 def _cell_label(where: str, cell: str) -> str | None:
+    """The label in a cell. Label Studio writes JSON into one that holds several choices; other texts stand, brackets or not."""
     text = unsafe(cell.strip()).strip()
     if text.endswith(".0"):  # of a column of numbers in which some are missing
         text = plain_number(text)
-    return _choice(where, _structured(text) if text[:1] in ("[", "{") else text)
-
-
-def _structured(text: str) -> Any:
-    """What Label Studio writes into a cell that holds more than one choice; any other text is itself, brackets or not."""
     try:
-        value = json.loads(text)
+        value = json.loads(text) if text.startswith(("[", "{")) else None
     except (ValueError, RecursionError):
-        return text
+        value = None
     several = isinstance(value, list) and value and all(isinstance(item, dict) for item in value)
-    return value if several or (isinstance(value, dict) and "choices" in value) else text
+    return _choice(where, value if several or (isinstance(value, dict) and "choices" in value) else text)
 
 
 # -- Label Studio --------------------------------------------------------------------------------------------------------------

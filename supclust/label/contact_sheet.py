@@ -8,18 +8,14 @@ import io
 import json
 import math
 import textwrap
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from markupsafe import Markup
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from supclust import kept
 from supclust.images import files as images
@@ -36,10 +32,11 @@ QUALITIES = (82, 70, 55, 40)  # of JPEG, the first that fits
 ID_LENGTH = 42  # characters of an id before its middle is left out
 
 # Of the picture: everything follows from the side of a neighbour, which is smaller where there are many picks.
-MOST = 5_000  # picks, beyond which matplotlib draws no picture so high
 WIDTH, NARROWEST, MARGIN = 1920, 900, 44
 LARGEST, SMALLEST = 46, 12
 PICTURE_BYTES, BYTES_PER_PIXEL = 9_500_000, 2.2  # of a PNG that shows photographs
+# DejaVu Sans comes with matplotlib, which is not imported: it would write a list of fonts into the user's cache.
+FONT = Path(find_spec("matplotlib").origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
 LETTER = 0.58  # width of a letter, as a share of its height
 PAPER, WELL, INK, SOFT = "#fbfbf9", "#edeff0", "#1d2329", "#5b6670"  # as the page has them in light
 HOW_TO_READ = (
@@ -195,10 +192,9 @@ def _encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
 def png(sheet: Sheet) -> Image.Image:
     """The same as one picture, RGB and at most 1920 pixels wide: a card for each pick, the smaller the more there are.
 
-    Ids are shortened, and characters that matplotlib's font lacks are boxes. A PNG file of 500 photographs has about 10 MB, and
-    there are at most MOST picks.
+    Ids are shortened, and characters that the font lacks are boxes. A PNG file of 500 photographs has about 10 MB.
     """
-    cards = list(islice(sheet.cards, MOST))
+    cards = list(sheet.cards)
     most = max((len(card.neighbors[:SHOWN]) for card in cards), default=0)
     pixels = PICTURE_BYTES / BYTES_PER_PIXEL / max(1, len(cards))
     unit = min(LARGEST, max(SMALLEST, math.isqrt(int(pixels / (COLUMN * COLUMN + max(most, COLUMN))))))  # side of a neighbour
@@ -208,10 +204,10 @@ def png(sheet: Sheet) -> Image.Image:
     columns = max(1, min((WIDTH - 2 * MARGIN + between) // step_x, len(cards)))
     width = max(NARROWEST, 2 * MARGIN + columns * step_x - between)
     facts = "   ".join(f"{visible(name)}: {visible(value)}" for name, value in sheet.facts.items())
-    words, top = [], MARGIN  # words: where they begin (x, y), the text, its size in pixels, its colour
+    words, top = [], MARGIN  # words: where they begin, the text, its size in pixels, its colour
     for text, size, color in ((visible(sheet.title), 36, INK), (facts, 18, INK), (f"{HOW_TO_READ} {BELOW}", 16, SOFT)):
         for line in textwrap.wrap(_shortened(text, 600), int((width - 2 * MARGIN) / (LETTER * size))):
-            words.append((MARGIN, top, line, size, color))
+            words.append(((MARGIN, top), line, size, color))
             top += round(1.6 * size)
     top += MARGIN * 2 // 3
     page = Image.new("RGB", (width, top + math.ceil(len(cards) / columns) * step_y + MARGIN // 2), PAPER)
@@ -225,8 +221,11 @@ def png(sheet: Sheet) -> Image.Image:
         facts = f"c{card.cluster} · {card.cluster_size:,}{unit_of_size} · {rank}{card.rank:,}"
         below = (f"{card.order:,}  {visible(card.pick.id)}", INK), (facts, SOFT)
         for line, (text, color) in enumerate(below):
-            words.append((x, y + side + round((0.5 + 1.3 * line) * letters), _shortened(text, fitting), letters, color))
-    return _with_words(page, words)
+            words.append(((x, y + side + round((0.5 + 1.3 * line) * letters)), _shortened(text, fitting), letters, color))
+    pen = ImageDraw.Draw(page)
+    for corner, text, size, color in words:
+        pen.text(corner, text, color, ImageFont.truetype(FONT, size))
+    return page
 
 
 def _filling(tile: Tile, side: int) -> Image.Image:
@@ -236,16 +235,3 @@ def _filling(tile: Tile, side: int) -> Image.Image:
     longest = max(tile.picture.size)
     resampling = Image.Resampling.NEAREST if longest < side and longest <= PIXEL_ART else Image.Resampling.LANCZOS
     return ImageOps.pad(images.rgb(tile.picture), (side, side), resampling, WELL)
-
-
-def _with_words(page: Image.Image, words: Iterable[tuple[int, int, str, int, str]]) -> Image.Image:
-    """The picture with words, type-set by matplotlib."""
-    figure = Figure(figsize=page.size, dpi=1)
-    figure.figimage(np.asarray(page))
-    for x, y, text, size, color in words:
-        style = {"fontsize": 72 * size, "fontfamily": "DejaVu Sans", "color": color, "parse_math": False}
-        figure.text(x / page.width, 1 - y / page.height, text, va="top", **style)
-    canvas = FigureCanvasAgg(figure)
-    with warnings.catch_warnings(action="ignore"):  # of signs that the font lacks
-        canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

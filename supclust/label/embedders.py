@@ -10,14 +10,15 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 import torchvision
 from torch import nn
+from torchvision.transforms import functional
 from tqdm import tqdm
 
 from supclust import features, kept, profiles, simclr
@@ -29,24 +30,14 @@ from supclust.train import planning
 
 log = logging.getLogger(__name__)
 
+BATCH = 64  # images that a pretrained backbone takes at once
 FEWEST = 32  # images, below which training on them would not pay
 LARGEST_BATCH = 256  # images: of few minutes, one makes more of many steps
 RECIPE, WEIGHTS = "recipe.json", "encoder.safetensors"  # in the folder of a training
 
 
-class Embedder(Protocol):
-    """Images uint8 (n, 3, side, side) in, features float32 (n, d) out."""
-
-    @property
-    def side(self) -> int:
-        """Pixels of the images that it takes."""
-
-    def embed(self, images: np.ndarray | ImageFiles, folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
-        """Features (n, d), and what they were made by. folder: keeps what is trained, and the way there."""
-
-
 def of(options: EncoderOptions, seed: int = 0, *, replace: bool = False) -> Embedder:
-    """The embedder that the options name.
+    """The embedder that the options name: its `embed` makes features float32 (n, d) of images uint8 (n, 3, side, side).
 
     "simclr": trained on the images themselves; a model of torchvision, such as "resnet50", pretrained on ImageNet; or a file that
     `supclust train` or an earlier round wrote (.safetensors). seed: of a training. replace: whether a training may take the place
@@ -80,6 +71,7 @@ class OwnSimCLR:
         return profiles.LAPTOP if self.options.scratch else profiles.LAPTOP_MORE
 
     def embed(self, images: np.ndarray | ImageFiles, folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
+        """Features (n, d), and what they were made by; folder keeps what is trained, and the way there."""
         start = None if self.options.scratch else simclr.load_weights(kept.shipped_weights("cifar10"))
         untrained, few = self.options.epochs is None and self.options.minutes == 0, len(images) < FEWEST
         if start is None and few:
@@ -164,6 +156,7 @@ class Kept:
         return self.encoder.config.side
 
     def embed(self, images: np.ndarray | ImageFiles, folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
+        """Features (n, d), and what they were made by; nothing is kept in folder."""
         return features.embed(self.encoder, images), {"encoder": self.name, "weights": self.encoder.checksum}
 
 
@@ -176,11 +169,8 @@ class Pretrained:
 
     name: str
     network: nn.Module
-    side: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    transforms: Any  # side, mean and deviation of the images that it takes, as torchvision has them
     source: str  # name of the weights' file
-    batch_size: int = field(default=64, repr=False)
 
     @classmethod
     def load(cls, name: str, download: bool = False) -> Pretrained:
@@ -189,19 +179,24 @@ class Pretrained:
         file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
         network = torchvision.models.get_model(name, weights=None)
         network.load_state_dict(_weights(name, url, file, download))
-        network = _without_classifier(network).to(simclr.default_device()).eval()
-        return cls(name, network, transforms.crop_size[0], tuple(transforms.mean), tuple(transforms.std), file.name)
+        return cls(name, _without_classifier(network).to(simclr.default_device()).eval(), transforms, file.name)
+
+    @property
+    def side(self) -> int:
+        return self.transforms.crop_size[0]
 
     @torch.inference_mode()
     def embed(self, images: np.ndarray | ImageFiles, folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
-        device = next(self.network.parameters()).device
-        mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (self.mean, self.std))
-        found = []
-        for start in tqdm(range(0, len(images), self.batch_size), desc="features", unit="batch", leave=False):
-            batch = torch.from_numpy(images[start : start + self.batch_size]).to(device)
-            batch = simclr.resize(batch, self.side)
-            found.append(self.network((batch - mean) / std).flatten(1).float().cpu())
+        """Features (n, d), and what they were made by; nothing is kept in folder."""
+        device, found = simclr.default_device(), []
+        for start in tqdm(range(0, len(images), BATCH), desc="features", unit="batch", leave=False):
+            batch = simclr.resize(torch.from_numpy(images[start : start + BATCH]).to(device), self.side)
+            batch = functional.normalize(batch, self.transforms.mean, self.transforms.std)
+            found.append(self.network(batch).flatten(1).float().cpu())
         return torch.cat(found).numpy(), {"encoder": f"{self.name} of torchvision, pretrained on ImageNet", "weights": self.source}
+
+
+Embedder = OwnSimCLR | Kept | Pretrained
 
 
 def _official(name: str) -> tuple[str, Any]:

@@ -136,11 +136,8 @@ def _table(found: Round) -> dict[str, list]:
 
 
 def _relative(file: Path, folder: Path) -> str:
-    """The way from a folder to a file, so that both may be moved together; absolute where there is none (another drive)."""
-    try:
-        return Path(os.path.relpath(file, folder)).as_posix()
-    except ValueError:
-        return file.as_posix()
+    """The way from a folder to a file, so that both may be moved together."""
+    return Path(os.path.relpath(file, folder)).as_posix()
 
 
 def _write_config(found: Round, folder: Path) -> None:
