@@ -19,7 +19,6 @@ log = logging.getLogger(__name__)
 
 LARGEST = 200_000_000  # bytes; a list of labels is thousands of times smaller
 SHOWN = 5  # examples in a message
-DELIMITERS = ",;\t"
 ID_COLUMNS = ("supclust_id", "id", "image_id", "path", "image", "file", "filename", "file_name", "name")
 LABEL_COLUMNS = ("label", "class", "category", "choice", "choices", "annotation", "target", "y")
 EXAMPLE = "A file of labels looks like this:\nid,label\ncats/1.png,cat"
@@ -126,7 +125,7 @@ def _text(path: Path) -> str:
 
 def _csv_entries(path: Path, text: str) -> Iterator[Entry]:
     text = SEPARATOR.sub("", text).lstrip("\r\n")
-    delimiter = max(DELIMITERS, key=text.splitlines()[0].count)
+    delimiter = max(",;\t", key=re.sub('"[^"]*"', "", text.splitlines()[0]).count)
     options = {"header": None, "dtype": str, "keep_default_na": False, "skip_blank_lines": False, "engine": "python"}
     try:
         table = pd.read_csv(io.StringIO(text, newline=""), sep=delimiter, **options)
@@ -135,10 +134,11 @@ def _csv_entries(path: Path, text: str) -> Iterator[Entry]:
             f"{path} is not a CSV file: {error}. Is a quotation mark missing, or not doubled, or the separator in a field "
             "without quotes?"
         ) from error
-    rows = [(row, cells) for row, *cells in table.itertuples() if any(table.loc[row].fillna(""))]
-    names = [unsafe(name.strip()).strip().lower() for name in rows[0][1]] if rows else []
+    table = table[table.fillna("").ne("").any(axis=1)]
+    header, *rows = table.itertuples() if len(table) else [(0,)]  # number of the row, then its cells
+    names = [unsafe(name.strip()).strip().lower() for name in header[1:] if name == name]
     id_column, label_column = _column(path, names, _id_columns(names), "ids"), _column(path, names, LABEL_COLUMNS, "labels")
-    for row, cells in rows[1:]:
+    for row, *cells in rows:
         where, fields = f"{path}, row {row + 1}", sum(cell == cell for cell in cells)
         if fields < len(names):
             raise ValueError(f"{where}: {fields} field(s), and the header has {len(names)}")

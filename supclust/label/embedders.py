@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import hashlib
 import io
@@ -233,8 +232,7 @@ def _weights(name: str, url: str, file: Path, download: bool) -> Mapping[str, to
 
 
 def _without_classifier(network: nn.Module) -> nn.Module:
-    """A copy that ends before its last linear layer; one without such (SqueezeNet) ends with what it classifies by."""
-    network = copy.deepcopy(network)
+    """The same, ending before its last linear layer; one without such (SqueezeNet) ends with what it classifies by."""
     linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     if linear:
         parent, _, last = linear[-1].rpartition(".")
