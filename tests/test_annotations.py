@@ -124,6 +124,11 @@ def test_blanks_around_an_id_and_a_line_about_the_separator_do_no_harm(tmp_path)
     assert matching.match(labels, ["a.png"]) == ({0: "x"}, [], [])
 
 
+def test_a_header_may_stand_below_blank_rows_and_hold_other_separators_in_quotes(tmp_path):
+    assert read(tmp_path, ",,,\nid,label\n1,cat\n").labels == {"1": "cat"}
+    assert read(tmp_path, '"a, b, c";label;id\nx;cat;1\n').labels == {"1": "cat"}
+
+
 @pytest.mark.parametrize(
     "label", ["[a]", "{a}", "[]", "{}", "[1]", '["a", "b"]', "[" * 50_000, "007", "1.5", "v1.0", "NaN", "None"]
 )

@@ -43,7 +43,7 @@ def from_scratch(**options):
 
 
 def of(name, **options):
-    return embedders.of(EncoderOptions(name, **options))
+    return embedders.load(EncoderOptions(name, **options))
 
 
 # --- SimCLR ---------------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ LARGEST_BATCH = 256  # images: of few minutes, one makes more of many steps
 RECIPE, WEIGHTS = "recipe.json", "encoder.safetensors"  # in the folder of a training
 
 
-def of(options: EncoderOptions, seed: int = 0, *, replace: bool = False) -> Embedder:
+def load(options: EncoderOptions, seed: int = 0, *, replace: bool = False) -> Embedder:
     """The embedder that the options name: its `embed` makes features float32 (n, d) of images uint8 (n, 3, side, side).
 
     "simclr": trained on the images themselves; a model of torchvision, such as "resnet50", pretrained on ImageNet; or a file that

@@ -30,7 +30,7 @@ def run(request: Request) -> Round:
     """
     results.check(request)
     given = annotations.merge([annotations.read(path) for path in request.labeled])
-    source = sources.of(request)
+    source = sources.read(request)
     results.check_stays(request, [source.kept, *request.labeled])
     _log_skipped(source)
     labels, labeled = _known(source, given)

@@ -14,7 +14,7 @@ from supclust.label import exports
 class EncoderOptions:
     """How a folder of images is embedded. Raises ValueError for a training that makes no sense."""
 
-    name: str = "simclr"  # see embedders.of
+    name: str = "simclr"  # see embedders.load
     minutes: float = 20.0  # of SimCLR, about; 0 = none, the encoder of the package as it is
     epochs: int | None = None  # instead of minutes: the same on every machine
     scratch: bool = False  # whether SimCLR begins from nothing, and not from the encoder of the package

@@ -50,7 +50,7 @@ class Source:
         return replace(self, features=features, about={**self.about, **made_by})
 
 
-def of(request: Request) -> Source:
+def read(request: Request) -> Source:
     """The pool that request.source names: a folder of images, an earlier round's folder, or a file of embeddings.
 
     Of what lies in request.out, nothing is taken for an image of the pool.
@@ -69,7 +69,7 @@ def of(request: Request) -> Source:
 def _of_folder(request: Request) -> Source:
     from supclust.label import embedders  # PyTorch takes seconds to import, and those who bring embeddings do not need it
 
-    folder, embedder = request.source.absolute(), embedders.of(request.encoder, request.seed, replace=request.force)
+    folder, embedder = request.source.absolute(), embedders.load(request.encoder, request.seed, replace=request.force)
     if images.printable(str(folder)) != str(folder):
         raise ValueError(f"the name of {images.printable(str(folder))} is not valid Unicode: rename the folder")
     files, skipped = images.find(folder, leave_out=[request.out])
