@@ -160,6 +160,7 @@ def test_missing_columns_are_named_with_those_that_are_there_and_an_example(tmp_
     assert "no column of labels" in refusal(tmp_path, "id,animal\n1,cat\n")
     assert "no column of ids" in refusal(tmp_path, '""\n')
     assert "no column of ids" in refusal(tmp_path, ",,,\n,,,\n")
+    assert "is not a CSV file" in refusal(tmp_path, "sep=;\n")
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path):

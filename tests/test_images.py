@@ -2,6 +2,7 @@
 
 import io
 import os
+import pickle
 import struct
 import subprocess
 import sys
@@ -166,8 +167,9 @@ def test_what_cannot_be_read_is_left_out_with_a_reason(tmp_path, name, content, 
     assert skipped.name == name
     assert skipped.reason.startswith(reason)
     assert str(tmp_path) not in skipped.reason
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(ValueError, match=name) as caught:
         images.thumbnail(tmp_path / name, 8)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # a worker may hand it on
 
 
 def test_a_large_folder_stays_in_its_files_without_those_that_cannot_be_read(tmp_path, monkeypatch):

@@ -225,20 +225,9 @@ def _decode(files: Sequence[Path], side: int, progress: bool) -> Iterator[np.nda
 
 
 class Unreadable(ValueError):
-    """An image that cannot be read; the reason in words for those who do not know Pillow."""
+    """An image that cannot be read. It is made of one text, so that a worker's process can hand it on."""
 
-    def __init__(self, file: Path, cause: Exception) -> None:
-        if isinstance(cause, Image.DecompressionBombError):
-            self.reason = f"larger than {2 * Image.MAX_IMAGE_PIXELS:,} pixels: scale it down"
-        elif isinstance(cause, OSError) and file.exists() and file.stat().st_size == 0:
-            self.reason = "an empty file"
-        elif isinstance(cause, UnidentifiedImageError):
-            self.reason = "its content is no image that can be read"
-        elif isinstance(cause, PermissionError):
-            self.reason = "it may not be read: permission denied"
-        else:
-            self.reason = f"damaged: {cause}".replace(str(file), file.name)
-        super().__init__(f"cannot read the image {file}: {self.reason}")
+    reason: str = ""  # in words for those who do not know Pillow
 
 
 def read(file: Path, side: int) -> np.ndarray:
@@ -273,7 +262,22 @@ def _decoded(file: Path, side: int) -> Iterator[Image.Image]:
                     ImageOps.exif_transpose(opened, in_place=True)
                 yield rgb(opened)
     except Exception as error:  # Pillow's decoders raise whatever the damaged bytes lead them to
-        raise Unreadable(file, error) from error
+        reason = _reason(file, error)
+        unreadable = Unreadable(f"cannot read the image {file}: {reason}")
+        unreadable.reason = reason
+        raise unreadable from error
+
+
+def _reason(file: Path, cause: Exception) -> str:
+    if isinstance(cause, Image.DecompressionBombError):
+        return f"larger than {2 * Image.MAX_IMAGE_PIXELS:,} pixels: scale it down"
+    if isinstance(cause, FileNotFoundError):
+        return "it is no longer there"
+    if isinstance(cause, PermissionError):
+        return "it may not be read: permission denied"
+    if isinstance(cause, UnidentifiedImageError):
+        return "its content is no image that can be read" if file.stat().st_size else "an empty file"
+    return f"damaged: {cause}".replace(str(file), file.name)
 
 
 def rgb(image: Image.Image) -> Image.Image:

@@ -125,11 +125,11 @@ def _text(path: Path) -> str:
 
 def _csv_entries(path: Path, text: str) -> Iterator[Entry]:
     text = SEPARATOR.sub("", text).lstrip("\r\n")
-    delimiter = max(",;\t", key=re.sub('"[^"]*"', "", text.splitlines()[0]).count)
+    delimiter = max(",;\t", key=re.sub('"[^"]*"', "", re.split("[\r\n]", text, maxsplit=1)[0]).count)
     options = {"header": None, "dtype": str, "keep_default_na": False, "skip_blank_lines": False, "engine": "python"}
     try:
         table = pd.read_csv(io.StringIO(text, newline=""), sep=delimiter, **options)
-    except pd.errors.ParserError as error:
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise ValueError(
             f"{path} is not a CSV file: {error}. Is a quotation mark missing, or not doubled, or the separator in a field "
             "without quotes?"
