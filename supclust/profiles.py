@@ -112,7 +112,7 @@ GPU = SimCLR(
 LAPTOP = SimCLR(epochs=38, small_epochs=32, small_side=16, learning_rate=0.5, temperature=0.2, weight_decay=3e-4, knn_every=0)
 LAPTOP_MORE = dataclasses.replace(GPU, epochs=3, small_epochs=3, warm_up=0.1, knn_every=0)
 LAPTOP_FSL = FSL(width=32, side=16, precision="float32")  # images of half the size, half the channels
-RECIPES = {"paper": SimCLR(), "gpu": GPU, "laptop": LAPTOP, "laptop-more": LAPTOP_MORE, "digits": DIGITS}
+RECIPES = {"paper": SimCLR(), "laptop": LAPTOP, "laptop-more": LAPTOP_MORE, "gpu": GPU, "digits": DIGITS}
 
 # What the paper, and the code it builds on, change for a data set; a configuration takes what concerns it.
 CHANGES = {"cifar100": {"network": "resnet34"}, "isic2019": {"stem": "imagenet", "side": 224, "small_epochs": 0}}
