@@ -237,7 +237,7 @@ def _data(options: argparse.Namespace) -> int:
 def _add_train(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("name", metavar="NAME", help="a data set, or a folder of images")
-    add("--recipe", default="paper", help="paper (default; 500 epochs: for a GPU), laptop, laptop-more, gpu (that of the shipped encoder) or digits")
+    add("--recipe", default="paper", help="paper (default; 500 epochs: for a GPU), laptop, laptop-more, gpu or digits")
     _add_parameter(command, "number of the recipe")
     add("--start", type=_path, metavar="WEIGHTS", help="go on from an encoder's weights, a safetensors file")
     add("--seed", type=int, default=0, help="of the training, and of the draw of cifar10-lt50 and isic2019")

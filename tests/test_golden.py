@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import supclust
-from supclust import active, features, learners, profiles, strategies
+from supclust import active, features, kept, learners, profiles, strategies, sweep
 
 FILE = Path(__file__).with_name("golden_picks.json")
 SEEDS, BUDGETS, LABELED = (0, 1, 2), (10, 50), 100
@@ -54,6 +54,17 @@ def pools():
 @pytest.mark.parametrize("case", CASES)
 def test_picks_are_those_on_record(case, data, pools):
     assert queries(case, data, pools) == json.loads(FILE.read_text())[case]
+
+
+@pytest.mark.slow
+def test_rows_of_the_table_that_comes_with_the_repository_are_those_that_its_runs_give(tmp_path):
+    part = {"strategies": ["supclust", "typiclust", "supclust-no-sup"], "datasets": ["cifar10"], "budgets": ["tiny"], "seeds": 2}
+    fresh = sweep.run(profiles.get("laptop"), folder=tmp_path, jobs=1, **part)
+    rows, _ = kept.load(kept.REPOSITORY / "reports" / "laptop" / "curves.csv")
+    both = fresh.merge(rows, on=[*sweep.RUN, "round", "labels"], suffixes=("", " kept"))
+    assert len(both) == len(fresh) == 3 * 2 * 6
+    np.testing.assert_allclose(both["accuracy"], both["accuracy kept"], atol=0.002)  # twenty of ten thousand test images
+    np.testing.assert_array_equal(both["classes"], both["classes kept"])
 
 
 if __name__ == "__main__":
