@@ -110,7 +110,7 @@ GPU = SimCLR(
 )  # fmt: skip
 # What 2 CPU cores can do for CIFAR-10 in two hours, and what goes on from the shipped encoder on other images.
 LAPTOP = SimCLR(epochs=38, small_epochs=32, small_side=16, learning_rate=0.5, temperature=0.2, weight_decay=3e-4, knn_every=0)
-LAPTOP_MORE = dataclasses.replace(GPU, epochs=3, small_epochs=3, warm_up=0.1, knn_every=0)
+LAPTOP_MORE = dataclasses.replace(GPU, epochs=3, small_epochs=3, learning_rate=0.03, warm_up=0.1, knn_every=0)
 LAPTOP_FSL = FSL(width=32, side=16, precision="float32")  # images of half the size, half the channels
 RECIPES = {"paper": SimCLR(), "laptop": LAPTOP, "laptop-more": LAPTOP_MORE, "gpu": GPU, "digits": DIGITS}
 

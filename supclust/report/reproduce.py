@@ -152,7 +152,7 @@ def find_notebooks(names: Sequence[str] = ()) -> list[Path]:
     """
     known = sorted(kept.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     if not known:
-        raise ValueError(f"no numbered notebook in {kept.NOTEBOOKS}")
+        raise ValueError(f"no numbered notebook in {kept.NOTEBOOKS}: the notebooks come with a clone of the repository")
     wanted = set()
     for name in names:
         stem = Path(name).name.removesuffix(".ipynb")
