@@ -211,11 +211,12 @@ def _claims(options: argparse.Namespace) -> int:
 
     profile = profiles.get(options.profile, missing=options.missing)
     found = claims.run(profile)
-    for claim in found:
-        print(f"{claim.number}  {claim.verdict:<13} {claim.statement}")
-    print(claims.write(profile, found))
+    written = claims.write(profile, found)
     if options.readme:
         claims.update_readme(options.readme, claims.summary_table(found))
+    for claim in found:  # after the files: what reads the output may close it early, as head does
+        print(f"{claim.number}  {claim.verdict:<13} {claim.statement}")
+    print(written)
     return 0
 
 

@@ -191,6 +191,19 @@ def test_claims_are_written_printed_and_put_into_the_readme(monkeypatch, tmp_pat
     assert "| claim | here | verdict |" in readme.read_text()
 
 
+def test_claims_are_written_before_they_are_printed(monkeypatch, tmp_path):
+    def stop(*_, **__):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    found = claims.verdicts(profiles.get("quick"), pd.DataFrame(columns=sweep.COLUMNS))
+    (readme := tmp_path / "README.md").write_text("<!-- claims:begin -->\n<!-- claims:end -->\n")
+    monkeypatch.setattr(claims, "run", lambda profile: found)
+    monkeypatch.setattr(__main__, "print", stop, raising=False)
+    assert __main__.main(["claims", "--profile", "quick", "--out", str(tmp_path), "--readme", str(readme)]) == 130
+    assert "| claim | here | verdict |" in readme.read_text()
+
+
 def test_data_downloads_both_splits(monkeypatch, capsys):
     asked, load = [], datasets.load
 
