@@ -267,9 +267,7 @@ def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title
     measure: one of analysis.SCALE; a panel without it is left out. Without any run, the figure says so.
     """
     if table.empty:
-        figure = plt.figure(figsize=(6, 1))
-        figure.text(0.5, 0.5, f"{title}: not run yet", ha="center")
-        return figure
+        return _finish(plt.figure(figsize=(6, 1)), f"{title}: not run yet")
     figure, panels = _panels(table, strategies, measure, heights=(3.6, 2.4))
     for (above, below), values in panels.values():
         _draw_lines(above, values)
@@ -284,9 +282,7 @@ def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title
     return _finish(figure, title, columns=5 if len(panels) > 1 else 2)  # not wider than the figure
 
 
-def class_coverage(
-    table: pd.DataFrame, strategies: Sequence[str], title: str, n_classes: Mapping[str, int] | None = None
-) -> Figure:
+def class_coverage(table: pd.DataFrame, strategies: Sequence[str], title: str, n_classes: Mapping | None = None) -> Figure:
     """Number of classes with a label, against labels, with 95 % intervals over seeds; dashed: all of a data set's n_classes."""
     figure, panels = _panels(table, strategies, "classes", heights=(3.6,))
     for (dataset, *_), ((ax,), values) in panels.items():

@@ -16,10 +16,10 @@ from supclust.images import files as images
 from supclust.images.files import MARKER, ImageFiles, Skipped
 from supclust.label import embeddings
 from supclust.label.embeddings import Embeddings
-from supclust.label.request import Request
 
 if TYPE_CHECKING:
     from supclust.label.embedders import Embedder
+    from supclust.label.request import Request
 
 log = logging.getLogger(__name__)
 
