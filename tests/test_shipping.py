@@ -110,14 +110,14 @@ def test_the_model_card_names_what_is_shipped(encoder):
 @pytest.mark.skipif(not (kept.data() / "cifar-10-batches-py").exists(), reason="CIFAR-10 is not in SUPCLUST_DATA")
 @pytest.mark.parametrize("split", datasets.SPLITS)
 def test_shipped_weights_make_the_shipped_features_of_real_images(encoder, split):
-    """Angles between images: the stored features are turned, cut and rounded, which leaves angles nearly alone."""
+    """Angles between images: the stored features are turned, cut and rounded, which moves angles a little."""
     images = datasets.load("cifar10", split).images
     rows = np.random.default_rng(0).choice(len(images), 150, replace=False)
     fresh = geometry.normalise(features.embed(encoder, images[rows]))
-    stored = getattr(features.load(kept.shipped_features("cifar10")), split)[rows]
-    np.testing.assert_allclose(stored @ stored.T, fresh @ fresh.T, atol=0.02)
+    stored = geometry.normalise(getattr(features.load(kept.shipped_features("cifar10")), split)[rows])
+    np.testing.assert_allclose(stored @ stored.T, fresh @ fresh.T, atol=0.12)  # half of the dimensions are cut
     wrong = np.roll(stored, 1, axis=0)
-    assert np.abs(wrong @ wrong.T - fresh @ fresh.T).max() > 0.2
+    assert np.abs(wrong @ wrong.T - fresh @ fresh.T).max() > 0.5
 
 
 def test_a_linear_probe_tells_blobs_apart():
