@@ -18,13 +18,3 @@ def test_training_compares_the_ways_side_by_side(tmp_path):
     np.testing.assert_allclose(table["times stock"], table["images per second"] / table["images per second"].iloc[0])
     assert np.isnan(table[speed.SHARES].iloc[0])
     assert table[speed.SHARES].iloc[1:].between(0, 1).all()
-
-
-def test_operations_are_those_counted_by_hand():
-    """Of a network of width 1: each layer's side^2 x kernel x inputs x outputs, two operations each, six passes."""
-    layers = [(8, 27, 1, 1), *[(8, 9, 1, 1)] * 4]  # side, kernel, inputs, outputs: stem (3 inputs in the kernel), first stage
-    for side, channels in ((4, 2), (2, 4), (1, 8)):
-        layers += [(side, 9, channels // 2, channels), (side, 1, channels // 2, channels)]
-        layers += [(side, 9, channels, channels)] * 3
-    by_hand = sum(side**2 * kernel * inputs * outputs for side, kernel, inputs, outputs in layers)
-    assert speed.operations(SimCLR(width=1), 8) == pytest.approx(12 * by_hand)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-OURS, TARGET = "#0072B2", "#D55E00"
+OURS = "#0072B2"
 
 
 def speeds(table: pd.DataFrame, title: str) -> Figure:
@@ -23,22 +22,20 @@ def speeds(table: pd.DataFrame, title: str) -> Figure:
 
 
 def ratios(table: pd.DataFrame, title: str) -> Figure:
-    """How many times as fast as another library each job is, with the target, a group of bars for each pool of features."""
+    """How many times as fast as another library each job is, a group of bars for each pool of features."""
     pools = list(table.groupby("features", sort=False))
     figure, axes = plt.subplots(1, len(pools), figsize=(10, 3.4), sharey=True, sharex=True, layout="constrained", squeeze=False)
     for ax, (pool, part) in zip(axes.flat, pools, strict=True):
         bars = ax.barh(part["job"], part["times"], color=OURS, height=0.6)
         for bar, row in zip(bars, part.itertuples(), strict=True):
-            end, middle = max(row.times, row.target), bar.get_y() + bar.get_height() / 2
             text = f"{row.times:.2g}× ({_duration(row.ours)} against {_duration(row.theirs)})"
-            ax.annotate(text, (end, middle), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8)
-            ax.vlines(row.target, middle - 0.42, middle + 0.42, color=TARGET, lw=2.5, label="target" * (bar is bars[0]))
+            place = row.times, bar.get_y() + bar.get_height() / 2
+            ax.annotate(text, place, xytext=(5, 0), textcoords="offset points", va="center", fontsize=8)
         ax.axvline(1, color="0.6", lw=0.8)
         ax.set(xscale="log", xlabel="times as fast", title=pool)
         ax.xaxis.set_major_formatter("{x:g}×")
-        ax.set_xlim(0.5, 20 * max(table["times"].max(), table["target"].max()))
+        ax.set_xlim(0.5, 20 * table["times"].max())
     axes[0, 0].invert_yaxis()
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper right")
     figure.suptitle(title)
     return figure
 
@@ -47,16 +44,14 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
 
 
-def growth(by_points: pd.DataFrame, by_budget: pd.DataFrame, slopes: tuple[float, float], title: str) -> Figure:
-    """Seconds of a query against the points of the pool and against the budget, both axes logarithmic, with the fitted slopes."""
+def growth(by_points: pd.DataFrame, by_budget: pd.DataFrame, title: str) -> Figure:
+    """Seconds of a query against the points of the pool and against the budget, both axes logarithmic."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    for ax, table, column, slope in zip(axes, (by_points, by_budget), ("points", "budget"), slopes, strict=True):
+    for ax, table, column in zip(axes, (by_points, by_budget), ("points", "budget"), strict=True):
         ax.plot(table[column], table["seconds"], "o-", color=OURS)
-        middle = np.exp(np.log(table[[column, "seconds"]]).mean())
-        ax.plot(table[column], middle["seconds"] * (table[column] / middle[column]) ** slope, "--", color="0.5", lw=1)
         for place in table[[column, "seconds"]].to_numpy():
             ax.annotate(_duration(place[1]), place, textcoords="offset points", xytext=(-4, 6), ha="right", fontsize=8)
-        ax.set(xscale="log", yscale="log", ylabel="seconds", title=f"grows as {column}$^{{{slope:.2f}}}$")
+        ax.set(xscale="log", yscale="log", ylabel="seconds")
         ax.margins(0.15)
     axes[0].set_xlabel(f"points (budget {by_points['budget'].iloc[0]})")
     axes[1].set_xlabel(f"budget ({by_budget['points'].iloc[0]:,} points)")

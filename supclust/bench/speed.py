@@ -16,7 +16,6 @@ from lightly.loss import NTXentLoss
 from lightly.transforms import SimCLRTransform
 from PIL import Image
 from torch.utils.data import DataLoader
-from torch.utils.flop_counter import FlopCounterMode
 
 from supclust import profiles, simclr
 from supclust.bench.tables import table
@@ -39,17 +38,6 @@ def load_or_measure(profile: Profile, measure: bool = False) -> tuple[pd.DataFra
     measured, folder = partial(training, images, config, sides), "quick" if quick else "laptop"
     found, machine = table("speed", lambda: measured().reset_index(), measure or quick, folder)
     return found.set_index("way"), machine
-
-
-def operations(config: SimCLR, side: int) -> int:
-    """Floating-point operations, two for a multiplication and addition, of one image's share of a training step.
-
-    Two views, each forward once and backward for twice that. Of convolutions and matrix products; the rest does not count.
-    """
-    network = simclr.ResNet(config.network, config.width, config.stem).eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros(1, 3, side, side))
-    return 2 * 3 * counter.get_total_flops()
 
 
 def training(images: np.ndarray, config: SimCLR, sides: tuple[int, ...], repeats: int = 3) -> pd.DataFrame:
