@@ -6,6 +6,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from supclust.profiles import TITLES
+
 OURS = "#0072B2"
 
 
@@ -32,7 +34,7 @@ def ratios(table: pd.DataFrame, title: str) -> Figure:
             place = row.times, bar.get_y() + bar.get_height() / 2
             ax.annotate(text, place, xytext=(5, 0), textcoords="offset points", va="center", fontsize=8)
         ax.axvline(1, color="0.6", lw=0.8)
-        ax.set(xscale="log", xlabel="times as fast", title=pool)
+        ax.set(xscale="log", xlabel="times as fast", title=TITLES.get(pool, pool))
         ax.xaxis.set_major_formatter("{x:g}×")
         ax.set_xlim(0.5, 20 * table["times"].max())
     axes[0, 0].invert_yaxis()
