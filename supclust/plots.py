@@ -94,18 +94,18 @@ def save_animation(draw: Callable[[int], Figure], n_frames: int, name: str, prof
 
 
 def _finish(figure: Figure, title: str, columns: int = 5) -> Figure:
-    """The figure with a title and one legend below for all axes, each label once."""
+    """The figure with a title and one legend below for all axes, each label once; the title says it if there are no axes."""
     known = {label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=columns, handlelength=3)
-    figure.suptitle(title)
+    figure.suptitle(title if figure.axes else f"{title}: not run yet")
     return figure
 
 
 def _grid(rows: Sequence[Sequence[Any]], heights: Sequence[float], width: float) -> tuple[Figure, dict[Any, list[Axes]]]:
     """A figure with a column of axes of these heights, in inches, for each key of each row."""
-    columns, size = max(map(len, rows)), len(heights)
+    columns, size = max(map(len, rows), default=1), len(heights)
     figure = plt.figure(figsize=(1 + width * columns, 0.6 + len(rows) * sum(heights)), layout="constrained")
-    cells = figure.add_gridspec(len(rows) * size, columns, height_ratios=[*heights] * len(rows))
+    cells = rows and figure.add_gridspec(len(rows) * size, columns, height_ratios=[*heights] * len(rows))
     places = {key: [(size * i + k, j) for k in range(size)] for i, row in enumerate(rows) for j, key in enumerate(row)}
     return figure, {key: [figure.add_subplot(cells[place]) for place in column] for key, column in places.items()}
 
@@ -264,10 +264,8 @@ def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title
     """Figures 5 and 6: accuracy against labels with 95 % intervals over seeds, and below it the paired difference to `reference`.
 
     table: as sweep.run gives it. A framework starts a row of panels. Of more than five strategies the highlighted ones stand out.
-    measure: one of analysis.SCALE; a panel without it is left out. Without any run, the figure says so.
+    measure: one of analysis.SCALE; a panel without it is left out.
     """
-    if table.empty:
-        return _finish(plt.figure(figsize=(6, 1)), f"{title}: not run yet")
     figure, panels = _panels(table, strategies, measure, heights=(3.6, 2.4))
     for (above, below), values in panels.values():
         _draw_lines(above, values)

@@ -123,9 +123,13 @@ def test_a_strategy_that_a_panel_lacks_is_not_drawn_there_and_the_control_is_cal
 
 
 def test_what_was_not_run_is_said_to_be_so():
-    figure = plots.curves(make_table(0.1).iloc[:0], ["supclust"], "supclust", "Networks from scratch")
-    assert figure.get_suptitle() == "Networks from scratch: not run yet"
-    assert analysis.compare(make_table(0.1).iloc[:0], "a", "b").empty
+    nothing = make_table(0.1).iloc[:0].assign(classes=0)
+    figures = (
+        plots.curves(nothing, ["supclust"], "supclust", "From scratch"),
+        plots.class_coverage(nothing, ["supclust"], "From scratch"),
+    )
+    assert [figure.get_suptitle() for figure in figures] == ["From scratch: not run yet"] * 2
+    assert analysis.compare(nothing, "a", "b").empty
 
 
 def test_comparisons_without_data_have_no_place_in_the_forest():

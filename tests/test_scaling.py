@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from supclust import kept
-from supclust.bench import scaling
+from supclust.bench import scaling, tables
 from supclust.engine import geometry
 from tests.conftest import make_blobs
 
@@ -49,11 +49,11 @@ def test_growth_measures_fresh_processes_on_files_of_each_size():
 
 def test_a_table_is_measured_when_asked_for_and_read_afterwards(small, monkeypatch):
     made = pd.DataFrame({"clusters": [10], "ratio": [1.23456]})
-    found, machine = scaling.table("inertias_of_a_test", lambda: made, measure=True)
+    found, machine = tables.table("inertias_of_a_test", lambda: made, measure=True)
     assert found["ratio"].tolist() == [1.2346]
     assert "threads" in machine
-    again, _ = scaling.table("inertias_of_a_test", None)
+    again, _ = tables.table("inertias_of_a_test", None)
     pd.testing.assert_frame_equal(found, again)
     assert (kept.reports("laptop") / "inertias_of_a_test.csv").exists()
     with pytest.raises(FileNotFoundError, match="measure = True"):
-        scaling.table("no_such_table", None)
+        tables.table("no_such_table", None)

@@ -19,7 +19,6 @@ from sklearn.neighbors import NearestNeighbors
 
 import supclust
 from supclust import features, strategies
-from supclust.bench.tables import table as table
 from supclust.engine import geometry
 from supclust.pool import Pool
 from supclust.profiles import Profile
