@@ -30,20 +30,20 @@ def map(function: Callable[[Any], Any], pieces: Iterable[Any], desc: str | None 
     desc: of a progress bar with the time left. An exception, Ctrl-C included, stops the map after the running pieces.
     """
     pieces, outer = list(pieces), getattr(_inside, "stop", None)
-    stop, workers = outer or threading.Event(), min(available(), len(pieces))
+    stop = outer or threading.Event()
 
     def run(piece: Any) -> Any:
         with _piece(stop):
             raise_if_stopped()
             return function(piece)
 
-    with _single_threaded_blas(), ThreadPoolExecutor(max(1, workers)) as executor:
+    if outer:
+        return [run(piece) for piece in pieces]
+    with _single_threaded_blas(), ThreadPoolExecutor(count()) as executor:
         try:
-            results = executor.map(run, pieces) if workers > 1 else (run(piece) for piece in pieces)
-            return list(progress(results, desc, len(pieces)))
+            return list(progress(executor.map(run, pieces), desc, len(pieces)))
         finally:
-            if not outer:
-                stop.set()
+            stop.set()
             executor.shutdown(cancel_futures=True)
 
 
@@ -121,13 +121,3 @@ def workspace(name: str, shape: tuple[int, ...], dtype: type = np.float32) -> np
     if key not in held or held[key].size < size:
         held[key] = np.empty(size, dtype=dtype)
     return held[key][:size].reshape(shape)
-
-
-def _forget_threads() -> None:
-    """In the child of a fork, which has none of its parent's threads."""
-    global _inside, _lock, _blocks
-    _inside, _lock, _blocks = threading.local(), threading.Lock(), 0
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_threads)
