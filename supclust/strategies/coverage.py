@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
-from functools import cached_property
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from supclust.engine import geometry, threads
 from supclust.engine.geometry import slices
@@ -15,7 +14,8 @@ from supclust.pool import Pool
 
 log = logging.getLogger(__name__)
 
-BLOCK = 1000  # points a side of a block of products, 4 MB in float32; a power of two is slow where a block is transposed
+BLOCK = 1000  # points a side of a block of products, 4 MB in float32
+PAIRS = 2**27  # of points in each other's ball, which take 1 GB, and as much again while they are put together
 PURITY = 0.95  # share of the balls that hold points of one k-means cluster only (Yehuda et al., 2022)
 LARGEST_RADIUS = 2.0  # between points of unit length; a ball of it holds everything
 
@@ -84,13 +84,17 @@ def probcover(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     from the start. Points that tie, as all do once everything is covered, are picked from at random.
     """
     radius = pool.settings.radius or radius_by_purity(pool, budget)
-    balls = pool.shared(("balls", radius), lambda: Balls(pool.points, radius))
-    tie_breakers, free = pool.tie_breakers(rng), pool.free
-    covered, picks = balls.count(pool.labeled) > 0, np.empty(budget, dtype=np.int64)
+    balls = pool.shared(("balls", radius), lambda: ball_graph(pool.points, radius))
+    tie_breakers, free, uncovered = pool.tie_breakers(rng), pool.free, np.ones(len(pool.features), dtype=np.int32)
+    uncovered[balls[pool.labeled].indices] = 0
+    counts, picks = balls @ uncovered, np.empty(budget, dtype=np.int64)
     for i in threads.progress(range(budget), "ProbCover"):
-        picks[i] = _largest(np.where(free, balls.count_uncovered(covered), -1), tie_breakers)
+        picks[i] = _largest(np.where(free, counts, -1), tie_breakers)
         free[picks[i]] = False
-        covered = covered | (balls.count(picks[i : i + 1]) > 0)
+        ball = balls[picks[i : i + 1]].indices
+        newly = ball[uncovered[ball] > 0]
+        uncovered[newly] = 0
+        counts = counts - np.bincount(balls[newly].indices, minlength=len(counts))
     return picks
 
 
@@ -105,7 +109,7 @@ def radius_by_purity(pool: Pool, budget: int) -> float:
 
     def compute() -> float:
         points = on_sphere(pool.points)
-        nearest = _largest_products_with_others(points, pool.clusters(n_clusters).assignments)
+        nearest = _largest_products_with_others(points, pool.clusters(n_clusters).members)
         impure = len(points) - math.ceil(round(PURITY * len(points), 9))  # balls that may be
         product = float(-np.partition(-nearest, impure)[impure]) + 2 * rounding_of_products(points.shape[1])
         radius = math.sqrt(max(0, min(2 - 2 * product, LARGEST_RADIUS**2)))
@@ -115,90 +119,49 @@ def radius_by_purity(pool: Pool, budget: int) -> float:
     return pool.shared(("delta", n_clusters), compute)
 
 
-def _largest_products_with_others(points: np.ndarray, assignments: np.ndarray) -> np.ndarray:
-    """Largest dot product (n,) of each of the points (n, d) with a point of another cluster; -inf where there is none."""
-    order = np.argsort(assignments, kind="stable")
-    points, result = points[order], np.full(len(points), -np.inf, dtype=np.float32)
-    starts, lock = np.flatnonzero(np.diff(assignments[order], prepend=-1)), threading.Lock()
+def _largest_products_with_others(points: np.ndarray, clusters: list[np.ndarray]) -> np.ndarray:
+    """Largest dot product (n,) of each of the points (n, d), in the clusters' order, with a point of another; -inf without any."""
+    ends, points = np.cumsum([len(members) for members in clusters]), points[np.concatenate(clusters)]
+    blocks = [(rows, own) for own in map(slice, [0, *ends[:-1]], ends) for rows in slices(own.stop, BLOCK, own.start)]
 
-    def raise_to_products(block: tuple[slice, slice]) -> None:
-        products = points[block[0]] @ points[block[1]].T
-        for side, axis in zip(block, (1, 0), strict=True):
-            largest = products.max(axis=axis)
-            with lock:
-                np.maximum(result[side], largest, out=result[side])
+    def of_rows(block: tuple[slice, slice]) -> np.ndarray:
+        (rows, own), largest = block, -np.inf
+        for others in slices(own.start, BLOCK) + slices(len(points), BLOCK, own.stop):
+            largest = np.maximum(largest, (points[rows] @ points[others].T).max(axis=1))
+        return np.broadcast_to(largest, rows.stop - rows.start)
 
-    blocks = [
-        (rows, columns)
-        for start, end in zip(starts, [*starts[1:], len(points)], strict=True)
-        for rows in slices(end, BLOCK, start)
-        for columns in slices(len(points), BLOCK, end)  # those before it have met it already
-    ]
-    threads.map(raise_to_products, blocks, "ProbCover: delta")
-    return result[np.argsort(order)]
+    return np.concatenate(threads.map(of_rows, blocks, "ProbCover: delta"))
 
 
-class Balls:
-    """Closed balls of one radius around points (n, d) of unit length, in memory that does not grow with the number of pairs.
+def ball_graph(points: np.ndarray, radius: float) -> csr_array:
+    """Whether |a - b| <= radius for each pair of points (n, d) of unit length: a sparse matrix (n, n) of ones, int32.
 
-    float64 decides the pairs that a float32 product leaves open. So a pair is decided alike whenever it comes up, and counts can be
-    kept up to date by adding and subtracting.
+    |a - b|^2 = 2 - 2ab, and float64 decides the pairs that a float32 product leaves open. Raises ValueError for more than
+    2^27 pairs, which would take 2 GB.
     """
+    points, rounding = on_sphere(points), rounding_of_products(points.shape[1])
+    # below this radius float32 would leave open even which points are copies of each other
+    radius = min(max(radius, 2 * math.sqrt(rounding)), LARGEST_RADIUS)
+    needed, n, pairs = 1 - radius**2 / 2, len(points), 0
 
-    def __init__(self, points: np.ndarray, radius: float) -> None:
-        self.points, self.rounding = on_sphere(points), rounding_of_products(points.shape[1])
-        # below this radius float32 would leave open even which points are copies of each other
-        self.radius = min(max(radius, 2 * math.sqrt(self.rounding)), LARGEST_RADIUS)
-        self._latest = np.ones(len(points), dtype=bool), np.zeros(len(points), dtype=np.int64)
+    def of_block(block: tuple[slice, slice]) -> tuple[np.ndarray, np.ndarray]:
+        nonlocal pairs
+        rows, columns = block
+        products = points[rows] @ points[columns].T
+        a, b = np.nonzero(products >= needed - rounding)
+        inside = products[a, b] >= needed + rounding
+        a, b, left_open = rows.start + a, columns.start + b, ~inside
+        inside[left_open] = squared_distances(points[a[left_open]], points[b[left_open]]) <= radius**2
+        pairs += 2 * np.count_nonzero(inside)
+        if pairs > PAIRS:
+            raise ValueError(f"of {n} points more than {PAIRS} pairs are within ProbCover's radius {radius:.3f}: set a smaller one")
+        return a[inside], b[inside]
 
-    @cached_property
-    def sizes(self) -> np.ndarray:
-        """Number of points (n,) in each ball."""
-        sizes, lock, parts = np.zeros(len(self.points), dtype=np.int64), threading.Lock(), slices(len(self.points), BLOCK)
-
-        def add(block: tuple[slice, slice]) -> None:
-            rows, columns = block
-            inside = self._inside(np.arange(rows.start, rows.stop), columns)
-            with lock:
-                sizes[columns] += np.count_nonzero(inside, axis=0)
-                sizes[rows] += np.count_nonzero(inside, axis=1) if rows != columns else 0
-
-        pairs = [(rows, columns) for i, rows in enumerate(parts) for columns in parts[i:]]
-        threads.map(add, pairs, "ProbCover: balls")
-        return sizes
-
-    def count(self, members: np.ndarray) -> np.ndarray:
-        """Number of members (m,), which are indices, in each ball, (n,)."""
-
-        def count_columns(columns: slice) -> np.ndarray:
-            counts = np.zeros(columns.stop - columns.start, dtype=np.int64)
-            for part in slices(len(members), BLOCK):
-                counts += np.count_nonzero(self._inside(members[part], columns), axis=0)
-            return counts
-
-        return np.concatenate(threads.map(count_columns, slices(len(self.points), BLOCK)))
-
-    def count_uncovered(self, covered: np.ndarray) -> np.ndarray:
-        """Number of points that are not covered (n,) in each ball, (n,).
-
-        Goes from the counts of the last call, or of when nothing is covered, whichever differs in fewer points.
-        """
-        nothing = np.zeros(len(self.points), dtype=bool), self.sizes
-        before, counts = min(nothing, self._latest, key=lambda state: np.count_nonzero(state[0] != covered))
-        counts = counts - self.count(np.flatnonzero(covered & ~before)) + self.count(np.flatnonzero(before & ~covered))
-        self._latest = covered, counts
-        return counts
-
-    def _inside(self, rows: np.ndarray, columns: slice) -> np.ndarray:
-        """Whether |a - b| <= radius, (rows, columns): from the products ab, as |a - b|^2 = 2 - 2ab."""
-        products = self.points[rows] @ self.points[columns].T
-        needed = 1 - self.radius**2 / 2
-        inside, possible = products >= needed + self.rounding, products >= needed - self.rounding
-        a, b = np.divmod(np.flatnonzero(inside != possible), inside.shape[1])
-        for part in slices(len(a), BLOCK):
-            pairs = self.points[rows[a[part]]], self.points[columns.start + b[part]]
-            inside[a[part], b[part]] = squared_distances(*pairs) <= self.radius**2
-        return inside
+    parts = slices(n, BLOCK)
+    blocks = [(rows, columns) for i, rows in enumerate(parts) for columns in parts[i:]]
+    a, b = map(np.concatenate, zip(*threads.map(of_block, blocks, "ProbCover: balls"), strict=True))
+    half = csr_array((np.ones(len(a), dtype=np.int32), (a, b)), shape=(n, n))
+    return half.maximum(half.T)
 
 
 def rounding_of_products(d: int) -> float:
