@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from supclust import profiles, simclr
 from supclust.bench.tables import table
 from supclust.profiles import Profile, SimCLR
-from supclust.train import cpu
+from supclust.train import hardware
 
 STOCK = "lightly transform, DataLoader, fp32"
 SHARES = "augmentation, share of a step"
@@ -92,7 +92,7 @@ def _engine(images: np.ndarray, config: SimCLR) -> Callable[[], Iterator[float]]
     _, _, fit = simclr.make_step(dataclasses.replace(config, small_epochs=0, learning_rate=0.01), device)
 
     def steps() -> Iterator[float]:
-        with cpu.conditions(config.width, config.side), cpu.kept_memory():
+        with hardware.conditions(config.width, config.side), hardware.kept_memory():
             for step, rows in enumerate(torch.randperm(len(images), device=device).split(config.batch_size)):
                 fit(resident[rows], step, 2)
                 yield _now()
@@ -109,7 +109,7 @@ def _augmentation_seconds(images: np.ndarray, config: SimCLR, side: int, repeats
     """Median time to make the two views of a batch."""
     device, ends = simclr.default_device(), []
     batch = torch.from_numpy(images[: config.batch_size]).to(device)
-    with cpu.conditions(config.width, config.side), cpu.kept_memory():
+    with hardware.conditions(config.width, config.side), hardware.kept_memory():
         for seed in range(repeats + 1):
             generator = torch.Generator(device).manual_seed(seed)
             for _ in range(2):
