@@ -156,7 +156,7 @@ def _figures(options: argparse.Namespace) -> int:
     from supclust.report import reproduce
 
     parameters = dict(options.parameter)
-    outcomes = reproduce.figures(options.profile, options.notebooks, parameters, options.out, options.recompute)
+    outcomes = reproduce.figures(options.profile, options.notebooks, parameters, options.recompute)
     failed = [outcome.notebook for outcome in outcomes if outcome.status == "failed"]
     print(kept.reports(options.profile) / "index.html")
     if failed:
