@@ -84,25 +84,15 @@ SEVERAL = dict(nargs="+", action="extend", default=[])
 PART = dict(nargs="+", metavar="NAME", help="only these (default: those of the profile)")
 OPTIONS = {
     # label
-    "source": dict(
-        type=_path, metavar="IMAGES", help="a folder of images, embeddings (.npy, .npz, .parquet), or an earlier round's folder"
-    ),
+    "source": dict(type=_path, metavar="IMAGES", help="a folder of images, embeddings (.npy, .npz, .parquet), or an earlier round"),
     "--budget": dict(type=int, default=50, metavar="N", help="how many to pick (default: 50)"),
-    "--labeled": dict(
-        type=_path, **SEVERAL, metavar="FILE", help="after IMAGES; labels so far: CSV (columns id and label) or Label Studio's JSON"
-    ),
+    "--labeled": dict(type=_path, **SEVERAL, metavar="FILE", help="after IMAGES: CSV with columns id, label; Label Studio's JSON"),
     "--classes": dict(**SEVERAL, metavar="NAME", help="after IMAGES; names to choose from on the sheet and in Label Studio"),
-    "--strategy": dict(
-        default="supclust", metavar="NAME", help="supclust (default), typiclust ..., also with settings: supclust:top_fraction=0.05"
-    ),
+    "--strategy": dict(default="supclust", metavar="NAME", help="supclust (default), typiclust ..., or supclust:top_fraction=0.05"),
     "--explain": dict(action="store_true", help="print why each image was picked"),
     "--force": dict(action="store_true", help="overwrite the results of another run"),
     "--images": dict(type=_path, metavar="DIR", help="the folder of images that the ids of embeddings name"),
-    "--encoder": dict(
-        default="simclr", metavar="NAME",
-        help="what embeds a folder of images: simclr, trained on them (default); a model of torchvision, such as resnet50; or a "
-        ".safetensors file",
-    ),
+    "--encoder": dict(default="simclr", metavar="NAME", help="simclr (default), torchvision's (resnet50 ...), or a .safetensors"),
     "--train-minutes": dict(type=float, default=20.0, metavar="M", help="of SimCLR (default: 20; 0: no training)"),
     "--train-epochs": dict(type=int, metavar="N", help="instead: the same on every machine"),
     "--from-scratch": dict(action="store_true", help="do not start SimCLR from the CIFAR-10 encoder"),

@@ -74,17 +74,19 @@ def both(request, dask_client, features, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "labeled", "sampled"), [("supclust", [], True), ("typiclust", [], False), ("typiclust", LABELED, True)]
+    ("name", "labeled", "sampled", "budget"),
+    [("supclust", [], True, 40), ("supclust", [], False, 1), ("typiclust", LABELED, True, 1), ("typiclust", [], False, 10)],
 )
-def test_shards_give_the_clusters_and_picks_of_one_machine(dask_client, features, tmp_path, monkeypatch, name, labeled, sampled):
+def test_shards_give_the_clusters_and_picks_of_one_machine(
+    dask_client, features, tmp_path, monkeypatch, name, labeled, sampled, budget
+):
     if sampled:
         small_samples(monkeypatch)
     one, shards = strategies.Pool(features, labeled), strategies.Pool(Shards(as_paths(features, tmp_path)), labeled)
-    for budget in (1, 40):
-        check_same(one, shards, name, budget)
-        found, wanted = (pool.clusters_for(budget) for pool in (shards, one))
-        np.testing.assert_array_equal(found.assignments, wanted.assignments)
-        np.testing.assert_allclose(found.centers, wanted.centers, atol=1e-6)
+    check_same(one, shards, name, budget)
+    found, wanted = (pool.clusters_for(budget) for pool in (shards, one))
+    np.testing.assert_array_equal(found.assignments, wanted.assignments)
+    np.testing.assert_allclose(found.centers, wanted.centers, atol=1e-6)
 
 
 def check_same(one, shards, name, budget):

@@ -61,17 +61,11 @@ def feature_checksums(profile: Profile) -> dict[str, str | None]:
     return found | {name: kept.checksum(read[0]) if (read := kept.read(file)) else None for name, file in files.items()}
 
 
-def without_paths(value: Any) -> Any:
-    """A value of JSON with the folders of every absolute path in its texts left out: .../name instead of them."""
-    if isinstance(value, dict):
-        return {key: without_paths(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_paths(item) for item in value]
-    if not isinstance(value, str):
-        return value
+def without_paths(text: str) -> str:
+    """A text with the folders of every absolute path in it left out: .../name instead of them."""
     home = str(Path.home())
-    value = value.replace(home, "~") if home != "/" else value
-    return re.sub(r"(?<![\w.:~/])/(?:[^\s/'\":,;]+/)+(?=[^\s/])", ".../", value)
+    text = text.replace(home, "~") if home != "/" else text
+    return re.sub(r"(?<![\w.:~/])/(?:[^\s/'\":,;]+/)+(?=[^\s/])", ".../", text)
 
 
 def _version(name: str) -> str | None:

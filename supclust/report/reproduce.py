@@ -89,10 +89,12 @@ def figures(
             outcomes.append(_run(notebook, values, file.parent))
             log.info("[%d/%d] %s", number, len(tasks), describe(outcomes[-1]))
             entries[notebook.stem] = asdict(outcomes[-1]) | {"git": record["git"]}
+            if cell := entries[notebook.stem]["failing_cell"]:
+                cell["error"] = provenance.without_paths(cell["error"])
             checksums = provenance.feature_checksums(config)  # a notebook may just have made them
-            told = provenance.without_paths(record | {"features": checksums, "notebooks": dict(sorted(entries.items()))})
-            kept.write_text(file, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
-            _write_index(profile, told)
+            record |= {"features": checksums, "notebooks": dict(sorted(entries.items()))}
+            kept.write_text(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+            _write_index(profile, record)
     return outcomes
 
 
@@ -209,8 +211,8 @@ def _execute(file: Path, parameters: dict[str, Any], folder: Path) -> FailingCel
     for key in ("input_path", "output_path", "environment_variables"):
         del notebook.metadata.papermill[key]
     kept.write_text(folder / file.name, nbformat.writes(notebook) + "\n")
-    about = {"metadata": {"name": _title(file), "path": str(file.parent)}}
-    kept.write_text(folder / f"{file.stem}.html", HTMLExporter(embed_images=True).from_notebook_node(notebook, about)[0])
+    page, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": _title(file)}})
+    kept.write_text(folder / f"{file.stem}.html", page)
     return FailingCell(len(sources) or None, ["", *sources][-1].strip().partition("\n")[0], error) if error else None
 
 

@@ -1,7 +1,4 @@
-"""How training uses the hardware: precision, memory layout, threads, freed memory, compiled steps, decoding, and the time it takes.
-
-The rules were found by measuring: what oneDNN gets wrong, what glibc makes slow, and when torch.compile pays.
-"""
+"""How training uses the hardware: precision, memory layout, threads, freed memory, compiled steps, decoding, time."""
 
 from __future__ import annotations
 

@@ -42,10 +42,8 @@ def fit_network(images: simclr.Images, labels: np.ndarray, n_classes: int, confi
     images: uint8 (l, 3, height, width), on the device at once, since there are few; labels int (l,) in 0..n_classes-1. Any number
     of them trains, of any classes: batches are filled by repetition, and a class without an image ends up improbable.
     The same seed, a few whole numbers, gives the same network on one machine, whatever ran before.
-    Raises ValueError for labels out of range and FloatingPointError if the loss is no longer finite.
+    Raises FloatingPointError if the loss is no longer finite.
     """
-    if len(images) != len(labels) or len(labels) == 0 or labels.min() < 0 or labels.max() >= n_classes:
-        raise ValueError(f"{len(images)} images need as many labels, in 0..{n_classes - 1}, not {np.unique(labels).tolist()}")
     device, layout = simclr.default_device(), hardware.memory_format(config.width)
     model = nn.Sequential(simclr.ResNet(config.network, config.width, config.stem), nn.Linear(8 * config.width, n_classes))
     simclr.initialise(model, simclr.generator(simclr.CPU, (*seed, WEIGHTS_STREAM)))
