@@ -19,8 +19,8 @@ import pytest
 import supclust
 from supclust import strategies
 from supclust.engine import geometry, kmeans, threads
-from supclust.scale import sharded
-from supclust.scale.sharded import Shards
+from supclust.scale import Shards
+from supclust.scale import points as scale_points
 from tests.conftest import make_blobs
 
 CUTS = [500, 501, 1100]  # four uneven shards, one of a single row
@@ -160,7 +160,7 @@ def test_points_come_from_their_shards_in_the_order_asked(both):
 
 
 def test_map_merges_by_shard_and_groups_come_together(dask_client, features, monkeypatch):
-    monkeypatch.setattr(sharded, "GROUPS_AHEAD", 1)
+    monkeypatch.setattr(scale_points, "GROUPS_AHEAD", 1)
     shards = Shards(np.split(features, CUTS))
     parts = shards.map(np.array, merge=np.concatenate)
     assert [len(part) for part in parts] == [500, 1, 599, 500]
@@ -258,7 +258,7 @@ ALONE = """
 import sys
 import numpy as np
 import supclust
-from supclust.scale.sharded import Shards
+from supclust.scale import Shards
 assert not {"dask", "distributed"} & set(sys.modules)
 try:
     Shards([np.ones((3, 3))])

@@ -1,4 +1,4 @@
-"""Features past one machine: shards that stay on the workers of a Dask cluster, and what k-means and scores ask of them."""
+"""Features that stay where they are: in a memory-mapped file, or in shards on the workers of a Dask cluster."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from supclust.engine import geometry, threads
-from supclust.scale.mapped import Mapped
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -21,6 +21,35 @@ NEED_MEMORY = (
     "these features are in shards on a cluster and are not gathered: supclust, supclust-no-sup, supclust-no-typicality, typiclust "
     "and random work on them; other strategies need all the features in memory, as one array"
 )
+
+
+class Mapped(geometry.Points):
+    """`geometry.Points` features (n, d) of which no copy is kept: a block is converted and normalised whenever it is asked for."""
+
+    def __init__(self, features: ArrayLike) -> None:
+        self._features = geometry.check_shape(features)
+        self.shape = self._features.shape
+        bad, along = self.read_through()
+        geometry.check_finite(bad)
+        self.order = np.argsort(along, kind="stable")
+
+    def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            return geometry.normalise(np.ascontiguousarray(self._features[rows], dtype=np.float32))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.concatenate([self[part] for part in geometry.blocks(self.shape)], dtype=dtype)
+
+    def read_through(self) -> tuple[np.ndarray, np.ndarray]:
+        """The rows that are not finite, and where the points lie along the canonical direction (n,)."""
+
+        def read(part: slice) -> tuple[np.ndarray, np.ndarray]:
+            with np.errstate(invalid="ignore"):
+                points = self[part]
+            return part.start + np.flatnonzero(~np.isfinite(points).all(axis=1)), geometry.along_direction(points)
+
+        bad, along = zip(*threads.map(read, geometry.blocks(self.shape), "checking the features"), strict=True)
+        return np.concatenate(bad), np.concatenate(along)
 
 
 class Shards(geometry.Points):
