@@ -171,8 +171,6 @@ def _read_value(name: str, value: Any, declared: Mapping[str, Mapping[str, str]]
     if name not in declared:
         raise ValueError(f"unknown parameter {name!r}")
     annotation = declared[name]["inferred_type_name"]
-    if annotation not in READERS:
-        raise ValueError(f"parameter {name!r} is {annotation}, which cannot be given here ({', '.join(READERS)} can)")
     try:
         return READERS[annotation](str(value))
     except (ValueError, KeyError):

@@ -67,9 +67,7 @@ class Shards(geometry.Points):
     def __init__(self, shards: Sequence[Any], client: Client | None = None) -> None:
         self._client = client or _current_client()
         if hasattr(shards, "rechunk"):  # a dask.array, which is cut between rows only
-            if shards.ndim != 2:
-                raise ValueError(f"features must be 2-d (points, dimensions), not of shape {shards.shape}")
-            shards = shards.rechunk({1: -1}).to_delayed().ravel()
+            shards = shards.rechunk(dict.fromkeys(range(1, shards.ndim), -1)).to_delayed().ravel()
         given = [self._sent(shard) for shard in shards]
         if not given:
             raise ValueError("there are no shards")
