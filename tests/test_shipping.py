@@ -9,20 +9,22 @@ from tests.conftest import make_features
 ENCODINGS = {"two halves": ("float16", 2), "all bytes": ("uint8", None), "six bytes": ("uint8", 6)}
 
 
-def test_the_most_faithful_encoding_that_fits_is_kept(tmp_path):
+def test_the_most_faithful_encoding_that_fits_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(shipping, "ENCODINGS", ENCODINGS)
     full, path = make_features(n_classes=12, d=10), tmp_path / "features.safetensors"
-    table = shipping.pack(full, path, ENCODINGS)
+    table = shipping.pack(full, path)
     assert table["typicality rho"].idxmax() == "all bytes"
     assert features.load(path).made_by["stored"]["encoding"] == "all bytes"
-    limit = int(table.loc["all bytes", "bytes"]) - 1
-    shipping.pack(full, path, ENCODINGS, largest=limit)
+    monkeypatch.setattr(shipping, "LARGEST", table.loc["all bytes", "bytes"] - 1)
+    shipping.pack(full, path)
     kept = features.load(path)
     assert kept.made_by["stored"]["encoding"] == "six bytes"
     assert kept.train.shape == (600, 6)
     assert kept.made_by["dataset"] == "blobs"
     np.testing.assert_array_equal(kept.train_labels, full.train_labels)
-    with pytest.raises(ValueError, match="no encoding"):
-        shipping.pack(full, path, ENCODINGS, largest=10)
+    monkeypatch.setattr(shipping, "LARGEST", 10)
+    with pytest.raises(ValueError, match="no encoding of these features fits into 10 bytes"):
+        shipping.pack(full, path)
 
 
 def test_reducing_keeps_distances():

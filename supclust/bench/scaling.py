@@ -116,10 +116,10 @@ def minibatch_select(points: np.ndarray, budget: int, labeled: np.ndarray) -> li
     return [int(members[_stock_distances(points[members]).argmin()]) for members in groups]
 
 
-def _stock_distances(points: np.ndarray, n_neighbors: int = 20) -> np.ndarray:
+def _stock_distances(points: np.ndarray) -> np.ndarray:
     if len(points) == 1:
         return np.zeros(1)
-    k = max(1, min(n_neighbors, len(points) // 2))
+    k = max(1, min(20, len(points) // 2))
     return NearestNeighbors(n_neighbors=k + 1).fit(points).kneighbors(points)[0][:, 1:].mean(axis=1)
 
 

@@ -107,8 +107,8 @@ def describe(outcome: Outcome) -> str:
     return f"{outcome.notebook} FAILED after {outcome.seconds:.1f} s {where}\n    {cell.error}"
 
 
-def refresh(notebooks: Sequence[str] = ()) -> None:
-    """Execute the notebooks, all or those named, in place with their defaults: the form in which they are committed.
+def refresh() -> None:
+    """Execute the notebooks in place with their defaults: the form in which they are committed.
 
     Of the metadata only tags, kernel and language stay. A notebook that fails raises nbclient's CellExecutionError and stays
     as it was.
@@ -117,7 +117,7 @@ def refresh(notebooks: Sequence[str] = ()) -> None:
     stays = {"kernelspec", ("language_info", "name")}
     clear = ClearMetadataPreprocessor(preserve_cell_metadata_mask={"tags"}, preserve_nb_metadata_mask=stays)
     with kept.environment(KERNEL_ENVIRONMENT):
-        for file in find_notebooks(notebooks):
+        for file in find_notebooks():
             log.info("%s ...", file.stem)
             notebook = nbformat.read(file, as_version=4)
             for preprocessor in (execute, clear):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +49,7 @@ def linear_probe(full: Features) -> float:
     return float(np.mean(head.predict(scaler.transform(full.test)) == full.test_labels))
 
 
-def pack(full: Features, path: Path, encodings: Mapping[str, tuple] = ENCODINGS, largest: int = LARGEST) -> pd.DataFrame:
+def pack(full: Features, path: Path) -> pd.DataFrame:
     """Write the features to path in the encoding that keeps typicality best and is not too large; returns all compared.
 
     Raises ValueError if all of them are too large.
@@ -58,15 +57,15 @@ def pack(full: Features, path: Path, encodings: Mapping[str, tuple] = ENCODINGS,
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "features.safetensors"
-        for name, (dtype, dimensions) in encodings.items():
+        for name, (dtype, dimensions) in ENCODINGS.items():
             stored = save_encoded(file, reduce(full, dimensions), dtype)
             rows[name] = {"bytes": file.stat().st_size, **fidelity(full, stored)}
     table = pd.DataFrame.from_dict(rows, orient="index")
-    small = table[table["bytes"] <= largest]
+    small = table[table["bytes"] <= LARGEST]
     if small.empty:
-        raise ValueError(f"no encoding of these features fits into {largest} bytes")
+        raise ValueError(f"no encoding of these features fits into {LARGEST} bytes")
     best = small["typicality rho"].idxmax()
-    dtype, dimensions = encodings[best]
+    dtype, dimensions = ENCODINGS[best]
     about = {"encoding": best, "of": full.checksum, **table.loc[best].astype(float).round(5)}
     save_encoded(path, dataclasses.replace(reduce(full, dimensions), made_by=full.made_by | {"stored": about}, checksum=""), dtype)
     log.info("features stored as %s in %s", best, path)
@@ -100,19 +99,20 @@ def save_encoded(path: Path, full: Features, dtype: str) -> Features:
     return features.save(path, full, full.arrays() | {"train": train, "test": test} | steps)
 
 
-def fidelity(full: Features, stored: Features, n_clusters: int = 50) -> dict[str, float]:
-    """How well stored features keep full ones: Spearman's rho of typicality and of SUP in the same clusters, and kNN."""
-    clusters, _ = kmeans(geometry.Points(full.train), n_clusters)
-    before, after = _scores(full.train, clusters), _scores(stored.train, clusters)
-    correlations = {f"{name} rho": float(spearmanr(before[name], after[name]).statistic) for name in before}
-    return correlations | {"kNN": features.knn_accuracy(stored.train, stored.train_labels, stored.test, stored.test_labels)}
+def fidelity(full: Features, stored: Features) -> dict[str, float]:
+    """How well stored features keep full ones: Spearman's rho of typicality and of SUP in the same fifty clusters, and kNN."""
+    clusters, _ = kmeans(geometry.Points(full.train), 50)
+    pairs = zip(_scores(full.train, clusters), _scores(stored.train, clusters), strict=True)
+    typicality, sup = (float(spearmanr(before, after).statistic) for before, after in pairs)
+    knn = features.knn_accuracy(stored.train, stored.train_labels, stored.test, stored.test_labels)
+    return {"typicality rho": typicality, "sup rho": sup, "kNN": knn}
 
 
-def _scores(points: np.ndarray, clusters: np.ndarray) -> dict[str, np.ndarray]:
+def _scores(points: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Typicality and SUP of all the points, given their clusters."""
     points, typicality, centers = geometry.normalise(points), np.empty(len(points)), []
     for own in (clusters == k for k in range(clusters.max() + 1)):
         typicality[own] = method.typicality(points[own])
         centers.append(points[own].mean(axis=0))
     centers = np.stack(centers)
-    return {"typicality": typicality, "sup": method.sup(points, clusters, centers, method.default_temperature(centers))}
+    return typicality, method.sup(points, clusters, centers, method.default_temperature(centers))
