@@ -198,7 +198,7 @@ def _normalised(features: ArrayLike | Points) -> Points:
         return features
     features = check_shape(features)
     if isinstance(features, np.memmap) or 4 * features.size > COPIED_BYTES:
-        from supclust.scale.mapped import Mapped
+        from supclust.scale.points import Mapped
 
         return Mapped(features)
     return Points(features)

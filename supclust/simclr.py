@@ -106,7 +106,7 @@ def images_checksum(images: Images) -> str:
 @torch.inference_mode()
 def embed(network: ResNet, images: Images, side: int, batch_size: int = 256, progress: bool = True) -> np.ndarray:
     """Features of images uint8 (n, 3, height, width), resized to side: float32 (n, 8 * width); the network in evaluation mode."""
-    from supclust.train.cpu import conditions
+    from supclust.train.hardware import conditions
 
     check_images(images)
     training, device, features = network.training, network.conv1.weight.device, []
@@ -198,7 +198,7 @@ def make_step(
     The function takes this process's images uint8 (n, 3, height, width) on the device, the number of the step from 0, and the
     steps of an epoch; all that is random follows from (config.seed, step). start, compiled: see `train`.
     """
-    from supclust.train import cpu
+    from supclust.train import hardware
 
     model = untrained(config)
     initialise(model, generator(CPU, (config.seed, WEIGHTS_STREAM)))
@@ -207,23 +207,23 @@ def make_step(
             model.load_state_dict(nn.Sequential(start.network, start.head or model[1]).state_dict())
         except RuntimeError as error:
             raise ValueError(f"the encoder to start from is another network: {error}") from error
-    layout, numbers = cpu.memory_format(config.width), {"momentum": config.momentum, "weight_decay": config.weight_decay}
+    layout, numbers = hardware.memory_format(config.width), {"momentum": config.momentum, "weight_decay": config.weight_decay}
     model.to(device, memory_format=layout).train()
     optimizer = torch.optim.SGD(model.parameters(), config.learning_rate, **numbers, fused=True)
     fast_model, fast_render, several = model, render, world_size() > 1
     if compiled is None and config.width * config.side <= 256:  # digits train faster than they compile
         compiled = False
     if several or compiled is not False:
-        from supclust.train import distributed, faster
+        from supclust.train import distributed
 
-        fast_model, fast_render = faster.accelerated(model, device, compiled)
+        fast_model, fast_render = hardware.accelerated(model, device, compiled)
 
     def fit(images: Tensor, step: int, steps: int) -> Tensor:
         side = config.small_side if step < steps * config.small_epochs else config.side
         stream = generator(device, (config.seed, VIEWS_STREAM, step))
         draws = (draw(len(images) * world_size(), config, stream).chunk(world_size())[rank()] for _ in range(2))
         views = torch.cat([fast_render(images, drawn, side) for drawn in draws])  # together, they share batch statistics
-        with cpu.autocast(device, config, side):
+        with hardware.autocast(device, config, side):
             projections = fast_model(views.contiguous(memory_format=layout))
         loss = contrastive_loss(projections.float(), config.temperature)
         optimizer.zero_grad()
@@ -260,7 +260,7 @@ def train(
     Under torchrun, all processes train together, and the first one writes. Raises ValueError for a checkpoint that cannot be read
     or is of other images, start or config, naming the difference; FloatingPointError if training diverges.
     """
-    from supclust.train import cpu
+    from supclust.train import hardware
 
     if several := world_size() > 1:
         from supclust.train import distributed
@@ -296,7 +296,7 @@ def train(
     began = last_save = time.monotonic()
     first_step, epoch_began, hidden = step, began - seconds, {"disable": True} if rank() > 0 else {}
     bar = tqdm(total=config.epochs * steps, initial=step, desc="SimCLR", unit="step", leave=False, **hidden)
-    with bar, cpu.conditions(config.width, config.side), cpu.kept_memory():
+    with bar, hardware.conditions(config.width, config.side), hardware.kept_memory():
         for batch in _batches(images, config, batch_size, step, device):
             over = minutes is not None and time.monotonic() - began >= 60 * minutes
             if distributed.first_decides(over, device) if several and minutes is not None else over:
@@ -329,7 +329,7 @@ def _batches(images: Images, config: SimCLR, batch_size: int, step: int, device:
     batches = (batch for order in orders for batch in order[: len(order) // batch_size * batch_size].split(batch_size))
     rows = (batch.chunk(world_size())[rank()] for batch in islice(batches, step, None))
     if not isinstance(images, np.ndarray):
-        from supclust.train.faster import decoded
+        from supclust.train.hardware import decoded
 
         return decoded(images, rows, device)
     resident = torch.from_numpy(images).to(device)

@@ -15,7 +15,7 @@ from supclust.pool import Clusters
 
 try:
     from skactiveml.base import SingleAnnotatorPoolQueryStrategy
-    from skactiveml.utils import MISSING_LABEL, check_scalar, labeled_indices
+    from skactiveml.utils import MISSING_LABEL, labeled_indices
 except ImportError as error:
     raise ImportError("supclust.skactiveml needs scikit-activeml: pip install supclust[skactiveml]") from error
 
@@ -102,44 +102,28 @@ class SupClust(SingleAnnotatorPoolQueryStrategy):
             X, y, candidates, batch_size, return_utilities, reset=True
         )
         _, mapping = self._transform_candidates(candidates, X, y, enforce_mapping=True)
-        settings = self._validated_settings()
+        settings = strategies.Settings(self.n_neighbors, self.max_clusters, self.top_fraction, self.temperature)
         labeled = labeled_indices(y, missing_label=self.missing_label_)
         may_be_picked = np.unique(np.arange(len(X))[mapping])  # theirs may be negative
         pool = strategies.Pool(X, labeled, self._seed(), settings, candidates=may_be_picked)
-        batch_size = _at_most(np.count_nonzero(pool.free), batch_size)
+        if (n := min(batch_size, np.count_nonzero(pool.free))) < batch_size:  # theirs counts candidates that are labeled, too
+            told = (
+                f"'batch_size={batch_size}' is larger than the number of unlabeled candidates. Instead, 'batch_size={n}' was set."
+            )
+            warnings.warn(told, stacklevel=2)
         compared = []
 
         def choose(clusters: Clusters, cluster: int, free: np.ndarray) -> int:
             compared.append(method.supclust_scores(pool, clusters, cluster, free))
             return compared[-1][0][np.argmax(compared[-1][1])]
 
-        query_indices = method.query_clusters(pool, batch_size, choose) if batch_size else np.empty(0, dtype=int)
+        query_indices = method.query_clusters(pool, n, choose) if n else np.empty(0, dtype=int)
         return (query_indices, _utilities(pool.free, query_indices, compared)) if return_utilities else query_indices
-
-    def _validated_settings(self) -> strategies.Settings:
-        if self.temperature is not None:
-            check_scalar(self.temperature, "temperature", (int, float), min_val=0, min_inclusive=False)
-        check_scalar(self.top_fraction, "top_fraction", (int, float), min_val=0, min_inclusive=False, max_val=1)
-        check_scalar(self.n_neighbors, "n_neighbors", int, min_val=1)
-        if self.max_clusters is not None:
-            check_scalar(self.max_clusters, "max_clusters", int, min_val=1)
-        return strategies.Settings(self.n_neighbors, self.max_clusters, self.top_fraction, self.temperature)
 
     def _seed(self) -> int:
         """An int as it is, as their strategies give it to k-means; else drawn, of a RandomState the same in each query."""
         given = isinstance(self.random_state, numbers.Integral)
         return int(self.random_state if given else self.random_state_.randint(2**31 - 1))
-
-
-def _at_most(n_candidates: int, batch_size: int) -> int:
-    """The batch size, lowered to the number of candidates with the library's warning, which does not count out labelled ones."""
-    if batch_size > n_candidates:
-        warnings.warn(
-            f"'batch_size={batch_size}' is larger than the number of unlabeled candidates. "
-            f"Instead, 'batch_size={n_candidates}' was set.",
-            stacklevel=3,
-        )
-    return min(batch_size, n_candidates)
 
 
 def _utilities(free: np.ndarray, picks: np.ndarray, compared: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

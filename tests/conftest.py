@@ -26,3 +26,12 @@ def make_features(n_classes: int = 4, size: int = 50, d: int = 8, spread: float 
     half = len(points) // 2
     classes = tuple(f"class {k}" for k in range(n_classes))
     return Features(points, points[half:], labels, labels[half:], classes, {"dataset": "blobs"})
+
+
+@pytest.fixture(scope="session")
+def dask_client():
+    """A Dask cluster of two workers with a thread each, one for all tests, as it takes seconds to start."""
+    distributed = pytest.importorskip("distributed")
+    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
+        yield client

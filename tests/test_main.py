@@ -43,10 +43,6 @@ def calls(monkeypatch):
     return seen
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "supclust", *arguments], capture_output=True, text=True)
-
-
 # --- figures --------------------------------------------------------------------------------------------------------------
 
 
@@ -55,12 +51,13 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 )
 def test_figures_takes_notebooks_and_parameters_in_any_order(calls, line, tmp_path):
     assert __main__.main(["figures", "--profile", "quick", "--out", str(tmp_path), *line.split()]) == 0
-    assert calls == [("quick", ["03", "4"], {"seed": "3", "points": "5"}, tmp_path, False)]
+    assert calls == [("quick", ["03", "4"], {"seed": "3", "points": "5"}, False)]
+    assert kept.out() == tmp_path
 
 
 def test_figures_defaults_to_all_of_laptop(calls, capsys, tmp_path):
     assert __main__.main(["figures", "--recompute"]) == 0
-    assert calls == [("laptop", [], {}, None, True)]
+    assert calls == [("laptop", [], {}, True)]
     assert capsys.readouterr().out == f"{tmp_path / 'default' / 'reports' / 'laptop' / 'index.html'}\n"
 
 
@@ -73,14 +70,11 @@ def test_a_command_line_that_makes_no_sense_is_refused(calls, line, capsys):
     assert calls == []
 
 
-def test_a_failing_notebook_ends_the_command_with_1(monkeypatch, tmp_path, capsys, caplog):
-    monkeypatch.setattr(kept, "NOTEBOOKS", samples.write(tmp_path / "notebooks", n00_a=make("1 / 0"), n01_b=make("1")))
-    assert __main__.main(["figures", "--profile", "quick", "--out", str(tmp_path)]) == 1
-    assert "1 of 2 notebooks failed: 00_a" in capsys.readouterr().err
-    assert "[1/2] 00_a FAILED" in caplog.text
-    assert "ZeroDivisionError: division by zero" in caplog.text
-    assert "[2/2] 01_b ok" in caplog.text
-    assert (tmp_path / "reports" / "quick" / "01_b.html").exists()
+def test_a_failing_notebook_ends_the_command_with_1(monkeypatch, capsys):
+    outcomes = [reproduce.Outcome("00_a", "failed", "", 1.0, {}), reproduce.Outcome("01_b", "ok", "", 1.0, {})]
+    monkeypatch.setattr(reproduce, "figures", lambda *_: outcomes)
+    assert __main__.main(["figures", "--profile", "quick"]) == 1
+    assert capsys.readouterr().err == "1 of 2 notebooks failed: 00_a\n"
 
 
 @pytest.mark.parametrize(
@@ -269,12 +263,23 @@ def test_help_lists_the_commands_without_loading_what_they_need():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("[]\n")
-    assert all(command in done.stdout for command in ("figures", "sweep", "data", "train", "ship"))
+    assert all(command in done.stdout for command in ("label", "figures", "sweep", "claims", "data", "train", "ship"))
 
 
-def test_the_module_is_the_command():
-    done = run("figures", "--profile", "fast")
+@pytest.mark.parametrize("command", ["label", "figures", "sweep", "claims", "data", "train", "ship"])
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        __main__.main([command, "--help"])
+    assert stopped.value.code == 0
+    assert f"usage: supclust {command}" in capsys.readouterr().out
+
+
+def test_the_module_is_the_command(capsys):
+    done = subprocess.run([sys.executable, "-m", "supclust", "data", "mnist"], capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == "supclust figures: unknown profile 'fast'; known: quick, laptop, paper\n"
-    assert run("--version").stdout.startswith("supclust 0.")
-    assert run().returncode == 2
+    assert done.stderr.startswith("supclust data: unknown data set 'mnist'; known: digits, cifar10")
+    for line, code in ((["--version"], 0), ([], 2)):
+        with pytest.raises(SystemExit) as stopped:
+            __main__.main(line)
+        assert stopped.value.code == code
+    assert capsys.readouterr().out.startswith("supclust 0.")

@@ -13,7 +13,7 @@ import supclust
 from supclust import method, strategies
 from supclust.engine import geometry
 from supclust.engine.kmeans import kmeans
-from supclust.scale.mapped import Mapped
+from supclust.scale.points import Mapped
 from tests import reference
 from tests.conftest import make_blobs
 

@@ -4,32 +4,30 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from supclust import kept
+from supclust import features, kept, profiles
 from supclust.bench import scaling, tables
 from supclust.engine import geometry
-from tests.conftest import make_blobs
+from tests.conftest import make_blobs, make_features
 
 
-@pytest.fixture
-def small(monkeypatch, tmp_path):
-    """Small synthetic features, in place of the profile's own too, and a folder for tables."""
-    monkeypatch.setattr(scaling, "N", 400)
-    monkeypatch.setattr(scaling, "synthetic", lambda: make_blobs(10, 40, 16, spread=0.5))
-    monkeypatch.setattr(scaling, "_own_features", lambda profile: make_blobs(10, 40, 8, spread=0.5))
-    monkeypatch.setattr(scaling, "LABELED", 20)
-    monkeypatch.setenv("SUPCLUST_OUT", str(tmp_path))
-
-
-def test_each_job_is_run_by_both_on_both_pools(small, monkeypatch):
+def test_each_job_is_run_by_both_on_both_pools(monkeypatch):
     pytest.importorskip("skactiveml")
     jobs = [job._replace(repeats=1) for job in scaling.jobs() if "500" not in job.name]
     monkeypatch.setattr(scaling, "jobs", lambda: jobs)
-    from supclust import profiles
-
+    monkeypatch.setattr(scaling, "LABELED", 20)
+    monkeypatch.setattr(scaling, "_pools", lambda profile: {f"{d}-d": make_blobs(10, 40, d, spread=0.5) for d in (16, 8)})
     table = scaling.ratios(profiles.get("laptop"))
     assert len(table) == 2 * len(jobs) == 8
     np.testing.assert_allclose(table["times"], table["theirs"] / table["ours"])
     assert (table["ours"] > 0).all()
+
+
+def test_synthetic_features_are_compared_beside_the_profiles_own(monkeypatch):
+    monkeypatch.setattr(scaling, "synthetic", lambda: np.ones((3, 2)))
+    monkeypatch.setattr(features, "obtain", lambda profile, dataset: make_features())
+    pools = scaling._pools(profiles.get("laptop"))
+    assert list(pools) == ["synthetic, 512-d", "cifar10"]
+    np.testing.assert_allclose(np.linalg.norm(pools["cifar10"], axis=1), 1, rtol=1e-5)
 
 
 def test_the_stock_query_takes_the_most_typical_point_of_each_large_cluster_without_a_label():
@@ -40,14 +38,15 @@ def test_the_stock_query_takes_the_most_typical_point_of_each_large_cluster_with
 
 
 def test_growth_measures_fresh_processes_on_files_of_each_size():
-    table = scaling.growth((500, 2000), 8, (10,), "float16")
+    table = scaling.growth((500, 2000), 8, (10,))
     assert table["points"].tolist() == [500, 2000]
-    assert table["features"].tolist() == pytest.approx([500 * 16 / 1e9, 2000 * 16 / 1e9], abs=1e-6)
+    assert table["features"].tolist() == pytest.approx([500 * 32 / 1e9, 2000 * 32 / 1e9], abs=1e-6)
     assert table["peak"].between(0.02, 2).all()
     assert (table["seconds"] > 0).all()
 
 
-def test_a_table_is_measured_when_asked_for_and_read_afterwards(small, monkeypatch):
+def test_a_table_is_measured_when_asked_for_and_read_afterwards(tmp_path, monkeypatch):
+    monkeypatch.setenv("SUPCLUST_OUT", str(tmp_path))
     made = pd.DataFrame({"clusters": [10], "ratio": [1.23456]})
     found, machine = tables.table("inertias_of_a_test", lambda: made, measure=True)
     assert found["ratio"].tolist() == [1.2346]

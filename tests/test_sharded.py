@@ -19,22 +19,12 @@ import pytest
 import supclust
 from supclust import strategies
 from supclust.engine import geometry, kmeans, threads
-from supclust.scale import sharded
-from supclust.scale.sharded import Shards
+from supclust.scale import Shards
+from supclust.scale import points as scale_points
 from tests.conftest import make_blobs
 
 CUTS = [500, 501, 1100]  # four uneven shards, one of a single row
 LABELED = [3, 500, 501, 900, 1599]
-
-
-@pytest.fixture(scope="module")
-def client():
-    distributed = importlib.import_module("distributed")
-    with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        yield client
 
 
 @pytest.fixture(scope="module")
@@ -76,25 +66,27 @@ def small_samples(monkeypatch):
 
 
 @pytest.fixture(params=SOURCES)
-def both(request, client, features, tmp_path):
+def both(request, dask_client, features, tmp_path):
     """The features in memory, and in shards."""
     features = features.astype(np.float16) if "float16" in request.param else features
     return features, Shards(SOURCES[request.param](features, tmp_path))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampled", [True, False])
-@pytest.mark.parametrize("labeled", [[], LABELED])
-@pytest.mark.parametrize("name", ["supclust", "typiclust"])
-def test_shards_give_the_clusters_and_picks_of_one_machine(client, features, tmp_path, monkeypatch, name, labeled, sampled):
+@pytest.mark.parametrize(
+    ("name", "labeled", "sampled", "budget"),
+    [("supclust", [], True, 40), ("supclust", [], False, 1), ("typiclust", LABELED, True, 1), ("typiclust", [], False, 10)],
+)
+def test_shards_give_the_clusters_and_picks_of_one_machine(
+    dask_client, features, tmp_path, monkeypatch, name, labeled, sampled, budget
+):
     if sampled:
         small_samples(monkeypatch)
     one, shards = strategies.Pool(features, labeled), strategies.Pool(Shards(as_paths(features, tmp_path)), labeled)
-    for budget in (1, 10, 40):
-        check_same(one, shards, name, budget)
-        found, wanted = (pool.clusters_for(budget) for pool in (shards, one))
-        np.testing.assert_array_equal(found.assignments, wanted.assignments)
-        np.testing.assert_allclose(found.centers, wanted.centers, atol=1e-6)
+    check_same(one, shards, name, budget)
+    found, wanted = (pool.clusters_for(budget) for pool in (shards, one))
+    np.testing.assert_array_equal(found.assignments, wanted.assignments)
+    np.testing.assert_allclose(found.centers, wanted.centers, atol=1e-6)
 
 
 def check_same(one, shards, name, budget):
@@ -102,27 +94,26 @@ def check_same(one, shards, name, budget):
     np.testing.assert_array_equal(found, wanted)
 
 
-@pytest.mark.parametrize("name", ["supclust", "typiclust"])
-def test_wherever_the_shards_come_from(both, monkeypatch, name):
+def test_wherever_the_shards_come_from(both, monkeypatch):
     small_samples(monkeypatch)
     one, shards = (strategies.Pool(features, LABELED) for features in both)
-    check_same(one, shards, name, 10)
+    check_same(one, shards, "supclust", 10)
 
 
 @pytest.mark.parametrize("name", ["random", "supclust-no-sup", "supclust-no-typicality"])
-def test_the_ablations_and_random_work_on_shards(client, features, name):
+def test_the_ablations_and_random_work_on_shards(dask_client, features, name):
     check_same(strategies.Pool(features), strategies.Pool(Shards(np.split(features, CUTS))), name, 10)
 
 
 @pytest.mark.parametrize("name", ["supclust", "random"])
-def test_candidates_are_kept_to_on_shards(client, features, name):
+def test_candidates_are_kept_to_on_shards(dask_client, features, name):
     candidates = np.arange(400, 1200, 7)
     one, shards = (strategies.Pool(given, LABELED, candidates=candidates) for given in (features, Shards(np.split(features, CUTS))))
     check_same(one, shards, name, 10)
     assert set(strategies.query(name, shards, 10, np.random.default_rng(0))) <= set(candidates)
 
 
-def test_select_explains_as_on_one_machine(client, features, monkeypatch):
+def test_select_explains_as_on_one_machine(dask_client, features, monkeypatch):
     small_samples(monkeypatch)
     (found, details), (wanted, expected) = (
         supclust.select(given, 20, LABELED, return_details=True) for given in (Shards(np.split(features, CUTS)), features)
@@ -132,7 +123,7 @@ def test_select_explains_as_on_one_machine(client, features, monkeypatch):
     np.testing.assert_allclose(details.sup, expected.sup, rtol=1e-5)
 
 
-def test_noise_has_the_inertia_of_one_machine_and_given_the_clusters_its_picks(client, monkeypatch):
+def test_noise_has_the_inertia_of_one_machine_and_given_the_clusters_its_picks(dask_client, monkeypatch):
     small_samples(monkeypatch)
     points = geometry.normalise(np.random.default_rng(0).standard_normal((5000, 16)).astype(np.float32))
     one, shards = strategies.Pool(points), strategies.Pool(Shards(np.split(points, [1000, 4500])))
@@ -147,7 +138,7 @@ def test_noise_has_the_inertia_of_one_machine_and_given_the_clusters_its_picks(c
         np.testing.assert_array_equal(*picks)
 
 
-def test_approximate_neighbours_are_those_of_one_machine(client):
+def test_approximate_neighbours_are_those_of_one_machine(dask_client):
     points = np.random.default_rng(0).standard_normal((17_000, 4)).astype(np.float32)
     picks = [
         strategies.query("typiclust", strategies.Pool(given, settings=strategies.Settings(exact=False)), 1, None)
@@ -164,12 +155,12 @@ def test_points_come_from_their_shards_in_the_order_asked(both):
     for rows in (np.array([1599, 0, 500, 501, 499, 0]), np.empty(0, dtype=int), one.order):
         np.testing.assert_array_equal(shards[rows], one[rows])
     np.testing.assert_array_equal(shards.map_rows(partial(np.sum, axis=1), one.order), one[one.order].sum(axis=1))
-    with pytest.raises(IndexError, match=r"rows must lie in 0\.\.1599"):
+    with pytest.raises(IndexError):
         shards[np.array([1600])]
 
 
-def test_map_merges_by_shard_and_groups_come_together(client, features, monkeypatch):
-    monkeypatch.setattr(sharded, "GROUPS_AHEAD", 1)
+def test_map_merges_by_shard_and_groups_come_together(dask_client, features, monkeypatch):
+    monkeypatch.setattr(scale_points, "GROUPS_AHEAD", 1)
     shards = Shards(np.split(features, CUTS))
     parts = shards.map(np.array, merge=np.concatenate)
     assert [len(part) for part in parts] == [500, 1, 599, 500]
@@ -179,29 +170,25 @@ def test_map_merges_by_shard_and_groups_come_together(client, features, monkeypa
         np.testing.assert_array_equal(points, shards[group])
 
 
-def test_blocks_beyond_some_are_merged_on_the_way(client):
+def test_blocks_beyond_some_are_merged_on_the_way(dask_client):
     points = np.random.default_rng(0).standard_normal((70 * 8192 + 5, 2)).astype(np.float32)
     [whole] = Shards([points]).map(partial(np.sum, axis=1), merge=np.concatenate)
     np.testing.assert_allclose(whole, geometry.normalise(points).sum(axis=1), rtol=1e-5)
 
 
-def test_most_points_never_leave_the_workers(client, monkeypatch):
+def test_most_points_never_leave_the_workers(dask_client, monkeypatch):
     small_samples(monkeypatch)
-    asked, real = [], Shards._of_rows
-    monkeypatch.setattr(
-        Shards,
-        "_of_rows",
-        lambda self, function, rows, *more: asked.append((function, len(rows))) or real(self, function, rows, *more),
-    )
+    asked, real = [], Shards.map_rows
+    monkeypatch.setattr(Shards, "map_rows", lambda *given: asked.append(given[1:]) or real(*given))
     points = np.random.default_rng(0).standard_normal((5000, 16)).astype(np.float32)
     for budget in (1, 10):
         supclust.select(Shards(np.split(points, [1000, 4500])), budget, return_details=True)
-    here = [rows for function, rows in asked if function is not sharded._map_rows]
-    assert sum(here) < 1500
+    here = [len(rows) for function, rows in asked if function is np.asarray]
+    assert 0 < sum(here) < 1500
 
 
 @pytest.mark.parametrize("name", ["coreset", "probcover"])
-def test_strategies_that_need_memory_say_so(client, features, name):
+def test_strategies_that_need_memory_say_so(dask_client, features, name):
     pool = strategies.Pool(Shards(np.split(features, CUTS)))
     with pytest.raises(
         TypeError, match="not gathered: supclust, supclust-no-sup, supclust-no-typicality, typiclust and random work"
@@ -209,7 +196,7 @@ def test_strategies_that_need_memory_say_so(client, features, name):
         strategies.query(name, pool, 5, np.random.default_rng(0))
 
 
-def test_rows_that_are_not_finite_are_named_by_their_number_among_all(client, features):
+def test_rows_that_are_not_finite_are_named_by_their_number_among_all(dask_client, features):
     features = features.copy()
     features[[510, 1200], 3] = np.nan, np.inf
     with pytest.raises(ValueError, match=r"NaN, infinite or too large for float32 in 2 row\(s\): 510, 1200$"):
@@ -226,22 +213,22 @@ def test_rows_that_are_not_finite_are_named_by_their_number_among_all(client, fe
         ([], "there are no shards"),
     ],
 )
-def test_bad_shards_are_refused(client, shards, message):
+def test_bad_shards_are_refused(dask_client, shards, message):
     with pytest.raises(ValueError, match=message):
         Shards(shards)
 
 
-def test_a_missing_file_is_named(client, tmp_path):
+def test_a_missing_file_is_named(dask_client, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.npy"):
         Shards([tmp_path / "nowhere.npy"])
 
 
-def test_a_dask_array_must_be_2d(client):
+def test_a_dask_array_must_be_2d(dask_client):
     with pytest.raises(ValueError, match="must be 2-d"):
         Shards(importlib.import_module("dask.array").ones(5))
 
 
-def test_an_interrupt_cancels_what_is_under_way(client, features, monkeypatch):
+def test_an_interrupt_cancels_what_is_under_way(dask_client, features, monkeypatch):
     shards = Shards(np.split(features, CUTS))
 
     def interrupted(items, desc, total):
@@ -256,7 +243,7 @@ def test_an_interrupt_cancels_what_is_under_way(client, features, monkeypatch):
         return sum("_of_group" in str(key) for key in dask_scheduler.tasks)
 
     for _ in range(100):
-        if not client.run_on_scheduler(tasks):
+        if not dask_client.run_on_scheduler(tasks):
             return
         time.sleep(0.05)
     pytest.fail("tasks are left")
@@ -271,7 +258,7 @@ ALONE = """
 import sys
 import numpy as np
 import supclust
-from supclust.scale.sharded import Shards
+from supclust.scale import Shards
 assert not {"dask", "distributed"} & set(sys.modules)
 try:
     Shards([np.ones((3, 3))])
@@ -292,12 +279,8 @@ def test_without_a_client_or_dask_there_is_a_sentence_and_dask_is_imported_only_
 
 
 @pytest.mark.slow
-def test_shards_of_a_killed_worker_are_read_again(features, tmp_path):
-    distributed = importlib.import_module("distributed")
-    with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        shards = Shards(as_paths(features, tmp_path), client)
-        os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
-        np.testing.assert_array_equal(supclust.select(shards, 40), supclust.select(features, 40))
+def test_shards_of_a_killed_worker_are_read_again(dask_client, features, tmp_path):
+    shards = Shards(as_paths(features, tmp_path))
+    os.kill(next(iter(dask_client.run(os.getpid).values())), signal.SIGKILL)
+    np.testing.assert_array_equal(supclust.select(shards, 40), supclust.select(features, 40))
+    dask_client.wait_for_workers(2)

@@ -19,7 +19,7 @@ from PIL import Image
 from supclust import simclr
 from supclust.images.files import ImageFiles
 from supclust.profiles import SimCLR
-from supclust.train import cpu
+from supclust.train import hardware
 
 TINY = SimCLR(width=4, side=8, epochs=3, batch_size=16, learning_rate=0.1, projection=8, knn_every=2)
 
@@ -82,7 +82,7 @@ def test_a_step_goes_down_the_right_gradient(images, width):
     model, _, fit = simclr.make_step(config, torch.device("cpu"))
     before, batch = copy.deepcopy(model).double(), torch.from_numpy(images)
     stream = simclr.generator(torch.device("cpu"), (5, simclr.VIEWS_STREAM, 1))
-    with cpu.conditions(width, TINY.side):
+    with hardware.conditions(width, TINY.side):
         views = torch.cat([simclr.render(batch, simclr.draw(len(images), TINY, stream), TINY.side) for _ in range(2)])
         loss = simclr.contrastive_loss(before(views.double()), TINY.temperature)
         loss.backward()

@@ -12,7 +12,7 @@ from torch import nn
 
 from supclust import profiles, simclr
 from supclust.profiles import SimCLR
-from supclust.train import cpu
+from supclust.train import hardware
 
 
 def torchvisions(name):
@@ -69,9 +69,9 @@ def test_initialise_has_torchvisions_and_pytorchs_scales():
 
 def test_small_networks_take_one_thread_and_give_the_others_back():
     before = torch.get_num_threads()
-    with cpu.conditions(width=64, side=32):
+    with hardware.conditions(width=64, side=32):
         assert torch.get_num_threads() == before
-    with cpu.conditions(width=16, side=8):
+    with hardware.conditions(width=16, side=8):
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
 
@@ -208,7 +208,7 @@ def test_a_precision_that_is_given_is_taken(amx, monkeypatch):
 
 def precision_of(config, side):
     product = torch.ones(2, 2)
-    with cpu.autocast(torch.device("cpu"), config, side):
+    with hardware.autocast(torch.device("cpu"), config, side):
         return (product @ product).dtype
 
 
@@ -222,7 +222,7 @@ def test_kept_memory_is_given_back():
     """Resident memory: the block keeps what was freed in it, and its end returns that to the system."""
     script = """
 import torch
-from supclust.train.cpu import kept_memory
+from supclust.train.hardware import kept_memory
 def resident(): return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
 with kept_memory():
     before = resident()

@@ -55,10 +55,8 @@ def test_an_epoch_holds_every_image_and_fills_its_last_batch():
         assert counts.max() - counts.min() <= 1
 
 
-def test_labels_that_do_not_fit_and_losses_that_explode_are_said():
+def test_losses_that_explode_are_said():
     images, labels = stripes(4)
-    with pytest.raises(ValueError, match=r"in 0\.\.1, not \[1, 2\]"):
-        supervised.fit_network(images, labels + 1, 2, TINY, (0,))
     with pytest.raises(FloatingPointError, match="smaller learning rate"):
         supervised.fit_network(images, labels, 2, profiles.replace(TINY, learning_rate=1e30), (0,))
 

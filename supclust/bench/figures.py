@@ -29,10 +29,8 @@ def ratios(table: pd.DataFrame, title: str) -> Figure:
     figure, axes = plt.subplots(1, len(pools), figsize=(10, 3.4), sharey=True, sharex=True, layout="constrained", squeeze=False)
     for ax, (pool, part) in zip(axes.flat, pools, strict=True):
         bars = ax.barh(part["job"], part["times"], color=OURS, height=0.6)
-        for bar, row in zip(bars, part.itertuples(), strict=True):
-            text = f"{row.times:.2g}× ({_duration(row.ours)} against {_duration(row.theirs)})"
-            place = row.times, bar.get_y() + bar.get_height() / 2
-            ax.annotate(text, place, xytext=(5, 0), textcoords="offset points", va="center", fontsize=8)
+        texts = [f"{row.times:.2g}× ({_duration(row.ours)} against {_duration(row.theirs)})" for row in part.itertuples()]
+        ax.bar_label(bars, texts, padding=5, fontsize=8)
         ax.axvline(1, color="0.6", lw=0.8)
         ax.set(xscale="log", xlabel="times as fast", title=TITLES.get(pool, pool))
         ax.xaxis.set_major_formatter("{x:g}×")

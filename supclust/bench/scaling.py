@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import subprocess
 import sys
 import tempfile
@@ -45,18 +44,9 @@ def synthetic(n: int = N, d: int = DIMENSIONS, noise: float | np.ndarray = SPREA
     return centers[rng.integers(CENTERS, size=n)] + np.float32(noise) * rng.standard_normal((n, d), dtype=np.float32)
 
 
-def _own_features(profile: Profile) -> np.ndarray:
-    return geometry.normalise(features.obtain(profile, profile.datasets[0]).train.astype(np.float32))
-
-
-def _pools(profile: Profile) -> list[tuple[str, np.ndarray]]:
-    return [(f"synthetic, {DIMENSIONS}-d", synthetic()), (profile.datasets[0], _own_features(profile))]
-
-
-def _seconds(function: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    function()
-    return time.perf_counter() - begin
+def _pools(profile: Profile) -> dict[str, np.ndarray]:
+    own = features.obtain(profile, profile.datasets[0]).train.astype(np.float32)
+    return {f"synthetic, {DIMENSIONS}-d": synthetic(), profile.datasets[0]: geometry.normalise(own)}
 
 
 # -- against other libraries ---------------------------------------------------------------------------------------------------
@@ -78,10 +68,18 @@ def ratios(profile: Profile) -> pd.DataFrame:
     Columns: features, job, against, ours, theirs (medians of repeats, s), times. Needs scikit-activeml.
     """
     rows = []
-    for (pool, points), (job, ours, theirs, library, repeats) in itertools.product(_pools(profile), jobs()):
-        seconds = np.median([(_seconds(partial(ours, points)), _seconds(partial(theirs, points))) for _ in range(repeats)], axis=0)
-        rows.append((pool, job, library, *seconds, seconds[1] / seconds[0]))
+    for pool, points in _pools(profile).items():
+        for job in jobs():
+            turns = [(_seconds(job.ours, points), _seconds(job.theirs, points)) for _ in range(job.repeats)]
+            ours, theirs = np.median(turns, axis=0)
+            rows.append((pool, job.name, job.library, ours, theirs, theirs / ours))
     return pd.DataFrame(rows, columns=["features", "job", "against", "ours", "theirs", "times"])
+
+
+def _seconds(query: Callable[[np.ndarray], object], points: np.ndarray) -> float:
+    begin = time.perf_counter()
+    query(points)
+    return time.perf_counter() - begin
 
 
 def jobs() -> list[Job]:
@@ -94,24 +92,19 @@ def jobs() -> list[Job]:
     def theirs(strategy: object, budget: int) -> Callable[[np.ndarray], object]:
         return lambda points: strategy.query(points, np.full(len(points), np.nan), batch_size=budget)
 
+    def in_the_middle(select: Callable[..., object], points: np.ndarray) -> object:
+        return select(points, 50, np.random.default_rng(0).choice(len(points), LABELED, replace=False))
+
     stock, skactiveml = "scikit-learn MiniBatchKMeans, NearestNeighbors", "scikit-activeml"
     typiclust, probcover, coreset = TypiClust(k=20, random_state=0), ProbCover(random_state=0), CoreSet(random_state=0)
-    middle = partial(_in_the_middle, supclust.select), partial(_in_the_middle, minibatch_select)
+    middle = partial(in_the_middle, supclust.select), partial(in_the_middle, minibatch_select)
     return [
-        Job("select 10", lambda x: supclust.select(x, 10), theirs(typiclust, 10), f"{skactiveml} TypiClust"),
+        Job("select 10", lambda points: supclust.select(points, 10), theirs(typiclust, 10), f"{skactiveml} TypiClust"),
         Job("select 50, 250 labelled", *middle, stock),
         Job("ProbCover 10", ours("probcover", 10), theirs(probcover, 10), f"{skactiveml} ProbCover", 1),
         Job("Coreset 10", ours("coreset", 10), theirs(coreset, 10), f"{skactiveml} CoreSet"),
         Job("Coreset 500", ours("coreset", 500), theirs(coreset, 500), f"{skactiveml} CoreSet"),
     ]
-
-
-def _in_the_middle(select: Callable[..., object], points: np.ndarray) -> object:
-    return select(points, 50, _labeled(points))
-
-
-def _labeled(points: np.ndarray) -> np.ndarray:
-    return np.random.default_rng(0).choice(len(points), min(LABELED, len(points) // 2), replace=False)
 
 
 def minibatch_select(points: np.ndarray, budget: int, labeled: np.ndarray) -> list[int]:
@@ -123,17 +116,17 @@ def minibatch_select(points: np.ndarray, budget: int, labeled: np.ndarray) -> li
     return [int(members[_stock_distances(points[members]).argmin()]) for members in groups]
 
 
-def _stock_distances(points: np.ndarray, n_neighbors: int = 20) -> np.ndarray:
+def _stock_distances(points: np.ndarray) -> np.ndarray:
     if len(points) == 1:
-        return np.full(1, np.inf)
-    k = max(1, min(n_neighbors, len(points) // 2))
+        return np.zeros(1)
+    k = max(1, min(20, len(points) // 2))
     return NearestNeighbors(n_neighbors=k + 1).fit(points).kneighbors(points)[0][:, 1:].mean(axis=1)
 
 
 # -- growth --------------------------------------------------------------------------------------------------------------------
 
 
-def growth(sizes: tuple[int, ...], d: int, budgets: tuple[int, ...], dtype: str = "float32") -> pd.DataFrame:
+def growth(sizes: tuple[int, ...], d: int, budgets: tuple[int, ...]) -> pd.DataFrame:
     """Seconds and peak memory of queries of each budget from memory-mapped files of each size, each query in a fresh process.
 
     Columns: points, dimensions, budget, seconds (checking the features included, starting Python not), features (GB of the file),
@@ -142,19 +135,18 @@ def growth(sizes: tuple[int, ...], d: int, budgets: tuple[int, ...], dtype: str 
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for n in sizes:
-            path = write_synthetic(Path(folder) / "features.npy", n, d, dtype)
+            path = write_synthetic(Path(folder) / "features.npy", n, d)
             for budget in budgets:
                 command = [sys.executable, "-c", QUERY, str(path), str(budget)]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 seconds, peak = map(float, done.stdout.split())
-                size = path.stat().st_size / 1e9
-                rows.append({"points": n, "dimensions": d, "budget": budget, "seconds": seconds, "features": size, "peak": peak})
-    return pd.DataFrame(rows)
+                rows.append((n, d, budget, seconds, path.stat().st_size / 1e9, peak))
+    return pd.DataFrame(rows, columns=["points", "dimensions", "budget", "seconds", "features", "peak"])
 
 
-def write_synthetic(path: Path, n: int, d: int, dtype: str = "float32") -> Path:
+def write_synthetic(path: Path, n: int, d: int) -> Path:
     """Write `synthetic` features (n, d), whose noise falls from axis to axis as that of real ones does, a part at a time."""
-    out = np.lib.format.open_memmap(path, "w+", dtype, (n, d))
+    out = np.lib.format.open_memmap(path, "w+", np.float32, (n, d))
     for number, part in enumerate(geometry.slices(n, SCALED)):
         out[part] = synthetic(part.stop - part.start, d, SPREAD * np.arange(1, d + 1) ** -0.5, number)
     out.flush()

@@ -17,45 +17,31 @@ from lightly.transforms import SimCLRTransform
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from supclust import profiles, simclr
-from supclust.bench.tables import table
-from supclust.profiles import Profile, SimCLR
-from supclust.train import cpu
+from supclust import simclr
+from supclust.profiles import SimCLR
+from supclust.train import hardware
 
 STOCK = "lightly transform, DataLoader, fp32"
 SHARES = "augmentation, share of a step"
 
 
-def load_or_measure(profile: Profile, measure: bool = False) -> tuple[pd.DataFrame, str]:
-    """The `training` table and the machine it is of: the kept one, or measured on noise, since contents do not matter.
+def training(config: SimCLR, repeats: int = 3) -> pd.DataFrame:
+    """Images per second of training steps, on noise: the stock way at the config's side, then the engine on views of three sides.
 
-    It is of the paper's network, which takes minutes on CPUs; in the profile "quick", of its own small one, measured each time.
+    Columns: way, pixels, images per second (median of repeats), times stock, and the engine's SHARES. All ways take turns, so that
+    what else the machine does meets all of them; each gets a step of warm-up before every step that counts.
     """
-    quick = profile.name == "quick"
-    config = profile.simclr if quick else profiles.recipe("paper", "cifar10")
     images = np.random.default_rng(0).integers(0, 256, (3 * config.batch_size, 3, config.side, config.side), dtype=np.uint8)
-    sides = config.side, config.side * 3 // 4, config.side // 2
-    measured, folder = partial(training, images, config, sides), "quick" if quick else "laptop"
-    found, machine = table("speed", lambda: measured().reset_index(), measure or quick, folder)
-    return found.set_index("way"), machine
-
-
-def training(images: np.ndarray, config: SimCLR, sides: tuple[int, ...], repeats: int = 3) -> pd.DataFrame:
-    """Images per second of training steps: the stock way at the config's side, then the engine at each of the sides.
-
-    images: uint8 (n, 3, height, width), at least 2 batches. config: network, width and batch size of all ways.
-    Index "way"; columns "pixels", "images per second" (median of repeats), "times stock", and the engine's SHARES. All ways take
-    turns, so that what else the machine does meets all of them; each gets a step of warm-up before every step that counts.
-    """
-    ways = {STOCK: _stock(images, config)}
-    ways |= {f"engine, views of {side} pixels": _engine(images, dataclasses.replace(config, side=side)) for side in sides}
-    turns = [[_seconds_of_second(steps()) for steps in ways.values()] for _ in range(repeats)]
-    found = pd.DataFrame({"pixels": [config.side, *sides], "seconds": np.median(turns, axis=0)}, pd.Index(ways, name="way"))
-    found["images per second"] = config.batch_size / found["seconds"]
-    found["times stock"] = found["images per second"] / found["images per second"][STOCK]
-    augmentation = [_augmentation_seconds(images, config, side) for side in sides]
-    found[SHARES] = [np.nan, *augmentation] / found["seconds"]
-    return found.drop(columns="seconds")
+    smaller = [dataclasses.replace(config, side=config.side * part // 4, small_epochs=0) for part in (4, 3, 2)]
+    ways = {STOCK: _stock(images, config)} | {f"engine, views of {own.side} pixels": _engine(images, own) for own in smaller}
+    timed = [*ways.values(), *(partial(_augmentations, images, own) for own in smaller)]
+    seconds = np.median([[_seconds_of_second(steps()) for steps in timed] for _ in range(repeats)], axis=0)
+    steps, augmentations = np.split(seconds, [len(ways)])
+    found = pd.DataFrame({"way": list(ways), "pixels": [config.side, *(own.side for own in smaller)]})
+    found["images per second"] = config.batch_size / steps
+    found["times stock"] = steps[0] / steps
+    found[SHARES] = [np.nan, *augmentations] / steps
+    return found
 
 
 def _stock(images: np.ndarray, config: SimCLR) -> Callable[[], Iterator[float]]:
@@ -89,10 +75,10 @@ def _engine(images: np.ndarray, config: SimCLR) -> Callable[[], Iterator[float]]
     """Does steps as simclr.train does them, and yields the time at the end of each."""
     device = simclr.default_device()
     resident = torch.from_numpy(images).to(device)
-    _, _, fit = simclr.make_step(dataclasses.replace(config, small_epochs=0, learning_rate=0.01), device)
+    _, _, fit = simclr.make_step(dataclasses.replace(config, learning_rate=0.01), device)
 
     def steps() -> Iterator[float]:
-        with cpu.conditions(config.width, config.side), cpu.kept_memory():
+        with hardware.conditions(config.width, config.side), hardware.kept_memory():
             for step, rows in enumerate(torch.randperm(len(images), device=device).split(config.batch_size)):
                 fit(resident[rows], step, 2)
                 yield _now()
@@ -100,22 +86,19 @@ def _engine(images: np.ndarray, config: SimCLR) -> Callable[[], Iterator[float]]
     return steps
 
 
+def _augmentations(images: np.ndarray, config: SimCLR) -> Iterator[float]:
+    """Makes the two views of batches as simclr.train does, and yields the time at the end of each."""
+    generator = torch.Generator(device := simclr.default_device()).manual_seed(0)
+    with hardware.conditions(config.width, config.side), hardware.kept_memory():
+        for batch in torch.from_numpy(images).to(device).split(config.batch_size):
+            for _ in range(2):
+                simclr.render(batch, simclr.draw(len(batch), config, generator), config.side)
+            yield _now()
+
+
 def _seconds_of_second(steps: Iterator[float]) -> float:
     first, second = islice(steps, 2)
     return second - first
-
-
-def _augmentation_seconds(images: np.ndarray, config: SimCLR, side: int, repeats: int = 3) -> float:
-    """Median time to make the two views of a batch."""
-    device, ends = simclr.default_device(), []
-    batch = torch.from_numpy(images[: config.batch_size]).to(device)
-    with cpu.conditions(config.width, config.side), cpu.kept_memory():
-        for seed in range(repeats + 1):
-            generator = torch.Generator(device).manual_seed(seed)
-            for _ in range(2):
-                simclr.render(batch, simclr.draw(len(batch), config, generator), side)
-            ends.append(_now())
-    return float(np.median(np.diff(ends)))
 
 
 def _now() -> float:

@@ -25,7 +25,7 @@ from supclust.images.files import ImageFiles
 from supclust.label.request import EncoderOptions
 from supclust.profiles import SimCLR
 from supclust.simclr import Encoder
-from supclust.train import planning
+from supclust.train import hardware
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ class OwnSimCLR:
         epochs = self.options.epochs
         if epochs is None:
             sides = {config.small_side: small, config.side: 1 - small}
-            image = sum(part * planning.seconds_per_image(images, config, side, start) for side, part in sides.items() if part > 0)
+            image = sum(part * hardware.seconds_per_image(images, config, side, start) for side, part in sides.items() if part > 0)
             epoch = image * (len(images) // batch * batch)
             epochs = max(1, int(60 * self.options.minutes / epoch))
             log.info("an epoch takes about %.1f s: %d of them fit into %g minutes", epoch, epochs, self.options.minutes)

@@ -15,23 +15,10 @@ from supclust.engine import threads
 from supclust.profiles import Profile
 
 PACKAGES = (
-    "supclust",
-    "torch",
-    "torchvision",
-    "lightly",
-    "scikit-learn",
-    "faiss-cpu",
-    "numpy",
-    "scipy",
-    "pandas",
-    "matplotlib",
-    "seaborn",
-    "umap-learn",
-    "papermill",
-)
-
-# What a run itself writes; that it differs from the commit says nothing about the code that made it.
-WRITTEN_BY_RUNS = ("figures", "reports")
+    "supclust", "torch", "torchvision", "lightly", "scikit-learn", "faiss-cpu", "numpy", "scipy", "pandas", "matplotlib", "seaborn",
+    "umap-learn", "papermill",
+)  # fmt: skip
+WRITTEN_BY_RUNS = ("figures", "reports")  # that these differ from the commit says nothing about the code that made them
 
 
 def collect() -> dict[str, Any]:
@@ -51,10 +38,9 @@ def collect() -> dict[str, Any]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """The commit that is checked out in a folder, and whether files differ from it.
+    """The commit that is checked out in a folder, and whether files differ from it; None if it is not the top of a repository.
 
-    None when the folder is not the top of a repository with a commit: an installed package that happens to lie somewhere below
-    another project's repository has no state of its own.
+    An installed package that lies somewhere below another project's repository has no state of its own.
     """
     if not (folder / ".git").exists() or not (commit := _output("git", "-C", folder, "rev-parse", "HEAD")):
         return None
@@ -66,28 +52,20 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 def feature_checksums(profile: Profile) -> dict[str, str | None]:
     """The checksum of each feature file that a profile reads, None for a file that is not there (yet) or damaged.
 
-    Of shipped features, the long-tailed draw is taken from those of the whole data set, so it has no file of its own. Of trained
-    ones, each draw and each encoder has one.
+    Shipped features are one file, from which the long-tailed pool is drawn. Of trained ones, each draw and encoder has a file.
     """
-    files = {"cifar10": kept.shipped_features("cifar10")}
+    files, found = {"cifar10": kept.shipped_features("cifar10")}, {}
     if profile.features == "trained":
         files = {file.parent.name: file for file in sorted(kept.artefacts(profile.name).glob("*/features.safetensors"))}
-    read = {name: kept.read(file) for name, file in files.items()}
-    found = {name: arrays and kept.checksum(arrays[0]) for name, arrays in read.items()}
-    return found if profile.features == "shipped" else dict.fromkeys(profile.datasets) | found
+        found = dict.fromkeys(profile.datasets)
+    return found | {name: kept.checksum(read[0]) if (read := kept.read(file)) else None for name, file in files.items()}
 
 
-def without_paths(value: Any) -> Any:
-    """A value of JSON with the folders of every absolute path in its texts left out: .../name instead of them."""
-    if isinstance(value, dict):
-        return {key: without_paths(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_paths(item) for item in value]
-    if not isinstance(value, str):
-        return value
+def without_paths(text: str) -> str:
+    """A text with the folders of every absolute path in it left out: .../name instead of them."""
     home = str(Path.home())
-    value = value.replace(home, "~") if home != "/" else value
-    return re.sub(r"(?<![\w.:~/])/(?:[^\s/'\":,;]+/)+(?=[^\s/])", ".../", value)
+    text = text.replace(home, "~") if home != "/" else text
+    return re.sub(r"(?<![\w.:~/])/(?:[^\s/'\":,;]+/)+(?=[^\s/])", ".../", text)
 
 
 def _version(name: str) -> str | None:
@@ -100,7 +78,7 @@ def _version(name: str) -> str | None:
 def _cpu_model() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists() and (found := re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)):
-        return found[1].strip()
+        return found[1]
     return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
 
 

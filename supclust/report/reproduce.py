@@ -1,4 +1,4 @@
-"""Papermill over the numbered notebooks: executed copies, HTML pages, and what made them."""
+"""Papermill over the numbered notebooks: executed copies, HTML pages, a page of all figures, and what made them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nbconvert.preprocessors import ClearMetadataPreprocessor, ExecutePreprocess
 from papermill.exceptions import PapermillExecutionError
 
 from supclust import kept, profiles
-from supclust.report import index, provenance
+from supclust.report import provenance
 
 log = logging.getLogger(__name__)
 
@@ -60,34 +60,17 @@ class Outcome:
     status: str  # "ok" or "failed"
     started: str  # ISO 8601, UTC
     seconds: float
-    parameters: dict[str, Any]
+    parameters: dict[str, Any]  # those left at their default included
     failing_cell: FailingCell | None = None
 
 
-@dataclass(frozen=True)
-class Task:
-    """A notebook, and all parameters it is run with, those left at their default included."""
-
-    file: Path
-    parameters: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        return self.file.stem
-
-
 def figures(
-    profile: str,
-    notebooks: Sequence[str] = (),
-    parameters: Mapping[str, Any] | None = None,
-    out: str | Path | None = None,
-    recompute: bool = False,
+    profile: str, notebooks: Sequence[str] = (), parameters: Mapping[str, Any] | None = None, recompute: bool = False
 ) -> list[Outcome]:
     """Execute the numbered notebooks, all or those named, one after the other, and write their reports.
 
     notebooks: "03", "3", "03_queried_samples" or the file's name.
     parameters: name -> value for every one of them; text is read as the type that the notebook annotates.
-    out: the folder below which reports/ and figures/ are written (default: kept.out()).
     recompute: passed to the notebooks that have such a parameter.
 
     Fills reports/<profile>/ with NAME.ipynb, NAME.html, index.html and provenance.json. A notebook that fails does not stop
@@ -95,23 +78,23 @@ def figures(
     parameter that one of the notebooks does not have or whose value is not of its type.
     """
     config, parameters = profiles.get(profile), dict(parameters or {})
-    tasks = plan(config.name, find_notebooks(notebooks), parameters, recompute)
+    tasks = plan(profile, find_notebooks(notebooks), parameters, recompute)
     logging.getLogger("traitlets").setLevel(logging.ERROR)  # nbconvert warns of every picture without an alternative text
-    with kept.environment({**KERNEL_ENVIRONMENT, "SUPCLUST_OUT": str(Path(out or kept.out()).expanduser().resolve())}):
-        file, outcomes = kept.reports(config.name) / "provenance.json", []
-        record = {"started": _now(), "profile": asdict(config), "parameters": parameters, **provenance.collect()}
-        entries = _earlier_entries(file)
-        for number, task in enumerate(tasks, start=1):
-            log.info("[%d/%d] %s ...", number, len(tasks), task.name)
-            outcomes.append(_run(task, file.parent))
+    file, outcomes = kept.reports(profile) / "provenance.json", []
+    record = {"started": _now(), "profile": asdict(config), "parameters": parameters, **provenance.collect()}
+    entries = _earlier_entries(file)
+    with kept.environment(KERNEL_ENVIRONMENT | kept.folders()):
+        for number, (notebook, values) in enumerate(tasks.items(), start=1):
+            log.info("[%d/%d] %s ...", number, len(tasks), notebook.stem)
+            outcomes.append(_run(notebook, values, file.parent))
             log.info("[%d/%d] %s", number, len(tasks), describe(outcomes[-1]))
-            entry = asdict(outcomes[-1]) | {"git": record["git"]}
-            entries[task.name] = {key: value for key, value in entry.items() if key != "notebook"}
+            entries[notebook.stem] = asdict(outcomes[-1]) | {"git": record["git"]}
+            if cell := entries[notebook.stem]["failing_cell"]:
+                cell["error"] = provenance.without_paths(cell["error"])
             checksums = provenance.feature_checksums(config)  # a notebook may just have made them
             record |= {"features": checksums, "notebooks": dict(sorted(entries.items()))}
-            told = provenance.without_paths(record)
-            kept.write_text(file, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
-            index.write(config.name, told, find_notebooks())
+            kept.write_text(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+            _write_index(profile, record)
     return outcomes
 
 
@@ -124,8 +107,8 @@ def describe(outcome: Outcome) -> str:
     return f"{outcome.notebook} FAILED after {outcome.seconds:.1f} s {where}\n    {cell.error}"
 
 
-def refresh(notebooks: Sequence[str] = ()) -> None:
-    """Execute the notebooks, all or those named, in place with their defaults: the form in which they are committed.
+def refresh() -> None:
+    """Execute the notebooks in place with their defaults: the form in which they are committed.
 
     Of the metadata only tags, kernel and language stay. A notebook that fails raises nbclient's CellExecutionError and stays
     as it was.
@@ -134,7 +117,7 @@ def refresh(notebooks: Sequence[str] = ()) -> None:
     stays = {"kernelspec", ("language_info", "name")}
     clear = ClearMetadataPreprocessor(preserve_cell_metadata_mask={"tags"}, preserve_nb_metadata_mask=stays)
     with kept.environment(KERNEL_ENVIRONMENT):
-        for file in find_notebooks(notebooks):
+        for file in find_notebooks():
             log.info("%s ...", file.stem)
             notebook = nbformat.read(file, as_version=4)
             for preprocessor in (execute, clear):
@@ -163,19 +146,19 @@ def find_notebooks(names: Sequence[str] = ()) -> list[Path]:
     return [file for file in known if file in wanted or not names]
 
 
-def plan(profile: str, notebooks: Sequence[Path], parameters: Mapping[str, Any], recompute: bool) -> list[Task]:
-    """What to run with which parameters; ValueError with one line for each parameter that does not fit a notebook."""
+def plan(profile: str, notebooks: Sequence[Path], parameters: Mapping[str, Any], recompute: bool) -> dict[Path, dict[str, Any]]:
+    """All parameters of each notebook; ValueError with one line for each given one that does not fit a notebook."""
     if "profile" in parameters:
         raise ValueError("the profile is chosen with --profile, not as a parameter")
-    tasks, problems = [], {}
+    tasks, problems = {}, {}
     for file in notebooks:
         declared = papermill.inspect_notebook(file)
         known = ", ".join(f"{name}: {entry['inferred_type_name']}" for name, entry in declared.items()) or "none"
         wanted = {"profile": profile} | ({"recompute": True} if recompute and "recompute" in declared else {}) | dict(parameters)
-        tasks.append(Task(file, {name: ast.literal_eval(entry["default"]) for name, entry in declared.items()}))
+        tasks[file] = {name: ast.literal_eval(entry["default"]) for name, entry in declared.items()}
         for name, value in wanted.items():
             try:
-                tasks[-1].parameters[name] = _read_value(name, value, declared)
+                tasks[file][name] = _read_value(name, value, declared)
             except ValueError as error:
                 problems.setdefault(f"{error}; its parameters: {known}", []).append(file.stem)
     if problems:
@@ -188,8 +171,6 @@ def _read_value(name: str, value: Any, declared: Mapping[str, Mapping[str, str]]
     if name not in declared:
         raise ValueError(f"unknown parameter {name!r}")
     annotation = declared[name]["inferred_type_name"]
-    if annotation not in READERS:
-        raise ValueError(f"parameter {name!r} is {annotation}, which cannot be given here ({', '.join(READERS)} can)")
     try:
         return READERS[annotation](str(value))
     except (ValueError, KeyError):
@@ -199,50 +180,62 @@ def _read_value(name: str, value: Any, declared: Mapping[str, Mapping[str, str]]
 # --- running --------------------------------------------------------------------------------------------------------------
 
 
-def _run(task: Task, folder: Path) -> Outcome:
+def _run(file: Path, parameters: dict[str, Any], folder: Path) -> Outcome:
     """Execute one notebook and write its two reports into the folder, whatever comes of it."""
     began, started = time.perf_counter(), _now()
-    failing_cell = _execute(task, folder)
+    failing_cell = _execute(file, parameters, folder)
     status, seconds = "failed" if failing_cell else "ok", round(time.perf_counter() - began, 1)
-    return Outcome(task.name, status, started, seconds, task.parameters, failing_cell)
+    return Outcome(file.stem, status, started, seconds, parameters, failing_cell)
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _execute(task: Task, folder: Path) -> FailingCell | None:
+def _execute(file: Path, parameters: dict[str, Any], folder: Path) -> FailingCell | None:
     """Papermill writes after every cell, elsewhere; the reports are written when all cells have run, or one has failed."""
-    error, bar = None, {"desc": task.name, "leave": False, "disable": not sys.stderr.isatty()}
+    error, bar = None, {"desc": file.stem, "leave": False, "disable": not sys.stderr.isatty()}
     with tempfile.TemporaryDirectory() as elsewhere:
-        executed = Path(elsewhere) / task.file.name
+        executed = Path(elsewhere) / file.name
         try:
-            papermill.execute_notebook(task.file, executed, task.parameters, cwd=task.file.parent, progress_bar=bar, **KERNEL)
+            papermill.execute_notebook(file, executed, parameters, cwd=file.parent, progress_bar=bar, **KERNEL)
         except PapermillExecutionError as failed:
             error = f"{failed.ename}: {failed.evalue}".rstrip(": ")
         except Exception as failed:  # the kernel did not start or died: whatever it is, the other notebooks go on
-            log.debug("%s", task.name, exc_info=True)
+            log.debug("%s", file.stem, exc_info=True)
             error = f"{type(failed).__name__}: {failed}"
         notebook = nbformat.read(executed, as_version=4)
-    started = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.metadata.papermill.start_time]
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code" and cell.metadata.papermill.start_time]
     for key in ("input_path", "output_path", "environment_variables"):
         del notebook.metadata.papermill[key]
-    kept.write_text(folder / task.file.name, nbformat.writes(notebook) + "\n")
-    resources = {"metadata": {"name": index.title(task.file), "path": str(kept.NOTEBOOKS)}}
-    page, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook, resources)
-    kept.write_text(folder / f"{task.name}.html", page)
-    if error:
-        return FailingCell(len(started) or None, started[-1].source.strip().splitlines()[0] if started else "", error)
-    return None
+    kept.write_text(folder / file.name, nbformat.writes(notebook) + "\n")
+    page, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": _title(file)}})
+    kept.write_text(folder / f"{file.stem}.html", page)
+    return FailingCell(len(sources) or None, ["", *sources][-1].strip().partition("\n")[0], error) if error else None
 
 
 def _earlier_entries(file: Path) -> dict[str, Any]:
     """What provenance.json says of the notebooks that are still there; a file that cannot be read is written anew."""
     try:
-        entries = json.loads(file.read_text(encoding="utf-8"))["notebooks"]
-        return {notebook.stem: entries[notebook.stem] for notebook in find_notebooks() if notebook.stem in entries}
-    except FileNotFoundError:
-        return {}
+        entries = json.loads(file.read_text(encoding="utf-8"))["notebooks"] if file.exists() else {}
     except (ValueError, KeyError, TypeError):
         log.warning("%s is not readable and is written anew", file)
         return {}
+    return {notebook.stem: entries[notebook.stem] for notebook in find_notebooks() if notebook.stem in entries}
+
+
+def _write_index(profile: str, record: dict[str, Any]) -> None:
+    """Write reports/<profile>/index.html: a table of all notebooks, with links to their pages, then every figure, by name."""
+    reports, pictures = kept.reports(profile), sorted(kept.figures(profile).glob("[!.]*"))
+    page = kept.template(Path(__file__).with_name("index.html.j2")).render(
+        record=record,
+        notebooks=[(file.stem, _title(file), (reports / f"{file.stem}.html").exists()) for file in find_notebooks()],
+        pictures=[file for file in pictures if file.suffix in (".png", ".gif")],
+        pdfs=[file.stem for file in pictures if file.suffix == ".pdf"],
+    )
+    kept.write_text(reports / "index.html", page)
+
+
+def _title(notebook: Path) -> str:
+    """The heading that a notebook opens with."""
+    return nbformat.read(notebook, as_version=4).cells[0].source.partition("\n")[0].lstrip("# ")

@@ -34,20 +34,13 @@ def mean_distances(points: np.ndarray, n_neighbors: int, squared: bool = False) 
         index.cp.niter, index.nprobe = 5, PROBED
         index.train(points)
         index.add(points)
-        squares, found = index.search(points, k + 1)
+        squares, found = index.search(points, k + 1)  # the nearest is the point itself, or a copy of it
         few = np.flatnonzero(found[:, -1] < 0)
         if len(few):
-            squares[few], found[few] = faiss.knn(points[few], points, k + 1)
-        squares = _others(squares, found, np.arange(n))
+            squares[few], _ = faiss.knn(points[few], points, k + 1)
         rows = np.random.default_rng(0).choice(n, min(CHECKED, n), replace=False)
-        exact = _others(*faiss.knn(points[rows], points, k + 1), rows)
-    recall = float((squares[rows] <= exact.max(axis=1, keepdims=True) * (1 + 1e-4)).mean())
+        exact, _ = faiss.knn(points[rows], points, k + 1)
+    recall = float((squares[rows, 1:] <= exact[:, -1:] * (1 + 1e-4)).mean())
     log.info("approximate neighbours of %d points: recall %.2f", n, recall)
+    squares = np.maximum(squares[:, 1:], 0)
     return (squares if squared else np.sqrt(squares)).mean(axis=1, dtype=float)
-
-
-def _others(squares: np.ndarray, neighbors: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """Squares (m, k) of the k + 1 that were found, without the point itself, or without the farthest where it is not among them."""
-    is_own = neighbors == own[:, None]
-    is_own[~is_own.any(axis=1), -1] = True
-    return np.maximum(squares[~is_own].reshape(len(own), -1), 0)

@@ -1,4 +1,4 @@
-"""What training needs besides `simclr`: hardware settings, checkpoints, compiled steps, processes, the FSL network, shipping.
+"""What training needs besides `simclr`: hardware settings, several processes, checkpoints, the FSL network, shipped files.
 
 `simclr`, `active`, `label` and the commands `supclust train` and `supclust ship` come in here.
 """

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 
 @contextmanager
@@ -32,11 +31,6 @@ def joined() -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
-
-
-def wrap(model: nn.Module, device: torch.device) -> DistributedDataParallel:
-    """The model, changed in place to share batch statistics on GPUs, in a module that averages gradients over the processes."""
-    return DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(model) if device.type == "cuda" else model)
 
 
 def mean(value: Tensor) -> Tensor:

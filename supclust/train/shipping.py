@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import spearmanr
+from sklearn.preprocessing import StandardScaler
 
 from supclust import datasets, features, kept, learners, method, simclr
 from supclust.engine import geometry
@@ -21,21 +21,12 @@ from supclust.features import Features
 log = logging.getLogger(__name__)
 
 LARGEST = 20_000_000  # bytes, train and test together
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """How features are stored: as which type, and in how many dimensions (None = all)."""
-
-    dtype: str
-    dimensions: int | None
-
-    @property
-    def name(self) -> str:
-        return f"{self.dtype}, {self.dimensions or 'all'} dimensions"
-
-
-CANDIDATES = (Encoding("float16", 128), Encoding("uint8", None), Encoding("uint8", 256))
+# How features may be stored: as which type, and in how many dimensions (None = all).
+ENCODINGS = {
+    "float16, 128 dimensions": ("float16", 128),
+    "uint8, all dimensions": ("uint8", None),
+    "uint8, 256 dimensions": ("uint8", 256),
+}
 
 
 def ship(dataset: str, encoder_file: Path) -> pd.DataFrame:
@@ -51,84 +42,77 @@ def ship(dataset: str, encoder_file: Path) -> pd.DataFrame:
     return pack(full, kept.shipped_features(dataset))
 
 
-def linear_probe(full: Features, weight_decay: float = 1e-4) -> float:
+def linear_probe(full: Features) -> float:
     """Test accuracy of a linear layer trained on all labels of the pool, on standardised features."""
-    mean, deviation = full.train.mean(axis=0), full.train.std(axis=0) + 1e-6
-    head = learners.fit_linear_head((full.train - mean) / deviation, full.train_labels, len(full.classes), weight_decay)
-    return float(np.mean(head.predict((full.test - mean) / deviation) == full.test_labels))
+    scaler = StandardScaler().fit(full.train)
+    head = learners.fit_linear_head(scaler.transform(full.train), full.train_labels, len(full.classes), weight_decay=1e-4)
+    return float(np.mean(head.predict(scaler.transform(full.test)) == full.test_labels))
 
 
-def pack(full: Features, path: Path, candidates: tuple[Encoding, ...] = CANDIDATES, largest: int = LARGEST) -> pd.DataFrame:
-    """Write the features to path in that of the candidates which keeps typicality best and is not too large; returns them compared.
+def pack(full: Features, path: Path) -> pd.DataFrame:
+    """Write the features to path in the encoding that keeps typicality best and is not too large; returns all compared.
 
     Raises ValueError if all of them are too large.
     """
-    encodings, rows = {encoding.name: encoding for encoding in candidates}, {}
+    rows = {}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "features.safetensors"
-        for name, encoding in encodings.items():
-            stored = save_encoded(file, reduce(full, encoding.dimensions), encoding.dtype)
+        for name, (dtype, dimensions) in ENCODINGS.items():
+            stored = save_encoded(file, reduce(full, dimensions), dtype)
             rows[name] = {"bytes": file.stat().st_size, **fidelity(full, stored)}
     table = pd.DataFrame.from_dict(rows, orient="index")
-    small = table[table["bytes"] <= largest]
+    small = table[table["bytes"] <= LARGEST]
     if small.empty:
-        raise ValueError(f"no encoding of these features fits into {largest} bytes")
+        raise ValueError(f"no encoding of these features fits into {LARGEST} bytes")
     best = small["typicality rho"].idxmax()
+    dtype, dimensions = ENCODINGS[best]
     about = {"encoding": best, "of": full.checksum, **table.loc[best].astype(float).round(5)}
-    stored = dataclasses.replace(reduce(full, encodings[best].dimensions), made_by=full.made_by | {"stored": about}, checksum="")
-    save_encoded(path, stored, encodings[best].dtype)
+    save_encoded(path, dataclasses.replace(reduce(full, dimensions), made_by=full.made_by | {"stored": about}, checksum=""), dtype)
     log.info("features stored as %s in %s", best, path)
     return table
 
 
 def reduce(full: Features, dimensions: int | None) -> Features:
-    """The normalised features in the leading dimensions of their singular value decomposition.
+    """The normalised features in the leading dimensions of their singular value decomposition, or as they are.
 
     It is not centred, so that angles and distances both stay what they are, up to the dimensions that are left out.
     """
     train, test = geometry.normalise(full.train), geometry.normalise(full.test)
-    if dimensions is None:
-        return dataclasses.replace(full, train=train, test=test, checksum="")
-    _, vectors = np.linalg.eigh(train.T.astype(float) @ train)
-    basis = vectors[:, ::-1][:, :dimensions].astype(np.float32)
-    return dataclasses.replace(full, train=train @ basis, test=test @ basis, checksum="")
+    if dimensions is not None:
+        _, vectors = np.linalg.eigh(train.T.astype(float) @ train)
+        basis = vectors[:, ::-1][:, :dimensions].astype(np.float32)
+        train, test = train @ basis, test @ basis
+    return dataclasses.replace(full, train=train, test=test, checksum="")
 
 
 def save_encoded(path: Path, full: Features, dtype: str) -> Features:
     """Write a feature file as float16, or as uint8: each dimension in 256 even steps from its smallest to its largest value.
 
-    Returns the features as they will be read from it. Raises ValueError for another type and features too large for float16.
+    Returns the features as they will be read from it.
     """
-    both = np.concatenate([full.train, full.test])
-    if dtype == "float16":
-        with np.errstate(over="ignore"):
-            codes, steps = both.astype(np.float16), {}
-        if not np.isfinite(codes).all():
-            raise ValueError("features are too large for float16")
-    elif dtype == "uint8":
-        offset, span = both.min(axis=0), np.ptp(both, axis=0)
+    codes, steps = np.concatenate([full.train, full.test]), {}
+    if dtype == "uint8":
+        offset, span = codes.min(axis=0), np.ptp(codes, axis=0)
         step = np.where(span > 0, span, 1) / 255
-        codes = np.rint((both - offset) / step).astype(np.uint8)
-        steps = {"step": step.astype(np.float32), "offset": offset.astype(np.float32)}
-    else:
-        raise ValueError(f"features are encoded as float16 or uint8, not {dtype}")
-    encoded = {"train": codes[: len(full.train)], "test": codes[len(full.train) :]} | steps
-    return features.save(path, full, full.arrays() | encoded)
+        codes, steps = np.rint((codes - offset) / step), {"step": step.astype(np.float32), "offset": offset.astype(np.float32)}
+    train, test = np.split(codes.astype(dtype), [len(full.train)])
+    return features.save(path, full, full.arrays() | {"train": train, "test": test} | steps)
 
 
-def fidelity(full: Features, stored: Features, n_clusters: int = 50) -> dict[str, float]:
-    """How well stored features keep full ones: Spearman's rho of typicality and of SUP in the same clusters, and kNN."""
-    clusters, _ = kmeans(geometry.Points(full.train), n_clusters)
-    before, after = _scores(full.train, clusters), _scores(stored.train, clusters)
-    correlations = {f"{name} rho": float(spearmanr(before[name], after[name]).statistic) for name in before}
-    return correlations | {"kNN": features.knn_accuracy(stored.train, stored.train_labels, stored.test, stored.test_labels)}
+def fidelity(full: Features, stored: Features) -> dict[str, float]:
+    """How well stored features keep full ones: Spearman's rho of typicality and of SUP in the same fifty clusters, and kNN."""
+    clusters, _ = kmeans(geometry.Points(full.train), 50)
+    pairs = zip(_scores(full.train, clusters), _scores(stored.train, clusters), strict=True)
+    typicality, sup = (float(spearmanr(before, after).statistic) for before, after in pairs)
+    knn = features.knn_accuracy(stored.train, stored.train_labels, stored.test, stored.test_labels)
+    return {"typicality rho": typicality, "sup rho": sup, "kNN": knn}
 
 
-def _scores(points: np.ndarray, clusters: np.ndarray) -> dict[str, np.ndarray]:
+def _scores(points: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Typicality and SUP of all the points, given their clusters."""
     points, typicality, centers = geometry.normalise(points), np.empty(len(points)), []
     for own in (clusters == k for k in range(clusters.max() + 1)):
         typicality[own] = method.typicality(points[own])
         centers.append(points[own].mean(axis=0))
     centers = np.stack(centers)
-    return {"typicality": typicality, "sup": method.sup(points, clusters, centers, method.default_temperature(centers))}
+    return typicality, method.sup(points, clusters, centers, method.default_temperature(centers))

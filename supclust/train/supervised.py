@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from supclust import simclr
 from supclust.learners import DROPOUT, LinearHead
 from supclust.profiles import FSL
-from supclust.train import cpu
+from supclust.train import hardware
 
 WEIGHTS_STREAM, STEPS_STREAM = 1, 2  # ids of random streams
 
@@ -42,11 +42,9 @@ def fit_network(images: simclr.Images, labels: np.ndarray, n_classes: int, confi
     images: uint8 (l, 3, height, width), on the device at once, since there are few; labels int (l,) in 0..n_classes-1. Any number
     of them trains, of any classes: batches are filled by repetition, and a class without an image ends up improbable.
     The same seed, a few whole numbers, gives the same network on one machine, whatever ran before.
-    Raises ValueError for labels out of range and FloatingPointError if the loss is no longer finite.
+    Raises FloatingPointError if the loss is no longer finite.
     """
-    if len(images) != len(labels) or len(labels) == 0 or labels.min() < 0 or labels.max() >= n_classes:
-        raise ValueError(f"{len(images)} images need as many labels, in 0..{n_classes - 1}, not {np.unique(labels).tolist()}")
-    device, layout = simclr.default_device(), cpu.memory_format(config.width)
+    device, layout = simclr.default_device(), hardware.memory_format(config.width)
     model = nn.Sequential(simclr.ResNet(config.network, config.width, config.stem), nn.Linear(8 * config.width, n_classes))
     simclr.initialise(model, simclr.generator(simclr.CPU, (*seed, WEIGHTS_STREAM)))
     model.to(device, memory_format=layout).train()
@@ -55,11 +53,11 @@ def fit_network(images: simclr.Images, labels: np.ndarray, n_classes: int, confi
     numbers = {"lr": config.learning_rate, "momentum": config.momentum, "weight_decay": config.weight_decay}
     optimizer = torch.optim.SGD(model.parameters(), **numbers, nesterov=True, fused=True)
     schedule = CosineAnnealingLR(optimizer, config.epochs)  # the rate falls epoch by epoch
-    with cpu.conditions(config.width, config.side), cpu.kept_memory():
+    with hardware.conditions(config.width, config.side), hardware.kept_memory():
         for _ in range(config.epochs):
             for rows in _filled_batches(len(images), config.batch_size, generator):
                 views = simclr.normalise(shift(resident[rows], config.side // 8, config.flip, generator))
-                with cpu.autocast(device, config, config.side):
+                with hardware.autocast(device, config, config.side):
                     features = model[0](views.contiguous(memory_format=layout)).float()
                     kept = torch.rand(features.shape, device=device, generator=generator) >= DROPOUT
                     loss = F.cross_entropy(model[1](features * kept / (1 - DROPOUT)).float(), targets[rows])
@@ -86,9 +84,8 @@ def shift(images: Tensor, padding: int, flip: float, generator: Generator) -> Te
     images: (n, 3, height, width) of any type, on the generator's device; returns the same shape and type.
     """
     n, _, height, width = images.shape
-    padded, each = F.pad(images, [padding] * 4), torch.arange(n, device=images.device)[:, None, None]
-    offsets = torch.randint(2 * padding + 1, (2, n, 1), device=images.device, generator=generator)
+    crops = F.pad(images, [padding] * 4).unfold(2, height, 1).unfold(3, width, 1)  # (n, 3, y, x, height, width), no copy
+    y, x = torch.randint(2 * padding + 1, (2, n), device=images.device, generator=generator)
     mirrored = torch.rand(n, device=images.device, generator=generator) < flip
-    rows, columns = (torch.arange(extent, device=images.device).expand(n, extent) for extent in (height, width))
-    rows, columns = offsets[0] + rows, offsets[1] + torch.where(mirrored[:, None], columns.flip(1), columns)
-    return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    moved = crops[torch.arange(n, device=images.device), :, y, x]
+    return torch.where(mirrored[:, None, None, None], moved.flip(3), moved)

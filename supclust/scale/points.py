@@ -1,4 +1,4 @@
-"""Features past one machine: shards that stay on the workers of a Dask cluster, and what k-means and scores ask of them."""
+"""Features that stay where they are: in a memory-mapped file, or in shards on the workers of a Dask cluster."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from supclust.engine import geometry, threads
-from supclust.scale.mapped import Mapped
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -21,6 +21,35 @@ NEED_MEMORY = (
     "these features are in shards on a cluster and are not gathered: supclust, supclust-no-sup, supclust-no-typicality, typiclust "
     "and random work on them; other strategies need all the features in memory, as one array"
 )
+
+
+class Mapped(geometry.Points):
+    """`geometry.Points` features (n, d) of which no copy is kept: a block is converted and normalised whenever it is asked for."""
+
+    def __init__(self, features: ArrayLike) -> None:
+        self._features = geometry.check_shape(features)
+        self.shape = self._features.shape
+        bad, along = self.read_through()
+        geometry.check_finite(bad)
+        self.order = np.argsort(along, kind="stable")
+
+    def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            return geometry.normalise(np.ascontiguousarray(self._features[rows], dtype=np.float32))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.concatenate([self[part] for part in geometry.blocks(self.shape)], dtype=dtype)
+
+    def read_through(self) -> tuple[np.ndarray, np.ndarray]:
+        """The rows that are not finite, and where the points lie along the canonical direction (n,)."""
+
+        def read(part: slice) -> tuple[np.ndarray, np.ndarray]:
+            with np.errstate(invalid="ignore"):
+                points = self[part]
+            return part.start + np.flatnonzero(~np.isfinite(points).all(axis=1)), geometry.along_direction(points)
+
+        bad, along = zip(*threads.map(read, geometry.blocks(self.shape), "checking the features"), strict=True)
+        return np.concatenate(bad), np.concatenate(along)
 
 
 class Shards(geometry.Points):
@@ -38,18 +67,15 @@ class Shards(geometry.Points):
     def __init__(self, shards: Sequence[Any], client: Client | None = None) -> None:
         self._client = client or _current_client()
         if hasattr(shards, "rechunk"):  # a dask.array, which is cut between rows only
-            if shards.ndim != 2:
-                raise ValueError(f"features must be 2-d (points, dimensions), not of shape {shards.shape}")
-            shards = shards.rechunk({1: -1}).to_delayed().ravel()
+            shards = shards.rechunk(dict.fromkeys(range(1, shards.ndim), -1)).to_delayed().ravel()
         given = [self._sent(shard) for shard in shards]
         if not given:
             raise ValueError("there are no shards")
         self._shards = self._submit(_Shard, given, range(len(given)))
         rows, widths, bad, along = zip(*self._results(self._submit(_report, self._shards), "checking the features"), strict=True)
-        for number, width in enumerate(widths):
-            if width != widths[0]:
-                other = f"shard {number} has {width} dimensions, shard 0 has {widths[0]}"
-                raise ValueError(f"shards must be of one width: {other}")
+        if other := next((number for number, width in enumerate(widths) if width != widths[0]), None):
+            told = f"shard {other} has {widths[other]} dimensions, shard 0 has {widths[0]}"
+            raise ValueError(f"shards must be of one width: {told}")
         self.shape, self._bounds = (sum(rows), widths[0]), np.cumsum([0, *rows])
         geometry.check_finite(np.concatenate([start + part for start, part in zip(self._bounds, bad, strict=False)]))
         self.order = np.argsort(np.concatenate(along), kind="stable")
@@ -58,11 +84,12 @@ class Shards(geometry.Points):
         raise TypeError(NEED_MEMORY)
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        return self._of_rows(_points, rows)
+        return self.map_rows(np.asarray, rows)
 
     def map_rows(self, function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
         """function(points[rows]), computed where the points are."""
-        return self._of_rows(_map_rows, rows, function)
+        places, parts = self._of_rows(function, rows)
+        return _put(places, self._results(parts))
 
     def map(self, function: Callable[[np.ndarray], Any], merge: Callable[[list[Any]], Any]) -> list[Any]:
         """One result for each shard, merged on its worker from function(block) of each block."""
@@ -73,27 +100,21 @@ class Shards(geometry.Points):
         """function(points[group]) of each group of indices on one of the workers, which gets the points from the others."""
 
         def submit(group: np.ndarray) -> Future:
-            places, shards, rows = self._places(group)
-            return self._client.submit(_of_group, function, places, *self._submit(_points, shards, rows), pure=False)
+            places, parts = self._of_rows(np.asarray, group)
+            return self._client.submit(_of_group, function, places, *parts, pure=False)
 
         at_once = GROUPS_AHEAD * max(1, sum(self._client.nthreads().values()))
         return self._results(map(submit, groups), desc, len(groups), at_once)
 
-    def _of_rows(self, function: Callable[..., np.ndarray], rows: np.ndarray, *more: Any) -> np.ndarray:
-        """function(shard, rows of it, *more) (m, ...) of each shard that has some of the rows, in their order."""
-        places, shards, of_shards = self._places(rows)
-        return _put(places, self._results(self._submit(function, shards, of_shards, *([one] * len(shards) for one in more))))
-
-    def _places(self, rows: np.ndarray) -> tuple[list[np.ndarray], list[Future], list[np.ndarray]]:
-        """Shards that have some of the rows (m,): for each, where in rows these stand; it; and which of its own they are."""
-        rows = np.asarray(rows, dtype=np.int64)
-        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
-            raise IndexError(f"rows must lie in 0..{len(self) - 1}")
+    def _of_rows(self, function: Callable[..., np.ndarray], rows: np.ndarray) -> tuple[list[np.ndarray], list[Future]]:
+        """For each shard that has some of the rows (m,): where in rows these stand, and the future of function of their points."""
         shard = np.searchsorted(self._bounds, rows, side="right") - 1
         order, ends = np.argsort(shard, kind="stable"), np.cumsum(np.bincount(shard, minlength=len(self._shards)))
         places = np.split(order, ends[:-1])
         some = [i for i, where in enumerate(places) if len(where)] or [0]  # no rows at all have a width too
-        return [places[i] for i in some], [self._shards[i] for i in some], [rows[places[i]] - self._bounds[i] for i in some]
+        of_shards = [rows[places[i]] - self._bounds[i] for i in some]
+        parts = self._submit(_map_rows, [self._shards[i] for i in some], of_shards, [function] * len(some))
+        return [places[i] for i in some], parts
 
     def _submit(self, function: Callable[..., Any], *arguments: Sequence[Any]) -> list[Future]:
         """Futures of function(*one of each), all in one message."""
@@ -176,11 +197,6 @@ class _Shard(Mapped):
 @threads.alone()
 def _report(shard: _Shard) -> tuple[int, int, np.ndarray, np.ndarray]:
     return *shard.shape, *shard.read_through()
-
-
-@threads.alone()
-def _points(shard: _Shard, rows: np.ndarray) -> np.ndarray:
-    return shard[rows]
 
 
 @threads.alone()
