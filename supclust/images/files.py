@@ -74,25 +74,18 @@ class ImageFiles:
         return len(self.names)
 
     def __getitem__(self, key: int | slice | Sequence[int] | np.ndarray) -> np.ndarray:
-        rows = self._rows(key)
+        rows = np.arange(len(self))[key]  # NumPy's own rules: negative positions, steps, masks, and IndexError
         if rows.ndim == 0:
             return read(self.folder / self.names[rows], self.side)
         return read_all([self.folder / self.names[row] for row in rows], self.side)
 
     def take(self, indices: slice | Sequence[int] | np.ndarray) -> ImageFiles:
         """The images at these indices, in that order, still in their files."""
-        return dataclasses.replace(self, names=tuple(self.names[row] for row in np.atleast_1d(self._rows(indices))))
+        return dataclasses.replace(self, names=tuple(self.names[row] for row in np.arange(len(self))[indices]))
 
     def checksum(self) -> str:
         """SHA-256 of side and of the files' names and sizes: tells images apart without reading them, on any machine."""
         return sha256(repr((self.side, [(name, size) for name, size, _ in listing(self.folder, self.names)])))
-
-    def _rows(self, key: int | slice | Sequence[int] | np.ndarray) -> np.ndarray:
-        """NumPy's own rules: negative positions, steps, masks, and IndexError for what does not exist."""
-        rows = np.arange(len(self))[key]
-        if rows.ndim > 1:
-            raise IndexError(f"images in files are indexed by one position or a list of them, not by an array {rows.shape}")
-        return rows
 
 
 # -- finding -------------------------------------------------------------------------------------------------------------------
@@ -105,29 +98,27 @@ def find(folder: Path, leave_out: Collection[Path] = ()) -> tuple[list[Path], li
     hidden files and folders, the folders of leave_out, and those that `supclust label` wrote (they hold MARKER).
     """
     found, skipped = [], []
-    for path, reason in _walk(Path(folder), {Path(path).resolve() for path in leave_out}):
+    for path, reason in _walk(folder, {*map(Path.resolve, leave_out), *folder.resolve().parents}):
+        name = path.relative_to(folder).as_posix()
+        reason = reason or (ODD_NAME if printable(name) != name else None)
         if reason is None:
             found.append(path)
         else:
-            skipped.append(Skipped(printable(path.relative_to(folder).as_posix()), reason))
+            skipped.append(Skipped(printable(name), reason))
     return sorted(found), sorted(skipped, key=lambda one: one.name)
 
 
 def _walk(root: Path, visited: set[Path]) -> Iterator[tuple[Path, str | None]]:
-    """Each file below root, and each folder that cannot be looked into, with the reason why it is no image; None if it is one."""
-    problems, around = [], {root.resolve(), *root.resolve().parents}
+    """Each file below root with the reason why it is no image, None if it is one; and the folders that cannot be opened."""
+    problems = []
     for name, folders, names in os.walk(root, followlinks=True, onerror=problems.append):
-        folder = Path(name)
-        real = folder.resolve()
+        folder, real = Path(name), Path(name).resolve()
         if real in visited or (MARKER in names and folder != root):
             folders.clear()
             continue
         visited.add(real)
-        shown = sorted(one for one in folders if not one.startswith("."))
-        folders[:] = [one for one in shown if printable(one) == one and (folder / one).resolve() not in around]
-        for one in set(shown) - set(folders):
-            yield folder / one, ODD_NAME if printable(one) != one else "a link to a folder around it"
-        yield from ((folder / one, _why_not(folder / one)) for one in sorted(names) if not one.startswith("."))
+        folders[:] = sorted(one for one in folders if not one.startswith("."))
+        yield from ((folder / one, _why_not(folder / one)) for one in names if not one.startswith("."))
     yield from ((Path(error.filename), f"cannot be opened: {error.strerror}") for error in problems)
 
 
@@ -136,8 +127,6 @@ def _why_not(file: Path) -> str | None:
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES:
         return f"{suffix[1:].upper()} is not read: convert it to JPEG or PNG" if suffix in UNREAD else "not an image, by its name"
-    if printable(file.name) != file.name:
-        return ODD_NAME
     if not file.exists():
         return "a link to nothing"
     return None if file.is_file() else "not a regular file"
@@ -159,18 +148,17 @@ def listing(folder: Path, names: Sequence[str]) -> list[tuple[str, int, int]]:
     return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(names, stats, strict=True)]
 
 
-def copies(files: Sequence[Path]) -> dict[int, int]:
-    """Which files are byte for byte the same as an earlier one: {its position: that one's}. Only files of equal size are read."""
-    sizes = [os.path.getsize(file) for file in files]
-    shared = {size for size, count in Counter(sizes).items() if count > 1}
-    first: dict[bytes, int] = {}
+def copies(files: Sequence[Path]) -> dict[Path, Path]:
+    """Which files are byte for byte the same as an earlier one, and as which. Only files of equal size are read."""
+    sizes = Counter(map(os.path.getsize, files))
+    first: dict[bytes, Path] = {}
     found = {}
-    for position, file in enumerate(files):
-        if sizes[position] in shared:
+    for file in files:
+        if sizes[os.path.getsize(file)] > 1 and os.access(file, os.R_OK):
             with open(file, "rb") as opened:
                 digest = hashlib.file_digest(opened, "sha256").digest()
-            if (earlier := first.setdefault(digest, position)) != position:
-                found[position] = earlier
+            if (earlier := first.setdefault(digest, file)) != file:
+                found[file] = earlier
     return found
 
 
@@ -183,20 +171,18 @@ def load(root: Path, files: Sequence[Path], side: int) -> np.ndarray | ImageFile
     return images if images.size > LARGEST_ARRAY else read_all(files, side, progress=True)
 
 
-def load_readable(root: Path, files: Sequence[Path], side: int) -> tuple[np.ndarray | ImageFiles, list[int], list[Skipped]]:
-    """The same of those files that can be read; also their positions, and the others with the reason."""
+def load_readable(root: Path, files: Sequence[Path], side: int) -> tuple[np.ndarray | ImageFiles, list[Path], list[Skipped]]:
+    """The same of those files that can be read; also these, and the others with the reason."""
     small = len(files) * 3 * side**2 <= LARGEST_ARRAY
-    images, kept, skipped = np.empty((len(files) if small else 0, 3, side, side), dtype=np.uint8), [], []
+    images, kept, skipped = np.empty((len(files) if small else 1, 3, side, side), dtype=np.uint8), [], []
     with warnings.catch_warnings(action="ignore"):  # Pillow's, about metadata that is not needed
-        for position, found in enumerate(_decode(files, side, progress=True)):
+        for file, found in zip(files, _decode(files, side, progress=True), strict=True):
             if isinstance(found, Unreadable):
-                skipped.append(Skipped(files[position].relative_to(root).as_posix(), found.reason))
+                skipped.append(Skipped(file.relative_to(root).as_posix(), found.reason))
                 continue
-            if small:
-                images[len(kept)] = found
-            kept.append(position)
-    names = relative(root, [files[position] for position in kept])
-    return images[: len(kept)] if small else ImageFiles(root.absolute(), names, side), kept, skipped
+            images[len(kept) if small else 0] = found
+            kept.append(file)
+    return images[: len(kept)] if small else ImageFiles(root.absolute(), relative(root, kept), side), kept, skipped
 
 
 def read_all(files: Sequence[Path], side: int, progress: bool = False) -> np.ndarray:
