@@ -54,5 +54,4 @@ class Request:
             raise ValueError(f"the budget must be a whole number of at least 1, not {self.budget}")
         if self.seed < 0:
             raise ValueError(f"the seed must be a whole number of at least 0, not {self.seed}")
-        if self.classes:
-            exports.label_studio_config(self.classes)  # raises for names that nobody can choose
+        exports.check_classes(self.classes)

@@ -13,7 +13,7 @@ from supclust.label import contact_sheet
 from supclust.label.request import Request
 from supclust.label.sources import Source
 
-TYPICAL, NEAR = 4, 3  # images shown beside a pick, clusters named as its neighbours
+NEAR = 3  # clusters that are named as neighbours of a pick's own
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,11 @@ class Round:
     labels: Mapping[int, str]  # of points, known before
 
     @property
+    def clusters(self) -> int:
+        """How many the pool was divided into."""
+        return len(self.pool.clusters_for(self.request.budget).sizes)
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Those that were named, and those that labels have shown."""
         return tuple(dict.fromkeys([*self.request.classes, *sorted(set(self.labels.values()))]))
@@ -80,7 +85,7 @@ def describe(pool: strategies.Pool, points: np.ndarray, budget: int) -> list[Pic
             typicality=float(typicality[point]),
             rank=1 + int(np.count_nonzero(typicality[typical] > typicality[point])),
             sup=float(details.sup[point]),
-            typical=tuple(typical[typical != point][:TYPICAL].tolist()),
+            typical=tuple(typical[typical != point][: contact_sheet.NEIGHBORS].tolist()),
             near=tuple(near(cluster, point)),
         )
 
@@ -117,7 +122,7 @@ def _rule(found: Round) -> str:
     name, _ = strategies.parse(found.request.strategy)
     if name in strategies.MODEL_BASED and not found.labels:
         return "a random draw, as there are no labels yet to train a model on."
-    if name.startswith("supclust") and len(found.pool.clusters_for(found.request.budget).sizes) == 1:
+    if name.startswith("supclust") and found.clusters == 1:
         return "the most typical point, or one of them, as a single cluster has no SUP."
     text = strategies.STRATEGIES[name].__doc__.strip().splitlines()[0]
     return text.rpartition(": ")[2]

@@ -33,6 +33,7 @@ class Source:
     ids: tuple[str, ...]  # of images, their names relative to the folder, with slashes
     files: tuple[Path | None, ...]  # the images themselves; None where there is none
     about: Mapping[str, Any]  # what it is, and once there are features, what made them
+    folder: Path | None  # that holds all the images; None where there are none
     features: np.ndarray | None = None  # (n, d); None until `embedded` has made them
     pixels: np.ndarray | ImageFiles | None = None  # uint8 (n, 3, side, side), of the side that embedder takes
     embedder: Embedder | None = None  # None where the features are given
@@ -40,7 +41,6 @@ class Source:
     copies: Mapping[str, str] = field(default_factory=dict)  # id of an image that is left out -> id of the one it is a copy of
     earlier: tuple[str, ...] = ()  # ids that earlier rounds picked
     kept: Path | None = None  # where the embeddings are; None where they have to be written
-    folder: Path | None = None  # that holds all the images; None where there are none
 
     def embedded(self, out: Path) -> Source:
         """The same with features; takes minutes where an encoder has to be trained, which is kept in a folder in out."""
@@ -56,14 +56,16 @@ def read(request: Request) -> Source:
     Of what lies in request.out, nothing is taken for an image of the pool.
     Raises FileNotFoundError for a path that does not exist, and ValueError for one that holds nothing to label.
     """
-    path = request.source
+    path, pictures = request.source, request.pictures
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}: name a folder of images, or a file of embeddings (.npy, .npz, .parquet)")
-    if path.suffix.lower() in images.SUFFIXES and not path.is_dir():
+    if path.suffix.lower() in images.SUFFIXES and path.is_file():
         raise ValueError(f"{path} is one image: name the folder that holds the images")
+    if pictures is not None and not pictures.is_dir():
+        raise FileNotFoundError(f"there is no folder of images {pictures}")
     if (path / MARKER).is_file():
-        return _of_round(path, request.pictures)
-    return _of_folder(request) if path.is_dir() else _of_embeddings(path, request.pictures)
+        return _of_round(path, pictures)
+    return _of_folder(request) if path.is_dir() else _of_embeddings(path, pictures)
 
 
 def _of_folder(request: Request) -> Source:
@@ -76,45 +78,36 @@ def _of_folder(request: Request) -> Source:
     if not files:
         none = f" ({len(skipped)} files are none, the first {skipped[0].name}: {skipped[0].reason})" if skipped else ""
         raise ValueError(f"no image in {folder}{none}. Looked for files named {', '.join(images.SUFFIXES)}")
-    pixels, readable, unreadable = images.load_readable(folder, files, embedder.side)
+    names, same = dict(zip(files, images.relative(folder, files), strict=True)), images.copies(files)
+    copies = {names[copy]: names[original] for copy, original in same.items()}
+    pixels, readable, unreadable = images.load_readable(folder, [file for file in files if file not in same], embedder.side)
     if not readable:
         raise ValueError(f"none of the {len(files)} images in {folder} can be read; of the first: {unreadable[0].reason}")
-    files = [files[position] for position in readable]
-    names, same = images.relative(folder, files), images.copies(files)
-    copies = {names[copy]: names[original] for copy, original in same.items()}
     skipped += [*unreadable, *(Skipped(copy, f"the same image as {original}") for copy, original in copies.items())]
-    if same:
-        rest = [position for position in range(len(files)) if position not in same]
-        pixels = pixels[rest] if isinstance(pixels, np.ndarray) else pixels.take(rest)
-        files, names = [files[position] for position in rest], tuple(names[position] for position in rest)
-    about = {"kind": "images", "name": folder.name}
-    return Source(names, tuple(files), about, None, pixels, embedder, tuple(skipped), copies, folder=folder)
+    ids, about = tuple(names[file] for file in readable), {"kind": "images", "name": folder.name}
+    return Source(ids, tuple(readable), about, folder, None, pixels, embedder, tuple(skipped), copies)
 
 
 def _of_embeddings(path: Path, pictures: Path | None) -> Source:
     found = embeddings.read(path)
-    about = {"kind": "embeddings", "name": path.name, "encoder": "given embeddings"}
     files = _files(found, path.absolute().parent, pictures)
     parents = [file.parent for file in files if file is not None]
     folder = pictures.absolute() if pictures is not None else Path(os.path.commonpath(parents)) if parents else None
-    return Source(found.ids, files, about, found.features, kept=path.absolute(), folder=folder)
+    about = {"kind": "embeddings", "name": path.name, "encoder": "given embeddings"}
+    return Source(found.ids, files, about, folder, found.features, kept=path.absolute())
 
 
 def _files(found: Embeddings, folder: Path, pictures: Path | None) -> tuple[Path | None, ...]:
     """The images of embeddings: by the paths in their file, which start from its folder, or by ids in the folder of pictures."""
     if pictures is not None:
-        if not pictures.is_dir():
-            raise FileNotFoundError(f"there is no folder of images {pictures}")
         return tuple(file if os.path.isfile(file := pictures.absolute() / id_) else None for id_ in found.ids)
-    names = [name if name and "://" not in name else None for name in found.paths or [None] * len(found.ids)]
-    files = tuple(Path(os.path.normpath(folder / name)) if name else None for name in names)
-    named = [file for file in files if file is not None]
-    if named and not any(map(os.path.isfile, named)):
-        log.warning(
-            "no image is where it should be, the first one at %s: --images names their folder, else ids are shown", named[0]
-        )
-        return (None,) * len(files)
-    return files
+    names = [name and "://" not in name and Path(os.path.normpath(folder / name)) for name in found.paths or ()]
+    files = tuple(name or None for name in names) or (None,) * len(found.ids)
+    first = next(filter(None, files), None)
+    if first is None or any(file and os.path.isfile(file) for file in files):
+        return files
+    log.warning("no image is where it should be, the first one at %s: --images names their folder, else ids are shown", first)
+    return (None,) * len(files)
 
 
 def _of_round(folder: Path, pictures: Path | None) -> Source:
@@ -124,7 +117,7 @@ def _of_round(folder: Path, pictures: Path | None) -> Source:
     if not path.is_file():
         raise FileNotFoundError(f"the embeddings of the round in {folder} are no longer at {path}: put them back, or start anew")
     source = _of_embeddings(path, pictures)
-    if pictures is None and source.folder is not None and record.get("folder") is not None:
+    if pictures is None and source.folder is not None and record["folder"] is not None:
         source = replace(source, folder=Path(os.path.normpath(folder.absolute() / record["folder"])))
     return replace(source, about=record["source"], copies=record["copies"], earlier=(*record["earlier"], *record["picks"]))
 
@@ -133,11 +126,6 @@ def _read_record(file: Path) -> dict[str, Any]:
     """What a round wrote about itself; ValueError naming the file if it is damaged."""
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-        lacking = {"embeddings", "source", "copies", "earlier", "picks"} - set(record)
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{file} is damaged: {error}. Remove it to take {file.parent} for a folder of images") from error
-    if lacking:
-        raise ValueError(f"{file} is damaged: it lacks {', '.join(sorted(lacking))}")
-    return record
+        return {name: record[name] for name in ("embeddings", "folder", "source", "copies", "earlier", "picks")}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{file} is damaged: {error!r}. Remove it to take {file.parent} for a folder of images") from error
