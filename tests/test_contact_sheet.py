@@ -16,6 +16,7 @@ from PIL import Image
 
 from supclust.label import annotations, contact_sheet
 from supclust.label.contact_sheet import Card, Sheet, Tile
+from supclust.label.rounds import Pick
 from tests import drawn_images
 
 draw = functools.cache(drawn_images.draw)
@@ -38,9 +39,14 @@ NASTY = [
 def card(k: int, **changes) -> Card:
     species = k % 8
     neighbors = tuple(Tile(f"{species}/{k}-{j}.png", draw(species, j, 48)) for j in range(4))
-    values = {"order": k, "pick": Tile(f"{species}/{k}.png", draw(species, k, 96)), "neighbors": neighbors, "cluster": k + 100}
-    values |= {"cluster_size": 1412, "rank": 12, "typicality": 1.25, "sup": -0.5, "why": f"Reason {k}.\nAnother one."}
-    return Card(**values | changes)
+    values = {
+        "image": Tile(f"{species}/{k}.png", draw(species, k, 96)),
+        "neighbors": neighbors,
+        "why": f"Reason {k}.\nAnother one.",
+    }
+    values |= {name: changes.pop(name) for name in values if name in changes}
+    scores = {"cluster": k + 100, "cluster_size": 1412, "size_rank": 1, "labeled": 0, "rank": 12, "typicality": 1.25, "sup": -0.5}
+    return Card(Pick(**{"order": k, "point": k, **scores, "typical": (), "near": ()} | changes), **values)
 
 
 def sheet(cards, **changes) -> Sheet:
@@ -108,8 +114,8 @@ def test_the_page_asks_for_nothing_from_outside():
 @pytest.mark.parametrize("text", NASTY)
 def test_no_text_becomes_markup(text):
     plain = sheet([card(1)], classes=("x",))
-    nasty = card(1, pick=Tile(text, None), neighbors=(Tile(text, draw(0, 0)),) * 4, why=text)
-    tags = [tag for tag, _ in Elements(contact_sheet.html(replace(plain, cards=[card(1, pick=Tile("x", None))]))).found]
+    nasty = card(1, image=Tile(text, None), neighbors=(Tile(text, draw(0, 0)),) * 4, why=text)
+    tags = [tag for tag, _ in Elements(contact_sheet.html(replace(plain, cards=[card(1, image=Tile("x", None))]))).found]
     page = contact_sheet.html(Sheet(text, {"Strategy": text, text: "1"}, [nasty], (text,)))
     assert [tag for tag, _ in Elements(page).found] == tags
     assert contact_sheet.visible(text) in Elements(page).text
@@ -118,13 +124,13 @@ def test_no_text_becomes_markup(text):
 
 def test_the_ids_in_the_page_are_those_of_the_images():
     texts = [*NASTY, "\x00"]
-    page = contact_sheet.html(sheet([card(k, pick=Tile(text, None)) for k, text in enumerate(texts)]))
+    page = contact_sheet.html(sheet([card(k, image=Tile(text, None)) for k, text in enumerate(texts)]))
     assert json.loads(re.search(r'<script type="application/json" id="ids">(.*?)</script>', page)[1]) == texts
 
 
 def test_what_shows_nothing_is_made_visible():
     assert contact_sheet.visible("a\nb\u202ec\udcff\x1b d\xa0é🦋") == r"a\nb\u202ec\udcff\x1b d\xa0é🦋"
-    page = contact_sheet.html(sheet([card(1, pick=Tile("\udcff\u202e\x07", draw(0, 0)))]))
+    page = contact_sheet.html(sheet([card(1, image=Tile("\udcff\u202e\x07", draw(0, 0)))]))
     page.encode("utf-8")
     assert not set(page) & {"\u202e", "\x07"}
 
@@ -137,7 +143,7 @@ def test_infinite_and_missing_numbers_are_words():
 
 
 def test_an_image_that_is_not_there_is_a_box_with_its_id():
-    one = sheet([card(1, pick=Tile("first.png", None), neighbors=(Tile("second.png", None),))])
+    one = sheet([card(1, image=Tile("first.png", None), neighbors=(Tile("second.png", None),))])
     page = Elements(contact_sheet.html(one))
     assert page.of("img") == []
     boxes = [element["aria-label"] for element in page.of("span") if element.get("role") == "img"]
@@ -162,7 +168,7 @@ def test_the_kept_labels_are_those_of_the_same_picks():
 
     same = key([card(1), card(2)])
     assert key([card(1), card(2)], title="Another", classes=("x",)) == same
-    others = [[card(2), card(1)], [card(1)], [card(1), card(2, pick=Tile("2/2.png", draw(3, 0)))]]
+    others = [[card(2), card(1)], [card(1)], [card(1), card(2, image=Tile("2/2.png", draw(3, 0)))]]
     assert len({same, *map(key, others)}) == 4
 
 
@@ -172,13 +178,13 @@ def test_the_kept_labels_are_those_of_the_same_picks():
 @pytest.mark.parametrize("side", [1, 8, 32])
 def test_a_small_image_keeps_every_pixel(side):
     picture = noisy(side)
-    page = contact_sheet.html(sheet([card(1, pick=Tile("x", picture), neighbors=(Tile("y", picture),))]))
+    page = contact_sheet.html(sheet([card(1, image=Tile("x", picture), neighbors=(Tile("y", picture),))]))
     assert all(np.array_equal(np.asarray(found), np.asarray(picture)) for found in pictures_of(page))
     assert all("pixels" in image["class"] for image in Elements(page).of("img"))
 
 
 def test_a_small_image_is_enlarged_in_squares():
-    whole = np.asarray(contact_sheet.png(sheet([card(1, pick=Tile("x", noisy(8)), neighbors=())])))
+    whole = np.asarray(contact_sheet.png(sheet([card(1, image=Tile("x", noisy(8)), neighbors=())])))
 
     def bright(pixels):
         return {tuple(color) for color in np.unique(pixels.reshape(-1, 3), axis=0).astype(int) if np.ptp(color) > 40}
@@ -189,7 +195,7 @@ def test_a_small_image_is_enlarged_in_squares():
 def test_the_caller_keeps_the_images_as_they_were():
     picture = draw(1, 1, 300)
     before = picture.copy()
-    one = sheet([card(1, pick=Tile("x", picture))])
+    one = sheet([card(1, image=Tile("x", picture))])
     contact_sheet.html(one)
     contact_sheet.png(one)
     assert picture == before
@@ -197,7 +203,7 @@ def test_the_caller_keeps_the_images_as_they_were():
 
 def test_pages_and_pictures_stay_small():
     tiles = [(Tile(f"{k}.png", draw(k, k, 256)), Tile(f"{k}.png", draw(k, k, 96))) for k in range(8)]
-    cards = [card(k, pick=tiles[k % 8][0], neighbors=tuple(tiles[(k + j) % 8][1] for j in range(1, 5))) for k in range(500)]
+    cards = [card(k, image=tiles[k % 8][0], neighbors=tuple(tiles[(k + j) % 8][1] for j in range(1, 5))) for k in range(500)]
     assert len(contact_sheet.html(sheet(cards[:50])).encode()) < 1.5e6
     whole, file = contact_sheet.png(sheet(cards)), io.BytesIO()
     assert whole.size[1] < 3 * whole.size[0]
@@ -211,13 +217,13 @@ def test_pages_and_pictures_stay_small():
 
 @pytest.mark.parametrize("text", [*NASTY, "\x00", "", "é" * 500])
 def test_the_picture_takes_any_text(text):
-    nasty = card(1, pick=Tile(text, None), neighbors=(Tile(text, None),), why=text, typicality=math.inf, sup=math.nan)
+    nasty = card(1, image=Tile(text, None), neighbors=(Tile(text, None),), why=text, typicality=math.inf, sup=math.nan)
     assert contact_sheet.png(Sheet(text, {text: text}, [nasty])).size[0] == 1920
 
 
 def test_the_picture_shows_each_pick_in_its_place():
     colors = [(200, 30, 30), (30, 160, 30), (30, 30, 200)]
-    cards = [card(k, pick=Tile("x", Image.new("RGB", (100, 100), color)), neighbors=()) for k, color in enumerate(colors, 1)]
+    cards = [card(k, image=Tile("x", Image.new("RGB", (100, 100), color)), neighbors=()) for k, color in enumerate(colors, 1)]
     whole = np.asarray(contact_sheet.png(sheet(cards)))
     found = [np.argwhere((whole == color).all(-1)) for color in colors]
     assert [len(places) for places in found] == [193**2] * 3
@@ -291,7 +297,7 @@ def focused(page) -> str:
 
 def test_all_can_be_done_with_the_keyboard(opened):
     number = 20
-    cards = [card(k, pick=Tile(f"{k}.png", draw(0, k % 9))) for k in range(1, number + 1)]
+    cards = [card(k, image=Tile(f"{k}.png", draw(0, k % 9))) for k in range(1, number + 1)]
     page = opened(sheet(cards), viewport={"width": 1000, "height": 800})
     # the page opens with its title, whole, and asks for nothing
     assert page.evaluate("window.scrollY") == 0
@@ -341,8 +347,8 @@ def test_all_can_be_done_with_the_keyboard(opened):
 
 
 def test_nasty_ids_and_labels_come_back_from_the_table_and_fit_the_window(opened):
-    cards = [card(k, pick=Tile(text, draw(0, 0) if k % 2 else None), why="w" * 500) for k, text in enumerate(NASTY, start=1)]
-    cards += [card(90, pick=Tile("x" * 400, None), neighbors=(Tile("y" * 400, None),) * 4)]
+    cards = [card(k, image=Tile(text, draw(0, 0) if k % 2 else None), why="w" * 500) for k, text in enumerate(NASTY, start=1)]
+    cards += [card(90, image=Tile("x" * 400, None), neighbors=(Tile("y" * 400, None),) * 4)]
     classes = ("<b>", *(f"a class with a long name {k}" for k in range(30)))
     page = opened(sheet(cards, title="t" * 200, facts={"f" * 90: "v" * 300}, classes=classes))
     labels = [*FORMULAS, 'with "quotes", and comma', *["plain é"] * (len(cards) - len(FORMULAS) - 1)]
@@ -350,7 +356,7 @@ def test_nasty_ids_and_labels_come_back_from_the_table_and_fit_the_window(opened
         page.locator(f"#label-{k}").fill(label)
     content = downloaded(page, page.locator("#download").click).decode("utf-8")
     header, *rows = csv.reader(io.StringIO(content, newline=""))
-    ids = [one.pick.id for one in cards]
+    ids = [one.image.id for one in cards]
     assert [annotations.safe(text) for text in ids] != ids
     assert header == ["id", "label"]
     assert [row[0] for row in rows] == [annotations.safe(text) for text in ids]
@@ -439,7 +445,7 @@ TEXTS += [".labelled input", "#chips-hint", ".skip"]
 
 
 def test_every_text_stands_out_from_what_is_behind_it(opened):
-    page = opened(sheet([card(1), card(2, pick=Tile("x", None))], classes=("luna",)))
+    page = opened(sheet([card(1), card(2, image=Tile("x", None))], classes=("luna",)))
     for scheme, paper in (("light", "rgb(251, 251, 249)"), ("dark", "rgb(20, 24, 28)")):
         page.emulate_media(color_scheme=scheme)
         page.locator("#label-1").fill("")

@@ -13,11 +13,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from supclust import kept
+
+if TYPE_CHECKING:
+    from supclust.label.rounds import Pick
 
 HERE = Path(__file__).parent  # its templates
 
@@ -54,14 +58,9 @@ class Tile:
 class Card:
     """A pick, and what it stands for."""
 
-    order: int  # 1, 2, ...: of the queries
-    pick: Tile
+    pick: Pick
+    image: Tile
     neighbors: tuple[Tile, ...]  # the most typical other images of its cluster, most typical first, at most NEIGHBORS
-    cluster: int
-    cluster_size: int  # images, the pick included
-    rank: int  # of the pick by typicality in its cluster, 1 = most typical
-    typicality: float  # inf for an image with copies
-    sup: float  # nan where there is a single cluster
     why: str  # a few sentences; a newline begins a line
 
 
@@ -98,12 +97,12 @@ def html(sheet: Sheet) -> str:
     Labels that are typed there stay in the browser until they are downloaded as labels.csv: header id,label, all fields quoted,
     UTF-8, with a ' before a field that a spreadsheet would take for a formula.
     """
-    picks = [card.pick for card in sheet.cards]
-    same = [(pick.id, zlib.crc32(pick.picture.tobytes()) if pick.picture else None) for pick in picks]
+    tiles = [card.image for card in sheet.cards]
+    same = [(tile.id, zlib.crc32(tile.picture.tobytes()) if tile.picture else None) for tile in tiles]
     style, script = (Markup((HERE / f"contact_sheet.{end}").read_text("utf-8")) for end in ("css", "js"))
     filters = {"visible": visible, "shortened": _shortened, "number": _number, "uri": _data_uri, "checksum": _checksum}
     template = kept.template(HERE / "contact_sheet.html.j2", **filters)
-    values = {"sheet": sheet, "ids": [pick.id for pick in picks], "key": kept.sha256(json.dumps(same))[:16], "how": HOW_TO_READ}
+    values = {"sheet": sheet, "ids": [tile.id for tile in tiles], "key": kept.sha256(json.dumps(same))[:16], "how": HOW_TO_READ}
     return template.render(**values, pixel_art=PIXEL_ART, style=style, script=script)
 
 
@@ -148,14 +147,12 @@ def png(sheet: Sheet) -> Image.Image:
     images, rank = (" images", "rank ") if fitting > 28 else ("", "")
     for k, card in enumerate(sheet.cards):
         x, y = MARGIN + k % columns * step_x, top + k // columns * step_y
-        page.paste(_filling(card.pick, side), (x, y))
+        page.paste(_filling(card.image, side), (x, y))
         for j, tile in enumerate(card.neighbors):
             page.paste(_filling(tile, unit), (x + side + gap, y + j * (unit + gap)))
-        name, about = (
-            f"{card.order:,}  {visible(card.pick.id)}",
-            f"c{card.cluster} · {card.cluster_size:,}{images} · {rank}{card.rank:,}",
-        )
-        pen.text((x, y + side + round(0.5 * letters)), _shortened(name, fitting), INK, font)
+        name, pick = visible(card.image.id), card.pick
+        about = f"c{pick.cluster} · {pick.cluster_size:,}{images} · {rank}{pick.rank:,}"
+        pen.text((x, y + side + round(0.5 * letters)), _shortened(f"{pick.order:,}  {name}", fitting), INK, font)
         pen.text((x, y + side + round(1.8 * letters)), _shortened(about, fitting), SOFT, font)
     return page
 

@@ -38,7 +38,7 @@ def run(request: Request) -> Round:
     source = source.embedded(request.out)
     pool = _pool(source, labeled, candidates, request)
     picks = describe(pool, _query(pool, labels, request), request.budget)
-    found = Round(request, source, pool, tuple(picks), labels)
+    found = Round(request, source, pool, picks, labels)
     results.write(found)
     return found
 

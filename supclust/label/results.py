@@ -143,9 +143,8 @@ def _facts(found: Round) -> dict[str, str]:
 
 
 def _card(found: Round, pick: Pick) -> Card:
-    scores = {"rank": pick.rank, "typicality": pick.typicality, "sup": pick.sup, "why": explain(found, pick)}
     neighbors = tuple(_tile(found, point, NEIGHBOR) for point in pick.typical)
-    return Card(pick.order, _tile(found, pick.point, PICK), neighbors, pick.cluster, pick.cluster_size, **scores)
+    return Card(pick, _tile(found, pick.point, PICK), neighbors, explain(found, pick))
 
 
 def _tile(found: Round, point: int, side: int) -> Tile:
