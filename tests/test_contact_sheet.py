@@ -40,7 +40,7 @@ def card(k: int, **changes) -> Card:
     species = k % 8
     neighbors = tuple(Tile(f"{species}/{k}-{j}.png", draw(species, j, 48)) for j in range(4))
     values = {
-        "image": Tile(f"{species}/{k}.png", draw(species, k, 96)),
+        "image": Tile(f"{species}/{k}.png", draw(species, 9, 96)),
         "neighbors": neighbors,
         "why": f"Reason {k}.\nAnother one.",
     }

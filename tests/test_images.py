@@ -101,7 +101,7 @@ def test_a_name_that_is_not_unicode_is_reported_in_a_way_that_can_be_printed(tmp
     write(tmp_path / os.fsdecode(b"fol\xff") / "b.png")
     found, skipped = images.find(tmp_path)
     assert images.relative(tmp_path, found) == ("a.png",)
-    reason = "its name is not valid Unicode: rename it"
+    reason = "its path is not valid Unicode: rename it"
     assert skipped == [Skipped("caf\\xe9.png", reason), Skipped("fol\\xff/b.png", reason)]
 
 

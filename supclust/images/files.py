@@ -26,7 +26,6 @@ SUFFIXES = (
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
 UNREAD = (".heic", ".heif", ".jxl", ".svg", ".psd", ".pdf", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2")
-ODD_NAME = "its name is not valid Unicode: rename it"
 # What may be inside, told by content. Others that Pillow knows run programs (EPS), or are no photographs (PDF, fonts).
 Image.init()
 FORMATS = sorted({"JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "PPM", "GIF", "AVIF", "JPEG2000"} & set(Image.OPEN))
@@ -97,36 +96,31 @@ def find(folder: Path, leave_out: Collection[Path] = ()) -> tuple[list[Path], li
     Links are followed, but not to a folder around this one, and each folder is visited once. Not looked at, and not reported:
     hidden files and folders, the folders of leave_out, and those that `supclust label` wrote (they hold MARKER).
     """
-    found, skipped = [], []
-    for path, reason in _walk(folder, {*map(Path.resolve, leave_out), *folder.resolve().parents}):
-        name = path.relative_to(folder).as_posix()
-        reason = reason or (ODD_NAME if printable(name) != name else None)
-        if reason is None:
-            found.append(path)
-        else:
-            skipped.append(Skipped(printable(name), reason))
-    return sorted(found), sorted(skipped, key=lambda one: one.name)
-
-
-def _walk(root: Path, visited: set[Path]) -> Iterator[tuple[Path, str | None]]:
-    """Each file below root with the reason why it is no image, None if it is one; and the folders that cannot be opened."""
-    problems = []
-    for name, folders, names in os.walk(root, followlinks=True, onerror=problems.append):
-        folder, real = Path(name), Path(name).resolve()
-        if real in visited or (MARKER in names and folder != root):
+    found, skipped, problems = [], [], []
+    visited = {*map(Path.resolve, leave_out), *folder.resolve().parents}
+    for name, folders, names in os.walk(folder, followlinks=True, onerror=problems.append):
+        here, real = Path(name), Path(name).resolve()
+        if real in visited or (MARKER in names and here != folder):
             folders.clear()
             continue
         visited.add(real)
         folders[:] = sorted(one for one in folders if not one.startswith("."))
-        yield from ((folder / one, _why_not(folder / one)) for one in names if not one.startswith("."))
-    yield from ((Path(error.filename), f"cannot be opened: {error.strerror}") for error in problems)
+        for file in (here / one for one in names if not one.startswith(".")):
+            reason = _why_not(file)
+            found.append(file) if reason is None else skipped.append((file, reason))
+    skipped += [(Path(error.filename), f"cannot be opened: {error.strerror}") for error in problems]
+    return sorted(found), [Skipped(printable(path.relative_to(folder).as_posix()), reason) for path, reason in sorted(skipped)]
 
 
 def _why_not(file: Path) -> str | None:
     """The reason why a file cannot be an image that is read; None if it may be one."""
     suffix = file.suffix.lower()
+    if suffix in UNREAD:
+        return f"{suffix[1:].upper()} is not read: convert it to JPEG or PNG"
     if suffix not in SUFFIXES:
-        return f"{suffix[1:].upper()} is not read: convert it to JPEG or PNG" if suffix in UNREAD else "not an image, by its name"
+        return "not an image, by its name"
+    if printable(str(file)) != str(file):
+        return "its path is not valid Unicode: rename it"
     if not file.exists():
         return "a link to nothing"
     return None if file.is_file() else "not a regular file"
@@ -196,6 +190,8 @@ def read_all(files: Sequence[Path], side: int, progress: bool = False) -> np.nda
 
 
 def _decode(files: Sequence[Path], side: int, progress: bool) -> Iterator[np.ndarray | Unreadable]:
+    """Each image uint8 (3, side, side), or why it cannot be read."""
+
     def decode(file: Path) -> np.ndarray | Unreadable:
         try:
             return read(file, side)
@@ -272,14 +268,9 @@ def rgb(image: Image.Image) -> Image.Image:
         image = image.convert("LA") if image.mode == "La" else image  # which Pillow converts to nothing else
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return _eight_bit(image).convert("RGB")
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Grey values of 16 bits, or floating ones, scaled to 8 bits: Pillow would clip them at 255, which turns a radiograph white."""
     if image.mode == "F":
         values = np.nan_to_num(np.asarray(image, dtype=float), posinf=0, neginf=0)
-        return Image.fromarray(((values - values.min()) * (255 / (np.ptp(values) or 1))).astype(np.uint8))
-    if not image.mode.startswith("I"):
-        return image
-    return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+        image = Image.fromarray(((values - values.min()) * (255 / (np.ptp(values) or 1))).astype(np.uint8))
+    elif image.mode.startswith("I"):  # 16 bits: Pillow would clip them at 255, which turns a radiograph white
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    return image.convert("RGB")

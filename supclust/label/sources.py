@@ -72,8 +72,6 @@ def _of_folder(request: Request) -> Source:
     from supclust.label import embedders  # PyTorch takes seconds to import, and those who bring embeddings do not need it
 
     folder, embedder = request.source.absolute(), embedders.load(request.encoder, request.seed, force=request.force)
-    if images.printable(str(folder)) != str(folder):
-        raise ValueError(f"the name of {images.printable(str(folder))} is not valid Unicode: rename the folder")
     files, skipped = images.find(folder, leave_out=[request.out])
     if not files:
         none = f" ({len(skipped)} files are none, the first {skipped[0].name}: {skipped[0].reason})" if skipped else ""
