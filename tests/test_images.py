@@ -35,6 +35,13 @@ def as_bytes(kind="PNG", size=(24, 18), **options):
     return stream.getvalue()
 
 
+def load_readable(root, files, side):
+    """The images that can be read, their files, and the others with the reason."""
+    unreadable = {}
+    found = images.load(root, files, side, unreadable)
+    return found, [file for file in files if file not in unreadable], unreadable
+
+
 def png_that_claims(width, height):
     def chunk(name, content):
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
@@ -116,7 +123,8 @@ images.read(root / "a.png", 4)
 os.setuid(65534)
 found, skipped = images.find(root)
 assert images.copies(found) == {}
-print(*images.load_readable(root, found, 4)[1:], skipped)
+unreadable = {}
+print(len(images.load(root, found, 4, unreadable)), *unreadable.values(), skipped, sep="; ")
 """
 
 
@@ -129,8 +137,7 @@ def test_files_and_folders_that_may_not_be_read_are_reported(tmp_path):
     write(tmp_path / "closed" / "b.png").parent.chmod(0)
     done = subprocess.run([sys.executable, "-c", UNREADABLE, tmp_path], capture_output=True, text=True)
     assert done.stdout == (
-        f"[{tmp_path / 'a.png'!r}] [Skipped(name='secret.png', reason='it may not be read: permission denied')] "
-        "[Skipped(name='closed', reason='cannot be opened: Permission denied')]\n"
+        "1; it may not be read: permission denied; [Skipped(name='closed', reason='cannot be opened: Permission denied')]\n"
     ), done.stderr
 
 
@@ -160,12 +167,12 @@ def test_what_cannot_be_read_is_left_out_with_a_reason(tmp_path, name, content, 
     good = [write(tmp_path / "a.png"), write(tmp_path / "z.png")]
     (tmp_path / name).write_bytes(content)
     files = sorted([*good, tmp_path / name])
-    pixels, kept, [skipped] = images.load_readable(tmp_path, files, 4)
+    pixels, kept, unreadable = load_readable(tmp_path, files, 4)
     assert pixels.shape == (2, 3, 4, 4)
     assert kept == good
-    assert skipped.name == name
-    assert skipped.reason.startswith(reason)
-    assert str(tmp_path) not in skipped.reason
+    assert list(unreadable) == [tmp_path / name]
+    assert unreadable[tmp_path / name].startswith(reason)
+    assert str(tmp_path) not in unreadable[tmp_path / name]
     with pytest.raises(ValueError, match=name) as caught:
         images.thumbnail(tmp_path / name, 8)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # a worker may hand it on
@@ -175,7 +182,7 @@ def test_a_large_folder_stays_in_its_files_without_those_that_cannot_be_read(tmp
     files = [write(tmp_path / f"{i}.png", (i, 0, 0)) for i in range(3)]
     files[1].write_bytes(b"")
     monkeypatch.setattr(images, "LARGEST_ARRAY", 0)
-    lazy, kept, _ = images.load_readable(tmp_path, files, 4)
+    lazy, kept, _ = load_readable(tmp_path, files, 4)
     assert isinstance(lazy, images.ImageFiles)
     assert (lazy.names, kept) == (("0.png", "2.png"), [files[0], files[2]])
 
@@ -284,9 +291,9 @@ def test_whatever_is_in_a_file_it_is_an_image_or_a_reason(tmp_path, rng):
     files = [tmp_path / f"a.{kind.lower()}" for kind in VALID]
     for file, content in zip(files, VALID.values(), strict=True):
         file.write_bytes(mutated(content, rng))
-    pixels, kept, skipped = images.load_readable(tmp_path, files, 4)
-    assert len(pixels) == len(kept) == len(files) - len(skipped)
-    assert all(one.reason for one in skipped)
+    pixels, kept, unreadable = load_readable(tmp_path, files, 4)
+    assert len(pixels) == len(kept) == len(files) - len(unreadable)
+    assert all(unreadable.values())
     for file in files:
         with suppress(ValueError):
             assert max(images.thumbnail(file, 8).size) <= 8

@@ -159,57 +159,49 @@ def copies(files: Sequence[Path]) -> dict[Path, Path]:
 # -- reading -------------------------------------------------------------------------------------------------------------------
 
 
-def load(root: Path, files: Sequence[Path], side: int) -> np.ndarray | ImageFiles:
-    """An array uint8 (n, 3, side, side) where it is small enough, else the files; ValueError naming one that cannot be read."""
-    images = ImageFiles(root.absolute(), relative(root, files), side)
-    return images if images.size > LARGEST_ARRAY else read_all(files, side, progress=True)
+def load(root: Path, files: Sequence[Path], side: int, unreadable: dict[Path, str] | None = None) -> np.ndarray | ImageFiles:
+    """The images uint8 (n, 3, side, side): an array where it is small enough, else the files, which stay where they are.
 
-
-def load_readable(root: Path, files: Sequence[Path], side: int) -> tuple[np.ndarray | ImageFiles, list[Path], list[Skipped]]:
-    """The same of those files that can be read; also these, and the others with the reason."""
-    small = len(files) * 3 * side**2 <= LARGEST_ARRAY
-    images, kept, skipped = np.empty((len(files) if small else 1, 3, side, side), dtype=np.uint8), [], []
+    unreadable: takes the files that cannot be read, each with the reason; without it, an array of them raises ValueError.
+    """
     with warnings.catch_warnings(action="ignore"):  # Pillow's, about metadata that is not needed
-        for file, found in zip(files, _decode(files, side, progress=True), strict=True):
-            if isinstance(found, Unreadable):
-                skipped.append(Skipped(file.relative_to(root).as_posix(), found.reason))
-                continue
-            images[len(kept) if small else 0] = found
-            kept.append(file)
-    return images[: len(kept)] if small else ImageFiles(root.absolute(), relative(root, kept), side), kept, skipped
+        if len(files) * 3 * side**2 <= LARGEST_ARRAY:
+            return read_all(files, side, unreadable, progress=True)
+        if unreadable is not None:
+            for _ in _decode(files, side, unreadable, progress=True):
+                pass
+            files = [file for file in files if file not in unreadable]
+    return ImageFiles(root.absolute(), relative(root, files), side)
 
 
-def read_all(files: Sequence[Path], side: int, progress: bool = False) -> np.ndarray:
-    """uint8 (n, 3, side, side); ValueError naming a file that cannot be read."""
-    images = np.empty((len(files), 3, side, side), dtype=np.uint8)
-    for i, found in enumerate(_decode(files, side, progress)):
-        if isinstance(found, Unreadable):
-            raise found
-        images[i] = found
-    return images
+def read_all(files: Sequence[Path], side: int, unreadable: dict[Path, str] | None = None, progress: bool = False) -> np.ndarray:
+    """The images as an array uint8 (n, 3, side, side); unreadable as in `load`."""
+    images, n = np.empty((len(files), 3, side, side), dtype=np.uint8), 0
+    for image in _decode(files, side, unreadable, progress):
+        images[n] = image
+        n += 1
+    return images[:n]
 
 
-def _decode(files: Sequence[Path], side: int, progress: bool) -> Iterator[np.ndarray | Unreadable]:
-    """Each image uint8 (3, side, side), or why it cannot be read."""
+def _decode(files: Sequence[Path], side: int, unreadable: dict[Path, str] | None, progress: bool) -> Iterator[np.ndarray]:
+    """One image uint8 (3, side, side) after the other."""
 
-    def decode(file: Path) -> np.ndarray | Unreadable:
+    def decode(file: Path) -> np.ndarray | None:
         try:
             return read(file, side)
-        except Unreadable as error:
-            return error
+        except ValueError as error:
+            if unreadable is None:
+                raise
+            unreadable[file] = _reason(file, error.__cause__)
+            return None
 
     threads = ThreadPoolExecutor(THREADS)
     try:
         decoded = threads.map(decode, files)
-        yield from tqdm(decoded, total=len(files), desc="reading images", unit="image", leave=False, disable=not progress)
+        bar = tqdm(decoded, total=len(files), desc="reading images", unit="image", leave=False, disable=not progress)
+        yield from (image for image in bar if image is not None)
     finally:  # a broken file, or a reader who stops it, leaves nothing running
         threads.shutdown(cancel_futures=True)
-
-
-class Unreadable(ValueError):
-    """An image that cannot be read. It is made of one text, so that a worker's process can hand it on."""
-
-    reason: str = ""  # in words for those who do not know Pillow
 
 
 def read(file: Path, side: int) -> np.ndarray:
@@ -244,13 +236,11 @@ def _decoded(file: Path, side: int) -> Iterator[Image.Image]:
                     ImageOps.exif_transpose(opened, in_place=True)
                 yield rgb(opened)
     except Exception as error:  # Pillow's decoders raise whatever the damaged bytes lead them to
-        reason = _reason(file, error)
-        unreadable = Unreadable(f"cannot read the image {file}: {reason}")
-        unreadable.reason = reason
-        raise unreadable from error
+        raise ValueError(f"cannot read the image {file}: {_reason(file, error)}") from error
 
 
-def _reason(file: Path, cause: Exception) -> str:
+def _reason(file: Path, cause: BaseException | None) -> str:
+    """Why an image cannot be read, in words for those who do not know Pillow."""
     if isinstance(cause, Image.DecompressionBombError):
         return f"larger than {2 * Image.MAX_IMAGE_PIXELS:,} pixels: scale it down"
     if isinstance(cause, FileNotFoundError):

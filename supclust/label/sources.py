@@ -78,12 +78,16 @@ def _of_folder(request: Request) -> Source:
         raise ValueError(f"no image in {folder}{none}. Looked for files named {', '.join(images.SUFFIXES)}")
     names, same = dict(zip(files, images.relative(folder, files), strict=True)), images.copies(files)
     copies = {names[copy]: names[original] for copy, original in same.items()}
-    pixels, readable, unreadable = images.load_readable(folder, [file for file in files if file not in same], embedder.side)
+    originals, unreadable = [file for file in files if file not in same], {}
+    pixels = images.load(folder, originals, embedder.side, unreadable)
+    readable = tuple(file for file in originals if file not in unreadable)
     if not readable:
-        raise ValueError(f"none of the {len(files)} images in {folder} can be read; of the first: {unreadable[0].reason}")
-    skipped += [*unreadable, *(Skipped(copy, f"the same image as {original}") for copy, original in copies.items())]
+        first = unreadable[originals[0]]
+        raise ValueError(f"none of the {len(files)} images in {folder} can be read; of the first: {first}")
+    skipped += [Skipped(names[file], reason) for file, reason in unreadable.items()]
+    skipped += [Skipped(copy, f"the same image as {original}") for copy, original in copies.items()]
     ids, about = tuple(names[file] for file in readable), {"kind": "images", "name": folder.name}
-    return Source(ids, tuple(readable), about, folder, None, pixels, embedder, tuple(skipped), copies)
+    return Source(ids, readable, about, folder, None, pixels, embedder, tuple(skipped), copies)
 
 
 def _of_embeddings(path: Path, pictures: Path | None) -> Source:
