@@ -6,6 +6,7 @@ import json
 import logging
 import unicodedata
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
@@ -14,8 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from supclust.label import annotations, exports, matching
+from supclust.label import annotations, results
 from supclust.label.annotations import Label
+from supclust.label.request import Request
 from tests.mutations import mutated
 
 SAME_FOLDER = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -56,7 +58,7 @@ def labels_of(labels, unlabeled=(), file="f"):
 
 def match(labels, ids, aliases=()):
     given = labels_of(labels.labels, labels.unlabeled) if isinstance(labels, Said) else labels
-    return matching.match(given, ids, dict(aliases))
+    return annotations.match(given, ids, dict(aliases))
 
 
 def written(folder, content, name="labels.csv"):
@@ -444,7 +446,7 @@ def test_what_is_no_formula_stays_as_it_is(text):
 
 def test_a_table_is_written_as_it_should_be(tmp_path):
     rows = [("a", 1, 0.1, 1e-300), ('b"c', 2, np.nan, None), ("=d", 3, -0.5, 0.1 + 0.2)]
-    exports.write_csv(tmp_path / "new" / "t.csv", [dict(zip(("id", "order", "sup", "score"), row, strict=True)) for row in rows])
+    results.write_csv(tmp_path / "new" / "t.csv", [dict(zip(("id", "order", "sup", "score"), row, strict=True)) for row in rows])
     assert (tmp_path / "new" / "t.csv").read_bytes().decode().split("\n") == [
         '"id","order","sup","score"',
         '"a",1,0.1,1e-300',
@@ -464,7 +466,7 @@ labels_ = st.just("") | names.map(str.strip)
 @given(st.dictionaries(names, labels_, min_size=1))
 def test_a_table_of_any_ids_and_labels_comes_back_as_it_was(tmp_path, table):
     path = tmp_path / "table.csv"
-    exports.write_csv(path, [{"id": name, "label": label} for name, label in table.items()])
+    results.write_csv(path, [{"id": name, "label": label} for name, label in table.items()])
     found, waiting, unknown = match(annotations.read(path), list(table))
     assert found == {position: label for position, label in enumerate(table.values()) if label}
     assert waiting == [position for position, label in enumerate(table.values()) if not label]
@@ -475,7 +477,7 @@ def test_a_table_of_any_ids_and_labels_comes_back_as_it_was(tmp_path, table):
 @given(st.lists(names | st.floats() | st.integers() | st.none(), min_size=1))
 def test_no_cell_of_a_table_is_taken_for_a_formula(tmp_path, values):
     path = tmp_path / "table.csv"
-    exports.write_csv(path, [{"id": value, "n": n} for n, value in enumerate(values)])
+    results.write_csv(path, [{"id": value, "n": n} for n, value in enumerate(values)])
     rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
     assert len(rows) == len(values) + 1 or "\r" in path.read_bytes().decode()
     for cell in (row[0] for row in rows if row):
@@ -497,12 +499,12 @@ def is_number(cell):
 
 def tasks_of(folder, ids):
     rest = {"order": 1, "cluster": 3, "cluster_size": 10, "typicality": 0.1, "sup": np.nan}
-    return exports.label_studio_tasks([{"id": name, "path": name, **rest} for name in ids], folder)
+    return results.label_studio_tasks([{"id": name, "path": name, **rest} for name in ids], folder)
 
 
 def test_tasks_say_what_is_known_about_the_picks(tmp_path):
     rest = {"order": 1, "cluster": 3, "cluster_size": 10, "typicality": np.inf, "sup": np.nan, "label": ""}
-    [found] = exports.label_studio_tasks([{"id": "7", "path": "ä #&+%?.png", **rest}], tmp_path / "my pets")
+    [found] = results.label_studio_tasks([{"id": "7", "path": "ä #&+%?.png", **rest}], tmp_path / "my pets")
     image = "/data/local-files/?d=my%20pets/%C3%A4%20%23%26%2B%25%3F.png"
     facts = {"order": 1, "cluster": 3, "cluster_size": 10, "typicality": None, "sup": None}
     assert found == {"data": {"image": image, "supclust_id": "7", **facts}}
@@ -510,7 +512,7 @@ def test_tasks_say_what_is_known_about_the_picks(tmp_path):
 
 def test_the_interface_offers_the_classes():
     classes = ["cat", "<\"a\" & 'b'>", "two\nlines", "ä"]
-    view = ElementTree.fromstring(exports.label_studio_config(classes))
+    view = ElementTree.fromstring(results.label_studio_config(classes))
     assert [(child.tag, child.get("name")) for child in view] == [("Image", "image"), ("Choices", "label")]
     assert view.find("Image").get("value") == "$image"
     assert view.find("Choices").get("toName") == "image"
@@ -520,7 +522,7 @@ def test_the_interface_offers_the_classes():
 @pytest.mark.parametrize("classes", [["a", "a"], ["a", ""], [" a"], ["a\x07"], ["a\udcff"]])
 def test_classes_that_make_no_interface_are_refused(classes):
     with pytest.raises(ValueError, match="class"):
-        exports.check_classes(classes)
+        Request(Path("images"), Path("picks"), classes=tuple(classes))
 
 
 def exported(tasks, answers):

@@ -18,7 +18,7 @@ from PIL import Image
 import supclust
 from supclust import __main__, strategies
 from supclust.images.files import MARKER
-from supclust.label import contact_sheet, embeddings, exports, labeling
+from supclust.label import contact_sheet, embeddings, labeling, results
 from supclust.label.embeddings import Embeddings
 from supclust.label.labeling import EncoderOptions, Request
 from tests.conftest import make_blobs
@@ -28,12 +28,33 @@ BLOBS, SIZE = 6, 20
 COLUMNS = ["id", "path", "cluster", "cluster_size", "typicality", "sup", "order", "label"]
 
 
-@pytest.fixture
-def points(tmp_path):
+def write_points(path):
     """Embeddings of six clear groups, a file with ids such as group3/07.png."""
     ids = tuple(f"group{i // SIZE}/{i % SIZE:02}.png" for i in range(BLOBS * SIZE))
-    embeddings.write(tmp_path / "points.npz", Embeddings(make_blobs(BLOBS, SIZE, 8), ids))
-    return tmp_path / "points.npz"
+    embeddings.write(path, Embeddings(make_blobs(BLOBS, SIZE, 8), ids))
+    return path
+
+
+@pytest.fixture
+def points(tmp_path):
+    return write_points(tmp_path / "points.npz")
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    """A folder to read from: points.npz, its first round in first, and labels.csv of its picks."""
+    root = tmp_path_factory.mktemp("started")
+    run(write_points(root / "points.npz"), root / "first")
+    answer(root / "first", root / "labels.csv")
+    return root
+
+
+@pytest.fixture(scope="module")
+def round_of_images(folder, tmp_path_factory):
+    """The results of a round on the folder of images, to read from."""
+    out = tmp_path_factory.mktemp("round") / "first"
+    run(folder, out, classes=("left", "right"))
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +83,7 @@ def picks(out):
 def answer(out, path, label=lambda name: name.split("/")[0]):
     """What an oracle makes of a round's picks: labels.csv."""
     found = picks(out)["id"]
-    exports.write_csv(path, [{"id": name, "label": label(name)} for name in found])
+    results.write_csv(path, [{"id": name, "label": label(name)} for name in found])
     return path
 
 
@@ -130,12 +151,12 @@ def test_a_folder_of_images_from_the_command_line(folder, tmp_path, capsys, capl
 
 @pytest.mark.parametrize("strategy", strategies.NAMES)
 @pytest.mark.parametrize("labeled", [False, True])
-def test_every_strategy_is_offered(points, tmp_path, strategy, labeled):
-    files = (answer(first(points, tmp_path), tmp_path / "labels.csv"),) if labeled else ()
-    found = run(points, tmp_path / "picks", strategy=strategy, labeled=files)
+def test_every_strategy_is_offered(started, tmp_path, strategy, labeled):
+    files = (started / "labels.csv",) if labeled else ()
+    found = run(started / "points.npz", tmp_path / "picks", strategy=strategy, labeled=files)
     table = picks(tmp_path / "picks")
     assert len(set(table["id"])) == 5
-    assert not labeled or not set(table["id"]) & set(picks(tmp_path / "first")["id"])
+    assert not labeled or not set(table["id"]) & set(picks(started / "first")["id"])
     assert f"Picked by {strategy}: " in labeling.explain(found, found.picks[0])
 
 
@@ -172,9 +193,8 @@ def test_embeddings_of_all_kinds_give_the_same_picks(points, tmp_path, suffix):
     assert not (tmp_path / "picks" / "embeddings.npz").exists()  # they are there already
 
 
-def test_images_of_embeddings_are_shown_where_they_are_named(folder, tmp_path):
-    run(folder, tmp_path / "first")
-    made = embeddings.read(tmp_path / "first" / "embeddings.npz")
+def test_images_of_embeddings_are_shown_where_they_are_named(folder, round_of_images, tmp_path):
+    made = embeddings.read(round_of_images / "embeddings.npz")
     np.savez(tmp_path / "mine.npz", features=made.features, ids=np.array(made.ids))
     found = run(tmp_path / "mine.npz", tmp_path / "picks", pictures=folder)
     assert [pick.point for pick in found.picks] == supclust.select(made.features, 5).tolist()
@@ -225,10 +245,9 @@ def test_rounds_never_repeat_a_pick_and_leave_clusters_with_labels_out(points, t
     assert json.loads((tmp_path / "round7" / MARKER).read_text())["embeddings"] == "../points.npz"
 
 
-def test_a_round_on_the_images_goes_on_from_the_labels_alone(points, tmp_path):
-    labels = answer(first(points, tmp_path), tmp_path / "labels.csv")
-    by_labels = run(points, tmp_path / "a", labeled=(labels,))
-    by_round = run(tmp_path / "first", tmp_path / "b", labeled=(labels,))
+def test_a_round_on_the_images_goes_on_from_the_labels_alone(started, tmp_path):
+    by_labels = run(started / "points.npz", tmp_path / "a", labeled=(started / "labels.csv",))
+    by_round = run(started / "first", tmp_path / "b", labeled=(started / "labels.csv",))
     assert [pick.point for pick in by_labels.picks] == [pick.point for pick in by_round.picks]
 
 
@@ -257,9 +276,8 @@ def test_embeddings_and_images_may_be_moved_between_rounds(folder, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["JSON", "JSON-MIN"])
-def test_labels_come_back_from_label_studio(folder, tmp_path, kind):
-    out = tmp_path / "first"
-    run(folder, out, classes=("left", "right"))
+def test_labels_come_back_from_label_studio(round_of_images, tmp_path, kind):
+    out = round_of_images
     assert '<Choice value="right"/>' in (out / "label_studio.xml").read_text()
     exported = []
     for number, task in enumerate(json.loads((out / "label_studio.json").read_text()), start=1):
@@ -404,11 +422,11 @@ def test_what_cannot_be_used_is_refused_with_a_sentence(points, tmp_path, option
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_the_budget_counts_what_is_left(points, tmp_path):
-    labels = answer(first(points, tmp_path), tmp_path / "labels.csv")
+def test_the_budget_counts_what_is_left(started, tmp_path):
+    options = {"labeled": (started / "labels.csv",)}
     with pytest.raises(ValueError, match="there are 120 images, of which 5 are labelled or picked already: at most --budget 115"):
-        run(points, tmp_path / "picks", budget=116, labeled=(labels,))
-    assert len(run(points, tmp_path / "picks", budget=115, labeled=(labels,)).picks) == 115
+        run(started / "points.npz", tmp_path / "picks", budget=116, **options)
+    assert len(run(started / "points.npz", tmp_path / "picks", budget=115, **options).picks) == 115
 
 
 def test_unknown_ids_are_counted_listed_and_left_out(points, tmp_path, caplog):

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from supclust import strategies
-from supclust.label import annotations, matching, results, sources
+from supclust.label import annotations, results, sources
 from supclust.label.annotations import Label
 from supclust.label.request import EncoderOptions, Request
 from supclust.label.results import RESULTS, SHEET
@@ -52,7 +52,7 @@ def _log_skipped(source: Source) -> None:
 
 def _known(source: Source, given: Sequence[Label]) -> tuple[dict[int, str], np.ndarray]:
     """Labels by point, and all the points that are done: labelled, listed in a file of labels, or picked in earlier rounds."""
-    labels, unlabeled, unknown = matching.match(given, source.ids, source.copies)
+    labels, unlabeled, unknown = annotations.match(given, source.ids, source.copies)
     files = ", ".join(dict.fromkeys(label.file for label in given))
     if unknown and not labels and not unlabeled:
         here = f"the first is {unknown[0]!r}, and ids here look like {source.ids[0]!r}"

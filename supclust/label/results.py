@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import logging
+import math
 import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+from xml.sax.saxutils import quoteattr
+
+import pandas as pd
 
 from supclust import __version__, kept
 from supclust.images import files as images
 from supclust.images.files import MARKER
-from supclust.label import annotations, contact_sheet, embeddings, exports
+from supclust.label import annotations, contact_sheet, embeddings
+from supclust.label.annotations import CONTROL, LOCAL_FILES, safe
 from supclust.label.contact_sheet import NEIGHBOR, PICK, Card, Sheet, Tile
 from supclust.label.embeddings import Embeddings
 from supclust.label.request import Request
@@ -30,6 +37,7 @@ PICKS, SKIPPED, ABOUT, EMBEDDINGS = "picks.csv", "skipped.csv", "about.md", "emb
 SHEET, SHEET_PICTURE = "contact_sheet.html", "contact_sheet.png"
 TASKS, CONFIG = "label_studio.json", "label_studio.xml"
 RESULTS = (PICKS, SKIPPED, ABOUT, SHEET, SHEET_PICTURE, TASKS, CONFIG, EMBEDDINGS, MARKER)
+FACTS = ("order", "cluster", "cluster_size", "typicality", "sup")  # what a task says about its pick, to sort by
 PART = ".part-"  # begins the name of the folder in which results are made
 
 
@@ -88,15 +96,15 @@ def _write_into(found: Round, folder: Path) -> None:
     if source.kept is None:
         paths = tuple(file and _relative(file, found.request.out) for file in source.files)
         embeddings.write(folder / EMBEDDINGS, Embeddings(source.features, source.ids, paths))
-    exports.write_csv(folder / PICKS, rows)
+    write_csv(folder / PICKS, rows)
     if source.skipped:
-        exports.write_csv(folder / SKIPPED, [{"path": one.name, "reason": one.reason} for one in source.skipped])
+        write_csv(folder / SKIPPED, [{"path": one.name, "reason": one.reason} for one in source.skipped])
     with_images = [row | {"path": _relative(Path(row["path"]), source.folder)} for row in rows if row["path"]]
     if with_images:
-        tasks = exports.label_studio_tasks(with_images, source.folder)
+        tasks = label_studio_tasks(with_images, source.folder)
         kept.write_text(folder / TASKS, json.dumps(tasks, indent=1) + "\n")
         if found.classes:
-            kept.write_text(folder / CONFIG, exports.label_studio_config(found.classes))
+            kept.write_text(folder / CONFIG, label_studio_config(found.classes))
     title, facts = f"{len(found.picks)} images to label, of {source.about['name']}", _facts(found)
     sheet = Sheet(title, facts, [_card(found, pick) for pick in found.picks], found.classes)
     kept.write_text(folder / SHEET, contact_sheet.html(sheet))
@@ -187,3 +195,35 @@ def _record(found: Round) -> dict[str, Any]:
         "earlier": list(source.earlier),
         "picks": [source.ids[pick.point] for pick in found.picks],
     }
+
+
+# -- formats of others ---------------------------------------------------------------------------------------------------------
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows, cells by column, as a CSV file that is safe to open in a spreadsheet; whole or not at all.
+
+    Text is made `safe` and put in quotes, numbers stand as they are, None and NaN are empty; UTF-8, lines end in a line feed.
+    """
+    cells = [{name: safe(cell) if isinstance(cell, str) else cell for name, cell in row.items()} for row in rows]
+    kept.write_text(path, pd.DataFrame(cells).to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n"))
+
+
+def label_studio_tasks(picks: Sequence[Mapping[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    """Tasks that Label Studio imports, one a pick, in their order, without predictions.
+
+    picks: id, path of the image below the folder, and FACTS; numbers that are not finite become null, as JSON has no others.
+    The addresses hold where LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT is the folder around this one: Label Studio does not take the
+    root itself for a storage, only folders in it.
+    """
+    prefix = f"{LOCAL_FILES}{quote(folder.resolve().name)}/"
+    facts = [{name: pick[name] if math.isfinite(pick[name]) else None for name in FACTS} for pick in picks]
+    images = [{"image": prefix + quote(pick["path"]), "supclust_id": pick["id"]} for pick in picks]
+    return [{"data": image | fact} for image, fact in zip(images, facts, strict=True)]
+
+
+def label_studio_config(classes: Sequence[str]) -> str:
+    """The labelling interface of a project in Label Studio, as XML: an image, and a choice of one of the classes."""
+    choices = "".join(f"    <Choice value={quoteattr(name)}/>\n" for name in classes)
+    control = f'  <Choices name="{CONTROL}" toName="image" choice="single" showInline="true">\n{choices}  </Choices>\n'
+    return f'<View>\n  <Image name="image" value="$image"/>\n{control}</View>\n'

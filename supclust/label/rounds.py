@@ -9,7 +9,7 @@ import numpy as np
 
 from supclust import method, strategies
 from supclust.engine import geometry
-from supclust.label import contact_sheet
+from supclust.label.contact_sheet import NEIGHBORS, visible
 from supclust.label.request import Request
 from supclust.label.sources import Source
 
@@ -79,7 +79,7 @@ def describe(pool: strategies.Pool, points: np.ndarray, budget: int) -> tuple[Pi
         others = [k for k in np.argsort(-weights[cluster], kind="stable").tolist() if k != cluster and len(by_typicality[k])][:NEAR]
         distances = geometry.distances(pool.normalised[np.array([point])], clusters.centers)[0]
         near = tuple(Near(k, float(weights[cluster, k]), float(distances[k]), int(by_typicality[k][0])) for k in others)
-        typical = tuple(members[members != point][: contact_sheet.NEIGHBORS].tolist())
+        typical = tuple(members[members != point][:NEIGHBORS].tolist())
         counts = int(size_ranks[cluster]), int(labeled[cluster])
         scores = float(typicality[point]), rank, float(details.sup[point])
         picks.append(Pick(order, point, cluster, len(members), *counts, *scores, typical, near))
@@ -95,10 +95,9 @@ def explain(found: Round, pick: Pick) -> str:
         f"Typicality {pick.typicality:.3f}: number {pick.rank} of {pick.cluster_size:,} in its cluster.",
     ]
     if pick.near:
-        examples = [contact_sheet.visible(ids[one.example]) for one in pick.near]
         near = [
-            f"{one.cluster} (weight {one.weight:.2f}, distance {one.distance:.3f}, such as {example})"
-            for one, example in zip(pick.near, examples, strict=True)
+            f"{one.cluster} (weight {one.weight:.2f}, distance {one.distance:.3f}, such as {visible(ids[one.example])})"
+            for one in pick.near
         ]
         lines.append(f"SUP {pick.sup:.3f}; nearest clusters: {'; '.join(near)}.")
     lines.append(f"Picked by {found.request.strategy}: {_rule(found)}")

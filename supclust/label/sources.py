@@ -84,7 +84,7 @@ def _of_folder(request: Request) -> Source:
     if not readable:
         first = unreadable[originals[0]]
         raise ValueError(f"none of the {len(files)} images in {folder} can be read; of the first: {first}")
-    skipped += [Skipped(names[file], reason) for file, reason in unreadable.items()]
+    skipped += [Skipped(names[file], reason) for file, reason in sorted(unreadable.items())]
     skipped += [Skipped(copy, f"the same image as {original}") for copy, original in copies.items()]
     ids, about = tuple(names[file] for file in readable), {"kind": "images", "name": folder.name}
     return Source(ids, readable, about, folder, None, pixels, embedder, tuple(skipped), copies)
