@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from supclust.images import files as images
-from supclust.images.files import Skipped
 from tests.mutations import mutated
 
 
@@ -33,6 +32,12 @@ def as_bytes(kind="PNG", size=(24, 18), **options):
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(noise).save(stream, kind, **options)
     return stream.getvalue()
+
+
+def find(root, **options):
+    """Names of the images in a folder, and of the others with the reason."""
+    found, others = images.find(root, **options)
+    return images.relative(root, found), {images.printable(file.relative_to(root).as_posix()): others[file] for file in others}
 
 
 def load_readable(root, files, side):
@@ -57,10 +62,8 @@ def test_finds_images_of_all_common_formats_in_nested_folders(tmp_path):
     names = ["b/2.JPG", "b/c/3.webp", "1.png", "4.bmp", "5.tif", "6.gif", "7.ppm", "8.jp2", "9.avif"]
     for name in names:
         write(tmp_path / name)
-    found, skipped = images.find(tmp_path)
-    assert images.relative(tmp_path, found) == tuple(sorted(names))
-    assert skipped == []
-    assert all(images.read(file, 6).shape == (3, 6, 6) for file in found)
+    assert find(tmp_path) == (tuple(sorted(names)), {})
+    assert all(images.read(tmp_path / name, 6).shape == (3, 6, 6) for name in names)
 
 
 def test_what_is_no_image_is_listed_with_the_reason(tmp_path):
@@ -69,12 +72,12 @@ def test_what_is_no_image_is_listed_with_the_reason(tmp_path):
     (tmp_path / "phone.HEIC").write_text("x")
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
     os.mkfifo(tmp_path / "pipe.png")
-    assert images.find(tmp_path)[1] == [
-        Skipped("gone.png", "a link to nothing"),
-        Skipped("notes.txt", "not an image, by its name"),
-        Skipped("phone.HEIC", "HEIC is not read: convert it to JPEG or PNG"),
-        Skipped("pipe.png", "not a regular file"),
-    ]
+    assert find(tmp_path)[1] == {
+        "gone.png": "a link to nothing",
+        "notes.txt": "not an image, by its name",
+        "phone.HEIC": "HEIC is not read: convert it to JPEG or PNG",
+        "pipe.png": "not a regular file",
+    }
 
 
 def test_hidden_files_and_results_of_the_tool_are_not_looked_at(tmp_path):
@@ -84,9 +87,7 @@ def test_hidden_files_and_results_of_the_tool_are_not_looked_at(tmp_path):
     write(tmp_path / "picks" / "contact_sheet.png")
     (tmp_path / "picks" / images.MARKER).write_text("{}")
     write(tmp_path / "out" / "d.png")
-    found, skipped = images.find(tmp_path, leave_out=[tmp_path / "out"])
-    assert images.relative(tmp_path, found) == ("a.png",)
-    assert skipped == []
+    assert find(tmp_path, leave_out=[tmp_path / "out"]) == (("a.png",), {})
 
 
 def test_links_that_go_in_circles_or_up_end_and_linked_folders_count_once(tmp_path):
@@ -97,19 +98,15 @@ def test_links_that_go_in_circles_or_up_end_and_linked_folders_count_once(tmp_pa
     (tmp_path / "two").symlink_to(tmp_path / "one")
     elsewhere = write(tmp_path.parent / f"{tmp_path.name}-elsewhere" / "b.png").parent
     (tmp_path / "three").symlink_to(elsewhere)
-    found, skipped = images.find(tmp_path)
-    assert images.relative(tmp_path, found) == ("one/a.png", "three/b.png")
-    assert [one.name for one in skipped] == ["self"]
+    assert find(tmp_path) == (("one/a.png", "three/b.png"), {"self": "not an image, by its name"})
 
 
 def test_a_name_that_is_not_unicode_is_reported_in_a_way_that_can_be_printed(tmp_path):
     write(tmp_path / "a.png")
     (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes((tmp_path / "a.png").read_bytes())
     write(tmp_path / os.fsdecode(b"fol\xff") / "b.png")
-    found, skipped = images.find(tmp_path)
-    assert images.relative(tmp_path, found) == ("a.png",)
     reason = "its path is not valid Unicode: rename it"
-    assert skipped == [Skipped("caf\\xe9.png", reason), Skipped("fol\\xff/b.png", reason)]
+    assert find(tmp_path) == (("a.png",), {"caf\\xe9.png": reason, "fol\\xff/b.png": reason})
 
 
 UNREADABLE = """
@@ -121,10 +118,10 @@ Image.init()
 root = Path(sys.argv[1])
 images.read(root / "a.png", 4)
 os.setuid(65534)
-found, skipped = images.find(root)
+found, others = images.find(root)
 assert images.copies(found) == {}
 unreadable = {}
-print(len(images.load(root, found, 4, unreadable)), *unreadable.values(), skipped, sep="; ")
+print(len(images.load(root, found, 4, unreadable)), *unreadable.values(), *others.values(), sep="; ")
 """
 
 
@@ -136,9 +133,7 @@ def test_files_and_folders_that_may_not_be_read_are_reported(tmp_path):
     write(tmp_path / "secret.png").chmod(0)
     write(tmp_path / "closed" / "b.png").parent.chmod(0)
     done = subprocess.run([sys.executable, "-c", UNREADABLE, tmp_path], capture_output=True, text=True)
-    assert done.stdout == (
-        "1; it may not be read: permission denied; [Skipped(name='closed', reason='cannot be opened: Permission denied')]\n"
-    ), done.stderr
+    assert done.stdout == ("1; it may not be read: permission denied; cannot be opened: Permission denied\n"), done.stderr
 
 
 def test_copies_are_found_by_content_not_by_name_or_size(tmp_path):

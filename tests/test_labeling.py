@@ -307,7 +307,7 @@ def test_results_inside_the_folder_of_images_are_no_images(tmp_path):
     run(tmp_path, tmp_path / "picks")
     found = run(tmp_path, tmp_path / "picks-2", labeled=(answer(tmp_path / "picks", tmp_path / "labels.csv", lambda name: "x"),))
     assert len(found.source.ids) == 12
-    assert [one.name for one in found.source.skipped] == ["labels.csv"]
+    assert list(found.source.skipped) == ["labels.csv"]
 
 
 # --- strange names --------------------------------------------------------------------------------------------------------

@@ -36,14 +36,6 @@ _LARGE_IMAGE = threading.Lock()
 MARKER = "supclust.json"  # a folder that holds it was written by `supclust label`: its pictures are none of the pool
 
 
-@dataclass(frozen=True)
-class Skipped:
-    """A file or folder that is left out: its name, relative to the folder that was looked through, and why."""
-
-    name: str
-    reason: str
-
-
 @dataclass(frozen=True, eq=False)
 class ImageFiles:
     """Images that stay in their files until they are asked for: stands in for an array uint8 (n, 3, side, side).
@@ -84,19 +76,19 @@ class ImageFiles:
 
     def checksum(self) -> str:
         """SHA-256 of side and of the files' names and sizes: tells images apart without reading them, on any machine."""
-        return sha256(repr((self.side, [(name, size) for name, size, _ in listing(self.folder, self.names)])))
+        return sha256(repr((self.side, [(name, (self.folder / name).stat().st_size) for name in self.names])))
 
 
 # -- finding -------------------------------------------------------------------------------------------------------------------
 
 
-def find(folder: Path, leave_out: Collection[Path] = ()) -> tuple[list[Path], list[Skipped]]:
+def find(folder: Path, leave_out: Collection[Path] = ()) -> tuple[list[Path], dict[Path, str]]:
     """The image files in and below a folder, sorted, told by their suffixes; and what else is there, with the reason.
 
     Links are followed, but not to a folder around this one, and each folder is visited once. Not looked at, and not reported:
     hidden files and folders, the folders of leave_out, and those that `supclust label` wrote (they hold MARKER).
     """
-    found, skipped, problems = [], [], []
+    found, others, problems = [], {}, []
     visited = {*map(Path.resolve, leave_out), *folder.resolve().parents}
     for name, folders, names in os.walk(folder, followlinks=True, onerror=problems.append):
         here, real = Path(name), Path(name).resolve()
@@ -106,10 +98,12 @@ def find(folder: Path, leave_out: Collection[Path] = ()) -> tuple[list[Path], li
         visited.add(real)
         folders[:] = sorted(one for one in folders if not one.startswith("."))
         for file in (here / one for one in names if not one.startswith(".")):
-            reason = _why_not(file)
-            found.append(file) if reason is None else skipped.append((file, reason))
-    skipped += [(Path(error.filename), f"cannot be opened: {error.strerror}") for error in problems]
-    return sorted(found), [Skipped(printable(path.relative_to(folder).as_posix()), reason) for path, reason in sorted(skipped)]
+            if reason := _why_not(file):
+                others[file] = reason
+            else:
+                found.append(file)
+    others |= {Path(error.filename): f"cannot be opened: {error.strerror}" for error in problems}
+    return sorted(found), others
 
 
 def _why_not(file: Path) -> str | None:
@@ -134,12 +128,6 @@ def printable(name: str) -> str:
 def relative(root: Path, files: Sequence[Path]) -> tuple[str, ...]:
     """Names of files relative to a folder, with slashes."""
     return tuple(file.relative_to(root).as_posix() for file in files)
-
-
-def listing(folder: Path, names: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Name, size and time of modification of each file."""
-    stats = [(folder / name).stat() for name in names]
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(names, stats, strict=True)]
 
 
 def copies(files: Sequence[Path]) -> dict[Path, Path]:

@@ -98,7 +98,7 @@ def _write_into(found: Round, folder: Path) -> None:
         embeddings.write(folder / EMBEDDINGS, Embeddings(source.features, source.ids, paths))
     write_csv(folder / PICKS, rows)
     if source.skipped:
-        write_csv(folder / SKIPPED, [{"path": one.name, "reason": one.reason} for one in source.skipped])
+        write_csv(folder / SKIPPED, [{"path": name, "reason": reason} for name, reason in source.skipped.items()])
     with_images = [row | {"path": _relative(Path(row["path"]), source.folder)} for row in rows if row["path"]]
     if with_images:
         tasks = label_studio_tasks(with_images, source.folder)
@@ -185,10 +185,7 @@ def _record(found: Round) -> dict[str, Any]:
         "supclust": __version__,
         "asked": asked,
         "source": source.about,
-        "images": len(source.ids),
-        "skipped": len(source.skipped),
         "clusters": found.clusters,
-        "labels": len(found.labels),
         "embeddings": EMBEDDINGS if source.kept is None else _relative(source.kept, request.out),
         "folder": source.folder and _relative(source.folder, request.out),
         "copies": dict(source.copies),

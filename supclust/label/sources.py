@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from supclust.images import files as images
-from supclust.images.files import MARKER, ImageFiles, Skipped
+from supclust.images.files import MARKER, ImageFiles
 from supclust.label import embeddings
 from supclust.label.embeddings import Embeddings
 
@@ -37,7 +37,7 @@ class Source:
     features: np.ndarray | None = None  # (n, d); None until `embedded` has made them
     pixels: np.ndarray | ImageFiles | None = None  # uint8 (n, 3, side, side), of the side that embedder takes
     embedder: Embedder | None = None  # None where the features are given
-    skipped: tuple[Skipped, ...] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)  # files and folders that are left out, and why
     copies: Mapping[str, str] = field(default_factory=dict)  # id of an image that is left out -> id of the one it is a copy of
     earlier: tuple[str, ...] = ()  # ids that earlier rounds picked
     kept: Path | None = None  # where the embeddings are; None where they have to be written
@@ -74,20 +74,19 @@ def _of_folder(request: Request) -> Source:
     folder, embedder = request.source.absolute(), embedders.load(request.encoder, request.seed, force=request.force)
     files, skipped = images.find(folder, leave_out=[request.out])
     if not files:
-        none = f" ({len(skipped)} files are none, the first {skipped[0].name}: {skipped[0].reason})" if skipped else ""
-        raise ValueError(f"no image in {folder}{none}. Looked for files named {', '.join(images.SUFFIXES)}")
+        first = next((f", the first {images.printable(file.name)}: {reason}" for file, reason in sorted(skipped.items())), "")
+        others = f" ({len(skipped)} files are none{first})" if skipped else ""
+        raise ValueError(f"no image in {folder}{others}. Looked for files named {', '.join(images.SUFFIXES)}")
     names, same = dict(zip(files, images.relative(folder, files), strict=True)), images.copies(files)
-    copies = {names[copy]: names[original] for copy, original in same.items()}
     originals, unreadable = [file for file in files if file not in same], {}
     pixels = images.load(folder, originals, embedder.side, unreadable)
     readable = tuple(file for file in originals if file not in unreadable)
     if not readable:
-        first = unreadable[originals[0]]
-        raise ValueError(f"none of the {len(files)} images in {folder} can be read; of the first: {first}")
-    skipped += [Skipped(names[file], reason) for file, reason in sorted(unreadable.items())]
-    skipped += [Skipped(copy, f"the same image as {original}") for copy, original in copies.items()]
-    ids, about = tuple(names[file] for file in readable), {"kind": "images", "name": folder.name}
-    return Source(ids, readable, about, folder, None, pixels, embedder, tuple(skipped), copies)
+        raise ValueError(f"none of the {len(files)} images in {folder} can be read; of the first: {unreadable[originals[0]]}")
+    skipped |= unreadable | {copy: f"the same image as {names[original]}" for copy, original in same.items()}
+    reasons = {images.printable(file.relative_to(folder).as_posix()): reason for file, reason in sorted(skipped.items())}
+    copies, about = {names[copy]: names[original] for copy, original in same.items()}, {"kind": "images", "name": folder.name}
+    return Source(tuple(names[file] for file in readable), readable, about, folder, None, pixels, embedder, reasons, copies)
 
 
 def _of_embeddings(path: Path, pictures: Path | None) -> Source:
