@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ LISTS = ("embedding", "embeddings", "features", "vector", "emb")  # columns of a
 IDS = ("ids", "id", "names", "filenames")
 PATHS = ("paths", "path", "files")
 ANSWERS = ("label", "labels", "class", "target", "category")  # numeric columns that must not slip in among the features
+NOT_TEXT = re.compile("[\0\ud800-\udfff]")  # what UTF-8 cannot hold, as in the name of a file in another encoding, and NUL
 HOW_TO_SAVE = (
     "This makes a file that can be read: numpy.savez('mine.npz', features=numpy.asarray(features, dtype='float32'), "
     "ids=numpy.asarray(ids, dtype=str))"
@@ -47,15 +49,10 @@ class Embeddings:
                 raise ValueError(
                     f"there are {len(values)} {what} and {n} features: each row of the features needs one of the {what}"
                 )
-        if bad := [row for row, name in enumerate(self.ids) if not name or "\0" in name or not _is_text(name)]:
+        if bad := [row for row, name in enumerate(self.ids) if not name or NOT_TEXT.search(name)]:
             raise ValueError(f"ids must be text that is not empty, and these rows' are not: {listing(bad)}")
         if repeated := [name for name, count in Counter(self.ids).items() if count > 1]:
             raise ValueError(f"ids must be distinct, and these come up again: {listing(repeated)}")
-
-
-def _is_text(name: str) -> bool:
-    """Whether UTF-8 can hold it, which is not so for a file name in another encoding."""
-    return not any("\ud800" <= sign <= "\udfff" for sign in name)
 
 
 def read(path: Path) -> Embeddings:

@@ -66,11 +66,8 @@ def check(request: Request) -> None:
 def check_stays(request: Request, read: Iterable[Path | None]) -> None:
     """ValueError where results would overwrite what this round, or a later one of another chain, is read from."""
     results = {(request.out / name).resolve() for name in RESULTS}
-    for path in read:
-        if path is not None and path.resolve() in results:
-            raise ValueError(
-                f"{path} is read from and would be overwritten: name another folder than {request.out} for the results"
-            )
+    if lost := [path for path in read if path is not None and path.resolve() in results]:
+        raise ValueError(f"{lost[0]} is read from and would be overwritten: name another folder than {request.out} for the results")
 
 
 # -- writing -------------------------------------------------------------------------------------------------------------------
