@@ -61,7 +61,7 @@ class Card:
     pick: Pick
     image: Tile
     neighbors: tuple[Tile, ...]  # the most typical other images of its cluster, most typical first, at most NEIGHBORS
-    why: str  # a few sentences; a newline begins a line
+    why: str  # a few sentences, visible; a newline begins a line
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ class Sheet:
     classes: tuple[str, ...] = ()  # labels of earlier rounds, offered again
 
 
-def visible(text: str, keep: str = "") -> str:
+def visible(text: str) -> str:
     r"""Text with each character that shows nothing, or turns the text around, as Python writes it: \n, \u202e, \udcff.
 
-    keep has characters that stay. What comes back can be written as UTF-8, whatever was in the name of a file.
+    What comes back can be written as UTF-8, whatever was in the name of a file.
     """
-    return "".join(char if char.isprintable() or char in keep else repr(char)[1:-1] for char in text)
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def _shortened(text: str, length: int = ID_LENGTH) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from supclust.images import files as images
-from supclust.images.files import MARKER, ImageFiles
+from supclust.images.files import MARKER
 from supclust.label import embeddings
 from supclust.label.embeddings import Embeddings
 
 if TYPE_CHECKING:
-    from supclust.label.embedders import Embedder
+    from supclust.label.embedders import Made
     from supclust.label.request import Request
 
 log = logging.getLogger(__name__)
@@ -35,8 +35,7 @@ class Source:
     about: Mapping[str, Any]  # what it is, and once there are features, what made them
     folder: Path | None  # that holds all the images; None where there are none
     features: np.ndarray | None = None  # (n, d); None until `embedded` has made them
-    pixels: np.ndarray | ImageFiles | None = None  # uint8 (n, 3, side, side), of the side that embedder takes
-    embedder: Embedder | None = None  # None where the features are given
+    make_features: Callable[[Path], Made] | None = None  # keeps a training in the folder; None where the features are given
     skipped: Mapping[str, str] = field(default_factory=dict)  # files and folders that are left out, and why
     copies: Mapping[str, str] = field(default_factory=dict)  # id of an image that is left out -> id of the one it is a copy of
     earlier: tuple[str, ...] = ()  # ids that earlier rounds picked
@@ -44,9 +43,9 @@ class Source:
 
     def embedded(self, out: Path) -> Source:
         """The same with features; takes minutes where an encoder has to be trained, which is kept in a folder in out."""
-        if self.embedder is None:
+        if self.make_features is None:
             return self
-        features, made_by = self.embedder.embed(self.pixels, out / TRAINING)
+        features, made_by = self.make_features(out / TRAINING)
         return replace(self, features=features, about={**self.about, **made_by})
 
 
@@ -85,8 +84,15 @@ def _of_folder(request: Request) -> Source:
         raise ValueError(f"none of the {len(files)} images in {folder} can be read; of the first: {unreadable[originals[0]]}")
     skipped |= unreadable | {copy: f"the same image as {names[original]}" for copy, original in same.items()}
     reasons = {images.printable(file.relative_to(folder).as_posix()): reason for file, reason in sorted(skipped.items())}
-    copies, about = {names[copy]: names[original] for copy, original in same.items()}, {"kind": "images", "name": folder.name}
-    return Source(tuple(names[file] for file in readable), readable, about, folder, None, pixels, embedder, reasons, copies)
+    return Source(
+        ids=tuple(names[file] for file in readable),
+        files=readable,
+        about={"kind": "images", "name": folder.name},
+        folder=folder,
+        make_features=lambda training: embedder.embed(pixels, training),
+        skipped=reasons,
+        copies={names[copy]: names[original] for copy, original in same.items()},
+    )
 
 
 def _of_embeddings(path: Path, pictures: Path | None) -> Source:
@@ -102,12 +108,12 @@ def _files(found: Embeddings, folder: Path, pictures: Path | None) -> tuple[Path
     """The images of embeddings: by the paths in their file, which start from its folder, or by ids in the folder of pictures."""
     if pictures is not None:
         return tuple(file if os.path.isfile(file := pictures.absolute() / id_) else None for id_ in found.ids)
-    names = [name and "://" not in name and Path(os.path.normpath(folder / name)) for name in found.paths or ()]
-    files = tuple(name or None for name in names) or (None,) * len(found.ids)
-    first = next(filter(None, files), None)
-    if first is None or any(file and os.path.isfile(file) for file in files):
+    names = found.paths or (None,) * len(found.ids)
+    files = tuple(Path(os.path.normpath(folder / name)) if name and "://" not in name else None for name in names)
+    named = [file for file in files if file is not None]
+    if not named or any(map(os.path.isfile, named)):
         return files
-    log.warning("no image is where it should be, the first one at %s: --images names their folder, else ids are shown", first)
+    log.warning("no image is where it should be, the first one at %s: --images names their folder, else ids are shown", named[0])
     return (None,) * len(files)
 
 
