@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -480,8 +481,10 @@ def test_tasks_are_named_from_the_folder_that_was_given(tmp_path):
     for i in range(8):
         path = tmp_path / "mine" / "below" / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        draw(i, seed=i, side=32).save(path)
+        draw(i, seed=i, side=32).resize((300, 300)).save(path)
     run(tmp_path / "mine", tmp_path / "first", budget=2)
+    page = (tmp_path / "first" / "contact_sheet.html").read_text()
+    assert set(re.findall(r'width="(\d+)" height="\d+" decoding', page)) == {"256", "96"}  # no larger than a sharp display needs
     run(tmp_path / "first", tmp_path / "second", budget=2)
     for out in ("first", "second"):
         for task in json.loads((tmp_path / out / "label_studio.json").read_text()):
