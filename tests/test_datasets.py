@@ -403,7 +403,7 @@ def test_one_lazy_image(noisy, key):
     assert noisy[key].shape == (3, 16, 16)
 
 
-@pytest.mark.parametrize("key", [7, -8, [0, 7], (0, 1), [[0, 1]], np.ones(6, bool), 1.5])
+@pytest.mark.parametrize("key", [7, -8, [0, 7], (0, 1), np.ones(6, bool), 1.5])
 def test_lazy_images_know_their_bounds(noisy, key):
     with pytest.raises(IndexError):
         noisy[key]
@@ -447,9 +447,8 @@ def test_checksum_does_not_depend_on_where_the_folder_is(noisy, tmp_path_factory
     assert ImageFiles(elsewhere, noisy.names, 16).checksum() == noisy.checksum()
 
 
-@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_workers_of_a_data_loader_read_lazy_images(noisy, start):
-    batches = list(DataLoader(noisy, batch_size=3, num_workers=2, multiprocessing_context=start))
+def test_workers_of_a_data_loader_read_lazy_images(noisy):
+    batches = list(DataLoader(pickle.loads(pickle.dumps(noisy)), batch_size=3, num_workers=2))  # as where workers are spawned
     assert [len(batch) for batch in batches] == [3, 3, 1]
     np.testing.assert_array_equal(np.concatenate(batches), noisy[:])
 
@@ -476,8 +475,10 @@ def test_folders_have_32_pixels_unless_asked(labelled):
     assert datasets.load(str(labelled)).images.shape == (3, 3, 32, 32)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("size", [(900, 640), (401, 333), (129, 513), (60, 60)])
+@pytest.mark.parametrize(
+    ("size", "orientation"),
+    [*zip([(900, 640), (401, 333), (129, 513), (60, 60)] * 2, range(1, 9), strict=True), ((900, 640), 6)],
+)
 def test_large_jpegs_are_decoded_small_and_look_the_same(tmp_path, size, orientation):
     picture = Image.radial_gradient("L").resize(size).convert("RGB")
     ImageDraw.Draw(picture).ellipse((size[0] // 3, size[1] // 4, size[0] // 2, size[1] // 3), fill=(200, 80, 20))

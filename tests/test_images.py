@@ -1,6 +1,7 @@
 """Image files as people have them: broken, huge, turned, linked in circles, of strange names."""
 
 import io
+import math
 import os
 import pickle
 import struct
@@ -12,12 +13,11 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from supclust.images import files as images
-from supclust.images.files import Skipped
 from tests.mutations import mutated
 
 
@@ -32,6 +32,19 @@ def as_bytes(kind="PNG", size=(24, 18), **options):
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(noise).save(stream, kind, **options)
     return stream.getvalue()
+
+
+def find(root, **options):
+    """Names of the images in a folder, and of the others with the reason."""
+    found, others = images.find(root, **options)
+    return images.relative(root, found), {images.printable(file.relative_to(root).as_posix()): others[file] for file in others}
+
+
+def load_readable(root, files, side):
+    """The images that can be read, their files, and the others with the reason."""
+    unreadable = {}
+    found = images.load(root, files, side, unreadable)
+    return found, [file for file in files if file not in unreadable], unreadable
 
 
 def png_that_claims(width, height):
@@ -49,10 +62,8 @@ def test_finds_images_of_all_common_formats_in_nested_folders(tmp_path):
     names = ["b/2.JPG", "b/c/3.webp", "1.png", "4.bmp", "5.tif", "6.gif", "7.ppm", "8.jp2", "9.avif"]
     for name in names:
         write(tmp_path / name)
-    found, skipped = images.find(tmp_path)
-    assert images.relative(tmp_path, found) == tuple(sorted(names))
-    assert skipped == []
-    assert all(images.read(file, 6).shape == (3, 6, 6) for file in found)
+    assert find(tmp_path) == (tuple(sorted(names)), {})
+    assert all(images.read(tmp_path / name, 6).shape == (3, 6, 6) for name in names)
 
 
 def test_what_is_no_image_is_listed_with_the_reason(tmp_path):
@@ -61,12 +72,12 @@ def test_what_is_no_image_is_listed_with_the_reason(tmp_path):
     (tmp_path / "phone.HEIC").write_text("x")
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
     os.mkfifo(tmp_path / "pipe.png")
-    assert images.find(tmp_path)[1] == [
-        Skipped("gone.png", "a link to nothing"),
-        Skipped("notes.txt", "not an image, by its name"),
-        Skipped("phone.HEIC", "HEIC is not read: convert it to JPEG or PNG"),
-        Skipped("pipe.png", "not a regular file"),
-    ]
+    assert find(tmp_path)[1] == {
+        "gone.png": "a link to nothing",
+        "notes.txt": "not an image, by its name",
+        "phone.HEIC": "HEIC is not read: convert it to JPEG or PNG",
+        "pipe.png": "not a regular file",
+    }
 
 
 def test_hidden_files_and_results_of_the_tool_are_not_looked_at(tmp_path):
@@ -76,9 +87,7 @@ def test_hidden_files_and_results_of_the_tool_are_not_looked_at(tmp_path):
     write(tmp_path / "picks" / "contact_sheet.png")
     (tmp_path / "picks" / images.MARKER).write_text("{}")
     write(tmp_path / "out" / "d.png")
-    found, skipped = images.find(tmp_path, leave_out=[tmp_path / "out"])
-    assert images.relative(tmp_path, found) == ("a.png",)
-    assert skipped == []
+    assert find(tmp_path, leave_out=[tmp_path / "out"]) == (("a.png",), {})
 
 
 def test_links_that_go_in_circles_or_up_end_and_linked_folders_count_once(tmp_path):
@@ -89,22 +98,15 @@ def test_links_that_go_in_circles_or_up_end_and_linked_folders_count_once(tmp_pa
     (tmp_path / "two").symlink_to(tmp_path / "one")
     elsewhere = write(tmp_path.parent / f"{tmp_path.name}-elsewhere" / "b.png").parent
     (tmp_path / "three").symlink_to(elsewhere)
-    found, skipped = images.find(tmp_path)
-    assert images.relative(tmp_path, found) == ("one/a.png", "three/b.png")
-    assert {one.name: one.reason for one in skipped if one.reason.startswith("a link")} == {
-        "one/loop": "a link to a folder around it",
-        "one/up": "a link to a folder around it",
-    }
+    assert find(tmp_path) == (("one/a.png", "three/b.png"), {"self": "not an image, by its name"})
 
 
 def test_a_name_that_is_not_unicode_is_reported_in_a_way_that_can_be_printed(tmp_path):
     write(tmp_path / "a.png")
     (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes((tmp_path / "a.png").read_bytes())
     write(tmp_path / os.fsdecode(b"fol\xff") / "b.png")
-    found, skipped = images.find(tmp_path)
-    assert images.relative(tmp_path, found) == ("a.png",)
-    reason = "its name is not valid Unicode: rename it"
-    assert skipped == [Skipped("caf\\xe9.png", reason), Skipped("fol\\xff", reason)]
+    reason = "its path is not valid Unicode: rename it"
+    assert find(tmp_path) == (("a.png",), {"caf\\xe9.png": reason, "fol\\xff/b.png": reason})
 
 
 UNREADABLE = """
@@ -116,8 +118,10 @@ Image.init()
 root = Path(sys.argv[1])
 images.read(root / "a.png", 4)
 os.setuid(65534)
-found, skipped = images.find(root)
-print(images.load_readable(root, found, 4)[1:], skipped)
+found, others = images.find(root)
+assert images.copies(found) == {}
+unreadable = {}
+print(len(images.load(root, found, 4, unreadable)), *unreadable.values(), *others.values(), sep="; ")
 """
 
 
@@ -129,10 +133,7 @@ def test_files_and_folders_that_may_not_be_read_are_reported(tmp_path):
     write(tmp_path / "secret.png").chmod(0)
     write(tmp_path / "closed" / "b.png").parent.chmod(0)
     done = subprocess.run([sys.executable, "-c", UNREADABLE, tmp_path], capture_output=True, text=True)
-    assert done.stdout == (
-        "([0], [Skipped(name='secret.png', reason='it may not be read: permission denied')]) "
-        "[Skipped(name='closed', reason='cannot be opened: Permission denied')]\n"
-    ), done.stderr
+    assert done.stdout == ("1; it may not be read: permission denied; cannot be opened: Permission denied\n"), done.stderr
 
 
 def test_copies_are_found_by_content_not_by_name_or_size(tmp_path):
@@ -140,7 +141,7 @@ def test_copies_are_found_by_content_not_by_name_or_size(tmp_path):
     files = [tmp_path / f"{i}.png" for i in range(6)]
     for file, content in zip(files, contents, strict=True):
         file.write_bytes(content)
-    assert images.copies(files) == {2: 0, 4: 0, 5: 1}
+    assert images.copies(files) == {files[2]: files[0], files[4]: files[0], files[5]: files[1]}
 
 
 # --- reading --------------------------------------------------------------------------------------------------------------
@@ -161,12 +162,12 @@ def test_what_cannot_be_read_is_left_out_with_a_reason(tmp_path, name, content, 
     good = [write(tmp_path / "a.png"), write(tmp_path / "z.png")]
     (tmp_path / name).write_bytes(content)
     files = sorted([*good, tmp_path / name])
-    pixels, kept, [skipped] = images.load_readable(tmp_path, files, 4)
+    pixels, kept, unreadable = load_readable(tmp_path, files, 4)
     assert pixels.shape == (2, 3, 4, 4)
-    assert [files[position] for position in kept] == good
-    assert skipped.name == name
-    assert skipped.reason.startswith(reason)
-    assert str(tmp_path) not in skipped.reason
+    assert kept == good
+    assert list(unreadable) == [tmp_path / name]
+    assert unreadable[tmp_path / name].startswith(reason)
+    assert str(tmp_path) not in unreadable[tmp_path / name]
     with pytest.raises(ValueError, match=name) as caught:
         images.thumbnail(tmp_path / name, 8)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # a worker may hand it on
@@ -176,9 +177,9 @@ def test_a_large_folder_stays_in_its_files_without_those_that_cannot_be_read(tmp
     files = [write(tmp_path / f"{i}.png", (i, 0, 0)) for i in range(3)]
     files[1].write_bytes(b"")
     monkeypatch.setattr(images, "LARGEST_ARRAY", 0)
-    lazy, kept, _ = images.load_readable(tmp_path, files, 4)
+    lazy, kept, _ = load_readable(tmp_path, files, 4)
     assert isinstance(lazy, images.ImageFiles)
-    assert (lazy.names, kept) == (("0.png", "2.png"), [0, 2])
+    assert (lazy.names, kept) == (("0.png", "2.png"), [files[0], files[2]])
 
 
 def test_transparent_pixels_are_white_whatever_their_hidden_colour(tmp_path):
@@ -200,6 +201,27 @@ def test_cmyk_and_floating_point_images_are_read(tmp_path):
     grey = images.read(tmp_path / "b.tif", 8)
     assert grey.min() == 0
     assert grey.max() == 255
+
+
+@pytest.mark.parametrize(
+    ("mode", "size"),
+    [
+        *(("1", (40, 30)), ("L", (1, 3000)), ("LA", (3000, 1)), ("La", (40, 30)), ("P", (1, 3000)), ("PA", (3000, 1))),
+        *(("RGB", (40, 30)), ("RGBA", (1, 3000)), ("RGBa", (3000, 1)), ("RGBX", (40, 30)), ("CMYK", (1, 3000))),
+        *(("YCbCr", (3000, 1)), ("LAB", (40, 30)), ("HSV", (1, 3000)), ("F", (40, 30)), ("I", (40, 30)), ("I;16", (3000, 1))),
+    ],
+)
+def test_an_image_of_any_mode_and_shape_becomes_rgb(mode, size):
+    found = images.rgb(Image.new(mode, size))
+    assert (found.mode, found.size) == ("RGB", size)
+
+
+@pytest.mark.parametrize(("kind", "mode", "largest"), [("u2", "I;16", 93), ("i4", "I", 93), ("f4", "F", 255)])
+def test_numbers_that_are_no_bytes_are_scaled_to_them(kind, mode, largest):
+    picture = Image.fromarray(np.arange(1200).reshape(30, 40).astype(kind) * 20)
+    assert picture.mode == mode
+    assert images.rgb(picture).getextrema() == ((0, largest),) * 3
+    assert images.rgb(Image.new("F", (4, 3), math.nan)).getextrema() == ((0, 0),) * 3
 
 
 def test_of_an_animation_the_first_frame_counts(tmp_path):
@@ -255,14 +277,18 @@ def test_thumbnails_are_whole_upright_and_not_larger_than_the_image(tmp_path):
     assert images.thumbnail(write(tmp_path / "b.png", size=(8, 6)), 100).size == (8, 6)
 
 
-@settings(max_examples=300, deadline=None)
-@given(rng=st.randoms(use_true_random=False), kind=st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]))
-def test_whatever_is_in_a_file_it_is_an_image_or_a_reason(tmp_path_factory, rng, kind):
-    folder = tmp_path_factory.mktemp("fuzz", numbered=True)
-    file = folder / f"a.{kind.lower()}"
-    file.write_bytes(mutated(as_bytes(kind), rng))
-    pixels, kept, skipped = images.load_readable(folder, [file], 4)
-    assert len(pixels) == len(kept) == 1 - len(skipped)
-    assert not skipped or skipped[0].reason
-    with suppress(ValueError):
-        assert max(images.thumbnail(file, 8).size) <= 8
+VALID = {kind: as_bytes(kind) for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")}
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rng=st.randoms(use_true_random=False))
+def test_whatever_is_in_a_file_it_is_an_image_or_a_reason(tmp_path, rng):
+    files = [tmp_path / f"a.{kind.lower()}" for kind in VALID]
+    for file, content in zip(files, VALID.values(), strict=True):
+        file.write_bytes(mutated(content, rng))
+    pixels, kept, unreadable = load_readable(tmp_path, files, 4)
+    assert len(pixels) == len(kept) == len(files) - len(unreadable)
+    assert all(unreadable.values())
+    for file in files:
+        with suppress(ValueError):
+            assert max(images.thumbnail(file, 8).size) <= 8

@@ -26,7 +26,6 @@ SUFFIXES = (
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
 UNREAD = (".heic", ".heif", ".jxl", ".svg", ".psd", ".pdf", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2")
-ODD_NAME = "its name is not valid Unicode: rename it"
 # What may be inside, told by content. Others that Pillow knows run programs (EPS), or are no photographs (PDF, fonts).
 Image.init()
 FORMATS = sorted({"JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "PPM", "GIF", "AVIF", "JPEG2000"} & set(Image.OPEN))
@@ -35,14 +34,6 @@ THREADS = min(8, os.cpu_count() or 1)  # that decode images at once; Pillow work
 LARGE = 2**25  # pixels; of images with more, one at a time is decoded, as it takes gigabytes
 _LARGE_IMAGE = threading.Lock()
 MARKER = "supclust.json"  # a folder that holds it was written by `supclust label`: its pictures are none of the pool
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A file or folder that is left out: its name, relative to the folder that was looked through, and why."""
-
-    name: str
-    reason: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,70 +65,56 @@ class ImageFiles:
         return len(self.names)
 
     def __getitem__(self, key: int | slice | Sequence[int] | np.ndarray) -> np.ndarray:
-        rows = self._rows(key)
+        rows = np.arange(len(self))[key]  # NumPy's own rules: negative positions, steps, masks, and IndexError
         if rows.ndim == 0:
             return read(self.folder / self.names[rows], self.side)
         return read_all([self.folder / self.names[row] for row in rows], self.side)
 
     def take(self, indices: slice | Sequence[int] | np.ndarray) -> ImageFiles:
         """The images at these indices, in that order, still in their files."""
-        return dataclasses.replace(self, names=tuple(self.names[row] for row in np.atleast_1d(self._rows(indices))))
+        return dataclasses.replace(self, names=tuple(self.names[row] for row in np.arange(len(self))[indices]))
 
     def checksum(self) -> str:
         """SHA-256 of side and of the files' names and sizes: tells images apart without reading them, on any machine."""
-        return sha256(repr((self.side, [(name, size) for name, size, _ in listing(self.folder, self.names)])))
-
-    def _rows(self, key: int | slice | Sequence[int] | np.ndarray) -> np.ndarray:
-        """NumPy's own rules: negative positions, steps, masks, and IndexError for what does not exist."""
-        rows = np.arange(len(self))[key]
-        if rows.ndim > 1:
-            raise IndexError(f"images in files are indexed by one position or a list of them, not by an array {rows.shape}")
-        return rows
+        return sha256(repr((self.side, [(name, (self.folder / name).stat().st_size) for name in self.names])))
 
 
 # -- finding -------------------------------------------------------------------------------------------------------------------
 
 
-def find(folder: Path, leave_out: Collection[Path] = ()) -> tuple[list[Path], list[Skipped]]:
+def find(folder: Path, leave_out: Collection[Path] = ()) -> tuple[list[Path], dict[Path, str]]:
     """The image files in and below a folder, sorted, told by their suffixes; and what else is there, with the reason.
 
     Links are followed, but not to a folder around this one, and each folder is visited once. Not looked at, and not reported:
     hidden files and folders, the folders of leave_out, and those that `supclust label` wrote (they hold MARKER).
     """
-    found, skipped = [], []
-    for path, reason in _walk(Path(folder), {Path(path).resolve() for path in leave_out}):
-        if reason is None:
-            found.append(path)
-        else:
-            skipped.append(Skipped(printable(path.relative_to(folder).as_posix()), reason))
-    return sorted(found), sorted(skipped, key=lambda one: one.name)
-
-
-def _walk(root: Path, visited: set[Path]) -> Iterator[tuple[Path, str | None]]:
-    """Each file below root, and each folder that cannot be looked into, with the reason why it is no image; None if it is one."""
-    problems, around = [], {root.resolve(), *root.resolve().parents}
-    for name, folders, names in os.walk(root, followlinks=True, onerror=problems.append):
-        folder = Path(name)
-        real = folder.resolve()
-        if real in visited or (MARKER in names and folder != root):
+    found, others, problems = [], {}, []
+    visited = {*map(Path.resolve, leave_out), *folder.resolve().parents}
+    for name, folders, names in os.walk(folder, followlinks=True, onerror=problems.append):
+        here, real = Path(name), Path(name).resolve()
+        if real in visited or (MARKER in names and here != folder):
             folders.clear()
             continue
         visited.add(real)
-        shown = sorted(one for one in folders if not one.startswith("."))
-        folders[:] = [one for one in shown if printable(one) == one and (folder / one).resolve() not in around]
-        for one in set(shown) - set(folders):
-            yield folder / one, ODD_NAME if printable(one) != one else "a link to a folder around it"
-        yield from ((folder / one, _why_not(folder / one)) for one in sorted(names) if not one.startswith("."))
-    yield from ((Path(error.filename), f"cannot be opened: {error.strerror}") for error in problems)
+        folders[:] = sorted(one for one in folders if not one.startswith("."))
+        for file in (here / one for one in names if not one.startswith(".")):
+            if reason := _why_not(file):
+                others[file] = reason
+            else:
+                found.append(file)
+    others |= {Path(error.filename): f"cannot be opened: {error.strerror}" for error in problems}
+    return sorted(found), others
 
 
 def _why_not(file: Path) -> str | None:
     """The reason why a file cannot be an image that is read; None if it may be one."""
     suffix = file.suffix.lower()
+    if suffix in UNREAD:
+        return f"{suffix[1:].upper()} is not read: convert it to JPEG or PNG"
     if suffix not in SUFFIXES:
-        return f"{suffix[1:].upper()} is not read: convert it to JPEG or PNG" if suffix in UNREAD else "not an image, by its name"
-    if printable(file.name) != file.name:
-        return ODD_NAME
+        return "not an image, by its name"
+    if printable(str(file)) != str(file):
+        return "its path is not valid Unicode: rename it"
     if not file.exists():
         return "a link to nothing"
     return None if file.is_file() else "not a regular file"
@@ -153,81 +130,66 @@ def relative(root: Path, files: Sequence[Path]) -> tuple[str, ...]:
     return tuple(file.relative_to(root).as_posix() for file in files)
 
 
-def listing(folder: Path, names: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Name, size and time of modification of each file."""
-    stats = [(folder / name).stat() for name in names]
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(names, stats, strict=True)]
-
-
-def copies(files: Sequence[Path]) -> dict[int, int]:
-    """Which files are byte for byte the same as an earlier one: {its position: that one's}. Only files of equal size are read."""
-    sizes = [os.path.getsize(file) for file in files]
-    shared = {size for size, count in Counter(sizes).items() if count > 1}
-    first: dict[bytes, int] = {}
+def copies(files: Sequence[Path]) -> dict[Path, Path]:
+    """Which files are byte for byte the same as an earlier one, and as which. Only files of equal size are read."""
+    sizes = Counter(map(os.path.getsize, files))
+    first: dict[bytes, Path] = {}
     found = {}
-    for position, file in enumerate(files):
-        if sizes[position] in shared:
+    for file in files:
+        if sizes[os.path.getsize(file)] > 1 and os.access(file, os.R_OK):
             with open(file, "rb") as opened:
                 digest = hashlib.file_digest(opened, "sha256").digest()
-            if (earlier := first.setdefault(digest, position)) != position:
-                found[position] = earlier
+            if (earlier := first.setdefault(digest, file)) != file:
+                found[file] = earlier
     return found
 
 
 # -- reading -------------------------------------------------------------------------------------------------------------------
 
 
-def load(root: Path, files: Sequence[Path], side: int) -> np.ndarray | ImageFiles:
-    """An array uint8 (n, 3, side, side) where it is small enough, else the files; ValueError naming one that cannot be read."""
-    images = ImageFiles(root.absolute(), relative(root, files), side)
-    return images if images.size > LARGEST_ARRAY else read_all(files, side, progress=True)
+def load(root: Path, files: Sequence[Path], side: int, unreadable: dict[Path, str] | None = None) -> np.ndarray | ImageFiles:
+    """The images uint8 (n, 3, side, side): an array where it is small enough, else the files, which stay where they are.
 
-
-def load_readable(root: Path, files: Sequence[Path], side: int) -> tuple[np.ndarray | ImageFiles, list[int], list[Skipped]]:
-    """The same of those files that can be read; also their positions, and the others with the reason."""
-    small = len(files) * 3 * side**2 <= LARGEST_ARRAY
-    images, kept, skipped = np.empty((len(files) if small else 0, 3, side, side), dtype=np.uint8), [], []
+    unreadable: takes the files that cannot be read, each with the reason; without it, an array of them raises ValueError.
+    """
     with warnings.catch_warnings(action="ignore"):  # Pillow's, about metadata that is not needed
-        for position, found in enumerate(_decode(files, side, progress=True)):
-            if isinstance(found, Unreadable):
-                skipped.append(Skipped(files[position].relative_to(root).as_posix(), found.reason))
-                continue
-            if small:
-                images[len(kept)] = found
-            kept.append(position)
-    names = relative(root, [files[position] for position in kept])
-    return images[: len(kept)] if small else ImageFiles(root.absolute(), names, side), kept, skipped
+        if len(files) * 3 * side**2 <= LARGEST_ARRAY:
+            return read_all(files, side, unreadable, progress=True)
+        if unreadable is not None:
+            for _ in _decode(files, side, unreadable, progress=True):
+                pass
+            files = [file for file in files if file not in unreadable]
+    return ImageFiles(root.absolute(), relative(root, files), side)
 
 
-def read_all(files: Sequence[Path], side: int, progress: bool = False) -> np.ndarray:
-    """uint8 (n, 3, side, side); ValueError naming a file that cannot be read."""
-    images = np.empty((len(files), 3, side, side), dtype=np.uint8)
-    for i, found in enumerate(_decode(files, side, progress)):
-        if isinstance(found, Unreadable):
-            raise found
-        images[i] = found
-    return images
+def read_all(files: Sequence[Path], side: int, unreadable: dict[Path, str] | None = None, progress: bool = False) -> np.ndarray:
+    """The images as an array uint8 (n, 3, side, side); unreadable as in `load`."""
+    images, n = np.empty((len(files), 3, side, side), dtype=np.uint8), 0
+    for image in _decode(files, side, unreadable, progress):
+        images[n] = image
+        n += 1
+    return images[:n]
 
 
-def _decode(files: Sequence[Path], side: int, progress: bool) -> Iterator[np.ndarray | Unreadable]:
-    def decode(file: Path) -> np.ndarray | Unreadable:
+def _decode(files: Sequence[Path], side: int, unreadable: dict[Path, str] | None, progress: bool) -> Iterator[np.ndarray]:
+    """One image uint8 (3, side, side) after the other."""
+
+    def decode(file: Path) -> np.ndarray | None:
         try:
             return read(file, side)
-        except Unreadable as error:
-            return error
+        except ValueError as error:
+            if unreadable is None:
+                raise
+            unreadable[file] = _reason(file, error.__cause__)
+            return None
 
     threads = ThreadPoolExecutor(THREADS)
     try:
         decoded = threads.map(decode, files)
-        yield from tqdm(decoded, total=len(files), desc="reading images", unit="image", leave=False, disable=not progress)
+        bar = tqdm(decoded, total=len(files), desc="reading images", unit="image", leave=False, disable=not progress)
+        yield from (image for image in bar if image is not None)
     finally:  # a broken file, or a reader who stops it, leaves nothing running
         threads.shutdown(cancel_futures=True)
-
-
-class Unreadable(ValueError):
-    """An image that cannot be read. It is made of one text, so that a worker's process can hand it on."""
-
-    reason: str = ""  # in words for those who do not know Pillow
 
 
 def read(file: Path, side: int) -> np.ndarray:
@@ -262,13 +224,11 @@ def _decoded(file: Path, side: int) -> Iterator[Image.Image]:
                     ImageOps.exif_transpose(opened, in_place=True)
                 yield rgb(opened)
     except Exception as error:  # Pillow's decoders raise whatever the damaged bytes lead them to
-        reason = _reason(file, error)
-        unreadable = Unreadable(f"cannot read the image {file}: {reason}")
-        unreadable.reason = reason
-        raise unreadable from error
+        raise ValueError(f"cannot read the image {file}: {_reason(file, error)}") from error
 
 
-def _reason(file: Path, cause: Exception) -> str:
+def _reason(file: Path, cause: BaseException | None) -> str:
+    """Why an image cannot be read, in words for those who do not know Pillow."""
     if isinstance(cause, Image.DecompressionBombError):
         return f"larger than {2 * Image.MAX_IMAGE_PIXELS:,} pixels: scale it down"
     if isinstance(cause, FileNotFoundError):
@@ -286,14 +246,9 @@ def rgb(image: Image.Image) -> Image.Image:
         image = image.convert("LA") if image.mode == "La" else image  # which Pillow converts to nothing else
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return _eight_bit(image).convert("RGB")
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Grey values of 16 bits, or floating ones, scaled to 8 bits: Pillow would clip them at 255, which turns a radiograph white."""
     if image.mode == "F":
         values = np.nan_to_num(np.asarray(image, dtype=float), posinf=0, neginf=0)
-        return Image.fromarray(((values - values.min()) * (255 / (np.ptp(values) or 1))).astype(np.uint8))
-    if not image.mode.startswith("I"):
-        return image
-    return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+        image = Image.fromarray(((values - values.min()) * (255 / (np.ptp(values) or 1))).astype(np.uint8))
+    elif image.mode.startswith("I"):  # 16 bits: Pillow would clip them at 255, which turns a radiograph white
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    return image.convert("RGB")

@@ -28,12 +28,23 @@ def load(split: str, seed: int, side: int, download: bool, missing: str) -> Data
         raise ValueError(f"ISIC-2019 cannot be downloaded from here; it must be fetched by hand. {_advice(root)}")
     names, labels = read_labels(root / LABELS)
     rows = stratified_split(labels, seed)[SPLITS.index(split)]
-    whole = Dataset(
-        "isic2019", ImageFiles(root / IMAGES, tuple(f"{names[row]}.jpg" for row in rows), side), labels[rows], tuple(COUNTS)
-    )
+    images = ImageFiles(root / IMAGES, tuple(f"{names[row]}.jpg" for row in rows), side)
+    whole = Dataset("isic2019", images, labels[rows], tuple(COUNTS))
     found = set(os.listdir(root / IMAGES)) if (root / IMAGES).is_dir() else set()
-    here = np.array([name in found for name in whole.images.names])
-    return whole if here.all() else _leave_out(whole, here, split, root, missing)
+    here = np.array([name in found for name in images.names])
+    if here.all():
+        return whole
+    if missing != "leave out" or not here.any():
+        others = ', or do without them: load("isic2019", ..., missing="leave out")' if here.any() else ""
+        raise FileNotFoundError(
+            f"{(~here).sum()} of the {len(here)} images of ISIC-2019's {split} split are not in {root / IMAGES}. "
+            f"{_advice(root)}{others}"
+        )
+    part = whole.subset(np.flatnonzero(here))
+    gone = [name for c, name in enumerate(whole.classes) if c in whole.labels and c not in part.labels]
+    none = f", among them all of {', '.join(gone)}" if gone else ""
+    log.warning("%s of the %s images of ISIC-2019's %s split are missing and left out%s", (~here).sum(), len(here), split, none)
+    return part
 
 
 def stratified_split(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -51,41 +62,24 @@ def read_labels(file: Path) -> tuple[list[str], np.ndarray]:
         raise FileNotFoundError(f"ISIC-2019 is not here: there is no {file}. {_advice(file.parent)}")
     try:
         table = pd.read_csv(file, dtype={"image": str})
+        _check_labels(table)
     except ValueError as error:  # pandas' parser errors are among these
         raise ValueError(f"cannot read {file}: {error}. Get the official one again") from error
-    _check_labels(table, file)
     if len(table) != sum(COUNTS.values()):
         log.warning("%s labels %s images, the official one %s: this is another split", file, len(table), sum(COUNTS.values()))
     return table["image"].tolist(), table[list(COUNTS)].to_numpy(float).argmax(axis=1).astype(np.int64)
 
 
-def _check_labels(table: pd.DataFrame, file: Path) -> None:
+def _check_labels(table: pd.DataFrame) -> None:
     """Raise ValueError unless each row is an image of its own with a 1.0 in one class and 0.0 elsewhere."""
     columns = ["image", *COUNTS, "UNK"]
     if list(table.columns) != columns or table.empty:
-        raise ValueError(f"{file} must have the columns {', '.join(columns)} and a row for each image. Get the official one again")
+        raise ValueError(f"it must have the columns {', '.join(columns)} and a row for each image")
     values = table[columns[1:]].apply(pd.to_numeric, errors="coerce")
     single = values.isin([0, 1]).all(axis=1) & (values[list(COUNTS)].sum(axis=1) == 1) & (values["UNK"] == 0)
     for bad, what in ((~single, "not exactly one class"), (table["image"].duplicated(), "the name of an earlier row")):
         if bad.any():
-            raise ValueError(
-                f"{file}: {table['image'][bad].iloc[0]} has {what} ({bad.sum()} such rows). Get the official one again"
-            )
-
-
-def _leave_out(whole: Dataset, here: np.ndarray, split: str, root: Path, missing: str) -> Dataset:
-    """The images that are here, bool (n,); raise FileNotFoundError if that is not asked for, or if none is."""
-    if missing != "leave out" or not here.any():
-        others = ', or do without them: load("isic2019", ..., missing="leave out")' if here.any() else ""
-        raise FileNotFoundError(
-            f"{(~here).sum()} of the {len(here)} images of ISIC-2019's {split} split are not in {root / IMAGES}. "
-            f"{_advice(root)}{others}"
-        )
-    part = whole.subset(np.flatnonzero(here))
-    gone = [name for c, name in enumerate(whole.classes) if c in whole.labels and c not in part.labels]
-    none = f", among them all of {', '.join(gone)}" if gone else ""
-    log.warning("%s of the %s images of ISIC-2019's %s split are missing and left out%s", (~here).sum(), len(here), split, none)
-    return part
+            raise ValueError(f"{table['image'][bad].iloc[0]} has {what} ({bad.sum()} such rows)")
 
 
 def _advice(root: Path) -> str:

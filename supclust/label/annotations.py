@@ -1,23 +1,20 @@
-"""Labels as people hand them in: plain CSV files and Label Studio's JSON."""
+"""Labels as people hand them in, plain CSV files and Label Studio's JSON, and which of the images they mean."""
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import logging
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 log = logging.getLogger(__name__)
 
-LARGEST = 200_000_000  # bytes; a list of labels is thousands of times smaller
 SHOWN = 5  # examples in a message
 ID_COLUMNS = ("supclust_id", "id", "image_id", "path", "image", "file", "filename", "file_name", "name")
 LABEL_COLUMNS = ("label", "class", "category", "choice", "choices", "annotation", "target", "y")
@@ -25,88 +22,54 @@ EXAMPLE = "A file of labels looks like this:\nid,label\ncats/1.png,cat"
 ADVICE = "Save the table as 'CSV UTF-8', or export JSON from Label Studio"
 ONE_LABEL = "An image has one label: in Label Studio, one <Choices> tag with choice='single'"
 LOCAL_FILES = "/data/local-files/?d="  # where Label Studio serves files of its own machine, by their path below a root
+UPLOADED = "/data/upload/"  # where it serves files that were uploaded, under a name of its own: 1a2b3c4d-name.png
 CONTROL = "label"  # the name of the choices in Label Studio, and so of the column in what it exports
 
 NUMBER = re.compile(r"[0-9]{1,18}(\.0+)?")  # a whole one, as an id
 SEPARATOR = re.compile(r'\A"?sep=."?\r?\n')  # a line with which spreadsheets are told the separator
 
-Entry = tuple[str, str | None]  # an id, and its label if it has one
+
+class Label(NamedTuple):
+    """What a file says about an image."""
+
+    id: str  # as it is written there
+    label: str | None  # None if it is listed without one: skipped, or not done yet
+    file: str
 
 
-@dataclass(frozen=True)
-class Labels:
-    """What people have said about images, by id."""
-
-    labels: Mapping[str, str]  # id -> label, which is not empty
-    unlabeled: tuple[str, ...]  # ids that are listed without a label: skipped, or not done yet
-    source: str  # the file or files
-
-    def entries(self) -> Iterator[Entry]:
-        """All ids with their labels, those without a label last."""
-        yield from self.labels.items()
-        yield from ((name, None) for name in self.unlabeled)
-
-
-def read(path: Path) -> Labels:
-    """Labels from a CSV file or from JSON of Label Studio, told apart by how they begin, not by the name.
+def read(path: Path) -> list[Label]:
+    """The labels in a CSV file or in JSON of Label Studio, told apart by how they begin, not by the name.
 
     CSV: UTF-8, or UTF-16 with a byte order mark; comma, semicolon or tab; a header with one of ID_COLUMNS and one of LABEL_COLUMNS.
     JSON: Label Studio's exports JSON and JSON-MIN, and tasks that nobody has annotated. Predictions are not labels.
-    Raises ValueError with the file and the row or task, for whatever cannot be read, and for one id with two labels.
+    Raises ValueError with the file and the row or task, for whatever cannot be read.
     """
     text = _text(path)
-    entries = _json_entries if text.lstrip()[:1] in ("[", "{") else _csv_entries
-    labels = _labels(entries(path, text), str(path))
-    if not labels.labels:
-        log.info("%s has no labels yet (%d images are listed)", path, len(labels.unlabeled))
+    pairs = _json_pairs if text.lstrip()[:1] in ("[", "{") else _csv_pairs
+    labels = [Label(name, label, str(path)) for name, label in pairs(path, text)]
+    if not any(one.label for one in labels):
+        log.info("%s has no labels yet (%d images are listed)", path, len(labels))
     return labels
 
 
-def merge(several: Sequence[Labels]) -> Labels:
-    """All labels as one; a label anywhere beats none. ValueError naming ids that have different labels."""
-    return _labels(chain.from_iterable(labels.entries() for labels in several), ", ".join(labels.source for labels in several))
-
-
-def _labels(entries: Iterable[Entry], source: str) -> Labels:
-    labels: dict[str, str] = {}
-    listed: dict[str, None] = {}  # a set that keeps its order
-    conflicts: dict[str, str] = {}
-    for name, label in entries:
-        listed[name] = None
-        if label and labels.setdefault(name, label) != label:
-            conflicts.setdefault(name, f"{shown(name)} is {shown(labels[name])} and {shown(label)}")
-    check_conflicts(source, list(conflicts.values()))
-    return Labels(labels, tuple(name for name in listed if name not in labels), source)
-
-
-def check_conflicts(source: str, conflicts: list[str]) -> None:
-    """ValueError if there are conflicts, each of which says what the labels of an image are."""
-    if conflicts:
-        raise ValueError(
-            f"{source}: {len(conflicts)} image(s) have different labels: {listing(conflicts)}. Keep one label of each image"
-        )
-
-
-def listing(examples: Sequence[str]) -> str:
+def listing(examples: Iterable[Any], show: Callable[[Any], str] | None = None) -> str:
     """The first few, and how many more."""
-    more = f" and {len(examples) - SHOWN} more" if len(examples) > SHOWN else ""
-    return ", ".join(examples[:SHOWN]) + more
+    texts = list(map(show or shown, examples))
+    more = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
+    return (", ".join(texts[:SHOWN]) or "none") + more
 
 
-def shown(text: str) -> str:
-    """A text as it can stand in a message: on one line, and not endless."""
-    return repr(text if len(text) <= 100 else f"{text[:97]}...")
+def shown(value: Any) -> str:
+    """A value as it can stand in a message: on one line, and not endless."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _text(path: Path) -> str:
     try:
-        if path.exists() and not path.is_file():  # a pipe could wait forever
-            raise ValueError(f"{path} is not a file; give the CSV or JSON file that holds the labels")
-        if (size := path.stat().st_size) > LARGEST:
-            raise ValueError(f"{path} has {size} bytes, and a file of labels should have {LARGEST} at most; is it the right one?")
         content = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     advice = f"This looks like a workbook or another zip archive. {ADVICE}" if content.startswith(b"PK") else ADVICE
     encoding = "UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "UTF-8"  # the first is what spreadsheets call Unicode
     try:
@@ -123,28 +86,25 @@ def _text(path: Path) -> str:
 # -- CSV -----------------------------------------------------------------------------------------------------------------------
 
 
-def _csv_entries(path: Path, text: str) -> Iterator[Entry]:
+def _csv_pairs(path: Path, text: str) -> Iterator[tuple[str, str | None]]:
     text = SEPARATOR.sub("", text).lstrip("\r\n")
     delimiter = max(",;\t", key=re.sub('"[^"]*"', "", re.split("[\r\n]", text, maxsplit=1)[0]).count)
-    options = {"header": None, "dtype": str, "keep_default_na": False, "skip_blank_lines": False, "engine": "python"}
+    table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        table = pd.read_csv(io.StringIO(text, newline=""), sep=delimiter, **options)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise ValueError(
-            f"{path} is not a CSV file: {error}. Is a quotation mark missing, or not doubled, or the separator in a field "
-            "without quotes?"
-        ) from error
-    table = table[table.fillna("").ne("").any(axis=1)]
-    header, *rows = table.itertuples() if len(table) else [(0,)]  # number of the row, then its cells
-    names = [unsafe(name.strip()).strip().lower() for name in header[1:] if name == name]
+        rows = [(number, row) for number, row in enumerate(table, start=1) if any(row)]
+    except csv.Error as error:
+        raise ValueError(f"{path} is not a CSV file: {error}. Is a quotation mark missing, or not doubled?") from error
+    names = [unsafe(name.strip()).strip().lower() for name in rows[0][1]] if rows else []
     id_column, label_column = _column(path, names, _id_columns(names), "ids"), _column(path, names, LABEL_COLUMNS, "labels")
-    for row, *cells in rows:
-        where, fields = f"{path}, row {row + 1}", sum(cell == cell for cell in cells)
-        if fields < len(names):
-            raise ValueError(f"{where}: {fields} field(s), and the header has {len(names)}")
-        if not cells[id_column]:
+    for number, row in rows[1:]:
+        where = f"{path}, row {number}"
+        if len(row) != len(names):
+            raise ValueError(
+                f"{where}: {len(row)} field(s), and the header has {len(names)}. Put text with {delimiter!r} in quotes"
+            )
+        if not row[id_column]:
             raise ValueError(f"{where}: the id of the image is empty. Fill it in, or remove the row")
-        yield unsafe(cells[id_column]), _cell_label(where, cells[label_column])
+        yield unsafe(row[id_column]), _cell_label(where, row[label_column])
 
 
 def _id_columns(names: Iterable[str]) -> tuple[str, ...]:
@@ -156,8 +116,7 @@ def _column(path: Path, header: Sequence[str], wanted: Sequence[str], what: str)
     found = next((name for name in wanted if name in header), None)
     if found is None:
         raise ValueError(
-            f"{path} has no column of {what}: its columns are {listing(list(map(shown, header))) or 'none'}, and one of "
-            f"{', '.join(wanted)} is wanted. {EXAMPLE}"
+            f"{path} has no column of {what}: its columns are {listing(header)}; one of {', '.join(wanted)} is wanted. {EXAMPLE}"
         )
     if header.count(found) > 1:
         raise ValueError(f"{path} has several columns {found!r}, and it is not clear which is meant; rename the others")
@@ -180,17 +139,15 @@ def _cell_label(where: str, cell: str) -> str | None:
 # -- Label Studio --------------------------------------------------------------------------------------------------------------
 
 
-def _json_entries(path: Path, text: str) -> Iterator[Entry]:
-    tasks = _tasks(path, text)
-    for number, task in enumerate(tasks, start=1):
+def _json_pairs(path: Path, text: str) -> Iterator[tuple[str, str | None]]:
+    for number, task in enumerate(_tasks(path, text), start=1):
         where = f"{path}, task {number}"
         if "data" not in task:  # JSON-MIN
             value = next((task[name] for name in LABEL_COLUMNS if name in task), None)
             yield _identity(where, task, _id_columns(task)), _choice(where, value)
             continue
-        if not isinstance(task["data"], dict):
-            raise ValueError(f"{where}: data is {_kind(task['data'])}, and should be an object that holds supclust_id or image")
-        name = _identity(where, task["data"], ID_COLUMNS)
+        [data] = _objects(where, [task["data"]], "data")
+        name = _identity(where, data, ID_COLUMNS)
         yield name, None
         for annotation in _objects(where, task.get("annotations"), "annotations"):
             if not annotation.get("was_cancelled"):
@@ -200,20 +157,15 @@ def _json_entries(path: Path, text: str) -> Iterator[Entry]:
 def _tasks(path: Path, text: str) -> list[dict[str, Any]]:
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}, column {error.colno}: this is not JSON ({error.msg})") from error
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
+    except (ValueError, RecursionError) as error:  # the latter of thousands of brackets
         raise ValueError(f"{path} is not JSON that Label Studio exports: {error}") from error
-    tasks = [value] if isinstance(value, dict) else value
-    for number, task in enumerate(tasks, start=1):
-        if not isinstance(task, dict):
-            raise ValueError(f"{path}, task {number}: this is {_kind(task)}, and each task is an object. {ADVICE}")
+    tasks = _objects(str(path), [value] if isinstance(value, dict) else value, "tasks")
     # JSON-MIN has the labels under the name that the choices have in the project, which its owner chooses.
     flat = [task for task in tasks if "data" not in task and task.get("annotation_id", "") is not None]
     if flat and not any(name in task for task in flat for name in LABEL_COLUMNS):
         raise ValueError(
-            f"{path}: no task has a label: the keys of the first are {listing(list(map(shown, flat[0]))) or 'none'}, and one of "
-            f"{', '.join(LABEL_COLUMNS)} is wanted. Rename it, or export as JSON, which needs no name"
+            f"{path}: no task has a label: the keys of the first are {listing(flat[0])}; one of {', '.join(LABEL_COLUMNS)} is "
+            "wanted. Rename it, or export as JSON, which needs no name"
         )
     return tasks
 
@@ -224,8 +176,8 @@ def _identity(where: str, data: Mapping[str, Any], names: Sequence[str]) -> str:
         if type(value) is int or (isinstance(value, str) and value):
             return str(value)
     raise ValueError(
-        f"{where}: nothing says which image this is: the keys are {listing(list(map(shown, data))) or 'none'}, and one of "
-        f"{', '.join(names)} is wanted, as text or a whole number"
+        f"{where}: nothing says which image this is: the keys are {listing(data)}; one of {', '.join(names)} is wanted, as text or "
+        "a whole number"
     )
 
 
@@ -233,7 +185,9 @@ def _objects(where: str, value: Any, what: str) -> list[dict[str, Any]]:
     if value is None:
         return []
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise ValueError(f"{where}: {what} should be a list of objects. Export the whole annotations, not only their numbers")
+        raise ValueError(
+            f"{where}: {what} should be objects, not {shown(value)}. Export the whole annotations, not only their numbers"
+        )
     return value
 
 
@@ -243,7 +197,7 @@ def _annotation_label(where: str, annotation: dict[str, Any]) -> str | None:
     choices = [result for result in results if result.get("type") == "choices"]
     choices = [result for result in choices if result.get("from_name") == CONTROL] or choices
     if results and not choices:
-        kinds = listing(sorted({shown(str(result.get("type"))) for result in results}))
+        kinds = listing(result.get("type") for result in results)
         raise ValueError(f"{where}: the annotation is of type {kinds}, and not a choice for the whole image. {ONE_LABEL}")
     if len(choices) > 1:
         raise ValueError(f"{where}: the annotation holds {len(choices)} results with choices. {ONE_LABEL}")
@@ -252,14 +206,12 @@ def _annotation_label(where: str, annotation: dict[str, Any]) -> str | None:
 
 def _choice(where: str, value: Any) -> str | None:
     """The label, of what stands where a label should: a text, or Label Studio's choices of which there is one."""
-    value = _only(value)
-    if isinstance(value, dict) and isinstance(value.get("choices"), list):
-        value = _only(value["choices"])
-    if value is None or isinstance(value, str):
-        return (value or "").strip() or None
-    if type(value) is int:
-        return str(value)
-    raise ValueError(f"{where}: the label is {_kind(value)}. {ONE_LABEL}")
+    found = _only(value)
+    if isinstance(found, dict) and isinstance(found.get("choices"), list):
+        found = _only(found["choices"])
+    if type(found) not in (str, int, type(None)):
+        raise ValueError(f"{where}: the label is {shown(value)}. {ONE_LABEL}")
+    return None if found is None else str(found).strip() or None
 
 
 def _only(value: Any) -> Any:
@@ -267,11 +219,77 @@ def _only(value: Any) -> Any:
     return next(iter(value), None) if isinstance(value, list) and len(value) <= 1 else value
 
 
-def _kind(value: Any) -> str:
-    if isinstance(value, list):
-        return f"a list of {len(value)}"
-    names = {dict: "an object", str: "a text", bool: "true or false", int: "a number", float: "a number"}
-    return names.get(type(value), "nothing")
+# -- which image it is ---------------------------------------------------------------------------------------------------------
+
+
+def match(labels: Iterable[Label], ids: Sequence[str], aliases: Mapping[str, str]) -> tuple[dict[int, str], list[int], list[str]]:
+    """Labels by position in ids (n,), which are distinct; positions that are listed without a label; and ids that are unknown.
+
+    aliases: id of an image that was left out as a copy -> id of the one that was kept.
+    An id is found as it stands; else with or without the ' of `safe`; else, if that names one image only, in another spelling
+    (Unicode normalisation NFC, slashes for backslashes, no blanks around it, 7 for 007) or as the end of a path or an address.
+    Raises ValueError naming images that get different labels, be it under one name or two, in one file or several.
+    """
+    known = {name: position for position, name in enumerate(ids)}
+    known |= {alias: known[name] for alias, name in aliases.items() if name in known and alias not in known}
+    spelled = _unambiguous(known)
+    said: dict[int, dict[str, Label]] = {}  # position -> label -> who said so first
+    unknown: dict[str, None] = {}  # a set that keeps its order
+    for one in labels:
+        position = _position(one.id, known, spelled)
+        if position is None:
+            unknown[one.id] = None
+            continue
+        different = said.setdefault(position, {})
+        if one.label:
+            different.setdefault(one.label, one)
+    if conflicts := [different.values() for different in said.values() if len(different) > 1]:
+        raise ValueError(
+            f"{len(conflicts)} image(s) have different labels: {listing(conflicts, _contradiction)}. Keep one label of each image"
+        )
+    found = {position: next(iter(different)) for position, different in said.items() if different}
+    return found, [position for position in said if position not in found], list(unknown)
+
+
+def _contradiction(labels: Iterable[Label]) -> str:
+    return " and ".join(f"{shown(one.id)} is {shown(one.label)} in {one.file}" for one in labels)
+
+
+def _unambiguous(known: Mapping[str, int]) -> dict[str, int]:
+    """Positions by the one spelling of their ids, without the spellings that two images share."""
+    meant: dict[str, set[int]] = {}
+    for name, position in known.items():
+        meant.setdefault(_spelling(name), set()).add(position)
+    return {name: positions.pop() for name, positions in meant.items() if len(positions) == 1}
+
+
+def _position(name: str, known: Mapping[str, int], spelled: Mapping[str, int]) -> int | None:
+    """Where the image is; None if it is not, or if it could be two."""
+    for exact in (name, unsafe(name), safe(name)):  # the last, as reading took a ' off that may have been meant
+        if exact in known:
+            return known[exact]
+    for path in map(_spelling, _paths(name)):
+        if path in spelled:
+            return spelled[path]
+        parts = path.split("/")
+        ends = {spelled.get(_spelling("/".join(parts[start:]))) for start in range(1, len(parts))} - {None}
+        if ends:
+            return ends.pop() if len(ends) == 1 else None
+    return None
+
+
+def _spelling(name: str) -> str:
+    """One spelling of what programs and file systems spell in several ways."""
+    return plain_number(unicodedata.normalize("NFC", name).replace("\\", "/").strip())
+
+
+def _paths(name: str) -> list[str]:
+    """The paths that a path or an address may mean, the likeliest first."""
+    if LOCAL_FILES in name:
+        return [unquote(name.partition(LOCAL_FILES)[2].partition("&")[0])]
+    if UPLOADED in name:
+        return [re.sub("/[0-9a-f]{8}-([^/]*)$", r"/\1", unquote(name.partition("?")[0]))]
+    return [unquote(re.split("[?#]", name)[0]), name] if "://" in name else [name, unquote(name)]
 
 
 # -- ids as spreadsheets spell them --------------------------------------------------------------------------------------------

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 import pandas as pd
@@ -24,12 +25,13 @@ LISTS = ("embedding", "embeddings", "features", "vector", "emb")  # columns of a
 IDS = ("ids", "id", "names", "filenames")
 PATHS = ("paths", "path", "files")
 ANSWERS = ("label", "labels", "class", "target", "category")  # numeric columns that must not slip in among the features
+NOT_TEXT = re.compile("[\0\ud800-\udfff]")  # what UTF-8 cannot hold, as in the name of a file in another encoding, and NUL
+HOW_TO_SAVE = (
+    "This makes a file that can be read: numpy.savez('mine.npz', features=numpy.asarray(features, dtype='float32'), "
+    "ids=numpy.asarray(ids, dtype=str))"
+)
 
-Found = tuple[np.ndarray, Sequence[str] | None, Sequence[str] | None]  # features, ids, paths
-
-
-class _Refused(ValueError):
-    """What is wrong with a file that is whole."""
+Found = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]  # features, ids, paths
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,55 +47,38 @@ class Embeddings:
         for what, values in (("ids", self.ids), ("paths", self.paths)):
             if values is not None and len(values) != n:
                 raise ValueError(
-                    f"there are {len(values)} {what} and {n} features; each row of the features needs one of the {what}"
+                    f"there are {len(values)} {what} and {n} features: each row of the features needs one of the {what}"
                 )
-        empty = [str(row) for row, name in enumerate(self.ids) if not name or "\0" in name]
-        if empty:
-            raise ValueError(f"ids must not be empty or hold NUL, and these rows' are or do: {listing(empty)}")
+        if bad := [row for row, name in enumerate(self.ids) if not name or NOT_TEXT.search(name)]:
+            raise ValueError(f"ids must be text that is not empty, and these rows' are not: {listing(bad)}")
         if repeated := [name for name, count in Counter(self.ids).items() if count > 1]:
-            raise ValueError(f"ids must be distinct, and these come up again: {_quoted(repeated)}")
+            raise ValueError(f"ids must be distinct, and these come up again: {listing(repeated)}")
 
 
 def read(path: Path) -> Embeddings:
     """Embeddings from a .npy file (memory-mapped), a .npz archive or a Parquet file. No file can make this run code.
 
-    .npz: the only 2-d array of numbers, or the first of FEATURES among several; ids and paths from one of IDS and of PATHS.
+    .npz: the first of FEATURES, or the only 2-d array of numbers; ids and paths from one of IDS and of PATHS.
     Parquet: a column of lists of one length, or all columns of numbers; ids and paths as above; it needs pyarrow.
     Raises ValueError with the file's name for whatever cannot be read. Whether the features are finite is not looked at.
     """
+    readers = {".npy": _read_npy, ".npz": _read_npz, ".parquet": _read_parquet}
     suffix = path.suffix.lower()
-    if suffix not in (".npy", ".npz", ".parquet"):
+    if suffix not in readers:
         raise ValueError(f"{path} must end in .npy, .npz or .parquet, so that it is clear how to read it; not in {path.suffix!r}")
     try:
-        if path.exists() and not path.is_file():
-            raise ValueError(f"{path} is not a file; give the .npy, .npz or .parquet file that holds the embeddings")
-        if path.stat().st_size == 0:
-            raise ValueError(f"{path} is empty: it has no bytes at all. Was it written to the end?")
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
-    try:
-        features, ids, paths = {".npy": _read_npy, ".npz": _read_npz, ".parquet": _read_parquet}[suffix](path)
-    except ImportError as error:
-        raise ValueError(f"{path}: reading Parquet needs pyarrow. Do `pip install pyarrow`, or save it as .npz") from error
-    except _Refused as error:
-        raise ValueError(f"{path}: {error}") from error
+        features, ids, paths = readers[suffix](path)
+        names = tuple(map(str, range(features.shape[0] if features.ndim else 0))) if ids is None else tuple(_texts(ids))
+        return Embeddings(features, names, None if paths is None else tuple(name or None for name in _texts(paths)))
     except Exception as error:  # numpy, zipfile and pyarrow raise whatever damaged bytes lead them to
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path} is damaged, or is not a {suffix} file: {reason[:200]}") from error
-    try:
-        ids = map(str, range(features.shape[0] if features.ndim else 0)) if ids is None else ids
-        return Embeddings(features, tuple(ids), None if paths is None else tuple(name or None for name in paths))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ValueError(f"{path} cannot be read: {reason}. {HOW_TO_SAVE}") from error
 
 
 def write(path: Path, embeddings: Embeddings) -> None:
-    """Write an .npz archive, whole or not at all: features as float32, ids and paths as text.
-
-    Raises ValueError for a path of another suffix.
-    """
+    """Write an .npz archive, whole or not at all: features as float32, ids and paths as text. ValueError for another suffix."""
     if path.suffix.lower() != ".npz":
-        raise ValueError(f"{path} must end in .npz, not in {path.suffix!r}")
+        raise ValueError(f"embeddings are written as .npz, not {path.suffix!r}")
     paths = {} if embeddings.paths is None else {"paths": np.array([name or "" for name in embeddings.paths], dtype=str)}
     with np.errstate(over="ignore"):  # whether features are finite is not looked at here
         features = np.ascontiguousarray(embeddings.features, dtype=np.float32)
@@ -101,69 +86,33 @@ def write(path: Path, embeddings: Embeddings) -> None:
         np.savez(file, features=features, ids=np.array(embeddings.ids, dtype=str), **paths)
 
 
-def _quoted(names: Sequence[Any]) -> str:
-    return listing([repr(name)[:100] for name in names])
-
-
-def _texts(name: str, values: np.ndarray) -> list[str]:
-    """An array (n,) of text, bytes or numbers as texts; nothing for a missing one."""
-    if values.ndim != 1:
-        raise _Refused(f"{name} must be 1-d, one a row of the features, not of shape {values.shape}")
-    if values.dtype.kind not in "USiufO":
-        raise _Refused(f"{name} must be text or numbers, not {values.dtype}")
-    texts = [value.decode("utf-8") if isinstance(value, bytes) else value for value in values.tolist()]
-    whole = [int(value) if isinstance(value, float) and value.is_integer() else value for value in texts]
-    return ["" if pd.isna(value) else str(value) for value in whole]
-
-
-# -- numpy's files -------------------------------------------------------------------------------------------------------------
+def _texts(values: np.ndarray) -> Iterator[str]:
+    """Text, bytes or numbers as texts; nothing for a missing one."""
+    for value in values.ravel().tolist():
+        yield value.decode("utf-8") if isinstance(value, bytes) else "" if pd.isna(value) else str(value)
 
 
 def _read_npy(path: Path) -> Found:
-    with open(path, "rb") as file:
-        _check_dtype(_header(file)[1])
-    return np.load(path, mmap_mode="r", allow_pickle=False), None, None
+    return np.lib.format.open_memmap(path, mode="r"), None, None
 
 
 def _read_npz(path: Path) -> Found:
-    with zipfile.ZipFile(path) as members, np.load(path, allow_pickle=False) as archive:
-        headers = {}
-        for name in archive.files:
-            with members.open(f"{name}.npy") as file:
-                headers[name] = _header(file)
-        features = _features_name(headers)
-        ids, paths = (next((name for name in names if name in headers), None) for names in (IDS, PATHS))
-        for name in filter(None, (features, ids, paths)):
-            _check_dtype(headers[name][1])
-        return archive[features], ids and _texts(ids, archive[ids]), paths and _texts(paths, archive[paths])
+    with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:  # the first says what is no archive
+        tables = [name for name in FEATURES if name in archive][:1] or list(_tables(archive))
+        if len(tables) != 1:
+            raise ValueError(
+                f"it holds {listing(archive.files)}: it is not clear which are the features; name them {FEATURES[0]!r}"
+            )
+        ids, paths = (next((archive[name] for name in names if name in archive), None) for names in (IDS, PATHS))
+        return archive[tables[0]], ids, paths
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of the array that begins here, without reading it."""
-    first = np.lib.format.read_magic(file) == (1, 0)
-    read_header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(file)
-    return shape, dtype
-
-
-def _check_dtype(dtype: np.dtype) -> None:
-    if dtype.hasobject:
-        raise _Refused(
-            "it holds Python objects, which could run code when read. Save features as numpy.asarray(features, dtype='float32'), "
-            "ids and paths as numpy.asarray(ids, dtype=str)"
-        )
-
-
-def _features_name(headers: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> str:
-    """The name of the array that holds the features."""
-    tables = [name for name, (shape, dtype) in headers.items() if len(shape) == 2 and dtype.kind in "fiubc"]
-    if found := tables if len(tables) == 1 else [name for name in FEATURES if name in (tables or headers)]:
-        return found[0]
-    arrays = [f"{name} {shape} {dtype}" for name, (shape, dtype) in headers.items()]
-    raise _Refused(
-        f"{len(tables)} of its arrays are 2-d and of numbers, and it is not clear which to take: {_quoted(arrays)}. "
-        f"Name one of them {', '.join(FEATURES[:-1])}"
-    )
+def _tables(archive: np.lib.npyio.NpzFile) -> Iterator[str]:
+    """The names of the 2-d arrays of numbers."""
+    for name in archive.files:
+        with suppress(ValueError):  # of an array of Python objects
+            if archive[name].ndim == 2 and archive[name].dtype.kind in "fiubc":
+                yield name
 
 
 # -- Parquet -------------------------------------------------------------------------------------------------------------------
@@ -173,32 +122,17 @@ def _read_parquet(path: Path) -> Found:
     table = pd.read_parquet(path, engine="pyarrow")
     if table.index.name in (*IDS, *PATHS):
         table = table.reset_index()
-    if table.empty:
-        raise _Refused("it has no rows or no columns: features must be 2-d (points, dimensions) and not empty")
-    ids, paths = (next((name for name in names if name in table), None) for names in (IDS, PATHS))
-    texts = (name and _texts(name, table[name].to_numpy()) for name in (ids, paths))
-    return _table_features(path, table), *texts
-
-
-def _table_features(path: Path, table: pd.DataFrame) -> np.ndarray:
+    ids, paths = (next((table[name].to_numpy() for name in names if name in table), None) for names in (IDS, PATHS))
     lists = [name for name in table if _holds_lists(table[name])]
     named = [name for name in LISTS if name in lists] or lists
-    if len(named) > 1 and named[0] not in LISTS:
-        raise _Refused(f"several columns hold lists: {_quoted(lists)}. Name one of them {LISTS[0]}")
-    columns = named[:1] or _numeric_columns(path, table)
-    for name in columns:
-        if missing := table[name].isna().sum():
-            raise _Refused(f"{missing} rows of column {name} are empty (null, or no number). Leave those rows out")
     if not named:
-        log.info("%s: the features are its %d columns of numbers, %s", path, len(columns), _quoted(columns))
-        return np.stack([table[name].to_numpy() for name in columns], axis=1)
-    lengths = sorted(table[named[0]].map(len).unique().tolist())
+        return _numbers(path, table), ids, paths
+    if len(named) > 1 and named[0] not in LISTS:
+        raise ValueError(f"several columns hold lists: {listing(lists)}. Name one of them {LISTS[0]!r}")
+    lengths = table[named[0]].map(len, na_action="ignore").unique().tolist()
     if len(lengths) > 1:
-        raise _Refused(f"the lists of column {named[0]} are of different lengths: {_quoted(lengths)}")
-    features = np.stack(table[named[0]].to_list())
-    if missing := np.count_nonzero(features != features):
-        raise _Refused(f"{missing} values in the lists of column {named[0]} are empty (null, or no number)")
-    return features
+        raise ValueError(f"the lists of column {named[0]} are missing or of different lengths: {listing(lengths)}")
+    return np.stack(table[named[0]].to_list()), ids, paths
 
 
 def _holds_lists(column: pd.Series) -> bool:
@@ -207,11 +141,13 @@ def _holds_lists(column: pd.Series) -> bool:
     return isinstance(first, np.ndarray) and first.dtype.kind in "fiu"
 
 
-def _numeric_columns(path: Path, table: pd.DataFrame) -> list[str]:
-    numeric = [name for name in table if table[name].dtype.kind in "fiu" and name not in (*IDS, *PATHS)]
-    left_out = [name for name in numeric if name.lower() in ANSWERS]
-    if left_out:
-        log.warning("%s: columns %s look like answers, not like features; they are left out", path, _quoted(left_out))
-    if len(left_out) == len(numeric):
-        raise _Refused(f"no column holds lists or numbers: {_quoted(table.columns)}. Name the one of lists {LISTS[0]}")
-    return [name for name in numeric if name not in left_out]
+def _numbers(path: Path, table: pd.DataFrame) -> np.ndarray:
+    """The columns of numbers side by side, without ids and answers."""
+    numeric = [name for name in table.select_dtypes("number") if name not in (*IDS, *PATHS)]
+    columns = [name for name in numeric if name.lower() not in ANSWERS]
+    if not columns:
+        raise ValueError(f"no column holds lists or numbers: {listing(table.columns)}. Name the one of lists {LISTS[0]!r}")
+    if left_out := sorted(set(numeric) - set(columns)):
+        log.warning("%s: columns %s look like answers, not like features; they are left out", path, listing(left_out))
+    log.info("%s: the features are its %d columns of numbers, %s", path, len(columns), listing(columns))
+    return table[columns].to_numpy()

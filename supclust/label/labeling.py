@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from supclust import strategies
-from supclust.label import annotations, contact_sheet, matching, results, sources
-from supclust.label.annotations import Labels
+from supclust.label import annotations, results, sources
+from supclust.label.annotations import Label
 from supclust.label.request import EncoderOptions, Request
 from supclust.label.results import RESULTS, SHEET
 from supclust.label.rounds import Pick, Round, describe, explain
@@ -29,7 +29,7 @@ def run(request: Request) -> Round:
     then, but for an encoder that was trained. Nothing is written outside of out, unless weights are to be downloaded.
     """
     results.check(request)
-    given = annotations.merge([annotations.read(path) for path in request.labeled])
+    given = [label for path in request.labeled for label in annotations.read(path)]
     source = sources.read(request)
     results.check_stays(request, [source.kept, *request.labeled])
     _log_skipped(source)
@@ -38,27 +38,27 @@ def run(request: Request) -> Round:
     source = source.embedded(request.out)
     pool = _pool(source, labeled, candidates, request)
     picks = describe(pool, _query(pool, labels, request), request.budget)
-    found = Round(request, source, pool, tuple(picks), labels)
+    found = Round(request, source, pool, picks, labels)
     results.write(found)
     return found
 
 
 def _log_skipped(source: Source) -> None:
-    reasons = Counter(one.reason.partition(":")[0].partition(" as ")[0] for one in source.skipped)
+    reasons = Counter(reason.partition(":")[0].partition(" as ")[0] for reason in source.skipped.values())
     if reasons:
         listed = "; ".join(f"{count} {reason}" for reason, count in reasons.most_common(5))
         log.warning("%d files are left out, they are listed in %s: %s", len(source.skipped), results.SKIPPED, listed)
 
 
-def _known(source: Source, given: Labels) -> tuple[dict[int, str], np.ndarray]:
+def _known(source: Source, given: Sequence[Label]) -> tuple[dict[int, str], np.ndarray]:
     """Labels by point, and all the points that are done: labelled, listed in a file of labels, or picked in earlier rounds."""
-    labels, unlabeled, unknown = matching.match(given, source.ids, source.copies)
-    unknown = [contact_sheet.visible(name) for name in unknown]
+    labels, unlabeled, unknown = annotations.match(given, source.ids, source.copies)
+    files = ", ".join(dict.fromkeys(label.file for label in given))
     if unknown and not labels and not unlabeled:
         here = f"the first is {unknown[0]!r}, and ids here look like {source.ids[0]!r}"
-        raise ValueError(f"none of the ids in {given.source} is known: {here}")
+        raise ValueError(f"none of the ids in {files} is known: {here}")
     if unknown:
-        log.warning("%d ids of %s are not among the images and left out: %s", len(unknown), given.source, ", ".join(unknown[:5]))
+        log.warning("%d ids of %s are not among the images and left out: %s", len(unknown), files, annotations.listing(unknown))
     earlier = set(source.earlier)
     done = {*unlabeled, *(point for point, name in enumerate(source.ids) if name in earlier)} - set(labels)
     if done:
@@ -83,9 +83,8 @@ def _candidates(source: Source, labeled: np.ndarray, budget: int) -> np.ndarray:
 
 def _pool(source: Source, labeled: np.ndarray, candidates: np.ndarray, request: Request) -> strategies.Pool:
     settings = strategies.Settings(**strategies.parse(request.strategy)[1])
-    some = candidates if len(candidates) + len(labeled) < len(source.ids) else None
     try:
-        return strategies.Pool(source.features, labeled, request.seed, settings, candidates=some)
+        return strategies.Pool(source.features, labeled, request.seed, settings, candidates=candidates)
     except ValueError as error:
         raise ValueError(f"{source.about['name']}: {error}") from error
 

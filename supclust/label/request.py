@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from supclust import strategies
-from supclust.label import exports
+from supclust.label.annotations import listing
+
+NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass(frozen=True)
@@ -54,5 +58,12 @@ class Request:
             raise ValueError(f"the budget must be a whole number of at least 1, not {self.budget}")
         if self.seed < 0:
             raise ValueError(f"the seed must be a whole number of at least 0, not {self.seed}")
-        if self.classes:
-            exports.label_studio_config(self.classes)  # raises for names that nobody can choose
+        _check_classes(self.classes)
+
+
+def _check_classes(classes: Sequence[str]) -> None:
+    """ValueError for names of classes that come twice or are blank around the edges, or that XML cannot hold."""
+    if bad := [name for name in classes if name != name.strip() or not name or NOT_XML.search(name)]:
+        raise ValueError(f"these cannot be names of classes: {listing(bad)}. Give names without blanks around and control signs")
+    if len(set(classes)) < len(classes):
+        raise ValueError("the names of the classes must be distinct")

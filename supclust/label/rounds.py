@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from supclust import method, strategies
 from supclust.engine import geometry
-from supclust.label import contact_sheet
+from supclust.label.contact_sheet import NEIGHBORS, visible
 from supclust.label.request import Request
 from supclust.label.sources import Source
 
-TYPICAL, NEAR = 4, 3  # images shown beside a pick, clusters named as its neighbours
+NEAR = 3  # clusters that are named as neighbours of a pick's own
 
 
 @dataclass(frozen=True)
@@ -54,43 +54,36 @@ class Round:
     labels: Mapping[int, str]  # of points, known before
 
     @property
+    def clusters(self) -> int:
+        """How many the pool was divided into."""
+        return len(self.pool.clusters_for(self.request.budget).sizes)
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Those that were named, and those that labels have shown."""
         return tuple(dict.fromkeys([*self.request.classes, *sorted(set(self.labels.values()))]))
 
 
-def describe(pool: strategies.Pool, points: np.ndarray, budget: int) -> list[Pick]:
+def describe(pool: strategies.Pool, points: np.ndarray, budget: int) -> tuple[Pick, ...]:
     """What speaks for each of the points (B,) that a query of that budget has picked, whatever the strategy."""
     details, clusters = method.explain(pool, budget), pool.clusters_for(budget)
     typicality, weights = details.typicality, method.weights_of(pool, clusters)
     by_typicality = [members[np.argsort(-typicality[members], kind="stable")] for members in clusters.members]
-    size_ranks = np.argsort(np.argsort(-clusters.sizes, kind="stable")) + 1
+    size_ranks = 1 + np.argsort(np.argsort(-clusters.sizes, kind="stable"))
     labeled = np.bincount(clusters.assignments[pool.labeled], minlength=len(clusters.sizes))
-
-    def one(order: int, point: int) -> Pick:
+    picks = []
+    for order, point in enumerate(points.tolist(), start=1):
         cluster = int(clusters.assignments[point])
-        typical = by_typicality[cluster]
-        return Pick(
-            order=order,
-            point=point,
-            cluster=cluster,
-            cluster_size=len(typical),
-            size_rank=int(size_ranks[cluster]),
-            labeled=int(labeled[cluster]),
-            typicality=float(typicality[point]),
-            rank=1 + int(np.count_nonzero(typicality[typical] > typicality[point])),
-            sup=float(details.sup[point]),
-            typical=tuple(typical[typical != point][:TYPICAL].tolist()),
-            near=tuple(near(cluster, point)),
-        )
-
-    def near(cluster: int, point: int) -> Iterator[Near]:
-        others = [k for k in np.argsort(-weights[cluster], kind="stable") if k != cluster and len(by_typicality[k])][:NEAR]
+        members = by_typicality[cluster]
+        rank = 1 + int(np.count_nonzero(typicality[members] > typicality[point]))
+        others = [k for k in np.argsort(-weights[cluster], kind="stable").tolist() if k != cluster and len(by_typicality[k])][:NEAR]
         distances = geometry.distances(pool.normalised[np.array([point])], clusters.centers)[0]
-        for k in others:
-            yield Near(int(k), float(weights[cluster, k]), float(distances[k]), int(by_typicality[k][0]))
-
-    return [one(order, int(point)) for order, point in enumerate(points, start=1)]
+        near = tuple(Near(k, float(weights[cluster, k]), float(distances[k]), int(by_typicality[k][0])) for k in others)
+        typical = tuple(members[members != point][:NEIGHBORS].tolist())
+        counts = int(size_ranks[cluster]), int(labeled[cluster])
+        scores = float(typicality[point]), rank, float(details.sup[point])
+        picks.append(Pick(order, point, cluster, len(members), *counts, *scores, typical, near))
+    return tuple(picks)
 
 
 def explain(found: Round, pick: Pick) -> str:
@@ -102,14 +95,13 @@ def explain(found: Round, pick: Pick) -> str:
         f"Typicality {pick.typicality:.3f}: number {pick.rank} of {pick.cluster_size:,} in its cluster.",
     ]
     if pick.near:
-        lines.append(f"SUP {pick.sup:.3f}; nearest clusters: {'; '.join(_describe_near(ids, one) for one in pick.near)}.")
+        near = [
+            f"{one.cluster} (weight {one.weight:.2f}, distance {one.distance:.3f}, such as {visible(ids[one.example])})"
+            for one in pick.near
+        ]
+        lines.append(f"SUP {pick.sup:.3f}; nearest clusters: {'; '.join(near)}.")
     lines.append(f"Picked by {found.request.strategy}: {_rule(found)}")
     return "\n".join(lines)
-
-
-def _describe_near(ids: Sequence[str], near: Near) -> str:
-    example = contact_sheet.visible(ids[near.example])
-    return f"{near.cluster} (weight {near.weight:.2f}, distance {near.distance:.3f}, such as {example})"
 
 
 def _rule(found: Round) -> str:
@@ -117,7 +109,7 @@ def _rule(found: Round) -> str:
     name, _ = strategies.parse(found.request.strategy)
     if name in strategies.MODEL_BASED and not found.labels:
         return "a random draw, as there are no labels yet to train a model on."
-    if name.startswith("supclust") and len(found.pool.clusters_for(found.request.budget).sizes) == 1:
+    if name.startswith("supclust") and found.clusters == 1:
         return "the most typical point, or one of them, as a single cluster has no SUP."
     text = strategies.STRATEGIES[name].__doc__.strip().splitlines()[0]
     return text.rpartition(": ")[2]

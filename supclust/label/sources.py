@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from supclust.images import files as images
-from supclust.images.files import MARKER, ImageFiles, Skipped
+from supclust.images.files import MARKER
 from supclust.label import embeddings
 from supclust.label.embeddings import Embeddings
 
 if TYPE_CHECKING:
-    from supclust.label.embedders import Embedder
+    from supclust.label.embedders import Made
     from supclust.label.request import Request
 
 log = logging.getLogger(__name__)
@@ -33,20 +33,19 @@ class Source:
     ids: tuple[str, ...]  # of images, their names relative to the folder, with slashes
     files: tuple[Path | None, ...]  # the images themselves; None where there is none
     about: Mapping[str, Any]  # what it is, and once there are features, what made them
+    folder: Path | None  # that holds all the images; None where there are none
     features: np.ndarray | None = None  # (n, d); None until `embedded` has made them
-    pixels: np.ndarray | ImageFiles | None = None  # uint8 (n, 3, side, side), of the side that embedder takes
-    embedder: Embedder | None = None  # None where the features are given
-    skipped: tuple[Skipped, ...] = ()
+    make_features: Callable[[Path], Made] | None = None  # keeps a training in the folder; None where the features are given
+    skipped: Mapping[str, str] = field(default_factory=dict)  # files and folders that are left out, and why
     copies: Mapping[str, str] = field(default_factory=dict)  # id of an image that is left out -> id of the one it is a copy of
     earlier: tuple[str, ...] = ()  # ids that earlier rounds picked
     kept: Path | None = None  # where the embeddings are; None where they have to be written
-    folder: Path | None = None  # that holds all the images; None where there are none
 
     def embedded(self, out: Path) -> Source:
         """The same with features; takes minutes where an encoder has to be trained, which is kept in a folder in out."""
-        if self.embedder is None:
+        if self.make_features is None:
             return self
-        features, made_by = self.embedder.embed(self.pixels, out / TRAINING)
+        features, made_by = self.make_features(out / TRAINING)
         return replace(self, features=features, about={**self.about, **made_by})
 
 
@@ -56,65 +55,66 @@ def read(request: Request) -> Source:
     Of what lies in request.out, nothing is taken for an image of the pool.
     Raises FileNotFoundError for a path that does not exist, and ValueError for one that holds nothing to label.
     """
-    path = request.source
+    path, pictures = request.source, request.pictures
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}: name a folder of images, or a file of embeddings (.npy, .npz, .parquet)")
-    if path.suffix.lower() in images.SUFFIXES and not path.is_dir():
+    if path.suffix.lower() in images.SUFFIXES and path.is_file():
         raise ValueError(f"{path} is one image: name the folder that holds the images")
+    if pictures is not None and not pictures.is_dir():
+        raise FileNotFoundError(f"there is no folder of images {pictures}")
     if (path / MARKER).is_file():
-        return _of_round(path, request.pictures)
-    return _of_folder(request) if path.is_dir() else _of_embeddings(path, request.pictures)
+        return _of_round(path, pictures)
+    return _of_folder(request) if path.is_dir() else _of_embeddings(path, pictures)
 
 
 def _of_folder(request: Request) -> Source:
     from supclust.label import embedders  # PyTorch takes seconds to import, and those who bring embeddings do not need it
 
-    folder, embedder = request.source.absolute(), embedders.load(request.encoder, request.seed, replace=request.force)
-    if images.printable(str(folder)) != str(folder):
-        raise ValueError(f"the name of {images.printable(str(folder))} is not valid Unicode: rename the folder")
+    folder, embedder = request.source.absolute(), embedders.load(request.encoder, request.seed, force=request.force)
     files, skipped = images.find(folder, leave_out=[request.out])
     if not files:
-        none = f" ({len(skipped)} files are none, the first {skipped[0].name}: {skipped[0].reason})" if skipped else ""
-        raise ValueError(f"no image in {folder}{none}. Looked for files named {', '.join(images.SUFFIXES)}")
-    pixels, readable, unreadable = images.load_readable(folder, files, embedder.side)
+        first = next((f", the first {images.printable(file.name)}: {reason}" for file, reason in sorted(skipped.items())), "")
+        others = f" ({len(skipped)} files are none{first})" if skipped else ""
+        raise ValueError(f"no image in {folder}{others}. Looked for files named {', '.join(images.SUFFIXES)}")
+    names, same = dict(zip(files, images.relative(folder, files), strict=True)), images.copies(files)
+    originals, unreadable = [file for file in files if file not in same], {}
+    pixels = images.load(folder, originals, embedder.side, unreadable)
+    readable = tuple(file for file in originals if file not in unreadable)
     if not readable:
-        raise ValueError(f"none of the {len(files)} images in {folder} can be read; of the first: {unreadable[0].reason}")
-    files = [files[position] for position in readable]
-    names, same = images.relative(folder, files), images.copies(files)
-    copies = {names[copy]: names[original] for copy, original in same.items()}
-    skipped += [*unreadable, *(Skipped(copy, f"the same image as {original}") for copy, original in copies.items())]
-    if same:
-        rest = [position for position in range(len(files)) if position not in same]
-        pixels = pixels[rest] if isinstance(pixels, np.ndarray) else pixels.take(rest)
-        files, names = [files[position] for position in rest], tuple(names[position] for position in rest)
-    about = {"kind": "images", "name": folder.name}
-    return Source(names, tuple(files), about, None, pixels, embedder, tuple(skipped), copies, folder=folder)
+        raise ValueError(f"none of the {len(files)} images in {folder} can be read; of the first: {unreadable[originals[0]]}")
+    skipped |= unreadable | {copy: f"the same image as {names[original]}" for copy, original in same.items()}
+    reasons = {images.printable(file.relative_to(folder).as_posix()): reason for file, reason in sorted(skipped.items())}
+    return Source(
+        ids=tuple(names[file] for file in readable),
+        files=readable,
+        about={"kind": "images", "name": folder.name},
+        folder=folder,
+        make_features=lambda training: embedder.embed(pixels, training),
+        skipped=reasons,
+        copies={names[copy]: names[original] for copy, original in same.items()},
+    )
 
 
 def _of_embeddings(path: Path, pictures: Path | None) -> Source:
     found = embeddings.read(path)
-    about = {"kind": "embeddings", "name": path.name, "encoder": "given embeddings"}
     files = _files(found, path.absolute().parent, pictures)
     parents = [file.parent for file in files if file is not None]
     folder = pictures.absolute() if pictures is not None else Path(os.path.commonpath(parents)) if parents else None
-    return Source(found.ids, files, about, found.features, kept=path.absolute(), folder=folder)
+    about = {"kind": "embeddings", "name": path.name, "encoder": "given embeddings"}
+    return Source(found.ids, files, about, folder, found.features, kept=path.absolute())
 
 
 def _files(found: Embeddings, folder: Path, pictures: Path | None) -> tuple[Path | None, ...]:
     """The images of embeddings: by the paths in their file, which start from its folder, or by ids in the folder of pictures."""
     if pictures is not None:
-        if not pictures.is_dir():
-            raise FileNotFoundError(f"there is no folder of images {pictures}")
         return tuple(file if os.path.isfile(file := pictures.absolute() / id_) else None for id_ in found.ids)
-    names = [name if name and "://" not in name else None for name in found.paths or [None] * len(found.ids)]
-    files = tuple(Path(os.path.normpath(folder / name)) if name else None for name in names)
+    names = found.paths or (None,) * len(found.ids)
+    files = tuple(Path(os.path.normpath(folder / name)) if name and "://" not in name else None for name in names)
     named = [file for file in files if file is not None]
-    if named and not any(map(os.path.isfile, named)):
-        log.warning(
-            "no image is where it should be, the first one at %s: --images names their folder, else ids are shown", named[0]
-        )
-        return (None,) * len(files)
-    return files
+    if not named or any(map(os.path.isfile, named)):
+        return files
+    log.warning("no image is where it should be, the first one at %s: --images names their folder, else ids are shown", named[0])
+    return (None,) * len(files)
 
 
 def _of_round(folder: Path, pictures: Path | None) -> Source:
@@ -124,7 +124,7 @@ def _of_round(folder: Path, pictures: Path | None) -> Source:
     if not path.is_file():
         raise FileNotFoundError(f"the embeddings of the round in {folder} are no longer at {path}: put them back, or start anew")
     source = _of_embeddings(path, pictures)
-    if pictures is None and source.folder is not None and record.get("folder") is not None:
+    if pictures is None and source.folder is not None and record["folder"] is not None:
         source = replace(source, folder=Path(os.path.normpath(folder.absolute() / record["folder"])))
     return replace(source, about=record["source"], copies=record["copies"], earlier=(*record["earlier"], *record["picks"]))
 
@@ -133,11 +133,6 @@ def _read_record(file: Path) -> dict[str, Any]:
     """What a round wrote about itself; ValueError naming the file if it is damaged."""
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-        lacking = {"embeddings", "source", "copies", "earlier", "picks"} - set(record)
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{file} is damaged: {error}. Remove it to take {file.parent} for a folder of images") from error
-    if lacking:
-        raise ValueError(f"{file} is damaged: it lacks {', '.join(sorted(lacking))}")
-    return record
+        return {name: record[name] for name in ("embeddings", "folder", "source", "copies", "earlier", "picks")}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{file} is damaged: {error!r}. Remove it to take {file.parent} for a folder of images") from error
