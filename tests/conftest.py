@@ -1,7 +1,15 @@
 """What several test modules need."""
 
+import os
+
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# Few examples, the same each time, before a change is committed; many new ones at night.
+settings.register_profile("gate", max_examples=20, deadline=None, derandomize=True)
+settings.register_profile("night", max_examples=200, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gate"))
 
 
 def make_blobs(n_blobs: int, size: int, d: int, seed: int = 0, spread: float = 0.1) -> np.ndarray:

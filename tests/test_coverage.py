@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from supclust import strategies
@@ -35,7 +35,6 @@ def pools(draw):
 
 
 @given(pools(), st.sampled_from(["coreset", "probcover"]))
-@settings(max_examples=120, deadline=None)
 def test_always_the_budget_distinct_and_never_labelled(given_pool, name):
     features, budget, labeled, radius, n_classes = given_pool
     picks = query(name, pool_of(features, labeled, radius=radius, n_classes=n_classes), budget)
@@ -46,7 +45,6 @@ def test_always_the_budget_distinct_and_never_labelled(given_pool, name):
 
 
 @given(pools(), st.sampled_from(["coreset", "probcover"]), st.integers(0, 99))
-@settings(max_examples=80, deadline=None)
 def test_permuting_the_pool_permutes_the_picks(given_pool, name, seed):
     """Distances may tie; copies of a point, of which nothing but their place could say which is which, are left out."""
     features, budget, labeled, radius, n_classes = given_pool

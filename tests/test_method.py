@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import supclust
@@ -123,7 +123,6 @@ def pools(draw):
 
 
 @given(pools(), st.sampled_from([1, 5, 500, None]))
-@settings(max_examples=80, deadline=None)
 def test_always_the_budget_distinct_and_never_labelled(pool, max_clusters):
     features, budget, labeled, seed = pool
     picks = supclust.select(features, budget, labeled, max_clusters=max_clusters, seed=seed)
@@ -135,7 +134,6 @@ def test_always_the_budget_distinct_and_never_labelled(pool, max_clusters):
 
 
 @given(pools())
-@settings(max_examples=60, deadline=None)
 def test_picks_come_from_the_right_clusters_and_the_most_typical_tenth_with_the_largest_sup(pool):
     features, budget, labeled, seed = pool
     picks, details = supclust.select(features, budget, labeled, seed=seed, return_details=True)
@@ -156,7 +154,6 @@ def test_picks_come_from_the_right_clusters_and_the_most_typical_tenth_with_the_
 
 
 @given(pools(), st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
 def test_permuting_the_pool_permutes_the_answer(pool, random):
     features, budget, labeled, seed = pool
     order = list(range(len(features)))
