@@ -1,10 +1,13 @@
 """What several test modules need."""
 
+import itertools
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from hypothesis import settings
+from threadpoolctl import threadpool_limits
 
 # Few examples, the same each time, before a change is committed; many new ones at night.
 settings.register_profile("gate", max_examples=20, deadline=None, derandomize=True)
@@ -12,11 +15,29 @@ settings.register_profile("night", max_examples=200, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gate"))
 
 
+def grid(*axes: Sequence) -> list:
+    """Every combination of the values, for `parametrize`; at night, but for a few that have each pair of values of two axes."""
+    pairs = {case: set(itertools.combinations(enumerate(case), 2)) for case in itertools.product(*axes)}
+    few, missing = [], set().union(*pairs.values())
+    while missing:
+        few.append(max(pairs, key=lambda case: len(pairs[case] & missing)))
+        missing -= pairs[few[-1]]
+    return [pytest.param(*case, marks=() if case in few else pytest.mark.night) for case in pairs]
+
+
 def make_blobs(n_blobs: int, size: int, d: int, seed: int = 0, spread: float = 0.1) -> np.ndarray:
     """Points around n_blobs random directions, size around each, (n_blobs * size, d) float32."""
     rng = np.random.default_rng(seed)
     centers = rng.standard_normal((n_blobs, d))
     return (np.repeat(centers, size, axis=0) + spread * rng.standard_normal((n_blobs * size, d))).astype(np.float32)
+
+
+@pytest.fixture
+def two_threads(monkeypatch):
+    """Two threads of every kind, whatever OMP_NUM_THREADS says: one, where two tests run at a time."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    with threadpool_limits(2):
+        yield
 
 
 @pytest.fixture
@@ -34,3 +55,13 @@ def make_features(n_classes: int = 4, size: int = 50, d: int = 8, spread: float 
     half = len(points) // 2
     classes = tuple(f"class {k}" for k in range(n_classes))
     return Features(points, points[half:], labels, labels[half:], classes, {"dataset": "blobs"})
+
+
+@pytest.fixture(scope="session")
+def dask_client():
+    """A client of the one Dask cluster that the tests share: two worker processes of two threads."""
+    import distributed
+
+    options = {"n_workers": 2, "threads_per_worker": 2, "processes": True, "dashboard_address": None}
+    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
+        yield client
