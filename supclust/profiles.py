@@ -135,8 +135,8 @@ PROFILES = {
         fsl=Supervised(PAPER_DATASETS),
     ),
     "smoke": Profile(  # says nothing about the paper: only that everything runs
-        "smoke", ("digits",), "trained", seeds=2, rounds=2, encoder_dataset="digits", embedding_points=300, simclr=SMOKE,
-        encoders=("digits@1", "digits"), fsl=Supervised(("digits",), 2, ("tiny",), FSL_STRATEGIES, network=SMOKE_FSL),
+        "smoke", ("digits",), "trained", seeds=2, budgets=("tiny",), rounds=2, encoder_dataset="digits", embedding_points=300,
+        simclr=SMOKE, encoders=("digits@1", "digits"), fsl=Supervised(("digits",), 2, ("tiny",), FSL_STRATEGIES, network=SMOKE_FSL),
     ),
 }  # fmt: skip
 
