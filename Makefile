@@ -54,5 +54,5 @@ lock:
 
 # Records, checkpoints and features of the other profiles may be hours of work: they stay.
 clean:
-	rm -rf figures/quick reports/quick artefacts/quick .pytest_cache .ruff_cache .hypothesis build
+	rm -rf $(foreach profile,smoke quick,figures/$(profile) reports/$(profile) artefacts/$(profile)) .pytest_cache .ruff_cache .hypothesis build
 	find supclust tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

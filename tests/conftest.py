@@ -16,7 +16,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gate"))
 
 
 def grid(*axes: Sequence) -> list:
-    """Every combination of the values, for `parametrize`; at night, but for a few that have each pair of values of two axes."""
+    """Every combination of the axes' values, for `parametrize`.
+
+    The gate runs a few, in which each value meets each value of the other axes; the rest are marked `night`.
+    """
     pairs = {case: set(itertools.combinations(enumerate(case), 2)) for case in itertools.product(*axes)}
     few, missing = [], set().union(*pairs.values())
     while missing:
@@ -34,7 +37,7 @@ def make_blobs(n_blobs: int, size: int, d: int, seed: int = 0, spread: float = 0
 
 @pytest.fixture
 def two_threads(monkeypatch):
-    """Two threads of every kind, whatever OMP_NUM_THREADS says: one, where two tests run at a time."""
+    """Two threads of numpy, PyTorch and `threads.map`: `make test` gives each of its processes one."""
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     with threadpool_limits(2):
         yield
@@ -59,7 +62,7 @@ def make_features(n_classes: int = 4, size: int = 50, d: int = 8, spread: float 
 
 @pytest.fixture(scope="session")
 def dask_client():
-    """A client of the one Dask cluster that the tests share: two worker processes of two threads."""
+    """A client of the Dask cluster that the tests of a process share: two workers of two threads."""
     import distributed
 
     options = {"n_workers": 2, "threads_per_worker": 2, "processes": True, "dashboard_address": None}
