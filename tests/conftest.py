@@ -14,6 +14,9 @@ settings.register_profile("gate", max_examples=20, deadline=None, derandomize=Tr
 settings.register_profile("night", max_examples=200, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gate"))
 
+# A sweep stays in its process unless a test asks for two: the start of others takes seconds.
+os.environ["LOKY_MAX_CPU_COUNT"] = "1"
+
 
 def grid(*axes: Sequence) -> list:
     """Every combination of the axes' values, for `parametrize`.

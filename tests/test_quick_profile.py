@@ -18,21 +18,20 @@ OTHERS, OTHER_FIGURES = {"00", "04", "08", "09"}, ["figure_1", "figure_4", "labe
 
 @pytest.mark.slow
 def test_the_smoke_profile_runs_from_nothing(tmp_path):
-    """In one process, since the start of others takes longer than what they would do."""
     names = [name for name in NOTEBOOKS if name[:2] not in OTHERS]
-    run("smoke", names, tmp_path, {"LOKY_MAX_CPU_COUNT": "1"})
+    run("smoke", names, tmp_path)
     check_reports(tmp_path / "reports" / "smoke", names)
     check_figures(tmp_path / "figures" / "smoke", FIGURES)
 
 
 @pytest.mark.night
 def test_the_quick_profile_runs_from_nothing(tmp_path):
-    run("quick", [], tmp_path, {})
+    run("quick", [], tmp_path, LOKY_MAX_CPU_COUNT="2")
     check_reports(tmp_path / "reports" / "quick", NOTEBOOKS)
     check_figures(tmp_path / "figures" / "quick", FIGURES + OTHER_FIGURES)
 
 
-def run(profile, names, out, environment):
+def run(profile, names, out, **environment):
     command = [sys.executable, "-m", "supclust", "figures", *names, "--profile", profile, "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200, env=os.environ | environment)
     assert done.returncode == 0, done.stderr
