@@ -1,5 +1,6 @@
 # make figures    every figure of a profile: make figures PROFILE=quick (laptop is the default)
 # make test       every gate, the cheap ones first
+# make test-night the same with what is too large for it: full grids, 200 examples, the whole of profile quick
 # Both set up .venv when it is missing or older than what it is made from. Another Python: make PYTHON=python3.12 ...
 
 PYTHON ?= python3
@@ -8,19 +9,23 @@ PROFILE ?= laptop
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: figures test venv notebooks lab lock clean
+.PHONY: figures test test-night venv notebooks lab lock clean
 
 figures: $(INSTALLED)
 	$(BIN)/supclust figures --profile $(PROFILE) --recompute
 
 # Everything a test writes goes into a folder of its own, so that testing leaves the committed figures alone. One pytest run for
 # tests and notebooks gives one count. Progress bars are off because a notebook that shows one never gives the same output twice.
-test: $(INSTALLED)
+# Two processes of one thread each: whole files go to the one that is free, in this order, so that the long ones come first.
+test-night: export HYPOTHESIS_PROFILE := night
+test-night: SELECTED := -m ""
+test test-night: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && \
-	SUPCLUST_OUT="$$out" TQDM_DISABLE=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest \
-		--nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg tests notebooks
+	SUPCLUST_OUT="$$out" TQDM_DISABLE=1 OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/pytest $(SELECTED) \
+		-n 2 --dist loadscope --no-loadscope-reorder \
+		--nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks tests
 
 venv: $(INSTALLED)
 
@@ -49,5 +54,5 @@ lock:
 
 # Records, checkpoints and features of the other profiles may be hours of work: they stay.
 clean:
-	rm -rf figures/quick reports/quick artefacts/quick .pytest_cache .ruff_cache .hypothesis build
+	rm -rf $(foreach profile,smoke quick,figures/$(profile) reports/$(profile) artefacts/$(profile)) .pytest_cache .ruff_cache .hypothesis build
 	find supclust tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

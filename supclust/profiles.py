@@ -1,4 +1,4 @@
-"""The three sizes at which everything runs: quick, laptop and paper. Same code path, only the numbers differ."""
+"""The sizes at which everything runs: quick, laptop and paper, and smoke for tests. Same code path, only the numbers differ."""
 
 from __future__ import annotations
 
@@ -101,6 +101,7 @@ class Profile:
 SMALL = {"side": 8, "flip": 0.0, "precision": "float32"}
 DIGITS = SimCLR(width=16, epochs=24, batch_size=128, learning_rate=0.2, temperature=0.2, smallest_crop=0.4, knn_every=4, **SMALL)
 DIGITS_FSL = FSL(width=8, epochs=60, learning_rate=0.1, **SMALL)
+SMOKE, SMOKE_FSL = dataclasses.replace(DIGITS, epochs=4, knn_every=2), dataclasses.replace(DIGITS_FSL, epochs=4)
 
 # What trained the shipped encoder (shipped/README.md): views of 24 pixels for the first 60 % of the time, which cost half as much.
 # As a random crop magnifies what it shows, whole images of 32 pixels look about as large as the crops did in training.
@@ -132,6 +133,10 @@ PROFILES = {
     "paper": Profile(
         "paper", PAPER_DATASETS, "trained", seeds=10, embedding_points=10_000, encoders=("cifar10@50", "cifar10@150", "cifar10"),
         fsl=Supervised(PAPER_DATASETS),
+    ),
+    "smoke": Profile(  # says nothing about the paper: only that everything runs
+        "smoke", ("digits",), "trained", seeds=2, budgets=("tiny",), rounds=2, encoder_dataset="digits", embedding_points=300,
+        simclr=SMOKE, encoders=("digits@1", "digits"), fsl=Supervised(("digits",), 2, ("tiny",), FSL_STRATEGIES, network=SMOKE_FSL),
     ),
 }  # fmt: skip
 

@@ -1,7 +1,34 @@
 """What several test modules need."""
 
+import itertools
+import os
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
+from hypothesis import settings
+from threadpoolctl import threadpool_limits
+
+# Few examples, the same each time, before a change is committed; many new ones at night.
+settings.register_profile("gate", max_examples=20, deadline=None, derandomize=True)
+settings.register_profile("night", max_examples=200, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gate"))
+
+# A sweep stays in its process unless a test asks for two: the start of others takes seconds.
+os.environ["LOKY_MAX_CPU_COUNT"] = "1"
+
+
+def grid(*axes: Sequence) -> list:
+    """Every combination of the axes' values, for `parametrize`.
+
+    The gate runs a few, in which each value meets each value of the other axes; the rest are marked `night`.
+    """
+    pairs = {case: set(itertools.combinations(enumerate(case), 2)) for case in itertools.product(*axes)}
+    few, missing = [], set().union(*pairs.values())
+    while missing:
+        few.append(max(pairs, key=lambda case: len(pairs[case] & missing)))
+        missing -= pairs[few[-1]]
+    return [pytest.param(*case, marks=() if case in few else pytest.mark.night) for case in pairs]
 
 
 def make_blobs(n_blobs: int, size: int, d: int, seed: int = 0, spread: float = 0.1) -> np.ndarray:
@@ -9,6 +36,14 @@ def make_blobs(n_blobs: int, size: int, d: int, seed: int = 0, spread: float = 0
     rng = np.random.default_rng(seed)
     centers = rng.standard_normal((n_blobs, d))
     return (np.repeat(centers, size, axis=0) + spread * rng.standard_normal((n_blobs * size, d))).astype(np.float32)
+
+
+@pytest.fixture
+def two_threads(monkeypatch):
+    """Two threads of numpy, PyTorch and `threads.map`: `make test` gives each of its processes one."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    with threadpool_limits(2):
+        yield
 
 
 @pytest.fixture
@@ -30,8 +65,9 @@ def make_features(n_classes: int = 4, size: int = 50, d: int = 8, spread: float 
 
 @pytest.fixture(scope="session")
 def dask_client():
-    """A Dask cluster of two workers with a thread each, one for all tests, as it takes seconds to start."""
-    distributed = pytest.importorskip("distributed")
-    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    """A client of the Dask cluster that the tests of a process share: two workers of two threads."""
+    import distributed
+
+    options = {"n_workers": 2, "threads_per_worker": 2, "processes": True, "dashboard_address": None}
     with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
         yield client

@@ -3,13 +3,13 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from supclust import strategies
 from supclust.strategies import coverage
 from tests import reference
-from tests.conftest import make_blobs
+from tests.conftest import grid, make_blobs
 from tests.test_uncertainty import StubModel
 
 
@@ -33,7 +33,6 @@ def pools(draw):
 
 
 @given(pools(), st.sampled_from(["coreset", "probcover"]))
-@settings(max_examples=120, deadline=None)
 def test_always_the_budget_distinct_and_never_labelled(given_pool, name):
     features, budget, labeled, radius, n_classes = given_pool
     picks = query(name, pool_of(features, labeled, radius=radius, n_classes=n_classes), budget)
@@ -44,7 +43,6 @@ def test_always_the_budget_distinct_and_never_labelled(given_pool, name):
 
 
 @given(pools(), st.sampled_from(["coreset", "probcover"]), st.integers(0, 99))
-@settings(max_examples=80, deadline=None)
 def test_permuting_the_pool_permutes_the_picks(given_pool, name, seed):
     """Distances may tie; copies of a point, of which nothing but their place could say which is which, are left out."""
     features, budget, labeled, radius, n_classes = given_pool
@@ -57,10 +55,7 @@ def test_permuting_the_pool_permutes_the_picks(given_pool, name, seed):
     np.testing.assert_array_equal(order[permuted], straight)
 
 
-@pytest.mark.parametrize("n", [2, 30, 400])
-@pytest.mark.parametrize("d", [1, 5, 64])
-@pytest.mark.parametrize("offset", [0.0, 1000.0])
-@pytest.mark.parametrize("n_labeled", [1, 20])
+@pytest.mark.parametrize(("n", "d", "offset", "n_labeled"), grid((2, 30, 400), (1, 5, 64), (0.0, 1000.0), (1, 20)))
 def test_coreset_is_the_slow_version(n, d, offset, n_labeled):
     """Far from the origin too, where |a|^2 + |b|^2 - 2ab in float32 has lost all digits of the distances."""
     rng = np.random.default_rng(n + d)
@@ -97,10 +92,7 @@ def test_coreset_does_not_depend_on_the_scale(scale):
     assert query("coreset", pool_of(features * np.float32(scale), [3]), 20).tolist() == expected
 
 
-@pytest.mark.parametrize("n", [2, 50, 200])
-@pytest.mark.parametrize("d", [2, 32])
-@pytest.mark.parametrize("radius", [0.05, 0.4, 1.0])
-@pytest.mark.parametrize("n_labeled", [0, 10])
+@pytest.mark.parametrize(("n", "d", "radius", "n_labeled"), grid((2, 50, 200), (2, 32), (0.05, 0.4, 1.0), (0, 10)))
 def test_each_pick_of_probcover_has_the_fullest_ball_by_the_slow_version(n, d, radius, n_labeled):
     rng = np.random.default_rng(n + d)
     labeled = rng.choice(n, min(n_labeled, n // 2), replace=False)

@@ -58,7 +58,7 @@ def test_inertia_is_within_a_hundredth_of_scikit_learns_best_of_ten(n_clusters, 
         assert ((points - centers[assignments]) ** 2).sum() < 1.01 * best
 
 
-def test_kmeans_does_not_depend_on_the_number_of_threads_or_blocks():
+def test_kmeans_does_not_depend_on_the_number_of_threads_or_blocks(two_threads):
     points = geometry.Points(np.random.default_rng(0).standard_normal((3000, 100)))
     several = kmeans(points, 20)
     with threads.alone():

@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from supclust.engine import neighbours, threads
-from tests.conftest import make_blobs
+from tests.conftest import grid, make_blobs
 
 
 def slow(points, k, squared=False):
@@ -14,11 +14,13 @@ def slow(points, k, squared=False):
     return distances[:, 1 : k + 1].mean(axis=1)
 
 
-@pytest.mark.parametrize("squared", [False, True])
-@pytest.mark.parametrize(("n", "d", "k"), [(2, 3, 1), (30, 1, 5), (200, 7, 20), (700, 3, 20), (1500, 64, 20)])
-@pytest.mark.parametrize("spread", [1e-3, 1.0])
-def test_mean_distances_are_those_of_float64(n, d, k, spread, squared):
+@pytest.mark.parametrize(
+    ("shape", "spread", "squared"),
+    grid([(2, 3, 1), (30, 1, 5), (200, 7, 20), (700, 3, 20), (1500, 64, 20)], (1e-3, 1.0), (False, True)),
+)
+def test_mean_distances_are_those_of_float64(shape, spread, squared):
     """A spread of 1e-3 has close points far from the origin: hard for float32."""
+    n, d, k = shape
     points = make_blobs(2, n // 2, d, seed=n, spread=spread)
     found = neighbours.mean_distances(points, k, squared)
     np.testing.assert_allclose(found, slow(points, max(1, min(k, n // 2)), squared), rtol=1e-5)
@@ -47,7 +49,7 @@ def test_one_point_far_away_makes_no_copies_of_the_others(far):
 
 
 @pytest.mark.parametrize("rows", [1, 7, 1024])
-def test_blocks_and_threads_change_nothing_but_the_last_digits(rows, monkeypatch):
+def test_blocks_and_threads_change_nothing_but_the_last_digits(rows, monkeypatch, two_threads):
     points = make_blobs(3, 300, 20, spread=0.5)
     whole = neighbours.mean_distances(points, 20)
     monkeypatch.setattr(neighbours, "ROWS", rows)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import random
 import shutil
 import signal
@@ -20,6 +21,7 @@ from supclust import simclr
 from supclust.images.files import ImageFiles
 from supclust.profiles import SimCLR
 from supclust.train import hardware
+from tests.conftest import grid
 
 TINY = SimCLR(width=4, side=8, epochs=3, batch_size=16, learning_rate=0.1, projection=8, knn_every=2)
 
@@ -64,9 +66,7 @@ def slow_nt_xent(projections, temperature):
     return np.mean(losses)
 
 
-@pytest.mark.parametrize("n", [2, 3, 8, 17])
-@pytest.mark.parametrize("d", [2, 16])
-@pytest.mark.parametrize("temperature", [0.1, 0.5, 2.0])
+@pytest.mark.parametrize(("n", "d", "temperature"), grid((2, 3, 8, 17), (2, 16), (0.1, 0.5, 2.0)))
 def test_contrastive_loss_is_the_slow_one(n, d, temperature):
     projections = np.random.default_rng(n).normal(size=(2 * n, d))
     loss = simclr.contrastive_loss(torch.from_numpy(projections), temperature).item()
@@ -253,9 +253,19 @@ def test_images_in_files_train_as_their_arrays_do(tmp_path):
         simclr.train(lazy.take(np.arange(19)), TINY, tmp_path / "lazy")
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_compiled_training_is_the_plain_one(images, tmp_path):
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "aot_eager",
+        pytest.param(
+            "inductor",
+            marks=[pytest.mark.night, pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")],
+        ),
+    ],
+)
+def test_compiled_training_is_the_plain_one(images, tmp_path, monkeypatch, backend):
+    """Compiled in full at night; else without its last step, the building of kernels, which takes a minute."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     config = dataclasses.replace(TINY, width=16, epochs=1)
     plain, compiled = (simclr.train(images, config, tmp_path / str(c), compiled=c) for c in (False, True))
     assert compiled.history[0]["loss"] == pytest.approx(plain.history[0]["loss"], rel=1e-4)
@@ -263,9 +273,11 @@ def test_compiled_training_is_the_plain_one(images, tmp_path):
         torch.testing.assert_close(compiled.network.state_dict()[name], reference, rtol=1e-2, atol=1e-3, msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.night
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_stopped_compiled_training_in_two_threads_with_another_resolution_ends_bit_for_bit(tmp_path, a_minute_per_step):
+def test_stopped_compiled_training_in_two_threads_with_another_resolution_ends_bit_for_bit(
+    tmp_path, a_minute_per_step, two_threads
+):
     """Large enough that nothing is made simpler for it: stopped in the second epoch, whose views are larger."""
     images = np.random.default_rng(0).integers(0, 256, (48, 3, 16, 16), dtype=np.uint8)
     config = dataclasses.replace(TINY, width=32, side=16, epochs=2, small_epochs=1, small_side=8, precision="float32")
@@ -321,7 +333,7 @@ simclr.train(np.load(sys.argv[1]), SimCLR(**eval(sys.argv[2])), Path(sys.argv[3]
 """
 
 
-@pytest.mark.parametrize("steps", [1, 21, 38])
+@pytest.mark.parametrize("steps", [21, *(pytest.param(step, marks=pytest.mark.night) for step in (1, 38))])
 def test_killed_training_ends_bit_for_bit_as_the_unbroken_one(tmp_path, steps):
     """SIGKILL in the middle of an epoch of 16 steps, somewhere in the step after this one."""
     images = np.random.default_rng(1).integers(0, 256, (256, 3, 8, 8), dtype=np.uint8)

@@ -67,8 +67,9 @@ def test_initialise_has_torchvisions_and_pytorchs_scales():
     assert linear.abs().max().item() == pytest.approx(1 / 64**0.5, rel=0.05)
 
 
-def test_small_networks_take_one_thread_and_give_the_others_back():
+def test_small_networks_take_one_thread_and_give_the_others_back(two_threads):
     before = torch.get_num_threads()
+    assert before == 2
     with hardware.conditions(width=64, side=32):
         assert torch.get_num_threads() == before
     with hardware.conditions(width=16, side=8):

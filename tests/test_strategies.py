@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from supclust import method, strategies
@@ -52,9 +52,7 @@ def pools_with_candidates(draw):
 EVERY_NAME = [*strategies.NAMES, *strategies.CONTROLS]
 
 
-@pytest.mark.parametrize("name", EVERY_NAME)
-@given(pools_with_candidates())
-@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(EVERY_NAME), pools_with_candidates())
 def test_every_strategy_gives_the_budget_of_distinct_unlabelled_candidates(name, given_pool):
     pool, budget = given_pool
     picks = query(name, pool, budget)
@@ -64,9 +62,7 @@ def test_every_strategy_gives_the_budget_of_distinct_unlabelled_candidates(name,
     assert set(picks) <= set(pool.candidates) - set(pool.labeled)
 
 
-@pytest.mark.parametrize("name", EVERY_NAME)
-@given(pools_with_candidates())
-@settings(max_examples=15, deadline=None)
+@given(st.sampled_from(EVERY_NAME), pools_with_candidates())
 def test_all_points_as_candidates_are_the_same_as_none_named(name, given_pool):
     pool, budget = given_pool
     n = len(pool.features)

@@ -14,6 +14,8 @@ from threadpoolctl import threadpool_info
 
 from supclust.engine import threads
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 
 def blas_threads():
     """Of numpy's and scipy's libraries; that of faiss is loaded only where neighbours are approximate."""
@@ -54,7 +56,7 @@ def test_alone_keeps_to_one_thread_with_a_blas_of_one():
     assert set(found) == {(threading.get_ident(), 1)}
 
 
-def test_an_error_ends_the_other_pieces_and_what_is_inside_of_them(monkeypatch):
+def test_an_error_ends_the_other_pieces_and_what_is_inside_of_them():
     begun = []
 
     def piece(i):
@@ -63,7 +65,6 @@ def test_an_error_ends_the_other_pieces_and_what_is_inside_of_them(monkeypatch):
             raise KeyError("broken")
         threads.map(lambda j: begun.append((i, j)) or time.sleep(0.05), range(100))
 
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     with pytest.raises(KeyError, match="broken"):
         threads.map(piece, range(50))
     assert len(begun) < 30
@@ -124,7 +125,6 @@ def test_an_interrupt_in_the_bar_stops_the_threads_while_its_traceback_is_held(m
             raise KeyboardInterrupt(item)
 
     monkeypatch.setattr(threads, "progress", interrupted)
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     with pytest.raises(KeyboardInterrupt) as held:
         threads.map(lambda i: done.append(time.sleep(0.02)), range(100))
     before = len(done)
