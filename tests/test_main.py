@@ -80,7 +80,7 @@ def test_a_failing_notebook_ends_the_command_with_1(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("--profile fast", "unknown profile 'fast'; known: quick, laptop, paper"),
+        ("--profile fast", "unknown profile 'fast'; known: quick, laptop, paper, smoke"),
         ("7", "unknown notebook '7'; known: 00_a"),
         ("-p sed 3", "00_a: unknown parameter 'sed'; its parameters: profile: str, seed: int"),
         ("-p seed x", "00_a: parameter 'seed' is int, and 'x' is not; its parameters: profile: str, seed: int"),
