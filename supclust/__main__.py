@@ -79,6 +79,16 @@ def _shard(text: str) -> tuple[int, int]:
     return int(i), int(n)
 
 
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text[:-1]) * {"m": 1, "h": 60}[text[-1:]]
+    except (ValueError, KeyError):
+        minutes = 0
+    if not 0 < minutes < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 45m or 1.5h")
+    return minutes
+
+
 # What may be given, to whichever command (see COMMANDS).
 SEVERAL = dict(nargs="+", action="extend", default=[])
 PART = dict(nargs="+", metavar="NAME", help="only these (default: those of the profile)")
@@ -111,6 +121,7 @@ OPTIONS = {
     "pool": dict(metavar="NAME", help="a data set, or a folder of images"),
     "--recipe": dict(default="paper", help="paper (default; 500 epochs: for a GPU), laptop, laptop-more, gpu or digits"),
     "--start": dict(type=_path, metavar="WEIGHTS", help="go on from an encoder's weights, a safetensors file"),
+    "--within": dict(type=_minutes, metavar="TIME", help="as many epochs as end in that time on this machine: 45m, 2h, 1.5h"),
     "--minutes": dict(type=float, metavar="M", help="stop after M minutes; exit code 3 if epochs are left (0 under torchrun)"),
     "--folder": dict(type=_path, metavar="DIR", help="keeps checkpoint and encoder (default: below artefacts/)"),
     "weights": dict(type=_path, metavar="WEIGHTS", help="the encoder's weights, a safetensors file"),
@@ -214,18 +225,19 @@ def _train(options: argparse.Namespace) -> int:
     same command goes on from its checkpoint. On several GPUs or machines: torchrun ... -m supclust train ...
     """
     from supclust import datasets, features, profiles, simclr
-    from supclust.train import distributed
+    from supclust.train import distributed, planning
 
     if "seed" in dict(options.parameter):
         raise ValueError("the seed, which also draws pools, is given as --seed")
     config = profiles.parsed(profiles.recipe(options.recipe, options.pool), dict(options.parameter), seed=options.seed)
     folder = options.folder or features.folder(options.recipe, options.pool, options.seed)
+    start = options.start and simclr.load_weights(options.start)
     with distributed.joined():
         pool = datasets.load(options.pool, seed=options.seed, side=config.side, missing=options.missing)
-        encoder = simclr.train(
-            pool.images, config, folder, labels=pool.labels, minutes=options.minutes, on_epoch=_report_epoch,
-            start=options.start and simclr.load_weights(options.start),
-        )  # fmt: skip
+        if options.within:
+            config = planning.within(options.within, pool.images, config, folder, start)
+        running = {"labels": pool.labels, "minutes": options.minutes, "on_epoch": _report_epoch, "start": start}
+        encoder = simclr.train(pool.images, config, folder, **running)
         first, alone = simclr.rank() == 0, simclr.world_size() == 1
     if first and encoder.finished:
         simclr.save_weights(encoder, folder / "encoder.safetensors")
@@ -268,7 +280,10 @@ COMMANDS = {
     ),
     _claims: ("a verdict on each claim of the paper", "--profile --out --leave-out-missing --readme"),
     _data: ("download a data set and check it", "name --leave-out-missing"),
-    _train: ("train a SimCLR encoder", "pool --recipe -p,--parameter --start --seed --minutes --folder --leave-out-missing"),
+    _train: (
+        "train a SimCLR encoder",
+        "pool --recipe -p,--parameter --start --seed --within --minutes --folder --leave-out-missing",
+    ),
     _ship: ("make the feature file that comes with the package", "name weights"),
 }
 

@@ -252,8 +252,8 @@ def sup_in_cluster(pool: Pool, clusters: Clusters, cluster: int, some: np.ndarra
 
 def weights_of(pool: Pool, clusters: Clusters) -> np.ndarray:
     """w_ij of Eq. 2 between the clusters, (K, K), at the temperature of the pool's settings."""
-    temperature = temperature_of(pool, clusters)
-    return pool.shared(("weights", len(clusters.sizes), temperature), lambda: cluster_weights(clusters.centers, temperature))
+    key = ("weights", len(clusters.sizes), pool.settings.temperature, pool.settings.relative_temperature)
+    return pool.shared(key, lambda: cluster_weights(clusters.centers, temperature_of(pool, clusters)))
 
 
 def temperature_of(pool: Pool, clusters: Clusters) -> float:

@@ -17,7 +17,7 @@ from torchvision.transforms import functional
 from supclust import features, kept, simclr
 from supclust.label import embedders
 from supclust.label.request import EncoderOptions
-from supclust.train import hardware
+from supclust.train import planning
 
 N = 40
 
@@ -88,7 +88,7 @@ def test_a_number_of_epochs_gives_the_same_features_again(narrow, tmp_path):
 
 
 def test_the_plan_fits_into_the_minutes(narrow, tmp_path, monkeypatch):
-    monkeypatch.setattr(hardware, "seconds_per_image", lambda *arguments: 1 / 32)
+    monkeypatch.setattr(planning, "seconds_per_image", lambda *arguments: 1 / 32)
     config = embedders._plan(narrow, EncoderOptions(minutes=0.4, scratch=True), 0, None)
     assert config.batch_size == 16  # two steps an epoch of forty images
     assert config.epochs == config.small_epochs == 24
@@ -103,7 +103,7 @@ def test_training_takes_about_its_minutes(narrow, tmp_path):
 
 
 def test_time_that_runs_out_is_said_and_the_encoder_used_as_it_is(narrow, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(hardware, "seconds_per_image", lambda *arguments: 1e-9)
+    monkeypatch.setattr(planning, "seconds_per_image", lambda *arguments: 1e-9)
     found, about = from_scratch(minutes=0.005).embed(narrow, tmp_path)
     assert np.isfinite(found).all()
     assert not about["finished"]

@@ -75,6 +75,15 @@ def test_default_temperature_is_a_tenth_of_the_mean_distance_between_centers():
     assert method.default_temperature([[0.0]]) == method.default_temperature([[2.0], [2.0]]) == 1.0
 
 
+def test_the_weights_between_clusters_are_computed_once_for_a_clustering(monkeypatch):
+    computed = []
+    for name in ("default_temperature", "cluster_weights"):
+        function = getattr(method, name)
+        monkeypatch.setattr(method, name, lambda *arguments, f=function: computed.append(f) or f(*arguments))
+    supclust.select(make_blobs(30, 20, 6), 30)
+    assert len(computed) == 2
+
+
 @pytest.mark.parametrize("temperature", [0, -1, float("nan"), "warm", None])
 def test_temperature_must_be_positive(temperature):
     with pytest.raises(ValueError, match="temperature must be positive"):

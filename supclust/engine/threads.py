@@ -37,14 +37,15 @@ def map(function: Callable[[Any], Any], pieces: Iterable[Any], desc: str | None 
             raise_if_stopped()
             return function(piece)
 
-    if outer:
-        return [run(piece) for piece in pieces]
-    with _single_threaded_blas(), ThreadPoolExecutor(count()) as executor:
-        try:
-            return list(progress(executor.map(run, pieces), desc, len(pieces)))
-        finally:
-            stop.set()
-            executor.shutdown(cancel_futures=True)
+    with _single_threaded_blas():
+        if outer or len(pieces) < 2:
+            return [run(piece) for piece in pieces]
+        with ThreadPoolExecutor(count()) as executor:
+            try:
+                return list(progress(executor.map(run, pieces), desc, len(pieces)))
+            finally:
+                stop.set()
+                executor.shutdown(cancel_futures=True)
 
 
 def progress(items: Iterable[Any], desc: str | None, total: int | None = None) -> Iterable[Any]:

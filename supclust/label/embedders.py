@@ -22,7 +22,7 @@ from supclust.images.files import ImageFiles, size_of
 from supclust.label.request import EncoderOptions
 from supclust.profiles import SimCLR
 from supclust.simclr import Encoder
-from supclust.train import hardware
+from supclust.train import planning
 
 log = logging.getLogger(__name__)
 
@@ -133,15 +133,8 @@ def _plan(images: Images, options: EncoderOptions, seed: int, start: Encoder | N
     """As many epochs as fit into the minutes, so that the learning rate comes down in time."""
     base, batch = _base(options), min(LARGEST_BATCH, 2 ** int(math.log2(len(images) / 2)))  # two steps an epoch at least
     config = replace(base, batch_size=batch, learning_rate=base.learning_rate * batch / base.batch_size, seed=seed)
-    small = base.small_epochs / base.epochs  # share of the epochs on small views
-    epochs = options.epochs
-    if epochs is None:
-        sides = {config.small_side: small, config.side: 1 - small}
-        image = sum(part * hardware.seconds_per_image(images, config, side, start) for side, part in sides.items() if part > 0)
-        epoch = image * (len(images) // batch * batch)
-        epochs = max(1, int(60 * options.minutes / epoch))
-        log.info("an epoch takes about %.1f s: %d of them fit into %g minutes", epoch, epochs, options.minutes)
-    return replace(config, epochs=epochs, small_epochs=round(small * epochs))
+    epochs = options.epochs or max(1, planning.epochs_within(60 * options.minutes, images, config, start)[0])
+    return replace(config, epochs=epochs, small_epochs=round(base.small_epochs / base.epochs * epochs))
 
 
 # -- pretrained backbones ------------------------------------------------------------------------------------------------------

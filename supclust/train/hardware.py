@@ -1,17 +1,14 @@
-"""How training uses the hardware: precision, memory layout, threads, freed memory, compiled steps, decoding, time."""
+"""How training uses the hardware: precision, memory layout, threads, freed memory, compiled steps, decoding."""
 
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -22,7 +19,6 @@ from supclust.engine import threads
 from supclust.profiles import FSL, SimCLR
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # <malloc.h>
-TIMED_BATCH = 64  # images of the steps that are timed, at most
 
 
 def memory_format(width: int) -> torch.memory_format:
@@ -97,15 +93,3 @@ def decoded(images: simclr.Images, batches: Iterator[Tensor], device: torch.devi
     workers, on_gpu = threads.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) or 1, device.type == "cuda"
     loader = DataLoader(images, batch_sampler=batches, num_workers=workers, pin_memory=on_gpu)
     return (batch.to(device, non_blocking=on_gpu) for batch in loader)
-
-
-def seconds_per_image(images: simclr.Images, config: SimCLR, side: int, start: simclr.Encoder | None = None) -> float:
-    """Seconds that `simclr.train` takes here for an image of a step on views of side pixels, without torch.compile."""
-    n, device, ends = min(TIMED_BATCH, config.batch_size, len(images)), simclr.default_device(), []
-    still = dataclasses.replace(config, side=side, small_epochs=0, learning_rate=0.0)
-    _, _, fit = simclr.make_step(still, device, start, compiled=False)
-    with conditions(config.width, config.side), kept_memory():
-        for step in range(4):  # the first one prepares
-            fit(torch.from_numpy(images[:n]).to(device), step, 4).item()
-            ends.append(time.monotonic())
-    return float(np.median(np.diff(ends))) / n
