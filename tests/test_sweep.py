@@ -329,6 +329,18 @@ def test_a_failure_that_another_sweep_has_made_good_is_none(workplace):
     assert not sweep.failures([key], sweep.records_folder(PROFILE))
 
 
+def test_a_table_and_records_of_other_features_are_not_taken(workplace):
+    before = sweep.table(PROFILE, strategies=["random"], budgets=["tiny"])
+    path = workplace / "artefacts" / "quick" / "digits" / "features.safetensors"
+    old = features.load(path)
+    features.save(path, dataclasses.replace(old, train=old.train[::-1], checksum=""))
+    wanted = sweep.keys(PROFILE, strategies=["random"], budgets=["tiny"])
+    assert sweep.kept_rows(PROFILE, wanted)[0].empty
+    after = sweep.table(PROFILE, strategies=["random"], budgets=["tiny"])
+    assert len(after) == len(before)
+    assert (after["accuracy"] != before["accuracy"]).any()
+
+
 def test_seeds_beyond_the_profiles_get_into_the_table(workplace):
     sweep.run(PROFILE, strategies=["random"], seeds=4, jobs=1)
     sweep.write_table(PROFILE)

