@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -24,14 +25,15 @@ def speeds(table: pd.DataFrame, title: str) -> Figure:
 
 
 def ratios(table: pd.DataFrame, title: str) -> Figure:
-    """How many times as fast as another library each job is, a group of bars for each pool of features."""
+    """How many times as fast as another library each job is, a group of bars for each pool of features; slower ones in grey."""
     pools = list(table.groupby("features", sort=False))
     figure, axes = plt.subplots(1, len(pools), figsize=(10, 3.4), sharey=True, sharex=True, layout="constrained", squeeze=False)
     for ax, (pool, part) in zip(axes.flat, pools, strict=True):
-        bars = ax.barh(part["job"], part["times"], color=OURS, height=0.6)
-        texts = [f"{row.times:.2g}× ({_duration(row.ours)} against {_duration(row.theirs)})" for row in part.itertuples()]
-        ax.bar_label(bars, texts, padding=5, fontsize=8)
-        ax.axvline(1, color="0.6", lw=0.8)
+        ax.barh(part["job"], part["times"] - 1, left=1, color=np.where(part["times"] < 1, "0.7", OURS), height=0.6)
+        for row in part.itertuples():
+            text = f"{row.times:.1f}× ({_duration(row.ours)} against {_duration(row.theirs)})"
+            ax.annotate(text, (max(1, row.times), row.job), (5, 0), textcoords="offset points", va="center", fontsize=8)
+        ax.axvline(1, color="0.3", lw=0.8)
         ax.set(xscale="log", xlabel="times as fast", title=TITLES.get(pool, pool))
         ax.xaxis.set_major_formatter("{x:g}×")
         ax.set_xlim(0.5, 20 * table["times"].max())
@@ -41,18 +43,22 @@ def ratios(table: pd.DataFrame, title: str) -> Figure:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def growth(by_points: pd.DataFrame, by_budget: pd.DataFrame, title: str) -> Figure:
-    """Seconds of a query against the points of the pool and against the budget, both axes logarithmic."""
+    """Seconds of a query against the points of the pool and against the budget."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
     for ax, table, column in zip(axes, (by_points, by_budget), ("points", "budget"), strict=True):
         ax.plot(table[column], table["seconds"], "o-", color=OURS)
         for place in table[[column, "seconds"]].to_numpy():
-            ax.annotate(_duration(place[1]), place, textcoords="offset points", xytext=(-4, 6), ha="right", fontsize=8)
-        ax.set(xscale="log", yscale="log", ylabel="seconds")
+            ax.annotate(_duration(place[1]), place, (0, 7), textcoords="offset points", ha="center", fontsize=8, bbox=box)
+        ax.set(xscale="log", ylabel="seconds")
         ax.margins(0.15)
+    axes[0].set_yscale("log")
+    axes[0].yaxis.set_major_formatter("{x:g}")
+    axes[1].set_ylim(bottom=0)
     axes[0].set_xlabel(f"points (budget {by_points['budget'].iloc[0]})")
     axes[1].set_xlabel(f"budget ({by_budget['points'].iloc[0]:,} points)")
     figure.suptitle(title)
