@@ -22,7 +22,7 @@ from supclust.images.files import ImageFiles, size_of
 from supclust.label.request import EncoderOptions
 from supclust.profiles import SimCLR
 from supclust.simclr import Encoder
-from supclust.train import planning
+from supclust.train import hardware, planning
 
 log = logging.getLogger(__name__)
 
@@ -162,14 +162,15 @@ def _pretrained(options: EncoderOptions) -> Embedder:
         raise ValueError(f"--encoder {options.name} needs timm: {INSTALL}") from error
     network = _lite0() if options.name == "photos" else _of_timm(options.name.removeprefix("timm:"), options.download)
     config, device = timm.data.resolve_model_data_config(network), simclr.default_device()
-    network, side = network.to(device).eval(), config["input_size"][-1]
+    network, side = network.to(device, memory_format=torch.channels_last).eval(), config["input_size"][-1]
 
     @torch.inference_mode()
     def embed(images: Images, folder: Path) -> Made:
         found = []
-        for start in tqdm(range(0, len(images), BATCH), desc="features", unit="batch", leave=False):
-            batch = simclr.resize(torch.from_numpy(images[start : start + BATCH]).to(device), side)
-            found.append(network(functional.normalize(batch, config["mean"], config["std"])).float().cpu())
+        with hardware.kept_memory():  # without it, half of the time goes into fresh memory
+            for start in tqdm(range(0, len(images), BATCH), desc="features", unit="batch", leave=False):
+                batch = simclr.resize(torch.from_numpy(images[start : start + BATCH]).to(device), side)
+                found.append(network(functional.normalize(batch, config["mean"], config["std"])).float().cpu())
         return torch.cat(found).numpy(), {"encoder": f"{network.pretrained_cfg['architecture']} of timm, pretrained"}
 
     return Embedder(side, embed)
