@@ -9,6 +9,7 @@ import warnings
 import zipfile
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -243,6 +244,24 @@ def test_what_is_written_is_read_again(tmp_path, paths):
     assert found.ids == tuple(NAMES)
     assert found.paths == (None if paths is None else ("a", None, "c", None, "é", "f"))
     assert [entry.name for entry in path.parent.iterdir()] == ["e.npz"]
+
+
+def test_names_and_features_without_a_name_are_told_apart(tmp_path):
+    np.savez(tmp_path / "e.npz", np.array(NAMES), POINTS)
+    np.testing.assert_array_equal(embeddings.read(tmp_path / "e.npz").features, POINTS)
+
+
+def test_whole_numbers_as_ids_are_whole_numbers(tmp_path):
+    np.savez(tmp_path / "e.npz", features=POINTS, ids=np.arange(len(POINTS), dtype=float))
+    assert embeddings.read(tmp_path / "e.npz").ids[:2] == ("0", "1")
+
+
+def test_a_table_of_numbers_as_pandas_writes_it_is_read(tmp_path):
+    pd.DataFrame(POINTS).to_parquet(tmp_path / "e.parquet")  # whose columns are called 0, 1, ...
+    np.testing.assert_allclose(embeddings.read(tmp_path / "e.parquet").features, POINTS)
+    whole = {"a": pd.array([1, 2, 3], dtype="Int64"), "b": [0.5, 1.5, 2.5], "c": pd.to_timedelta([1, 2, 3])}
+    pd.DataFrame(whole).to_parquet(tmp_path / "e.parquet")
+    np.testing.assert_array_equal(embeddings.read(tmp_path / "e.parquet").features, [[1, 0.5], [2, 1.5], [3, 2.5]])
 
 
 def test_embeddings_are_written_as_npz_only(tmp_path):

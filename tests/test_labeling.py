@@ -451,6 +451,22 @@ def test_results_are_overwritten_with_force_only_and_nothing_else_is(folder, poi
     assert set(picks(out)["id"]) <= set(embeddings.read(points).ids)
 
 
+@pytest.mark.parametrize(("old", "new"), [(b',""\n', b',"caf\xe9"\n'), (b',""\n', b"\n")])
+def test_force_overwrites_no_picks_that_cannot_be_read(folder, tmp_path, old, new):
+    """As a spreadsheet may leave them: in another encoding, or a field short."""
+    run(folder, tmp_path / "out")
+    file = tmp_path / "out" / "picks.csv"
+    file.write_bytes(file.read_bytes().replace(old, new, 1))
+    with pytest.raises(ValueError, match=r"It may hold labels that somebody typed: move it away"):
+        run(folder, tmp_path / "out", force=True)
+
+
+def test_a_folder_in_the_place_of_a_result_is_refused_at_once(folder, tmp_path):
+    (tmp_path / "out" / "contact_sheet.png").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"contact_sheet.png is a folder, in the place of a file: move it away"):
+        run(folder, tmp_path / "out", force=True)
+
+
 def test_force_overwrites_nothing_that_is_read_from(folder, tmp_path):
     run(folder, tmp_path / "first")
     run(tmp_path / "first", tmp_path / "second")

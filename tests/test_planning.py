@@ -33,6 +33,10 @@ def test_a_plan_is_the_epochs_that_end_in_time(speeds, tmp_path, caplog):
     assert planning.within(5, IMAGES, CONFIG, tmp_path / "short").warm_up == 1.0
 
 
+def test_fewer_images_than_a_batch_are_one_batch(speeds, tmp_path):
+    assert planning.within(30, IMAGES, replace(CONFIG, batch_size=512), tmp_path).epochs == 50  # of 40 * 0.8 s
+
+
 def test_a_plan_is_made_once_for_a_folder(speeds, tmp_path):
     first = planning.within(30, IMAGES, CONFIG, tmp_path)
     speeds[8] = 7.0  # something else is running when the command goes on

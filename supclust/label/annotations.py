@@ -91,7 +91,7 @@ def _csv_pairs(path: Path, text: str) -> Iterator[tuple[str, str | None]]:
     delimiter = max(",;\t", key=re.sub('"[^"]*"', "", re.split("[\r\n]", text, maxsplit=1)[0]).count)
     table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        rows = [(number, row) for number, row in enumerate(table, start=1) if any(row)]
+        rows = [(number, row) for number, row in enumerate(table, start=1) if any(map(str.strip, row))]
     except csv.Error as error:
         raise ValueError(f"{path} is not a CSV file: {error}. Is a quotation mark missing, or not doubled?") from error
     names = [unsafe(name.strip()).strip().lower() for name in rows[0][1]] if rows else []

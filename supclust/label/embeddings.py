@@ -89,6 +89,7 @@ def write(path: Path, embeddings: Embeddings) -> None:
 def _texts(values: np.ndarray) -> Iterator[str]:
     """Text, bytes or numbers as texts; nothing for a missing one."""
     for value in values.ravel().tolist():
+        value = int(value) if isinstance(value, float) and value.is_integer() else value
         yield value.decode("utf-8") if isinstance(value, bytes) else "" if pd.isna(value) else str(value)
 
 
@@ -98,7 +99,8 @@ def _read_npy(path: Path) -> Found:
 
 def _read_npz(path: Path) -> Found:
     with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:  # the first says what is no archive
-        tables = [name for name in FEATURES if name in archive][:1] or list(_tables(archive))
+        tables, named = list(_tables(archive)), [name for name in FEATURES if name in archive]
+        tables = [name for name in named if name in tables][:1] or tables or named[:1]
         if len(tables) != 1:
             raise ValueError(
                 f"it holds {listing(archive.files)}: it is not clear which are the features; name them {FEATURES[0]!r}"
@@ -143,11 +145,11 @@ def _holds_lists(column: pd.Series) -> bool:
 
 def _numbers(path: Path, table: pd.DataFrame) -> np.ndarray:
     """The columns of numbers side by side, without ids and answers."""
-    numeric = [name for name in table.select_dtypes("number") if name not in (*IDS, *PATHS)]
-    columns = [name for name in numeric if name.lower() not in ANSWERS]
+    numeric = [name for name in table.select_dtypes("number", exclude="timedelta") if name not in (*IDS, *PATHS)]
+    columns = [name for name in numeric if str(name).lower() not in ANSWERS]
     if not columns:
         raise ValueError(f"no column holds lists or numbers: {listing(table.columns)}. Name the one of lists {LISTS[0]!r}")
     if left_out := sorted(set(numeric) - set(columns)):
         log.warning("%s: columns %s look like answers, not like features; they are left out", path, listing(left_out))
     log.info("%s: the features are its %d columns of numbers, %s", path, len(columns), listing(columns))
-    return table[columns].to_numpy()
+    return table[columns].to_numpy(dtype=float, na_value=np.nan)

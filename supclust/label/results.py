@@ -57,10 +57,12 @@ def check(request: Request) -> None:
     there = [name for name in RESULTS if (out / name).exists()]
     if there and not request.force:
         raise ValueError(f"{out} holds results already ({', '.join(there)}): name another folder, or overwrite them with --force")
+    if folders := [out / name for name in RESULTS if (out / name).is_dir()]:
+        raise ValueError(f"{folders[0]} is a folder, in the place of a file: move it away")
     try:
-        typed = sum(bool(one.label) for one in annotations.read(out / PICKS))
-    except ValueError:  # none there, or no table of this tool's
-        typed = 0
+        typed = sum(bool(one.label) for one in annotations.read(out / PICKS)) if (out / PICKS).exists() else 0
+    except ValueError as error:
+        raise ValueError(f"{error}. It may hold labels that somebody typed: move it away before it is overwritten") from error
     if typed:
         raise ValueError(f"{out / PICKS} holds {typed} labels that somebody typed: move it away before it is overwritten")
 

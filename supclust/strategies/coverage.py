@@ -154,7 +154,9 @@ def ball_graph(points: np.ndarray, radius: float) -> csr_array:
         inside[left_open] = squared_distances(points[a[left_open]], points[b[left_open]]) <= radius**2
         pairs += 2 * np.count_nonzero(inside)
         if pairs > PAIRS:
-            raise ValueError(f"of {n} points more than {PAIRS} pairs are within ProbCover's radius {radius:.3f}: set a smaller one")
+            raise ValueError(
+                f"of {n} points more than {PAIRS} pairs are within ProbCover's radius {radius:.3f}: probcover:radius= sets one"
+            )
         return a[inside], b[inside]
 
     parts = slices(n, BLOCK)

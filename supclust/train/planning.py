@@ -53,7 +53,8 @@ def epochs_within(seconds: float, images: Images, config: SimCLR, start: Encoder
     small = config.small_epochs / config.epochs
     sides = {config.small_side: small, config.side: 1 - small}
     image = sum(share * seconds_per_image(images, config, side, start) for side, share in sides.items() if share > 0)
-    epoch = image * (len(images) // config.batch_size * config.batch_size)
+    batch = min(config.batch_size, len(images))
+    epoch = image * (len(images) // batch * batch)
     epochs = int(seconds / epoch)
     log.info("an epoch takes about %.1f s: %d of them fit into %.3g minutes", epoch, epochs, seconds / 60)
     return epochs, epoch
