@@ -8,12 +8,18 @@ mpl.use("Agg")
 
 
 def test_ratios_show_times_for_each_pool():
-    rows = [{"features": f, "job": job, "ours": 0.2, "theirs": 2.0, "times": 10.0} for f in "ab" for job in "xyz"]
+    times = {"x": 10.0, "y": 1.0, "z": 0.5}
+    rows = [{"features": f, "job": job, "ours": 2 / n, "theirs": 2.0, "times": n} for f in "ab" for job, n in times.items()]
     figure = figures.ratios(pd.DataFrame(rows), "title")
     first, second = figure.axes
     assert [first.get_title(), second.get_title()] == ["a", "b"]
-    assert [bar.get_width() for bar in first.patches] == [10, 10, 10]
-    assert [text.get_text() for text in first.texts] == ["10× (200 ms against 2.0 s)"] * 3
+    assert [bar.get_x() + bar.get_width() for bar in first.patches] == [10, 1, 0.5]
+    assert [bar.get_x() for bar in first.patches] == [1, 1, 1]
+    assert [text.get_text() for text in first.texts] == [
+        "10.0× (0.2 s against 2 s)",
+        "1.0× (2 s against 2 s)",
+        "0.5× (4 s against 2 s)",
+    ]
 
 
 def test_growth_draws_the_measured_seconds():
