@@ -135,7 +135,7 @@ def _plan(images: Images, options: EncoderOptions, seed: int, start: Encoder | N
     base, batch = _base(options), min(LARGEST_BATCH, 2 ** int(math.log2(len(images) / 2)))  # two steps an epoch at least
     config = replace(base, batch_size=batch, learning_rate=base.learning_rate * batch / base.batch_size, seed=seed)
     epochs = options.epochs or max(1, planning.epochs_within(60 * options.minutes, images, config, start)[0])
-    return replace(config, epochs=epochs, small_epochs=round(base.small_epochs / base.epochs * epochs))
+    return planning.of_length(config, epochs)
 
 
 # -- pretrained backbones ------------------------------------------------------------------------------------------------------

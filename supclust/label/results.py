@@ -8,7 +8,6 @@ import json
 import logging
 import math
 import os
-import re
 import shlex
 import shutil
 import tempfile
@@ -28,12 +27,11 @@ from supclust.label import annotations, contact_sheet, embeddings
 from supclust.label.annotations import CONTROL, LOCAL_FILES, safe
 from supclust.label.contact_sheet import NEIGHBOR, PICK, Card, Sheet, Tile
 from supclust.label.embeddings import Embeddings
-from supclust.label.request import Request
+from supclust.label.request import NOT_XML, Request
 from supclust.label.rounds import Pick, Round, explain
 
 log = logging.getLogger(__name__)
 
-NO_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML cannot hold
 HERE = Path(__file__).parent  # its template
 PICKS, SKIPPED, ABOUT, EMBEDDINGS = "picks.csv", "skipped.csv", "about.md", "embeddings.npz"
 SHEET, SHEET_PICTURE = "contact_sheet.html", "contact_sheet.png"
@@ -222,6 +220,6 @@ def label_studio_tasks(picks: Sequence[Mapping[str, Any]], folder: Path) -> list
 
 def label_studio_config(classes: Sequence[str]) -> str:
     """The labelling interface of a project in Label Studio, as XML: an image, and a choice of one of the classes."""
-    choices = "".join(f"    <Choice value={quoteattr(NO_XML.sub('', name))}/>\n" for name in classes)
+    choices = "".join(f"    <Choice value={quoteattr(NOT_XML.sub('', name))}/>\n" for name in classes)
     control = f'  <Choices name="{CONTROL}" toName="image" choice="single" showInline="true">\n{choices}  </Choices>\n'
     return f'<View>\n  <Image name="image" value="$image"/>\n{control}</View>\n'

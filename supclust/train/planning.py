@@ -42,10 +42,14 @@ def within(minutes: float, images: Images, config: SimCLR, folder: Path, start: 
     epochs, epoch = epochs_within(60 * SLACK * minutes, images, config, start)
     if epochs < 1:
         raise ValueError(f"one epoch takes about {epoch / 60:.1f} minutes here: {minutes:g} are too few")
-    small = round(config.small_epochs / config.epochs * epochs)
-    planned = replace(config, epochs=epochs, small_epochs=small, warm_up=min(config.warm_up, epochs / 10))
+    planned = replace(of_length(config, epochs), warm_up=min(config.warm_up, epochs / 10))
     kept.write(folder / PLAN, asdict(planned), asked)
     return planned
+
+
+def of_length(config: SimCLR, epochs: int) -> SimCLR:
+    """The config with so many epochs, the same share of them on small views."""
+    return replace(config, epochs=epochs, small_epochs=round(config.small_epochs / config.epochs * epochs))
 
 
 def epochs_within(seconds: float, images: Images, config: SimCLR, start: Encoder | None = None) -> tuple[int, float]:
