@@ -104,10 +104,8 @@ def _load_digits(split: str) -> Dataset:
 
 
 def _load_cifar(name: str, split: str, seed: int, download: bool) -> Dataset:
-    """CIFAR in its official order. Of the long-tailed variant only the pool is a draw: its test set stays balanced."""
+    """CIFAR, see images.cifar. Of the long-tailed variant only the pool is a draw: its test set stays balanced."""
     from supclust.images import cifar
 
-    official = cifar.load(CIFAR[name], kept.data(), split, download)
-    images, labels = np.ascontiguousarray(official.data.transpose(0, 3, 1, 2)), np.array(official.targets, dtype=np.int64)
-    whole = Dataset(name, images, labels, tuple(official.classes))
-    return whole.subset(long_tail_indices(labels, seed)) if (name, split) == ("cifar10-lt50", "train") else whole
+    whole = Dataset(name, *cifar.load(CIFAR[name], kept.data(), split, download))
+    return whole.subset(long_tail_indices(whole.labels, seed)) if (name, split) == ("cifar10-lt50", "train") else whole

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 ARRAYS = ("train", "test", "train_labels", "test_labels")
 SEEDED = ("cifar10-lt50", "isic2019")  # data sets whose pool is drawn from the seed
+SHIPPED = ("cifar10", "cifar100", "cifar10-lt50")  # whose features come with the package; of the last one's pool, draw 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +98,7 @@ def load(path: Path) -> Features:
     try:
         arrays, about = kept.load(Path(path))
     except FileNotFoundError as error:
-        advice = "CIFAR-10's comes with the package (install it again); any other is made by features.obtain or notebook 01"
+        advice = "CIFAR's come with the package (install it again); any others are made by features.obtain or notebook 01"
         raise FileNotFoundError(f"there is no feature file {path}. {advice}") from error
     except ValueError as error:
         message = f"the feature file {path} is damaged ({error.__cause__}). Remove it, and make or fetch it again"
@@ -117,8 +118,8 @@ def obtain(
 
     dataset: one of datasets.NAMES, or a folder of images; when its files change, its features are made anew. After an @, another
     encoder: where features are trained, a number of epochs (digits@4: 4 of them), else the name of a file, see `folder`.
-    seed: of the pool's draw. Each draw gets an encoder that has seen its images only; but the shipped one has seen all of
-    CIFAR-10, a deviation from the paper. on_epoch: handed to simclr.train.
+    seed: of the pool's draw, where features are trained: each draw gets an encoder that has seen its images only. The long tail
+    whose features are shipped is draw 0 for all seeds. on_epoch: handed to simclr.train.
     Raises ValueError for an unknown data set, a broken file, or a checkpoint made by another config, and FileNotFoundError for
     features that do not come with the package or images that are not on this machine.
     """
@@ -153,7 +154,7 @@ def find(profile: Profile, dataset: str, seed: int = 0) -> Features | None:
         log.warning("%s", error)
         return None
     if made_by is None:
-        return found.long_tail(seed) if split_encoder(dataset)[0] == "cifar10-lt50" else found
+        return found.long_tail(0) if dataset.startswith("cifar10-lt50@") else found
     return found if made_by.items() <= ({"missing": "error"} | found.made_by).items() else None
 
 
@@ -182,11 +183,12 @@ def split_encoder(dataset: str) -> tuple[str, str]:
 
 
 def _source(profile: Profile, dataset: str, seed: int) -> tuple[Path, dict[str, Any] | None]:
-    """The feature file, and what its features must be made by; None where they ship, and so does the long tail as a draw."""
+    """The feature file, and what its features must be made by; None where they ship, or are of another encoder than these."""
     name, encoder = split_encoder(dataset)
-    if profile.features == "shipped" and name in ("cifar10", "cifar10-lt50"):
-        own = folder(profile.name, f"cifar10@{encoder}") / "features.safetensors"
-        return own if encoder else kept.shipped_features("cifar10"), None
+    if profile.features == "shipped" and name in SHIPPED:
+        whole = name.removesuffix("-lt50")  # other encoders know the long tail as a draw of CIFAR-10
+        own = folder(profile.name, f"{whole}@{encoder}") / "features.safetensors"
+        return own if encoder else kept.shipped_features(name), None
     config = profiles.parsed(profiles.adapted(profile.simclr, name), {"epochs": encoder} if encoder else {})
     config = replace(config, seed=seed) if name in SEEDED else config
     missing = profile.missing if name == "isic2019" else "error"  # the others are whole, or not there

@@ -89,7 +89,7 @@ class Profile:
     budgets: tuple[str, ...] = ("tiny", "small")
     rounds: int = 6
     fsl: Supervised | None = None
-    encoders: tuple[str, ...] = ()  # of different age, the oldest last, for notebook 07: see features.obtain
+    encoders: tuple[str, ...] = ()  # of different quality, for notebook 07: see features.obtain
     missing: str = "error"  # or "leave out": what is done about images of ISIC-2019 that are not there
     encoder_dataset: str = "cifar10"  # what notebook 01 trains on
     embedding_points: int = 5_000  # images that t-SNE and UMAP draw
@@ -112,14 +112,14 @@ GPU = SimCLR(
 # What 2 CPU cores can do for CIFAR-10 in two hours, and what goes on from the shipped encoder on other images.
 LAPTOP = SimCLR(epochs=38, small_epochs=32, small_side=16, learning_rate=0.5, temperature=0.2, weight_decay=3e-4, knn_every=0)
 LAPTOP_MORE = dataclasses.replace(GPU, epochs=3, small_epochs=3, learning_rate=0.03, warm_up=0.1, knn_every=0)
-LAPTOP_FSL = FSL(width=32, side=16, precision="float32")  # images of half the size, half the channels
 RECIPES = {"paper": SimCLR(), "laptop": LAPTOP, "laptop-more": LAPTOP_MORE, "gpu": GPU, "digits": DIGITS}
 
 # What the paper, and the code it builds on, change for a data set; a configuration takes what concerns it.
 CHANGES = {"cifar100": {"network": "resnet34"}, "isic2019": {"stem": "imagenet", "side": 224, "small_epochs": 0}}
 
 PAPER_DATASETS = ("cifar10", "cifar100", "cifar10-lt50", "isic2019")
-FSL_STRATEGIES = ("random", "typiclust", "supclust")
+FEW = ("random", "typiclust", "supclust")
+NO_DROPOUT = (*FEW, "margin", "least-confidence", "entropy", "coreset", "probcover", "supclust-no-sup", "supclust-no-typicality")
 PROFILES = {
     "quick": Profile(
         "quick", ("digits",), "trained", seeds=5, encoder_dataset="digits", embedding_points=1_437, simclr=DIGITS,
@@ -127,8 +127,8 @@ PROFILES = {
     ),
     "laptop": Profile(
         "laptop", ("cifar10", "cifar10-lt50"), "shipped", seeds=10, encoder_dataset="digits", simclr=DIGITS,
-        encoders=("cifar10@0-epochs", "cifar10@38-epochs", "cifar10@41-epochs", "cifar10"),
-        fsl=Supervised(("cifar10",), 3, ("tiny",), FSL_STRATEGIES, on_request=True, network=LAPTOP_FSL),
+        encoders=(*(f"cifar10@{n}-epochs" for n in (0, 5, 15, 60, 41)), "cifar10@efficientnet-lite0", "cifar10"),
+        fsl=Supervised(("cifar10",), 3, ("tiny",), (*NO_DROPOUT, "class-balanced"), on_request=True),
     ),
     "paper": Profile(
         "paper", PAPER_DATASETS, "trained", seeds=10, embedding_points=10_000, encoders=("cifar10@50", "cifar10@150", "cifar10"),
@@ -136,7 +136,7 @@ PROFILES = {
     ),
     "smoke": Profile(  # says nothing about the paper: only that everything runs
         "smoke", ("digits",), "trained", seeds=2, budgets=("tiny",), rounds=2, encoder_dataset="digits", embedding_points=300,
-        simclr=SMOKE, encoders=("digits@1", "digits"), fsl=Supervised(("digits",), 2, ("tiny",), FSL_STRATEGIES, network=SMOKE_FSL),
+        simclr=SMOKE, encoders=("digits@1", "digits"), fsl=Supervised(("digits",), 2, ("tiny",), FEW, network=SMOKE_FSL),
     ),
 }  # fmt: skip
 

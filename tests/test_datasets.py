@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from supclust import datasets, kept, simclr
+from supclust.images import cifar, isic2019
 from supclust.images import files as images
-from supclust.images import isic2019
 from supclust.images.files import ImageFiles
 
 needs_cifar10 = pytest.mark.skipif(
@@ -193,16 +193,37 @@ def write_pickle(path, content):
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
-def test_cifar100_has_its_fine_labels_and_images_row_by_row(tmp_path, monkeypatch):
+def test_cifar100_has_its_fine_labels_in_order_of_class_and_pixels(tmp_path, monkeypatch):
     folder = fabricate_cifar100(tmp_path, monkeypatch)
     train, test = datasets.load("cifar100"), datasets.load("cifar100", "test")
     raw = pickle.loads((folder / "test").read_bytes())["data"]
-    np.testing.assert_array_equal(test.images, raw.reshape(3, 3, 32, 32))
-    assert (len(train), len(test)) == (5, 3)
-    assert train.labels.tolist() == [1, 0, 1, 0, 0]
+    order = sorted(range(3), key=lambda i: ([1, 0, 1][i], raw[i].tobytes()))
+    np.testing.assert_array_equal(test.images, raw.reshape(3, 3, 32, 32)[order])
+    assert test.labels.tolist() == [0, 1, 1]
+    assert train.labels.tolist() == [0, 0, 0, 1, 1]
     assert train.labels.dtype == np.int64
     assert train.classes == ("apple", "worm")
     assert train.name == "cifar100"
+
+
+def test_folders_of_cifar100_are_the_official_files_whatever_the_images_are_called(tmp_path, monkeypatch):
+    folder = fabricate_cifar100(tmp_path, monkeypatch)
+    official = [datasets.load("cifar100", split) for split in datasets.SPLITS]
+    for split in datasets.SPLITS:
+        content = pickle.loads((folder / split).read_bytes())
+        for i, (row, label) in enumerate(zip(content["data"], content["fine_labels"], strict=True)):
+            image = tmp_path / "cifar100" / split / ("apple", "worm")[label] / f"{9 - i}.png"
+            image.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(row.reshape(3, 32, 32).transpose(1, 2, 0)).save(image)
+    shutil.rmtree(folder)
+    with pytest.raises(ValueError, match="train holds 5 of the 50000 images"):
+        datasets.load("cifar100")
+    monkeypatch.setattr(cifar, "SIZES", {"train": 5, "test": 3})
+    for split, before in zip(datasets.SPLITS, official, strict=True):
+        again = datasets.load("cifar100", split)
+        np.testing.assert_array_equal(again.images, before.images)
+        np.testing.assert_array_equal(again.labels, before.labels)
+        assert again.classes == before.classes
 
 
 def test_damaged_cifar100_file_is_named(tmp_path, monkeypatch):

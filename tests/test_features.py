@@ -238,18 +238,23 @@ def test_obtain_does_not_take_the_features_of_another_config(out):
         features.obtain(other, "digits")
 
 
-def test_obtain_reads_what_is_shipped_and_draws_the_long_tail_from_it(out, monkeypatch):
+def test_obtain_reads_what_is_shipped(out, monkeypatch):
     monkeypatch.setattr(kept, "SHIPPED", out)
     laptop = profiles.get("laptop")
-    with pytest.raises(FileNotFoundError, match="comes with the package"):
-        features.obtain(laptop, "cifar10")
+    for name in features.SHIPPED:
+        with pytest.raises(FileNotFoundError, match="come with the package"):
+            features.obtain(laptop, name)
+        whole = features.save(kept.shipped_features(name), made(test=made().test + len(name)))
+        assert features.obtain(laptop, name, seed=3).checksum == whole.checksum
+
+
+def test_another_encoder_knows_the_long_tail_as_draw_0_of_cifar10(out):
     labels = np.repeat(np.arange(10), 5000)
     rows = np.arange(50_000, dtype=np.float32)[:, None]
     whole = made(train=rows, test=rows[:2], train_labels=labels, test_labels=np.array([0, 1]))
-    features.save(kept.shipped_features("cifar10"), whole)
-    assert features.obtain(laptop, "cifar10").checksum == whole.checksum
-    drawn = features.obtain(laptop, "cifar10-lt50", seed=3)
-    np.testing.assert_array_equal(drawn.train[:, 0], datasets.long_tail_indices(labels, 3))
+    features.save(features.folder("laptop", "cifar10@other") / "features.safetensors", whole)
+    drawn = features.obtain(profiles.get("laptop"), "cifar10-lt50@other", seed=3)
+    np.testing.assert_array_equal(drawn.train[:, 0], datasets.long_tail_indices(labels, 0))
 
 
 def test_other_encoders_are_named_behind_an_at_sign(out, monkeypatch):

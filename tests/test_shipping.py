@@ -15,15 +15,16 @@ def test_the_most_faithful_encoding_that_fits_is_kept(tmp_path, monkeypatch):
     table = shipping.pack(full, path)
     assert table["typicality rho"].idxmax() == "all bytes"
     assert features.load(path).made_by["stored"]["encoding"] == "all bytes"
-    monkeypatch.setattr(shipping, "LARGEST", table.loc["all bytes", "bytes"] - 1)
+    images = len(full.train) + len(full.test)
+    monkeypatch.setattr(shipping, "LARGEST", (table.loc["all bytes", "bytes"] - 1) / images)
     shipping.pack(full, path)
     kept = features.load(path)
     assert kept.made_by["stored"]["encoding"] == "six bytes"
     assert kept.train.shape == (600, 6)
     assert kept.made_by["dataset"] == "blobs"
     np.testing.assert_array_equal(kept.train_labels, full.train_labels)
-    monkeypatch.setattr(shipping, "LARGEST", 10)
-    with pytest.raises(ValueError, match="no encoding of these features fits into 10 bytes"):
+    monkeypatch.setattr(shipping, "LARGEST", 1)
+    with pytest.raises(ValueError, match="no encoding of these features fits into 1 bytes an image"):
         shipping.pack(full, path)
 
 
@@ -78,7 +79,16 @@ def encoder():
 
 def test_shipped_files_are_small_enough():
     assert kept.shipped_weights("cifar10").stat().st_size <= 25_000_000
-    assert kept.shipped_features("cifar10").stat().st_size <= shipping.LARGEST
+    assert all(kept.shipped_features(name).stat().st_size <= 20_000_000 for name in features.SHIPPED)
+
+
+def test_shipped_features_have_the_labels_that_their_images_have():
+    cifar10, cifar100, tail = (features.load(kept.shipped_features(name)) for name in features.SHIPPED)
+    drawn = cifar10.train_labels[datasets.long_tail_indices(cifar10.train_labels, 0)]
+    np.testing.assert_array_equal(tail.train_labels, drawn)
+    np.testing.assert_array_equal(tail.test_labels, cifar10.test_labels)
+    np.testing.assert_array_equal(cifar100.train_labels, np.repeat(np.arange(100), 500))
+    np.testing.assert_array_equal(cifar100.test_labels, np.repeat(np.arange(100), 100))
 
 
 def test_shipped_features_are_of_the_shipped_weights(encoder):
@@ -89,10 +99,12 @@ def test_shipped_features_are_of_the_shipped_weights(encoder):
 
 def test_the_model_card_names_what_is_shipped(encoder):
     card = (kept.SHIPPED / "README.md").read_text()
-    stored = features.load(kept.shipped_features("cifar10"))
     assert encoder.checksum in card
-    assert stored.checksum in card
-    assert f"{100 * stored.made_by['stored']['kNN']:.2f} %" in card
+    for name in features.SHIPPED:
+        stored = features.load(kept.shipped_features(name))
+        assert stored.made_by["encoder"] in card
+        assert stored.checksum in card
+        assert f"{100 * stored.made_by['stored']['kNN']:.2f} %" in card
 
 
 @pytest.mark.slow

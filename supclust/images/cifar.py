@@ -1,23 +1,51 @@
-"""The official files of CIFAR, through torchvision; where it cannot load them, what is wrong."""
+"""CIFAR from its official files, through torchvision, or from folders of its images; where neither can be read, what is wrong."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from torchvision import datasets
 from torchvision.datasets.utils import check_integrity
 
+from supclust.images import folders
 
-def load(name: str, root: Path, split: str, download: bool) -> datasets.CIFAR10:
-    """torchvision's CIFAR10 or CIFAR100.
+SIZES = {"train": 50_000, "test": 10_000}  # images
 
-    Raises ValueError for a damaged file, and FileNotFoundError for files that are not there, with how to get them.
+
+def load(name: str, root: Path, split: str, download: bool) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Images uint8 (n, 3, 32, 32), labels int64 (n,) and classes of torchvision's CIFAR10 or CIFAR100, in the official order.
+
+    CIFAR-100, and CIFAR-10 from the folders root/cifar10/{train,test}/<class>/ if the official files are not there, are in order of
+    class, then of pixels: so folders and files are one data set, whatever the images are called.
+    Raises ValueError for a damaged file or folders that lack images, and FileNotFoundError, with how to get them, for files that
+    are not there.
     """
-    source = getattr(datasets, name)
+    source, folder = getattr(datasets, name), root / name.lower()
+    if (folder / split).is_dir() and not (download or (root / source.base_folder).exists()):
+        found = folders.load(folder, split, 32)
+        if len(found) != SIZES[split]:
+            raise ValueError(f"{folder / split} holds {len(found)} of the {SIZES[split]} images")
+        return _ordered(found.images, found.labels, found.classes)
+    official = _official(source, root, split, download)
+    images, labels = np.ascontiguousarray(official.data.transpose(0, 3, 1, 2)), np.array(official.targets, dtype=np.int64)
+    found = images, labels, tuple(official.classes)
+    return _ordered(*found) if name == "CIFAR100" else found
+
+
+def _ordered(images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """The same in order of class, then of pixels."""
+    pixels = images.reshape(len(images), -1)
+    order = np.lexsort((pixels.view(f"S{pixels.shape[1]}").ravel(), labels))
+    return images[order], labels[order], classes
+
+
+def _official(source: type[datasets.CIFAR10], root: Path, split: str, download: bool) -> datasets.CIFAR10:
     try:
         return source(root, train=split == "train", download=download)
     except RuntimeError as error:  # torchvision's one message for files that are absent and files that are damaged
-        folder, title, command = root / source.base_folder, name.replace("CIFAR", "CIFAR-"), f"`supclust data {name.lower()}`"
+        folder, name = root / source.base_folder, source.__name__
+        title, command = name.replace("CIFAR", "CIFAR-"), f"`supclust data {name.lower()}`"
         files = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
         for file, md5 in files:
             if (folder / file).exists() and not check_integrity(folder / file, md5):
@@ -27,5 +55,5 @@ def load(name: str, root: Path, split: str, download: bool) -> datasets.CIFAR10:
                 ) from error
         raise FileNotFoundError(
             f"{title} is not, or not completely, in {folder}. Get it with {command}, "
-            f"or set SUPCLUST_DATA to the folder that holds {source.base_folder}/"
+            f"or set SUPCLUST_DATA to the folder that holds {source.base_folder}/, or {name.lower()}/ with train/ and test/<class>/"
         ) from error

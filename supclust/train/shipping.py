@@ -20,7 +20,7 @@ from supclust.features import Features
 
 log = logging.getLogger(__name__)
 
-LARGEST = 20_000_000  # bytes, train and test together
+LARGEST = 330  # bytes an image: 20 MB for all of CIFAR
 # How features may be stored: as which type, and in how many dimensions (None = all).
 ENCODINGS = {
     "float16, 128 dimensions": ("float16", 128),
@@ -33,7 +33,7 @@ def ship(dataset: str, encoder_file: Path) -> pd.DataFrame:
     """Write the weights of an encoder and its features of a data set into the package; returns the encodings compared.
 
     The weights become float16 first, and the features are extracted with these, so that anyone can make the features anew from
-    the shipped weights. Features take the best encoding of at most 20 MB. Needs the images and takes minutes.
+    the shipped weights. Features take the best encoding of at most LARGEST bytes an image. Needs the images and takes minutes.
     """
     weights = kept.shipped_weights(dataset)
     simclr.save_weights(simclr.load_weights(encoder_file), weights, torch.float16)
@@ -61,9 +61,9 @@ def pack(full: Features, path: Path) -> pd.DataFrame:
             stored = save_encoded(file, reduce(full, dimensions), dtype)
             rows[name] = {"bytes": file.stat().st_size, **fidelity(full, stored)}
     table = pd.DataFrame.from_dict(rows, orient="index")
-    small = table[table["bytes"] <= LARGEST]
+    small = table[table["bytes"] <= LARGEST * (len(full.train) + len(full.test))]
     if small.empty:
-        raise ValueError(f"no encoding of these features fits into {LARGEST} bytes")
+        raise ValueError(f"no encoding of these features fits into {LARGEST} bytes an image")
     best = small["typicality rho"].idxmax()
     dtype, dimensions = ENCODINGS[best]
     about = {"encoding": best, "of": full.checksum, **table.loc[best].astype(float).round(5)}
