@@ -186,7 +186,7 @@ def _decode(files: Sequence[Path], side: int, unreadable: dict[Path, str] | None
     threads = ThreadPoolExecutor(THREADS)
     try:
         decoded = threads.map(decode, files)
-        bar = tqdm(decoded, total=len(files), desc="reading images", unit="image", leave=False, disable=not progress)
+        bar = tqdm(decoded, total=len(files), desc="reading images", unit="image", leave=False, disable=None if progress else True)
         yield from (image for image in bar if image is not None)
     finally:  # a broken file, or a reader who stops it, leaves nothing running
         threads.shutdown(cancel_futures=True)
