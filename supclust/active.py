@@ -67,7 +67,9 @@ Fit = Callable[[strategies.Pool], tuple[Outputs, np.ndarray]]
 
 
 def step_size(budget: str, n_classes: int) -> int:
-    """Labels that a round of a budget adds: one or five for each class; ValueError for an unknown budget."""
+    """Labels that a round of a budget adds: one or five for each class, or a number; ValueError for an unknown budget."""
+    if budget.isdecimal():
+        return int(budget)
     if budget not in BUDGETS:
         raise ValueError(f"unknown budget {budget!r}; known: {', '.join(BUDGETS)}")
     return BUDGETS[budget] * n_classes
