@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -64,6 +63,7 @@ SETTINGS = {
 CLASS_COLORS = sns.color_palette("colorblind", 10)  # of classes
 CLUSTER_COLORS = CLASS_COLORS[3:] + CLASS_COLORS[:3]  # in another order: cluster 3 is not class 3
 DATASETS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # where lines are data sets
+FORMATS = (("pdf", {"CreationDate": None, "ModDate": None}), ("png", {"Software": None}))  # of a figure, and what is left out
 
 
 def set_style() -> None:
@@ -73,15 +73,10 @@ def set_style() -> None:
 
 
 def save(figure: Figure, name: str, profile: str) -> None:
-    """Write figures/<profile>/<name>.pdf and .png, the profile's name in a corner."""
+    """Write figures/<profile>/<name>.pdf and .png, the profile's name in a corner; the PDF holds no date, so it is byte-stable."""
     figure.text(1, -0.01, f"profile {profile}", ha="right", va="top", fontsize=7, color="0.5")
-    write(figure, kept.figures(profile) / name)
-
-
-def write(figure: Figure, path: Path) -> None:
-    """Write path.pdf and .png; the PDF holds no date, so it is byte-stable."""
-    for ending, metadata in (("pdf", {"CreationDate": None, "ModDate": None}), ("png", {"Software": None})):
-        with kept.replacing(path.with_name(f"{path.name}.{ending}")) as temporary:
+    for ending, metadata in FORMATS:
+        with kept.replacing(kept.figures(profile) / f"{name}.{ending}") as temporary:
             figure.savefig(temporary, format=ending, bbox_inches="tight", metadata=metadata)
 
 

@@ -212,7 +212,7 @@ def records_folder(profile: Profile) -> Path:
 def failures(wanted: Iterable[Key], folder: Path) -> dict[Key, str]:
     """The tracebacks of the runs that failed when they were last tried; a record made from the same sources makes good for it."""
     found = {key: one for key in wanted if (one := kept.read(folder / key.failure))}
-    return {key: one[0] for key, one in found.items() if one[1] != (kept.read(folder / key.filename) or (None, None))[1]}
+    return {key: one[0] for key, one in found.items() if one[1] != (kept.read(folder / key.filename) or (None, {}))[1]}
 
 
 def more_seeds(profile: Profile, folder: Path | None = None) -> list[Key]:

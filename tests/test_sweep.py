@@ -127,7 +127,8 @@ def test_what_is_not_in_the_kept_table_is_run(workplace):
     [
         ({"strategies": ["typclust"]}, "unknown strategy 'typclust'; known: random"),
         ({"datasets": ["mnist"]}, "has no data set 'mnist'; it has: digits"),
-        ({"budgets": ["large"]}, "unknown budget 'large'; known: tiny, small"),
+        ({"budgets": ["large"]}, "unknown budget 'large'; known: tiny, small, or a number of labels"),
+        ({"budgets": ["10", "0"]}, "unknown budget '0'"),
         ({"frameworks": ["ssl", "fls"]}, "unknown framework 'fls'; known: ssl, fsl"),
         ({"strategies": ["supclust:top=1"]}, "'supclust:top=1' does not name settings"),
         ({"shard": (3, 2)}, "i from 1 to n, not 3/2"),
