@@ -1,4 +1,4 @@
-"""The command `supclust`: label, figures, sweep, claims, data, train and ship."""
+"""The command `supclust`: label, compare, figures, sweep, claims, data, train and ship."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         command = commands.add_parser(run.__name__[1:], help=summary, description=run.__doc__)
         command.set_defaults(run=run)
         for name in names.split():
-            command.add_argument(*name.split(","), **OPTIONS[name])
+            command.add_argument(*name.split(","), **OPTIONS.get(f"{run.__name__[1:]} {name}", OPTIONS.get(name)))
     options, rest = parser.parse_known_args(arguments)
     if rest and (options.command != "figures" or any(argument.startswith("-") for argument in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -107,6 +107,13 @@ OPTIONS = {
     "--train-epochs": dict(type=int, metavar="N", help="instead: the same on every machine"),
     "--from-scratch": dict(action="store_true", help="do not start SimCLR from the CIFAR-10 encoder"),
     "--download": dict(action="store_true", help="let timm fetch weights that are not here"),
+    # compare, where an option is another one than elsewhere
+    "features": dict(type=_path, metavar="FEATURES", help="labelled embeddings (.npz, .parquet): features, labels, perhaps ids"),
+    "compare --strategies": dict(nargs="+", metavar="NAME", help="default: supclust typiclust coreset margin random"),
+    "compare --strategy": dict(action="append", default=[], metavar="FILE:NAME", help="a function of a Python file; repeatable"),
+    "compare --budget": dict(type=int, default=10, metavar="N", help="labels a round (default: 10)"),
+    "compare --seeds": dict(type=int, default=20, metavar="N", help="number of seeds (default: 20)"),
+    "--rounds": dict(type=int, default=6, metavar="N", help="default: 6"),
     # figures, sweep, claims
     "notebooks": dict(nargs="*", metavar="NOTEBOOK", help="03, 3 or 03_queried_samples (default: all)"),
     "--profile": dict(default="laptop", help="quick, laptop (default) or paper"),
@@ -126,7 +133,7 @@ OPTIONS = {
     "--folder": dict(type=_path, metavar="DIR", help="keeps checkpoint and encoder (default: below artefacts/)"),
     "weights": dict(type=_path, metavar="WEIGHTS", help="the encoder's weights, a safetensors file"),
     # several
-    "--out": dict(type=_path, metavar="DIR", help="write below this folder (default: the repository; of label: picks)"),
+    "--out": dict(type=_path, metavar="DIR", help="write below this folder (default: the repository; picks; compare/NAME)"),
     "--seed": dict(type=int, default=0, help="of clusters, training and random draws"),
     "-p,--parameter": dict(
         nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
@@ -160,6 +167,25 @@ def _label(options: argparse.Namespace) -> int:
         print(f"{pick.order}. {name}\n{textwrap.indent(labeling.explain(found, pick), '   ')}")
     print(request.out / labeling.SHEET)
     return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    """Compare strategies on labelled features of your own. Each seed draws a fifth of every class as test set; a linear layer is
+    trained on the labels queried. Writes compare.csv, curves.csv, curves.png and .pdf. Stopped or killed, the same command goes on.
+    Exit code 1 if runs failed; their tracebacks are in records/*.failed.json.
+    """
+    from supclust import analysis
+    from supclust.label import embeddings
+    from supclust.report import compare
+
+    given, title = embeddings.read(options.features, labels=True), options.features.stem
+    folder = options.out or options.features.parent / "compare" / title
+    sizes = {name: getattr(options, name) for name in ("budget", "rounds", "seeds", "jobs")}
+    wanted = options.strategies or compare.STRATEGIES, options.strategy
+    curves, failed = compare.run(given.features, given.labels, *wanted, folder / "records", title=title, **sizes)
+    pairs = compare.write(curves, folder)
+    print(analysis.final_accuracy(curves).to_string(), pairs.round(2).to_string(index=False), folder / "curves.png", sep="\n\n")
+    return 1 if failed else 0
 
 
 def _figures(options: argparse.Namespace) -> int:
@@ -269,6 +295,10 @@ COMMANDS = {
         "pick images of your own to label",
         "source --budget --out --labeled --classes --strategy --explain --seed --force --images --encoder --train-minutes "
         "--train-epochs --from-scratch --download",
+    ),
+    _compare: (
+        "compare strategies on labelled features",
+        "features --strategies --strategy --budget --rounds --seeds --jobs --out",
     ),
     _figures: (
         "execute the numbered notebooks: fills figures/ and reports/",

@@ -67,9 +67,11 @@ Fit = Callable[[strategies.Pool], tuple[Outputs, np.ndarray]]
 
 
 def step_size(budget: str, n_classes: int) -> int:
-    """Labels that a round of a budget adds: one or five for each class; ValueError for an unknown budget."""
+    """Labels that a round of a budget adds: one or five for each class, or a number; ValueError for an unknown budget."""
+    if budget.isdecimal() and int(budget) > 0:
+        return int(budget)
     if budget not in BUDGETS:
-        raise ValueError(f"unknown budget {budget!r}; known: {', '.join(BUDGETS)}")
+        raise ValueError(f"unknown budget {budget!r}; known: {', '.join(BUDGETS)}, or a number of labels")
     return BUDGETS[budget] * n_classes
 
 

@@ -63,6 +63,7 @@ SETTINGS = {
 CLASS_COLORS = sns.color_palette("colorblind", 10)  # of classes
 CLUSTER_COLORS = CLASS_COLORS[3:] + CLASS_COLORS[:3]  # in another order: cluster 3 is not class 3
 DATASETS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # where lines are data sets
+FORMATS = (("pdf", {"CreationDate": None, "ModDate": None}), ("png", {"Software": None}))  # of a figure, and what is left out
 
 
 def set_style() -> None:
@@ -74,7 +75,7 @@ def set_style() -> None:
 def save(figure: Figure, name: str, profile: str) -> None:
     """Write figures/<profile>/<name>.pdf and .png, the profile's name in a corner; the PDF holds no date, so it is byte-stable."""
     figure.text(1, -0.01, f"profile {profile}", ha="right", va="top", fontsize=7, color="0.5")
-    for ending, metadata in (("pdf", {"CreationDate": None, "ModDate": None}), ("png", {"Software": None})):
+    for ending, metadata in FORMATS:
         with kept.replacing(kept.figures(profile) / f"{name}.{ending}") as temporary:
             figure.savefig(temporary, format=ending, bbox_inches="tight", metadata=metadata)
 
@@ -300,7 +301,8 @@ def _panels(table: pd.DataFrame, strategies: Sequence[str], measure: str, height
     figure, grid = _grid([group[i : i + 4] for group in groups for i in range(0, len(group), 4)], heights, width=3.6)
     panels = {}
     for (dataset, framework, budget), axes in grid.items():
-        title = (dataset, framework, budget) if len(groups) > 1 else (dataset, "", f"{budget} budget")
+        size = f"{budget} labels a round" if budget.isdecimal() else f"{budget} budget"
+        title = (dataset, framework, budget) if len(groups) > 1 else (dataset, "", size)
         axes[0].set_title(analysis.panel_title(*title), fontsize=12)
         part = analysis.panel_of(table, (dataset, framework, budget))
         values = analysis.units(measure) * part.pivot(index=["seed", "labels"], columns="strategy", values=measure)
@@ -312,10 +314,10 @@ def _draw_lines(ax: Axes, values: pd.DataFrame) -> None:
     """Mean over the seeds and its 95 % interval, against labels: a line for each strategy, all of them alike if they are few."""
     for strategy, column in values.dropna(axis=1, how="all").items():
         color, marker, line = STYLES[strategy]
-        stands_out = values.shape[1] <= FEW or strategy in HIGHLIGHTED
+        stands_out = values.shape[1] <= FEW or strategy in HIGHLIGHTED or strategy not in LABELS
         width, size, order, alpha = (1.8, 5, 3, 0.15) if stands_out else (1, 4, 2, 0.06)
         style = {"color": color, "marker": marker, "linestyle": line, "linewidth": width, "markersize": size, "mec": color}
-        style |= {"zorder": order, "label": LABELS[strategy]}
+        style |= {"zorder": order, "label": LABELS.get(strategy, strategy)}
         band = {"alpha": alpha, "linewidth": 0, "zorder": order - 2}
         rows, spread = column.dropna().rename("value").reset_index(), lambda some: analysis.mean_interval(some)[1:]
         sns.lineplot(rows, x="labels", y="value", errorbar=spread, err_kws=band, legend=False, ax=ax, **style)

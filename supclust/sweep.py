@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -65,6 +65,10 @@ class Key(NamedTuple):
         return self.dataset, self.framework, self.budget if self.framework == "fsl" else "", self.seed
 
 
+Sources = dict[Key, tuple[str, dict[str, Any]]]  # what runs are made from, under a name in a table: see _sources
+Prepared = tuple[features.Features, Pool, active.Fit | None]  # data, pool and framework, which the runs of a task share
+
+
 def keys(
     profile: Profile,
     datasets: Sequence[str] | None = None,
@@ -113,8 +117,9 @@ def run(
     if jobs == 0:
         raise ValueError("jobs must not be 0: a number of processes, or -1 for one on each core")
     wanted, folder = keys(profile, **part), (folder or records_folder(profile)).absolute()
-    _run_missing(profile, shard_of(wanted, *shard), folder, jobs)
-    return _recorded(_sources(profile, wanted, features.find), folder)
+    sources = _sources(profile, shard_of(wanted, *shard), features.obtain)  # features that are not there are made first
+    complete(sources, functools.partial(_prepare, profile), folder, jobs)
+    return recorded(_sources(profile, wanted, features.find), folder)
 
 
 def shard_of(wanted: Sequence[Key], i: int, n: int) -> list[Key]:
@@ -125,14 +130,14 @@ def shard_of(wanted: Sequence[Key], i: int, n: int) -> list[Key]:
     return [key for key in wanted if key.task in tasks]
 
 
-def _run_missing(profile: Profile, wanted: Sequence[Key], folder: Path, jobs: int = -1) -> None:
-    sources = _sources(profile, wanted, features.obtain)  # features that are not there are made first
-    done = _runs(_recorded(sources, folder))
-    missing = [key for key in wanted if key not in done]
+def complete(sources: Sources, prepare: Callable[[Key], Prepared], folder: Path, jobs: int = -1) -> None:
+    """Make the runs that have no record in the folder from these sources. Workers call prepare. For errors see `run`."""
+    done = _runs(recorded(sources, folder))
+    missing = [key for key in sources if key not in done]
     if not missing:
-        log.info("nothing to do: all %d runs asked for are on record", len(wanted))
+        log.info("nothing to do: all %d runs asked for are on record", len(sources))
     tasks = [{key: sources[key] for key in missing if key.task == task} for task in sorted({key.task for key in missing})]
-    work = (joblib.delayed(_run_task)(profile, task, folder, kept.folders()) for task in tasks)
+    work = (joblib.delayed(_run_task)(prepare, task, folder, kept.folders()) for task in tasks)
     try:
         ended = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(work)
         list(threads.progress(ended, "groups of runs", len(tasks)))
@@ -145,10 +150,14 @@ def _run_missing(profile: Profile, wanted: Sequence[Key], folder: Path, jobs: in
         whole = len(set(folder.glob("*.json")) - set(folder.glob("*.failed.json")))
         message = f"the disk is full; the {whole} records in {folder} are whole. Make room, and the same command goes on"
         raise OSError(error.errno, message) from error
-    for key, trace in itertools.islice((failed := failures(wanted, folder)).items(), 3):
-        log.error("failed: %s: %s", " ".join(map(str, key)), trace.strip().splitlines()[-1])
+    failed = failures(sources, folder)
+    reasons = {trace.strip().splitlines()[-1]: key for key, trace in reversed(failed.items())}  # each once, of the first run
+    for reason, key in itertools.islice(reversed(reasons.items()), 10):
+        log.error("failed: %s: %s", " ".join(map(str, key)), reason)
     if failed:
-        log.error("%d runs failed; the next sweep tries them again. Their tracebacks are in the records *.failed.json", len(failed))
+        log.error(
+            "%d runs failed; the same command tries them again. Their tracebacks are in the records *.failed.json", len(failed)
+        )
 
 
 @contextmanager
@@ -158,19 +167,19 @@ def alone(folders: dict[str, str]) -> Iterator[None]:
         yield
 
 
-def _run_task(profile: Profile, sources: dict[Key, tuple[str, dict]], folder: Path, folders: dict[str, str]) -> None:
+def _run_task(prepare: Callable[[Key], Prepared], sources: Sources, folder: Path, folders: dict[str, str]) -> None:
     """Run and record those runs of a task that no other sweep has made meanwhile."""
-    prepare = functools.cache(lambda: _prepare(profile, next(iter(sources))))
+    prepared = functools.cache(lambda: prepare(next(iter(sources))))
     if any(key.framework == "fsl" for key in sources):
         import torch  # noqa: F401  only libraries that are loaded can be limited to one thread
     with alone(folders):
         for key, source in sources.items():
-            if not _recorded({key: source}, folder).empty:
+            if not recorded({key: source}, folder).empty:
                 continue
             begin, made_from = time.perf_counter(), {"key": key._asdict(), **source[1]}
             try:
-                data, pool, fsl = prepare()
-                rounds = [asdict(one) for one in active.run(data, pool, key.strategy, key.budget, profile.rounds, fsl)]
+                data, pool, fsl = prepared()
+                rounds = [asdict(one) for one in active.run(data, pool, key.strategy, key.budget, source[1]["rounds"], fsl)]
             except Exception as error:
                 if getattr(error, "errno", None) in kept.DISK_FULL:
                     raise
@@ -180,8 +189,7 @@ def _run_task(profile: Profile, sources: dict[Key, tuple[str, dict]], folder: Pa
                 (folder / key.failure).unlink(missing_ok=True)
 
 
-def _prepare(profile: Profile, key: Key) -> tuple[features.Features, Pool, active.Fit | None]:
-    """Features, pool and framework, which the runs of a task share."""
+def _prepare(profile: Profile, key: Key) -> Prepared:
     data = features.obtain(profile, key.dataset, key.seed)
     pool = Pool(data.train, seed=key.seed, labels=data.train_labels)
     if key.framework == "ssl":
@@ -201,10 +209,10 @@ def records_folder(profile: Profile) -> Path:
     return kept.reports(profile.name) / "records"
 
 
-def failures(wanted: Sequence[Key], folder: Path) -> dict[Key, str]:
-    """The tracebacks of the runs that failed when they were last tried."""
-    found = {key: kept.read(folder / key.failure) for key in wanted if not (folder / key.filename).exists()}
-    return {key: one[0] for key, one in found.items() if one}
+def failures(wanted: Iterable[Key], folder: Path) -> dict[Key, str]:
+    """The tracebacks of the runs that failed when they were last tried; a record made from the same sources makes good for it."""
+    found = {key: one for key in wanted if (one := kept.read(folder / key.failure))}
+    return {key: one[0] for key, one in found.items() if one[1] != (kept.read(folder / key.filename) or (None, {}))[1]}
 
 
 def more_seeds(profile: Profile, folder: Path | None = None) -> list[Key]:
@@ -226,7 +234,8 @@ def table(profile: Profile, *, recompute: bool = False, name: str = "curves", **
     due = [key for key in wanted if key.framework == "ssl" or not profile.fsl.on_request]
     due = [key for key in due if features.obtainable(profile, key.dataset)]
     if due and (recompute or not _runs(rows).issuperset(due)):
-        _run_missing(profile, due, records_folder(profile))
+        sources = _sources(profile, due, features.obtain)
+        complete(sources, functools.partial(_prepare, profile), records_folder(profile))
         write_table(profile, name=name, wanted=None if name == "curves" else wanted)
         rows, _ = kept_rows(profile, wanted, name)
     return rows
@@ -237,9 +246,9 @@ def write_table(profile: Profile, folder: Path | None = None, *, name: str = "cu
     folder, path = folder or records_folder(profile), kept.reports(profile.name) / f"{name}.csv"
     wanted = keys(profile, frameworks=active.FRAMEWORKS) + more_seeds(profile, folder) if wanted is None else wanted
     sources = _sources(profile, wanted, features.find)
-    recorded = _recorded(sources, folder)
-    before, known = kept_rows(profile, sorted(set(wanted) - _runs(recorded)), name)
-    rows = pd.concat([recorded, before]) if len(before) else recorded
+    done = recorded(sources, folder)
+    before, known = kept_rows(profile, sorted(set(wanted) - _runs(done)), name)
+    rows = pd.concat([done, before]) if len(before) else done
     made_from = {one: source if "features" in source else known.get(one) for one, source in sources.values()}
     kept.write(path, _rows_of(wanted, rows), made_from)
     return path
@@ -257,7 +266,7 @@ def kept_rows(profile: Profile, wanted: Sequence[Key], name: str = "curves") -> 
     return best
 
 
-def _sources(profile: Profile, wanted: Sequence[Key], obtain: Callable[..., Any]) -> dict[Key, tuple[str, dict[str, Any]]]:
+def _sources(profile: Profile, wanted: Sequence[Key], obtain: Callable[..., Any]) -> Sources:
     """Sources of each run, under their name in a table: data set, framework, and seed where encoders differ.
 
     obtain: features.obtain, or features.find, which trains nothing; the checksum of features that are not found is left out.
@@ -272,7 +281,7 @@ def _sources(profile: Profile, wanted: Sequence[Key], obtain: Callable[..., Any]
     return sources
 
 
-def _recorded(sources: dict[Key, tuple[str, dict]], folder: Path) -> pd.DataFrame:
+def recorded(sources: Sources, folder: Path) -> pd.DataFrame:
     """The table of the runs that have a record made from these sources; damaged records are logged with their names."""
     rows = []
     for key, (_, source) in sources.items():

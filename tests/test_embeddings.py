@@ -52,6 +52,42 @@ def refusal(path):
     return str(caught.value)
 
 
+# -- labels ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["label", "labels", "class", "target", "category", "y"])
+@pytest.mark.parametrize(
+    ("labels", "texts"),
+    [
+        (np.array(["cat", "dog"] * 3), ("cat", "dog") * 3),
+        (np.array([b"cat", b"dog"] * 3), ("cat", "dog") * 3),
+        (np.array([1, 0] * 3, dtype=np.uint8), ("1", "0") * 3),
+        (np.array([[1.0], [0.0]] * 3), ("1", "0") * 3),
+    ],
+)
+def test_labels_are_texts_whatever_they_are_called(tmp_path, name, labels, texts):
+    path = npz(tmp_path, features=POINTS, **{name: labels})
+    assert embeddings.read(path, labels=True).labels == texts
+    assert embeddings.read(path).labels is None
+
+
+@pytest.mark.parametrize("name", ["labels", "y"])
+def test_labels_are_no_features_of_a_parquet_file(pyarrow, tmp_path, name):
+    columns = {"x": [1.0, 2.0, 3.0], name: [0, 1, 0], "id": ["a", "b", "c"]}
+    found = embeddings.read(parquet(tmp_path, columns), labels=True)
+    np.testing.assert_array_equal(found.features, [[1], [2], [3]])
+    assert (found.labels, found.ids) == (("0", "1", "0"), ("a", "b", "c"))
+    lists = {"vector": [[1.0, 2.0], [3.0, 4.0]], name: ["cat", "dog"]}
+    assert embeddings.read(parquet(tmp_path, lists), labels=True).labels == ("cat", "dog")
+
+
+def test_labels_that_nobody_asked_for_are_not_looked_at(tmp_path):
+    path = npz(tmp_path, features=POINTS, labels=np.array([None, 1], dtype=object))
+    np.testing.assert_array_equal(embeddings.read(path).features, POINTS)
+    with pytest.raises(ValueError, match="Object arrays cannot be loaded"):
+        embeddings.read(path, labels=True)
+
+
 # -- .npy ----------------------------------------------------------------------------------------------------------------------
 
 

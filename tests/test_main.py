@@ -263,10 +263,10 @@ def test_help_lists_the_commands_without_loading_what_they_need():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("[]\n")
-    assert all(command in done.stdout for command in ("label", "figures", "sweep", "claims", "data", "train", "ship"))
+    assert all(command in done.stdout for command in ("label", "compare", "figures", "sweep", "claims", "data", "train", "ship"))
 
 
-@pytest.mark.parametrize("command", ["label", "figures", "sweep", "claims", "data", "train", "ship"])
+@pytest.mark.parametrize("command", ["label", "compare", "figures", "sweep", "claims", "data", "train", "ship"])
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         __main__.main([command, "--help"])

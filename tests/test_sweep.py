@@ -100,8 +100,8 @@ def test_records_of_other_features_or_another_experiment_are_made_again(workplac
 def test_the_kept_table_is_used_until_it_is_damaged_or_passed_over(workplace, caplog, monkeypatch):
     table = sweep.table(PROFILE)
     path = workplace / "reports" / "quick" / "curves.csv"
-    calls, real = [], sweep._run_missing
-    monkeypatch.setattr(sweep, "_run_missing", lambda *args: calls.append(args) or real(*args))
+    calls, real = [], sweep.complete
+    monkeypatch.setattr(sweep, "complete", lambda *args: calls.append(args) or real(*args))
     pd.testing.assert_frame_equal(table, sweep.table(PROFILE))
     assert len(sweep.table(PROFILE, strategies=["random"])) == len(table) / len(ALL)
     assert not calls
@@ -127,7 +127,8 @@ def test_what_is_not_in_the_kept_table_is_run(workplace):
     [
         ({"strategies": ["typclust"]}, "unknown strategy 'typclust'; known: random"),
         ({"datasets": ["mnist"]}, "has no data set 'mnist'; it has: digits"),
-        ({"budgets": ["large"]}, "unknown budget 'large'; known: tiny, small"),
+        ({"budgets": ["large"]}, "unknown budget 'large'; known: tiny, small, or a number of labels"),
+        ({"budgets": ["10", "0"]}, "unknown budget '0'"),
         ({"frameworks": ["ssl", "fls"]}, "unknown framework 'fls'; known: ssl, fsl"),
         ({"strategies": ["supclust:top=1"]}, "'supclust:top=1' does not name settings"),
         ({"shard": (3, 2)}, "i from 1 to n, not 3/2"),
@@ -325,8 +326,9 @@ def test_a_killed_process_ends_the_sweep_with_a_sentence(workplace, monkeypatch)
 def test_a_failure_that_another_sweep_has_made_good_is_none(workplace):
     key = sweep.keys(PROFILE)[0]
     sweep.run(PROFILE, strategies=[key.strategy], jobs=1)
-    kept.write(sweep.records_folder(PROFILE) / key.failure, "of the slower one", None)
-    assert not sweep.failures([key], sweep.records_folder(PROFILE))
+    folder = sweep.records_folder(PROFILE)
+    kept.write(folder / key.failure, "of the slower one", kept.load(folder / key.filename)[1])
+    assert not sweep.failures([key], folder)
 
 
 def test_a_table_and_records_of_other_features_are_not_taken(workplace):

@@ -1,4 +1,4 @@
-"""Embeddings that people bring along, in .npy, .npz and Parquet files, with the ids and the paths of their images."""
+"""Embeddings that people bring along, in .npy, .npz and Parquet files, with ids, paths and labels of their images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ HOW_TO_SAVE = (
     "ids=numpy.asarray(ids, dtype=str))"
 )
 
-Found = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]  # features, ids, paths
+Found = tuple[np.ndarray | None, ...]  # features, ids, paths, labels
+Names = tuple[tuple[str, ...], ...]  # of ids, of paths, of labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,10 +42,11 @@ class Embeddings:
     features: np.ndarray  # (n, d) real; a memory map if the file is .npy
     ids: tuple[str, ...]  # n, distinct, not empty; the numbers of the rows if the file does not say
     paths: tuple[str | None, ...] | None = None  # n, of the images' files; None if the file does not know any
+    labels: tuple[str, ...] | None = None  # n, not empty; None if they were not asked for
 
     def __post_init__(self) -> None:
         n = len(geometry.check_shape(self.features))
-        for what, values in (("ids", self.ids), ("paths", self.paths)):
+        for what, values in (("ids", self.ids), ("paths", self.paths), ("labels", self.labels)):
             if values is not None and len(values) != n:
                 raise ValueError(
                     f"there are {len(values)} {what} and {n} features: each row of the features needs one of the {what}"
@@ -53,13 +55,16 @@ class Embeddings:
             raise ValueError(f"ids must be text that is not empty, and these rows' are not: {listing(bad)}")
         if repeated := [name for name, count in Counter(self.ids).items() if count > 1]:
             raise ValueError(f"ids must be distinct, and these come up again: {listing(repeated)}")
+        if missing := [row for row, label in enumerate(self.labels or ()) if not label]:
+            raise ValueError(f"each point needs a label, and these rows have none: {listing(missing)}")
 
 
-def read(path: Path) -> Embeddings:
+def read(path: Path, labels: bool = False) -> Embeddings:
     """Embeddings from a .npy file (memory-mapped), a .npz archive or a Parquet file. No file can make this run code.
 
     .npz: the first of FEATURES, or the only 2-d array of numbers; ids and paths from one of IDS and of PATHS.
     Parquet: a column of lists of one length, or all columns of numbers; ids and paths as above; it needs pyarrow.
+    labels: whether there must be labels, too, as one of ANSWERS or y.
     Raises ValueError with the file's name for whatever cannot be read. Whether the features are finite is not looked at.
     """
     readers = {".npy": _read_npy, ".npz": _read_npz, ".parquet": _read_parquet}
@@ -67,9 +72,12 @@ def read(path: Path) -> Embeddings:
     if suffix not in readers:
         raise ValueError(f"{path} must end in .npy, .npz or .parquet, so that it is clear how to read it; not in {path.suffix!r}")
     try:
-        features, ids, paths = readers[suffix](path)
+        features, ids, paths, answers = readers[suffix](path, (IDS, PATHS, (*ANSWERS, "y") if labels else ()))
+        if labels and answers is None:
+            raise ValueError("it holds no labels: name them 'labels'")
         names = tuple(map(str, range(features.shape[0] if features.ndim else 0))) if ids is None else tuple(_texts(ids))
-        return Embeddings(features, names, None if paths is None else tuple(name or None for name in _texts(paths)))
+        files = None if paths is None else tuple(name or None for name in _texts(paths))
+        return Embeddings(features, names, files, tuple(_texts(answers)) if labels else None)
     except Exception as error:  # numpy, zipfile and pyarrow raise whatever damaged bytes lead them to
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(f"{path} cannot be read: {reason}. {HOW_TO_SAVE}") from error
@@ -93,11 +101,11 @@ def _texts(values: np.ndarray) -> Iterator[str]:
         yield value.decode("utf-8") if isinstance(value, bytes) else "" if pd.isna(value) else str(value)
 
 
-def _read_npy(path: Path) -> Found:
-    return np.lib.format.open_memmap(path, mode="r"), None, None
+def _read_npy(path: Path, names: Names) -> Found:
+    return np.lib.format.open_memmap(path, mode="r"), None, None, None
 
 
-def _read_npz(path: Path) -> Found:
+def _read_npz(path: Path, names: Names) -> Found:
     with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:  # the first says what is no archive
         tables, named = list(_tables(archive)), [name for name in FEATURES if name in archive]
         tables = [name for name in named if name in tables][:1] or tables or named[:1]
@@ -105,8 +113,7 @@ def _read_npz(path: Path) -> Found:
             raise ValueError(
                 f"it holds {listing(archive.files)}: it is not clear which are the features; name them {FEATURES[0]!r}"
             )
-        ids, paths = (next((archive[name] for name in names if name in archive), None) for names in (IDS, PATHS))
-        return archive[tables[0]], ids, paths
+        return archive[tables[0]], *(next((archive[name] for name in some if name in archive), None) for some in names)
 
 
 def _tables(archive: np.lib.npyio.NpzFile) -> Iterator[str]:
@@ -120,21 +127,23 @@ def _tables(archive: np.lib.npyio.NpzFile) -> Iterator[str]:
 # -- Parquet -------------------------------------------------------------------------------------------------------------------
 
 
-def _read_parquet(path: Path) -> Found:
+def _read_parquet(path: Path, names: Names) -> Found:
     table = pd.read_parquet(path, engine="pyarrow")
     if table.index.name in (*IDS, *PATHS):
         table = table.reset_index()
-    ids, paths = (next((table[name].to_numpy() for name in names if name in table), None) for names in (IDS, PATHS))
+    columns = [next((name for name in some if name in table), None) for some in names]
+    found = [None if name is None else table[name].to_numpy() for name in columns]
+    table = table.drop(columns=columns[2:], errors="ignore")  # labels are no features, whatever they are
     lists = [name for name in table if _holds_lists(table[name])]
     named = [name for name in LISTS if name in lists] or lists
     if not named:
-        return _numbers(path, table), ids, paths
+        return _numbers(path, table), *found
     if len(named) > 1 and named[0] not in LISTS:
         raise ValueError(f"several columns hold lists: {listing(lists)}. Name one of them {LISTS[0]!r}")
     lengths = table[named[0]].map(len, na_action="ignore").unique().tolist()
     if len(lengths) > 1:
         raise ValueError(f"the lists of column {named[0]} are missing or of different lengths: {listing(lengths)}")
-    return np.stack(table[named[0]].to_list()), ids, paths
+    return np.stack(table[named[0]].to_list()), *found
 
 
 def _holds_lists(column: pd.Series) -> bool:
