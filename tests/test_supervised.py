@@ -1,5 +1,7 @@
 """Networks trained from scratch: what they learn, and every step against the plainest loop; the views they train on."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -43,6 +45,15 @@ def test_the_seed_alone_decides_what_a_network_becomes():
     torch.manual_seed(2)
     np.testing.assert_array_equal(first, supervised.fit_network(*stripes(6), 2, config, (3, 6)).head.weights)
     assert not np.array_equal(first, supervised.fit_network(*stripes(6), 2, config, (4, 6)).head.weights)
+
+
+def test_a_network_looks_at_images_in_the_precision_that_it_was_trained_in():
+    images, labels = stripes(20)
+    network = supervised.fit_network(images, labels, 2, profiles.replace(TINY, width=16, epochs=2, precision="float32"), (0,))
+    exact = network.embed(images)
+    rough = dataclasses.replace(network, config=profiles.replace(network.config, precision="bfloat16")).embed(images)
+    assert rough.dtype == exact.dtype == np.float32
+    assert 0 < np.abs(rough - exact).max() < 0.05 * np.abs(exact).max()
 
 
 def test_an_epoch_holds_every_image_and_fills_its_last_batch():
