@@ -47,10 +47,8 @@ class Settings:
     temperature: float | None = None  # T of the weights between clusters; None = method.default_temperature
     squared: bool = False  # squared distances in typicality, as in TypiClust's code
     relative_temperature: float = 0.1  # T where none is given, in mean distances between the centres
-    radius: float | None = (
-        None  # of ProbCover (delta; None = by a rule) and the kernel of the herding ones (s), normalised features
-    )
-    ball_share: float | None = None  # of the pool, which the median ball of ProbCover then holds; None = its rule of purity
+    radius: float | None = None  # delta of ProbCover, None = by a rule; s of MaxHerding and UHerding; of normalised features
+    ball_share: float | None = None  # of the pool, that the median ball of ProbCover holds; None = by its rule of purity
     n_classes: int | None = None  # k-means clusters that ProbCover takes for classes; None = as many as it queries
     exact: bool | None = None  # neighbours in clusters of more than 16,384 points; None = exact below a million points in all
 

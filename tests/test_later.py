@@ -19,8 +19,9 @@ def query(name, pool, budget, seed=0):
 
 def pool_of(features, labeled=(), classes=3, candidates=None, **changes):
     """A pool with a linear layer trained on its labelled points, the i-th of class i modulo the classes."""
-    pool = strategies.Pool(np.asarray(features), np.array(labeled, dtype=int), 0, strategies.Settings(**changes))
-    pool.candidates = candidates
+    pool = strategies.Pool(
+        np.asarray(features), np.array(labeled, dtype=int), 0, strategies.Settings(**changes), candidates=candidates
+    )
     if not len(labeled):
         return pool
     head = learners.fit_linear_head(pool.points[pool.labeled], np.arange(len(labeled)) % classes, classes)

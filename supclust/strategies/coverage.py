@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 BLOCK = 1000  # points a side of a block of products, 4 MB in float32
 PAIRS = 2**27  # of points in each other's ball, which take 1 GB, and as much again while they are put together
-BALLS = 2000  # whose median is taken for that of all
+BALLS = 1000  # whose median is taken for that of all
 PURITY = 0.95  # share of the balls that hold points of one k-means cluster only (Yehuda et al., 2022)
 LARGEST_RADIUS = 2.0  # between points of unit length; a ball of it holds everything
 
@@ -122,7 +122,7 @@ def radius_by_purity(pool: Pool, budget: int) -> float:
 
 
 def radius_by_share(pool: Pool) -> float:
-    """The radius at which the median ball holds settings.ball_share of the pool, from up to 2,000 balls; this rule is ours.
+    """The radius at which the median ball holds settings.ball_share of the pool, from up to 1,000 balls; this rule is ours.
 
     It needs no labels and no clusters, and no ball is left with one point only because others are dense.
     """

@@ -15,7 +15,7 @@ from supclust.strategies import uncertainty
 from supclust.strategies.coverage import largest, on_sphere
 
 HERDED = 14_000  # points a side of the kernel's matrix, 784 MB in float32
-ROWS = 64  # of it that are gone through together, 7 MB in float64
+ROWS = 256, 64  # of it that are filled, and gone through, together: as fast as they are here
 DIGITS = 7  # of a mean that float32 knows
 COPIES = 1e-3  # labelled points as near as that are copies
 TYPICLUST_ROUNDS = 3  # of TCM
@@ -69,9 +69,9 @@ def _herd(pool: Pool, budget: int, rng: np.random.Generator, s: float, weights: 
             low = nearest[rows, None]
             return weights[rows] @ (np.clip(kernel[rows], low, upto[rows, None]) - low)
 
-        return sum(threads.map(of_rows, [rows[part] for part in slices(len(rows), ROWS)]), np.zeros(len(others))) / len(some)
+        return sum(threads.map(of_rows, [rows[part] for part in slices(len(rows), ROWS[1])]), np.zeros(len(others))) / len(some)
 
-    threads.map(fill, slices(len(some), ROWS), "kernel")
+    threads.map(fill, slices(len(some), ROWS[0]), "kernel")
     gains, picks = gained(np.arange(len(some)), np.full(len(some), np.inf)), np.empty(budget, dtype=np.int64)
     for i in threads.progress(range(budget), "herding"):
         best = np.argmax(np.round(gains, DIGITS))
