@@ -47,7 +47,8 @@ class Settings:
     temperature: float | None = None  # T of the weights between clusters; None = method.default_temperature
     squared: bool = False  # squared distances in typicality, as in TypiClust's code
     relative_temperature: float = 0.1  # T where none is given, in mean distances between the centres
-    radius: float | None = None  # delta of ProbCover, between normalised features; None = by its rule of purity
+    radius: float | None = None  # delta of ProbCover, None = by a rule; s of MaxHerding and UHerding; of normalised features
+    ball_share: float | None = None  # of the pool, that the median ball of ProbCover holds; None = by its rule of purity
     n_classes: int | None = None  # k-means clusters that ProbCover takes for classes; None = as many as it queries
     exact: bool | None = None  # neighbours in clusters of more than 16,384 points; None = exact below a million points in all
 
@@ -57,6 +58,8 @@ class Settings:
             if not is_count(value) and not (optional and value is None):
                 raise ValueError(f"{name} must be a whole number of at least 1{', or None' * optional}, not {value!r}")
         check_positive("top_fraction", self.top_fraction, 1)
+        if self.ball_share is not None:
+            check_positive("ball_share", self.ball_share, 1)
         for name in ("temperature", "relative_temperature", "radius"):
             if getattr(self, name) is not None:
                 check_positive(name, getattr(self, name))

@@ -97,6 +97,22 @@ def uncovered_in_balls(inside, chosen):
     return counts
 
 
+def kernel(points, s):
+    """exp(-|x - y|^2 / s^2) between every two of the points, (n, n)."""
+    return np.exp(-((all_distances(points) / s) ** 2))
+
+
+def herding_coverage(kernel, chosen, weights):
+    """Mean over all points of weight times largest kernel to a chosen one, 0 where none is."""
+    return np.mean([weight * max((row[i] for i in chosen), default=0) for weight, row in zip(weights, kernel, strict=True)])
+
+
+def last_layer_gradients(probabilities, points):
+    """Of the cross-entropy by the last layer's weights, were the predicted class the true one, (n, C * d), one point at a time."""
+    truths = np.eye(probabilities.shape[1])[probabilities.argmax(axis=1)]
+    return np.array([np.outer(p - y, x).ravel() for p, y, x in zip(probabilities, truths, points.astype(float), strict=True)])
+
+
 def share_of_pure_balls(points, assignments, radius):
     """Of the closed balls of that radius, those that hold points of one cluster only."""
     inside = all_distances(points) <= radius

@@ -24,10 +24,11 @@ def test_six_rounds_of_the_step_from_nothing(budget, step):
     assert all(0 <= r.accuracy <= 1 for r in rounds)
 
 
-@pytest.mark.parametrize("strategy", [*strategies.NAMES, *strategies.CONTROLS])
+@pytest.mark.parametrize("strategy", [*strategies.STRATEGIES, *strategies.CONTROLS])
 def test_a_run_depends_on_its_seed_only(strategy):
     assert run(strategy, seed=1) == run(strategy, seed=1)
-    assert run(strategy, seed=1) != run(strategy, seed=2)
+    if strategy not in ("maxherding", "uherding"):  # in a small pool there is nothing to draw
+        assert run(strategy, seed=1) != run(strategy, seed=2)
 
 
 def test_accuracy_is_that_of_a_classifier_trained_on_the_picks():

@@ -148,6 +148,23 @@ def test_a_radius_that_is_set_needs_no_clusters(monkeypatch):
     query("probcover", pool_of(make_blobs(5, 20, 4), radius=0.3), 4)
 
 
+@pytest.mark.parametrize(("n", "share"), grid((3, 40, 200), (0.01, 0.25, 1.0)))
+def test_the_median_ball_holds_the_share_of_the_pool_that_is_set(n, share, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(strategies.Pool, "clusters", None)
+    pool = pool_of(np.random.default_rng(n).standard_normal((n, 6)), ball_share=share)
+    distances = np.sort(reference.all_distances(pool.points), axis=1)
+    place = share * (n - 1)  # of the distances in order, between two of them
+    low, high = distances[:, math.floor(place)], distances[:, math.ceil(place)]
+    radius = coverage.radius_by_share(pool)
+    assert radius == pytest.approx(np.median(low + (place % 1) * (high - low)), abs=1e-6)
+    query("probcover", pool, 2)
+    assert [key for key in pool._shared if key[0] == "balls"] == [("balls", radius)]
+    assert caplog.text.count("where the median ball holds") == 1
+    monkeypatch.setattr(coverage, "BALLS", 100)
+    assert coverage.radius_by_share(pool_of(pool.features, ball_share=share)) == pytest.approx(radius, rel=0.1, abs=1e-3)
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0])
 @pytest.mark.parametrize("radius", [None, 1e-9, 0.5])
 @pytest.mark.parametrize("name", ["coreset", "probcover"])
@@ -168,7 +185,7 @@ def test_when_everything_is_covered_the_rest_is_random():
     assert set(query("probcover", pool, 59)) == set(range(1, 60))
 
 
-@pytest.mark.parametrize("name", strategies.NAMES)
+@pytest.mark.parametrize("name", strategies.STRATEGIES)
 def test_a_pool_of_one_point_and_one_smaller_than_the_classes(name):
     assert query(name, pool_of([[1.0, 2.0]], n_classes=10), 1) == [0]
     assert set(query(name, pool_of(np.eye(3), n_classes=10), 3)) == {0, 1, 2}

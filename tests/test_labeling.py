@@ -150,7 +150,7 @@ def test_a_folder_of_images_from_the_command_line(folder, tmp_path, capsys, capl
     assert tasks[0]["data"]["image"] == f"/data/local-files/?d={folder.name}/{table['id'][0]}"
 
 
-@pytest.mark.parametrize("strategy", strategies.NAMES)
+@pytest.mark.parametrize("strategy", strategies.STRATEGIES)
 @pytest.mark.parametrize("labeled", [False, True])
 def test_every_strategy_is_offered(started, tmp_path, strategy, labeled):
     files = (started / "labels.csv",) if labeled else ()

@@ -95,7 +95,7 @@ def test_a_frame_for_each_round_in_the_animation(tmp_path, monkeypatch):
 
 
 def test_every_strategy_has_a_name_and_a_look_of_its_own():
-    assert set(strategies.LABELS) == set(plots.STYLES) == {*strategies.NAMES, *strategies.CONTROLS}
+    assert set(strategies.LABELS) == set(plots.STYLES) == {*strategies.STRATEGIES, *strategies.CONTROLS}
     for looks in (strategies.LABELS.values(), *list(zip(*plots.STYLES.values(), strict=True))[:2]):
         assert len(set(looks)) == len(plots.STYLES)
 

@@ -16,7 +16,7 @@ def query(name, pool, budget, seed=0):
     return strategies.query(name, pool, budget, np.random.default_rng(seed))
 
 
-@pytest.mark.parametrize("name", strategies.NAMES)
+@pytest.mark.parametrize("name", strategies.STRATEGIES)
 @pytest.mark.parametrize("n_labeled", [0, 20])
 def test_every_strategy_gives_the_budget_distinct_unlabelled_and_reproducible(blobs, name, n_labeled):
     pool = strategies.Pool(blobs, np.arange(n_labeled), seed=1)
@@ -49,7 +49,7 @@ def pools_with_candidates(draw):
     return pool, draw(st.integers(1, min(20, np.count_nonzero(pool.free))))
 
 
-EVERY_NAME = [*strategies.NAMES, *strategies.CONTROLS]
+EVERY_NAME = [*strategies.STRATEGIES, *strategies.CONTROLS]
 
 
 @given(st.sampled_from(EVERY_NAME), pools_with_candidates())
@@ -154,7 +154,9 @@ def test_random_is_uniform_over_the_unlabelled():
 
 
 def test_unknown_strategy_lists_the_known_ones(blobs):
-    with pytest.raises(ValueError, match=r"'typclust'; known: random, margin, .*supclust-no-typicality; controls: class-balanced"):
+    with pytest.raises(
+        ValueError, match=r"'typclust'; known: random, margin, .*supclust-no-typicality, maxherding, .*; controls: class-balanced"
+    ):
         query("typclust", strategies.Pool(blobs), 3)
 
 
@@ -175,8 +177,9 @@ def test_the_names_come_in_the_order_of_the_papers_tables():
     assert strategies.NAMES[:6] == ("random", "margin", "least-confidence", "entropy", "bald", "dbal")
     assert strategies.NAMES[6:9] == ("coreset", "typiclust", "probcover")
     assert strategies.NAMES[9:] == ("supclust", "supclust-no-sup", "supclust-no-typicality")
-    assert set(strategies.NAMES) > strategies.MODEL_BASED
-    assert not set(strategies.NAMES) & set(strategies.CONTROLS)
+    assert tuple(strategies.STRATEGIES) == strategies.NAMES + strategies.LATER
+    assert set(strategies.STRATEGIES) > strategies.MODEL_BASED | strategies.MODEL_AIDED
+    assert not set(strategies.STRATEGIES) & set(strategies.CONTROLS)
 
 
 @pytest.mark.parametrize("budget", [1, 5, 37, 94])
@@ -207,7 +210,7 @@ def test_class_balanced_asks_for_labels_and_strategies_see_none(blobs):
     with pytest.raises(ValueError, match="the pool has none"):
         query("class-balanced", strategies.Pool(blobs), 3)
     strategies.check_names(["class-balanced", "random"])
-    for name in strategies.NAMES:
+    for name in strategies.STRATEGIES:
         labelled = strategies.Pool(blobs, labels=np.zeros(len(blobs)))
         np.testing.assert_array_equal(query(name, labelled, 5), query(name, strategies.Pool(blobs), 5))
 

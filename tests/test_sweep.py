@@ -42,6 +42,13 @@ def test_one_record_for_each_run_and_one_row_for_each_round(workplace):
     assert names == {key.filename for key in sweep.keys(PROFILE)}
 
 
+def test_later_baselines_run_where_they_are_named_and_are_in_no_profiles_table(workplace):
+    assert not {key.strategy for key in sweep.keys(PROFILE)} & set(strategies.LATER)
+    table = sweep.run(PROFILE, strategies=[*strategies.LATER, "maxherding:radius=0.5"], budgets=["tiny"], seeds=1, jobs=1)
+    assert list(table["strategy"].unique()) == [*strategies.LATER, "maxherding:radius=0.5"]
+    assert table.groupby("strategy")["labels"].apply(list).map(lambda labels: labels == [4, 8, 12]).all()
+
+
 def test_the_table_does_not_depend_on_the_number_of_jobs(workplace, tmp_path):
     one, two = (sweep.run(PROFILE, **FEW, folder=tmp_path / str(jobs), jobs=jobs) for jobs in (1, 2))
     pd.testing.assert_frame_equal(one, two)

@@ -1,4 +1,5 @@
 import importlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,16 +12,16 @@ from supclust.strategies import uncertainty
 from tests import reference
 
 METHODS = {"margin": "margin_sampling", "least-confidence": "least_confident", "entropy": "entropy"}  # scikit-activeml's names
-MODEL_BASED = sorted(strategies.MODEL_BASED)
+MODEL_BASED = sorted(strategies.MODEL_BASED.intersection(strategies.NAMES))
 
 
 class StubModel:
-    """Answers with the log-probabilities it is given: (n, C), and (passes, n, C) with dropout."""
+    """Answers with log-probabilities that it is given, (n, C), with dropout (passes, n, C). The last layer takes probabilities."""
 
-    penultimate = None
+    penultimate, head = None, SimpleNamespace(predict=lambda points: points.argmax(axis=1))
 
     def __init__(self, log_probabilities, passes=None):
-        self._log_probabilities = log_probabilities
+        self._log_probabilities, self.points = log_probabilities, np.exp(log_probabilities)
         self._passes = [log_probabilities] * 3 if passes is None else passes
 
     def log_probabilities(self):
@@ -149,7 +150,9 @@ def test_the_order_of_the_points_does_not_matter_even_where_they_tie(name):
 def test_without_a_model_all_get_one_random_first_batch_that_depends_on_the_seed_of_the_pool_only(caplog):
     caplog.set_level("INFO")
     features = np.random.default_rng(0).standard_normal((100, 4))
-    batches = {tuple(query(name, strategies.Pool(features, seed=3), 7, seed)) for name in MODEL_BASED for seed in range(3)}
+    batches = {
+        tuple(query(name, strategies.Pool(features, seed=3), 7, seed)) for name in strategies.MODEL_BASED for seed in range(3)
+    }
     assert batches == {tuple(strategies.first_batch(strategies.Pool(features, seed=3), 7))}
     assert "random first batch of 7" in caplog.text
     assert batches != {tuple(strategies.first_batch(strategies.Pool(features, seed=4), 7))}

@@ -92,7 +92,7 @@ def _pool(source: Source, labeled: np.ndarray, candidates: np.ndarray, request: 
 def _query(pool: strategies.Pool, labels: Mapping[int, str], request: Request) -> np.ndarray:
     """Points (budget,) in the order of the queries. With labels, strategies that ask a model get a linear layer on the features."""
     name, _ = strategies.parse(request.strategy)
-    if name in strategies.MODEL_BASED and labels:
+    if name in strategies.MODEL_BASED | strategies.MODEL_AIDED and labels:
         from supclust import active, learners  # PyTorch takes seconds to import
 
         points, classes = sorted(labels), sorted(set(labels.values()))

@@ -52,8 +52,8 @@ class Request:
 
     def __post_init__(self) -> None:
         name, _ = strategies.parse(self.strategy)
-        if name not in strategies.NAMES:
-            raise ValueError(f"{name} sees labels that nobody has: one of {', '.join(strategies.NAMES)}")
+        if name in strategies.CONTROLS:
+            raise ValueError(f"{name} sees labels that nobody has: one of {', '.join(strategies.STRATEGIES)}")
         if self.budget < 1:
             raise ValueError(f"the budget must be a whole number of at least 1, not {self.budget}")
         if self.seed < 0:

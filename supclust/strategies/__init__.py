@@ -12,9 +12,10 @@ import numpy as np
 
 from supclust import method
 from supclust.pool import Pool, Settings
-from supclust.strategies import coverage, uncertainty
+from supclust.strategies import coverage, later, uncertainty
 
-__all__ = ["CONTROLS", "MODEL_BASED", "NAMES", "STRATEGIES", "Pool", "Settings", "check_names", "first_batch", "parse", "query"]
+__all__ = ["CONTROLS", "LATER", "MODEL_AIDED", "MODEL_BASED", "NAMES", "STRATEGIES", "Pool", "Settings"]
+__all__ += ["check_names", "first_batch", "parse", "query"]
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +58,18 @@ STRATEGIES: dict[str, Strategy] = {
     "supclust-no-sup": method.supclust_no_sup,
     "supclust-no-typicality": method.supclust_no_typicality,
 }
-NAMES = tuple(STRATEGIES)
-MODEL_BASED = frozenset({"margin", "least-confidence", "entropy", "bald", "dbal"})  # cannot query before there is a model
+NAMES = tuple(STRATEGIES)  # the paper's, which every profile runs
+STRATEGIES |= {
+    "maxherding": later.maxherding,
+    "uherding": later.uherding,
+    "kmeans-centroid": later.kmeans_centroid,
+    "tcm": later.tcm,
+    "dropquery": later.dropquery,
+    "badge": later.badge,
+}
+LATER = tuple(STRATEGIES)[len(NAMES) :]  # baselines that came after the paper's, which run where they are named
+MODEL_BASED = frozenset({"margin", "least-confidence", "entropy", "bald", "dbal", "badge"})  # cannot query before there is a model
+MODEL_AIDED = frozenset({"uherding", "tcm", "dropquery"})  # ask one as soon as there is one
 CONTROLS: dict[str, Strategy] = {"class-balanced": class_balanced}  # see labels that no strategy sees; not among NAMES
 LABELS = {  # what a reader calls them
     "random": "Random",
@@ -73,6 +84,12 @@ LABELS = {  # what a reader calls them
     "supclust": "SUPClust",
     "supclust-no-sup": "SUPClust without SUP",
     "supclust-no-typicality": "SUPClust without typicality",
+    "maxherding": "MaxHerding",
+    "uherding": "UHerding",
+    "kmeans-centroid": "k-means centroid",
+    "tcm": "TCM",
+    "dropquery": "DropQuery",
+    "badge": "BADGE",
     "class-balanced": "class-balanced oracle",
 }
 FIRST_BATCH = 2012  # sets the draw of the first batch apart from others of the same seed
@@ -103,7 +120,7 @@ def check_names(names: list[str] | tuple[str, ...]) -> None:
     """ValueError for the first name that is neither a strategy nor a control, listing those that are."""
     for name in names:
         if name not in STRATEGIES and name not in CONTROLS:
-            raise ValueError(f"unknown strategy {name!r}; known: {', '.join(NAMES)}; controls: {', '.join(CONTROLS)}")
+            raise ValueError(f"unknown strategy {name!r}; known: {', '.join(STRATEGIES)}; controls: {', '.join(CONTROLS)}")
 
 
 def parse(strategy: str) -> tuple[str, dict[str, Any]]:

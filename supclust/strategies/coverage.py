@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 BLOCK = 1000  # points a side of a block of products, 4 MB in float32
 PAIRS = 2**27  # of points in each other's ball, which take 1 GB, and as much again while they are put together
+BALLS = 1000  # whose median is taken for that of all
 PURITY = 0.95  # share of the balls that hold points of one k-means cluster only (Yehuda et al., 2022)
 LARGEST_RADIUS = 2.0  # between points of unit length; a ball of it holds everything
 
@@ -37,7 +38,7 @@ def coreset(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
         nearest = geometry.distances(points, points[pool.labeled]).min(axis=1) ** 2
     nearest[~pool.free] = -1  # nor does a pick lower these
     for i in threads.progress(range(budget), "Coreset"):
-        picks[i] = _largest(nearest, tie_breakers)
+        picks[i] = largest(nearest, tie_breakers)
         _lower_to_distances_from(picks[i], points, squares, nearest)
         nearest[picks[i]] = -1
     return picks
@@ -65,7 +66,7 @@ def _lower_to_distances_from(center: int, points: np.ndarray, squares: np.ndarra
         nearest[rows] = np.minimum(nearest[rows], squared_distances(points[rows], points[center]))
 
 
-def _largest(scores: np.ndarray, tie_breakers: np.ndarray) -> int:
+def largest(scores: np.ndarray, tie_breakers: np.ndarray) -> int:
     """Index of the largest score; of those that tie, the one with the largest tie-breaker."""
     ties = np.flatnonzero(scores == scores.max())
     return ties[tie_breakers[ties].argmax()]
@@ -80,16 +81,17 @@ def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def probcover(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """Probability coverage (Yehuda et al., 2022): each pick is the point whose ball holds most points that no ball covers yet.
 
-    Balls are of one radius, settings.radius or `radius_by_purity`, around normalised features; those of the labelled points cover
-    from the start. Points that tie, as all do once everything is covered, are picked from at random.
+    Balls are of one radius around normalised features: settings.radius, or `radius_by_share` where settings.ball_share is set, else
+    `radius_by_purity`. Those of the labelled points cover from the start. Of points that tie, as all do once everything is covered,
+    a random one is picked.
     """
-    radius = pool.settings.radius or radius_by_purity(pool, budget)
+    radius = pool.settings.radius or (radius_by_share(pool) if pool.settings.ball_share else radius_by_purity(pool, budget))
     balls = pool.shared(("balls", radius), lambda: ball_graph(pool.points, radius))
     tie_breakers, free, uncovered = pool.tie_breakers(rng), pool.free, np.ones(len(pool.features), dtype=np.int32)
     uncovered[balls[pool.labeled].indices] = 0
     counts, picks = balls @ uncovered, np.empty(budget, dtype=np.int64)
     for i in threads.progress(range(budget), "ProbCover"):
-        picks[i] = _largest(np.where(free, counts, -1), tie_breakers)
+        picks[i] = largest(np.where(free, counts, -1), tie_breakers)
         free[picks[i]] = False
         ball = balls[picks[i : i + 1]].indices
         newly = ball[uncovered[ball] > 0]
@@ -117,6 +119,24 @@ def radius_by_purity(pool: Pool, budget: int) -> float:
         return radius
 
     return pool.shared(("delta", n_clusters), compute)
+
+
+def radius_by_share(pool: Pool) -> float:
+    """The radius at which the median ball holds settings.ball_share of the pool, from up to 1,000 balls; this rule is ours.
+
+    It needs no labels and no clusters, and no ball is left with one point only because others are dense.
+    """
+
+    def compute() -> float:
+        points = on_sphere(pool.points)
+        centers = points[pool.normalised.order[:: -(-len(points) // BALLS)]]
+        radii = [np.quantile(geometry.distances(points, some), share, axis=0) for some in np.array_split(centers, 20) if len(some)]
+        radius = float(np.median(np.concatenate(radii)))
+        log.info("delta = %.3f, where the median ball holds %.3g %% of the points", radius, 100 * share)
+        return radius
+
+    share = pool.settings.ball_share
+    return pool.shared(("delta of share", share), compute)
 
 
 def _largest_products_with_others(points: np.ndarray, clusters: list[np.ndarray]) -> np.ndarray:

@@ -14,27 +14,27 @@ from supclust.pool import Pool
 
 def margin(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """The points whose two largest class probabilities differ least (Scheffer et al., 2001)."""
-    return _most_uncertain(pool, margin_uncertainty(_model(pool).log_probabilities()), budget, rng)
+    return _most_uncertain(pool, margin_uncertainty(model_of(pool).log_probabilities()), budget, rng)
 
 
 def least_confidence(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """The points whose largest class probability is smallest (Lewis & Gale, 1994)."""
-    return _most_uncertain(pool, confidence_uncertainty(_model(pool).log_probabilities()), budget, rng)
+    return _most_uncertain(pool, confidence_uncertainty(model_of(pool).log_probabilities()), budget, rng)
 
 
 def entropy(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """The points of largest predictive entropy (Settles, 2009)."""
-    return _most_uncertain(pool, predictive_entropy(_model(pool).log_probabilities()), budget, rng)
+    return _most_uncertain(pool, predictive_entropy(model_of(pool).log_probabilities()), budget, rng)
 
 
 def bald(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """The points on whose class the passes with dropout disagree most (Houlsby et al., 2011; Gal et al., 2017)."""
-    return _most_uncertain(pool, mutual_information(_model(pool).dropout_log_probabilities(rng)), budget, rng)
+    return _most_uncertain(pool, mutual_information(model_of(pool).dropout_log_probabilities(rng)), budget, rng)
 
 
 def dbal(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """The points of largest entropy over the mean of the passes with dropout (Gal, Islam & Ghahramani, 2017)."""
-    return _most_uncertain(pool, entropies_of_passes(_model(pool).dropout_log_probabilities(rng))[0], budget, rng)
+    return _most_uncertain(pool, entropies_of_passes(model_of(pool).dropout_log_probabilities(rng))[0], budget, rng)
 
 
 def margin_uncertainty(log_probabilities: ArrayLike) -> np.ndarray:
@@ -86,7 +86,7 @@ def _probabilities(log_probabilities: ArrayLike) -> np.ndarray:
     return np.exp(logs)
 
 
-def _model(pool: Pool) -> Any:
+def model_of(pool: Pool) -> Any:
     if pool.model is None:
         raise ValueError("this strategy asks a model, and the pool has none: pass with_labeled(labeled, model)")
     return pool.model

@@ -1,0 +1,147 @@
+"""The baselines that came after the paper's: MaxHerding, UHerding, k-means centroid, TCM, DropQuery and BADGE."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from scipy.spatial.distance import pdist
+
+from supclust import method
+from supclust.engine import geometry, threads
+from supclust.engine.geometry import slices
+from supclust.pool import Clusters, Pool
+from supclust.strategies import uncertainty
+from supclust.strategies.coverage import largest, on_sphere
+
+HERDED = 14_000  # points a side of the kernel's matrix, 784 MB in float32
+ROWS = 256, 64  # of it that are filled, and gone through, together: as fast as they are here
+DIGITS = 7  # of a mean that float32 knows
+COPIES = 1e-3  # labelled points as near as that are copies
+TYPICLUST_ROUNDS = 3  # of TCM
+PASSES, DROPPED = 3, 0.75  # of DropQuery; probability that dropout drops an input
+SMALLEST = 1e-300  # squared distance that k-means++ never draws while there are others
+
+
+def maxherding(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
+    """MaxHerding (Bae et al., 2024): the points that most raise the mean kernel between a point and the nearest labelled one.
+
+    k(x, y) = exp(-|x - y|^2 / s^2) of normalised features, with s = settings.radius or 1. In pools of more than 14,000 points, the
+    mean goes over so many, drawn at random, and so many that may be queried are compared; the authors draw 35,000.
+    """
+    return _herd(pool, budget, rng, pool.settings.radius or 1.0, np.ones(len(pool.features)))
+
+
+def uherding(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
+    """UHerding (Bae et al., 2025): the points that most raise the mean kernel of uncertain points and the nearest labelled ones.
+
+    As MaxHerding, with weights 1 - (p1 - p2) from the model's two largest probabilities, as they are, without the temperature that
+    the authors fit; and s = settings.radius or the smallest distance between labelled points. In the first round, ones and 1.
+    """
+    apart = pdist(pool.normalised[pool.labeled])
+    apart = apart[apart > COPIES]
+    s = pool.settings.radius or (apart.min() if len(apart) else 1.0)
+    asked = pool.model is not None
+    weights = uncertainty.margin_uncertainty(pool.model.log_probabilities()) if asked else np.ones(len(pool.features))
+    return _herd(pool, budget, rng, s, weights)
+
+
+def _herd(pool: Pool, budget: int, rng: np.random.Generator, s: float, weights: np.ndarray) -> np.ndarray:
+    """Greedy argmax over j of sum_i w_i max(0, k(x_i, x_j) - m_i), m_i = max over labelled and picked l of k(x_i, x_l).
+
+    When a pick raises m, the gains are not summed anew, but lowered by what the points whose m it raises no longer give.
+    """
+    drawn = np.argsort(pool.tie_breakers(rng))
+    some, compared = drawn[:HERDED], drawn[pool.free[drawn]][: max(HERDED, budget)]  # gains that tie come in random order
+    together = on_sphere(pool.normalised[np.concatenate([some, compared, pool.labeled])])
+    points, others, labeled = np.split(together, [len(some), len(some) + len(compared)])
+    kernel, nearest, weights = np.empty((len(some), len(compared)), np.float32), np.zeros(len(some), np.float32), weights[some]
+
+    def kernel_between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.exp(np.minimum(2 * a @ b.T - 2, 0) / np.float32(max(s, COPIES) ** 2))  # -|x - y|^2, and never above zero
+
+    def fill(part: slice) -> None:
+        kernel[part] = kernel_between(points[part], others)
+        nearest[part] = kernel_between(points[part], labeled).max(axis=1, initial=0)
+
+    def gained(rows: np.ndarray, upto: np.ndarray) -> np.ndarray:
+        def of_rows(rows: np.ndarray) -> np.ndarray:
+            low = nearest[rows, None]
+            return weights[rows] @ (np.clip(kernel[rows], low, upto[rows, None]) - low)
+
+        return sum(threads.map(of_rows, [rows[part] for part in slices(len(rows), ROWS[1])]), np.zeros(len(others))) / len(some)
+
+    threads.map(fill, slices(len(some), ROWS[0]), "kernel")
+    gains, picks = gained(np.arange(len(some)), np.full(len(some), np.inf)), np.empty(budget, dtype=np.int64)
+    for i in threads.progress(range(budget), "herding"):
+        best = np.argmax(np.round(gains, DIGITS))
+        raised = np.maximum(nearest, kernel[:, best])
+        gains -= gained(np.flatnonzero(raised > nearest), raised)
+        picks[i], gains[best], nearest = compared[best], -np.inf, raised
+    return picks
+
+
+def kmeans_centroid(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
+    """k-means centroid: the point nearest to the centre of each cluster that TypiClust queries, too."""
+
+    def choose(clusters: Clusters, cluster: int, candidates: np.ndarray) -> int:
+        return _by_distance(pool, clusters, cluster, candidates)[0]
+
+    return method.query_clusters(pool, budget, choose, by_typicality=False)
+
+
+def _by_distance(pool: Pool, clusters: Clusters, cluster: int, some: np.ndarray) -> np.ndarray:
+    """Some points (m,) of a cluster, the nearest to its centre first."""
+    distances = geometry.distances(pool.normalised[some], clusters.centers[[cluster]])[:, 0]
+    return some[np.argsort(distances, kind="stable")]
+
+
+def tcm(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
+    """TCM (Doucet et al., 2024): the picks of TypiClust in the first three rounds, those of Margin in the later ones.
+
+    A round is the third as long as fewer than three budgets are labelled. Without a model TypiClust goes on.
+    """
+    early = pool.model is None or len(pool.labeled) < TYPICLUST_ROUNDS * budget
+    return (method.typiclust if early else uncertainty.margin)(pool, budget, rng)
+
+
+def dropquery(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
+    """DropQuery (Gupte et al., 2024): the nearest to each centre of k-means among points whose predicted class dropout changes.
+
+    It has to change in most of three passes, in which inputs of the model's last layer are dropped with probability 0.75; where
+    fewer points than the budget are like that, those with the most changes are taken. Without a model: k-means centroid.
+    """
+    if pool.model is None:
+        return kmeans_centroid(pool, budget, rng)
+    order, free, changes = pool.normalised.order, pool.queryable, np.zeros(len(pool.features))
+    points, predict = pool.model.points[order], pool.model.head.predict
+    plain = predict(points)
+    for _ in range(PASSES):
+        kept = rng.random(points.shape, dtype=np.float32) >= DROPPED
+        changes[order] += predict(points * kept / np.float32(1 - DROPPED)) != plain
+    ranked = free[np.lexsort((pool.tie_breakers(rng)[free], -changes[free]))]
+    ranked = ranked[: max(budget, np.count_nonzero(changes[free] > PASSES / 2))]
+    uncertain = Pool(pool.normalised[ranked], seed=pool.seed)
+    clusters = uncertain.clusters(budget)
+    nearest = [_by_distance(uncertain, clusters, cluster, members) for cluster, members in enumerate(clusters.members)]
+    turns = [point for turn in itertools.zip_longest(*nearest) for point in turn if point is not None]  # a cluster may be empty
+    return ranked[turns[:budget]]
+
+
+def badge(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
+    """BADGE (Ash et al., 2020): k-means++ among the gradients of the last layer, as if each predicted class were the true one.
+
+    The first pick has the longest gradient, as in the authors' code; each of the others is drawn with a probability proportional to
+    the squared distance to the nearest pick. A gradient is (p - e_y) z', and these are never formed: their products factor.
+    """
+    model = uncertainty.model_of(pool)
+    points, errors = model.points, np.exp(model.log_probabilities())
+    errors[np.arange(len(errors)), errors.argmax(axis=1)] -= 1
+    squares = np.einsum("nc,nc->n", errors, errors) * np.einsum("nd,nd->n", points, points, dtype=float)
+    free, nearest, picks, scores = pool.free, np.full(len(points), np.inf), np.empty(budget, dtype=np.int64), squares
+    for i in range(budget):
+        pick = picks[i] = largest(np.where(free, scores, -np.inf), pool.tie_breakers(rng))
+        products = (errors @ errors[pick]) * (points @ points[pick])
+        nearest, free[pick] = np.minimum(nearest, np.maximum(squares + squares[pick] - 2 * products, SMALLEST)), False
+        scores = np.log1p(-pool.tie_breakers(rng)) / nearest  # the largest belongs to a point with a probability like that
+    return picks
