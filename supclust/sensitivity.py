@@ -1,4 +1,4 @@
-"""What the choices do that the paper leaves open: settings of SUPClust one at a time, and encoders of different age."""
+"""What the choices do that the paper leaves open: settings of SUPClust one at a time, and encoders of different quality and kind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAMES = {  # of the strategy with each value, as strategies.parse reads them
     setting: {value: strategy if value == DEFAULTS[setting] else f"{strategy}:{setting}={value!r}" for value in values}
     for setting, (strategy, values) in STUDY.items()
 }
-ENCODER_STRATEGIES = ("supclust", "random", "typiclust", "supclust-no-sup")  # on features of encoders of different age
+ENCODER_STRATEGIES = ("supclust", "random", "typiclust", "supclust-no-sup")  # on features of other encoders
 
 
 def settings_table(profile: Profile, *, recompute: bool = False) -> pd.DataFrame:
@@ -35,7 +35,7 @@ def settings_table(profile: Profile, *, recompute: bool = False) -> pd.DataFrame
 
 
 def encoders_table(profile: Profile, *, recompute: bool = False) -> pd.DataFrame:
-    """The runs on features of encoders of different age, tiny budget: kept in encoders.csv, see sweep.table."""
+    """The runs on features of other encoders, tiny budget: kept in encoders.csv, see sweep.table."""
     return _table(profile, "encoders", recompute=recompute, strategies=ENCODER_STRATEGIES, datasets=profile.encoders)
 
 
