@@ -1,4 +1,4 @@
-"""What the choices do that the paper leaves open: settings of SUPClust one at a time, and encoders of different quality and kind."""
+"""What the choices do that the paper leaves open: settings of SUPClust one at a time, and other encoders."""
 
 from __future__ import annotations
 
