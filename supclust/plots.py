@@ -411,12 +411,14 @@ def sensitivity(table: pd.DataFrame, defaults: Mapping[str, Any], rival: pd.Data
 
 
 def encoders(table: pd.DataFrame, title: str) -> Figure:
-    """The effect of better features: a paired difference in points against the encoder's 20-NN accuracy, a line per comparison."""
+    """What another encoder does: paired differences in points with each, from the lowest 20-NN accuracy to the highest."""
     figure, ax = plt.subplots(figsize=(7.5, 4), layout="constrained")
     ax.axhline(0, color="0.6", linewidth=1)
     for i, (comparison, rows) in enumerate(table.sort_values("knn", kind="stable").groupby("comparison", sort=False)):
-        spread, places = (rows["mean"] - rows["low"], rows["high"] - rows["mean"]), 100 * rows["knn"] + 0.4 * i  # side by side
-        ax.errorbar(places, rows["mean"], spread, color=DATASETS[i], marker="osD^"[i], capsize=3, label=comparison)
-    ax.set(xlabel="20-NN accuracy of the encoder's features (%)", ylabel="points of accuracy", title=title)
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+        spread, places = (rows["mean"] - rows["low"], rows["high"] - rows["mean"]), np.arange(len(rows)) + 0.15 * (i - 1)
+        ax.errorbar(places, rows["mean"], spread, color=DATASETS[i], fmt="osD^"[i], capsize=3, label=comparison)
+    names = [f"{name.partition('@')[2] or name}".replace("-", "\n") for name in rows["encoder"]]
+    ax.set_xticks(range(len(rows)), [f"{name}\n{knn:.0%}" for name, knn in zip(names, rows["knn"], strict=True)])
+    ax.set(xlabel="encoder, and the 20-NN accuracy of its features", ylabel="points of accuracy", title=title)
+    ax.legend(loc="upper left", fontsize=9)
     return figure

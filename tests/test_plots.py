@@ -44,7 +44,8 @@ SETTINGS = pd.DataFrame(
     columns=["setting", "strategy", "value", "dataset", "budget", "mean", "low", "high"],
 )
 RIVAL = pd.DataFrame({"dataset": ["cifar10"], "budget": ["tiny"], "strategy": ["supclust"], "rival": ["typiclust"], "mean": [3.0]})
-ENCODERS = pd.DataFrame({"comparison": list("aabb"), "knn": [0.5, 0.8] * 2, "mean": [1.0, 2.0, 3.0, 4.0]})
+ENCODERS = pd.DataFrame({"comparison": list("aabb"), "encoder": ["digits@1", "digits"] * 2, "knn": [0.5, 0.8] * 2})
+ENCODERS["mean"] = [1.0, 2.0, 3.0, 4.0]
 
 FIGURES = {
     "training": lambda: plots.training(
