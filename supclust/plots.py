@@ -77,7 +77,7 @@ def set_style() -> None:
 
 def save(figure: Figure, name: str, profile: str) -> None:
     """Write figures/<profile>/<name>.pdf and .png, the profile's name in a corner; the PDF holds no date, so it is byte-stable."""
-    figure.text(1, -0.01, f"profile {profile}", ha="right", va="top", fontsize=7, color="0.5")
+    figure.text(1, -0.02, f"profile {profile}", ha="right", va="top", fontsize=7, color="0.5")
     for ending, metadata in FORMATS:
         with kept.replacing(kept.figures(profile) / f"{name}.{ending}") as temporary:
             figure.savefig(temporary, format=ending, bbox_inches="tight", metadata=metadata)

@@ -52,9 +52,9 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 def feature_checksums(profile: Profile) -> dict[str, str | None]:
     """The checksum of each feature file that a profile reads, None for a file that is not there (yet) or damaged.
 
-    Shipped features are one file, from which the long-tailed pool is drawn. Of trained ones, each draw and encoder has a file.
+    Shipped features are one file for each data set. Of trained ones, each draw and encoder has a file.
     """
-    files, found = {"cifar10": kept.shipped_features("cifar10")}, {}
+    files, found = {name: kept.shipped_features(name) for name in profile.datasets}, {}
     if profile.features == "trained":
         files = {file.parent.name: file for file in sorted(kept.artefacts(profile.name).glob("*/features.safetensors"))}
         found = dict.fromkeys(profile.datasets)
