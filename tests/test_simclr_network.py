@@ -216,7 +216,6 @@ def precision_of(config, side):
 def test_profiles_for_cpus_are_the_same_with_and_without_amx():
     digits, laptop = profiles.get("quick"), profiles.get("laptop")
     assert {digits.simclr.precision, digits.fsl.network.precision, laptop.simclr.precision} == {"float32"}
-    assert laptop.fsl.network.precision == "float32"
 
 
 def test_kept_memory_is_given_back():
