@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -66,7 +67,6 @@ SETTINGS = {
 CLASS_COLORS = sns.color_palette("colorblind", 10)  # of classes
 CLUSTER_COLORS = CLASS_COLORS[3:] + CLASS_COLORS[:3]  # in another order: cluster 3 is not class 3
 DATASETS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # where lines are data sets
-FORMATS = (("pdf", {"CreationDate": None, "ModDate": None}), ("png", {"Software": None}))  # of a figure, and what is left out
 
 
 def set_style() -> None:
@@ -76,11 +76,16 @@ def set_style() -> None:
 
 
 def save(figure: Figure, name: str, profile: str) -> None:
-    """Write figures/<profile>/<name>.pdf and .png, the profile's name in a corner; the PDF holds no date, so it is byte-stable."""
+    """Write figures/<profile>/<name>.pdf and .png, the profile's name in a corner."""
     figure.text(1, -0.02, f"profile {profile}", ha="right", va="top", fontsize=7, color="0.5")
-    for ending, metadata in FORMATS:
-        with kept.replacing(kept.figures(profile) / f"{name}.{ending}") as temporary:
-            figure.savefig(temporary, format=ending, bbox_inches="tight", metadata=metadata)
+    write(figure, kept.figures(profile) / name)
+
+
+def write(figure: Figure, path: Path) -> None:
+    """Write path.pdf and path.png; the PDF holds no date, so it is byte-stable."""
+    for ending, metadata in ((".pdf", {"CreationDate": None, "ModDate": None}), (".png", {"Software": None})):
+        with kept.replacing(path.with_name(path.name + ending)) as temporary:
+            figure.savefig(temporary, format=ending[1:], bbox_inches="tight", metadata=metadata)
 
 
 def save_animation(draw: Callable[[int], Figure], n_frames: int, name: str, profile: str) -> None:
@@ -417,8 +422,8 @@ def encoders(table: pd.DataFrame, title: str) -> Figure:
     for i, (comparison, rows) in enumerate(table.sort_values("knn", kind="stable").groupby("comparison", sort=False)):
         spread, places = (rows["mean"] - rows["low"], rows["high"] - rows["mean"]), np.arange(len(rows)) + 0.15 * (i - 1)
         ax.errorbar(places, rows["mean"], spread, color=DATASETS[i], fmt="osD^"[i], capsize=3, label=comparison)
-    names = [f"{name.partition('@')[2] or name}".replace("-", "\n") for name in rows["encoder"]]
-    ax.set_xticks(range(len(rows)), [f"{name}\n{knn:.0%}" for name, knn in zip(names, rows["knn"], strict=True)])
+    names = rows["encoder"].str.removeprefix("cifar10@").str.replace("-", "\n") + rows["knn"].map("\n{:.0%}".format)
+    ax.set_xticks(range(len(rows)), names)
     ax.set(xlabel="encoder, and the 20-NN accuracy of its features", ylabel="points of accuracy", title=title)
     ax.legend(loc="upper left", fontsize=9)
     return figure

@@ -31,6 +31,14 @@ def grid(*axes: Sequence) -> list:
     return [pytest.param(*case, marks=() if case in few else pytest.mark.night) for case in pairs]
 
 
+def check_picks(picks: np.ndarray, budget: int, pool) -> None:
+    """What every query must give: the budget, distinct, as int64, none of them labelled."""
+    assert picks.shape == (budget,)
+    assert picks.dtype == np.int64
+    assert len(set(picks)) == budget
+    assert not set(picks) & set(pool.labeled)
+
+
 def make_blobs(n_blobs: int, size: int, d: int, seed: int = 0, spread: float = 0.1) -> np.ndarray:
     """Points around n_blobs random directions, size around each, (n_blobs * size, d) float32."""
     rng = np.random.default_rng(seed)

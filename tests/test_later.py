@@ -10,7 +10,7 @@ from sklearn.cluster import KMeans
 from supclust import active, learners, strategies
 from supclust.strategies import later
 from tests import reference
-from tests.conftest import grid, make_blobs
+from tests.conftest import check_picks, grid, make_blobs
 
 
 def query(name, pool, budget, seed=0):
@@ -42,11 +42,7 @@ def pools(draw):
 @given(st.sampled_from(strategies.LATER), pools())
 def test_always_the_budget_distinct_and_never_labelled(name, given_pool):
     pool, budget = given_pool
-    picks = query(name, pool, budget)
-    assert picks.shape == (budget,)
-    assert picks.dtype == np.int64
-    assert len(set(picks)) == budget
-    assert not set(picks) & set(pool.labeled)
+    check_picks(query(name, pool, budget), budget, pool)
 
 
 @pytest.mark.parametrize("name", strategies.LATER)

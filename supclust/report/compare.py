@@ -114,9 +114,7 @@ def write(curves: pd.DataFrame, folder: Path) -> pd.DataFrame:
     plots.STYLES.update(zip(new, itertools.cycle(itertools.product(COLORS, "v", "-"))))
     plots.set_style()
     figure = plots.curves(curves, names, "random", f"Mean over {curves['seed'].nunique()} seeds, 95 % intervals")
-    for ending, metadata in plots.FORMATS:
-        with kept.replacing(folder / f"curves.{ending}") as temporary:
-            figure.savefig(temporary, format=ending, bbox_inches="tight", metadata=metadata)
+    plots.write(figure, folder / "curves")
     plt.close(figure)
     for name, table in (("curves", curves), ("compare", pd.DataFrame(pairs))):
         kept.write_text(folder / f"{name}.csv", table.to_csv(index=False))
