@@ -124,14 +124,14 @@ OPTIONS = {
     "--shard": dict(type=_shard, default=(1, 1), metavar="I/N", help="the I-th of N parts, for job arrays"),
     "--readme": dict(type=_path, metavar="FILE", help="also put the table between the markers of this file"),
     # data, train, ship
-    "name": dict(metavar="NAME", help="cifar10, cifar10-lt50, cifar100, or isic2019 (whose images are checked only)"),
+    "name": dict(metavar="NAME", help="cifar10, cifar10-lt50, cifar100, or isic2019, ham10000 (whose images are checked only)"),
     "pool": dict(metavar="NAME", help="a data set, or a folder of images"),
     "--recipe": dict(default="paper", help="paper (default; 500 epochs: for a GPU), laptop, laptop-more, gpu or digits"),
     "--start": dict(type=_path, metavar="WEIGHTS", help="go on from an encoder's weights, a safetensors file"),
     "--within": dict(type=_minutes, metavar="TIME", help="as many epochs as end in that time on this machine: 45m, 2h, 1.5h"),
     "--minutes": dict(type=float, metavar="M", help="stop after M minutes; exit code 3 if epochs are left (0 under torchrun)"),
     "--folder": dict(type=_path, metavar="DIR", help="keeps checkpoint and encoder (default: below artefacts/)"),
-    "weights": dict(type=_path, metavar="WEIGHTS", help="the encoder's weights, a safetensors file"),
+    "encoder": dict(metavar="ENCODER", help="its weights, a safetensors file; or efficientnet-lite0, timm:NAME"),
     # several
     "--out": dict(type=_path, metavar="DIR", help="write below this folder (default: the repository; picks; compare/NAME)"),
     "--seed": dict(type=int, default=0, help="of clusters, training and random draws"),
@@ -280,12 +280,18 @@ def _report_epoch(history: list[dict]) -> None:
 
 
 def _ship(options: argparse.Namespace) -> int:
-    """Extract the features of a data set with an encoder, compare ways to store them in 20 MB, keep the best."""
-    from supclust import kept
+    """Extract the features of a data set with an encoder, compare ways to store them in 20 MB, keep the best: of weights, for the
+    package; by a pretrained encoder, as the data set NAME@ENCODER.
+    """
+    from supclust.label import embedders
     from supclust.train import shipping
 
-    print(shipping.ship(options.name, options.weights).round(4).to_string())
-    print(kept.shipped_features(options.name))
+    encoder = options.encoder
+    if encoder.endswith(".safetensors"):
+        table = shipping.ship(options.name, Path(encoder))
+    else:
+        table = shipping.embed(options.name, encoder, *embedders.load(embedders.EncoderOptions(encoder, download=options.download)))
+    print(table.round(4).to_string())
     return 0
 
 
@@ -314,7 +320,7 @@ COMMANDS = {
         "train a SimCLR encoder",
         "pool --recipe -p,--parameter --start --seed --within --minutes --folder --leave-out-missing",
     ),
-    _ship: ("make the feature file that comes with the package", "name weights"),
+    _ship: ("make a feature file: the one that comes with the package, or by another encoder", "name encoder --download"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The image data sets, all as one type: digits, CIFAR-10, its long-tailed draw, CIFAR-100, ISIC-2019, any folder of images."""
+"""The image data sets, all as one type: digits, CIFAR-10, its long-tailed draw, CIFAR-100, ISIC-2019 or its HAM10000 part, any folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sklearn.model_selection import train_test_split
 
 from supclust import kept
 
-NAMES = ("digits", "cifar10", "cifar10-lt50", "cifar100", "isic2019")
+NAMES = ("digits", "cifar10", "cifar10-lt50", "cifar100", "isic2019", "ham10000")
 SPLITS = ("train", "test")
 MISSING = ("error", "leave out")  # what to do about images of ISIC-2019 that are not there
 CIFAR = {"cifar10": "CIFAR10", "cifar10-lt50": "CIFAR10", "cifar100": "CIFAR100"}  # torchvision's names
@@ -47,7 +47,7 @@ def load(
 
     name: a folder's path: root/{train,test}/<class>/* with labels, or any other arrangement of image files, without labels.
     seed: of the long-tailed draw and of ISIC-2019's split (80 : 20 in each class); nothing else depends on it.
-    side: pixels; images of ISIC-2019 (default 224) and of a folder (default 32) become side x side. The others keep their own.
+    side: pixels; images of ISIC-2019 and HAM10000 (default 224) and of a folder (default 32) become side x side. The others keep their own.
     download: fetch CIFAR-10 or CIFAR-100 if it is not there. missing: one of MISSING; ISIC-2019's split does not depend on it.
     The images of ISIC-2019, and of a folder that would take more than images.files.LARGEST_ARRAY bytes, are ImageFiles.
     Raises ValueError for an unknown name or split, a damaged file or an image that cannot be read, and
@@ -63,10 +63,10 @@ def load(
         return _load_digits(split)
     if name in CIFAR:
         return _load_cifar(name, split, seed, download)
-    if name == "isic2019":
+    if name in ("isic2019", "ham10000"):
         from supclust.images import isic2019
 
-        return isic2019.load(split, seed, side or 224, download, missing)
+        return isic2019.load(name, split, seed, side or 224, download, missing)
     if not name or not Path(name).is_dir():
         raise ValueError(f"unknown data set {name!r}; known: {', '.join(NAMES)}, or the path of a folder of images")
     from supclust.images import folders

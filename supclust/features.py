@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ARRAYS = ("train", "test", "train_labels", "test_labels")
-SEEDED = ("cifar10-lt50", "isic2019")  # data sets whose pool is drawn from the seed
-SHIPPED = ("cifar10", "cifar100", "cifar10-lt50")  # whose features come with the package; of the last one's pool, draw 0
+SEEDED = ("cifar10-lt50", "isic2019", "ham10000")  # data sets whose pool is drawn from the seed
+SHIPPED = ("cifar10", "cifar100", "cifar10-lt50", "ham10000")  # whose features come with the package; of pools that are drawn, draw 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +118,8 @@ def obtain(
 
     dataset: one of datasets.NAMES, or a folder of images; when its files change, its features are made anew. After an @, another
     encoder: where features are trained, a number of epochs (digits@4: 4 of them), else the name of a file, see `folder`.
-    seed: of the pool's draw, where features are trained: each draw gets an encoder that has seen its images only. The long tail
-    whose features are shipped is draw 0 for all seeds. on_epoch: handed to simclr.train.
+    seed: of the pool's draw, where features are trained: each draw gets an encoder that has seen its images only. Of pools whose
+    features are shipped, all seeds have draw 0. on_epoch: handed to simclr.train.
     Raises ValueError for an unknown data set, a broken file, or a checkpoint made by another config, and FileNotFoundError for
     features that do not come with the package or images that are not on this machine.
     """
@@ -166,7 +166,8 @@ def obtainable(profile: Profile, dataset: str) -> bool:
 
 def seeded(profile: Profile, dataset: str) -> bool:
     """Whether each seed has an encoder of its own."""
-    return split_encoder(dataset)[0] in (SEEDED if profile.features == "trained" else ("isic2019",))
+    name = split_encoder(dataset)[0]
+    return name in SEEDED and not (profile.features == "shipped" and name in SHIPPED)
 
 
 def folder(name: str, dataset: str, seed: int = 0) -> Path:

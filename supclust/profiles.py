@@ -13,6 +13,7 @@ TITLES = {
     "cifar10-lt50": "CIFAR-10-LT50",
     "cifar100": "CIFAR-100",
     "isic2019": "ISIC-2019",
+    "ham10000": "ISIC-2019 (HAM10000)",
 }
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -116,8 +117,11 @@ RECIPES = {"paper": SimCLR(), "laptop": LAPTOP, "laptop-more": LAPTOP_MORE, "gpu
 
 # What the paper, and the code it builds on, change for a data set; a configuration takes what concerns it.
 CHANGES = {"cifar100": {"network": "resnet34"}, "isic2019": {"stem": "imagenet", "side": 224, "small_epochs": 0}}
+CHANGES["ham10000"] = CHANGES["isic2019"]
 
 PAPER_DATASETS = ("cifar10", "cifar100", "cifar10-lt50", "isic2019")
+PARTS = {"ham10000": "isic2019"}  # which data set of the paper another one is a part of
+HERE = (*PAPER_DATASETS[:3], "ham10000")
 FEW = ("random", "typiclust", "supclust")
 NO_DROPOUT = (*FEW, "margin", "least-confidence", "entropy", "coreset", "probcover", "supclust-no-sup", "supclust-no-typicality")
 PROFILES = {
@@ -126,9 +130,9 @@ PROFILES = {
         encoders=("digits@1", "digits@4", "digits@12", "digits"), fsl=Supervised(("digits",), 2, ("tiny",), network=DIGITS_FSL),
     ),
     "laptop": Profile(
-        "laptop", ("cifar10", "cifar10-lt50"), "shipped", seeds=10, encoder_dataset="digits", simclr=DIGITS,
+        "laptop", HERE, "shipped", seeds=10, encoder_dataset="digits", simclr=DIGITS,
         encoders=(*(f"cifar10@{n}-epochs" for n in (0, 5, 15, 60, 41)), "cifar10@efficientnet-lite0", "cifar10"),
-        fsl=Supervised(("cifar10",), 3, ("tiny",), (*NO_DROPOUT, "class-balanced"), on_request=True),
+        fsl=Supervised(HERE, on_request=True),
     ),
     "paper": Profile(
         "paper", PAPER_DATASETS, "trained", seeds=10, embedding_points=10_000, encoders=("cifar10@50", "cifar10@150", "cifar10"),

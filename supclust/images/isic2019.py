@@ -17,19 +17,25 @@ log = logging.getLogger(__name__)
 
 # The classes and the number of their images, 25,331 in all; the column UNK belongs to the challenge's test set.
 COUNTS = {"MEL": 4522, "NV": 12875, "BCC": 3323, "AK": 867, "BKL": 2624, "DF": 239, "VASC": 253, "SCC": 628}
+HAM10000 = range(24306, 34321)  # numbers of the images that ISIC-2019 took from HAM10000 (Tschandl et al., 2018)
 LABELS = "ISIC_2019_Training_GroundTruth.csv"
 IMAGES = "ISIC_2019_Training_Input"
 
 
-def load(split: str, seed: int, side: int, download: bool, missing: str) -> Dataset:
-    """One split, drawn from all the labelled images, so that it does not depend on which of them are here; see datasets.load."""
+def load(name: str, split: str, seed: int, side: int, download: bool, missing: str) -> Dataset:
+    """One split, drawn from all the labelled images, so that it does not depend on which of them are here; see datasets.load.
+
+    Of "ham10000", those that came from HAM10000: 10,015, of which the draw 0 has 8,037 in the pool.
+    """
     root = kept.data() / "isic2019"
     if download:
         raise ValueError(f"ISIC-2019 cannot be downloaded from here; it must be fetched by hand. {_advice(root)}")
     names, labels = read_labels(root / LABELS)
     rows = stratified_split(labels, seed)[SPLITS.index(split)]
+    if name == "ham10000":
+        rows = rows[[int(names[row][5:12]) in HAM10000 for row in rows]]
     images = ImageFiles(root / IMAGES, tuple(f"{names[row]}.jpg" for row in rows), side)
-    whole = Dataset("isic2019", images, labels[rows], tuple(COUNTS))
+    whole = Dataset(name, images, labels[rows], tuple(COUNTS))
     found = set(os.listdir(root / IMAGES)) if (root / IMAGES).is_dir() else set()
     here = np.array([name in found for name in images.names])
     if here.all():

@@ -62,14 +62,15 @@ NAMES = tuple(STRATEGIES)  # the paper's, which every profile runs
 STRATEGIES |= {
     "maxherding": later.maxherding,
     "uherding": later.uherding,
+    "balanced-herding": later.balanced_herding,
     "kmeans-centroid": later.kmeans_centroid,
     "tcm": later.tcm,
     "dropquery": later.dropquery,
     "badge": later.badge,
 }
-LATER = tuple(STRATEGIES)[len(NAMES) :]  # baselines that came after the paper's, which run where they are named
+LATER = tuple(STRATEGIES)[len(NAMES) :]  # came after the paper's, and run where they are named
 MODEL_BASED = frozenset({"margin", "least-confidence", "entropy", "bald", "dbal", "badge"})  # cannot query before there is a model
-MODEL_AIDED = frozenset({"uherding", "tcm", "dropquery"})  # ask one as soon as there is one
+MODEL_AIDED = frozenset({"uherding", "balanced-herding", "tcm", "dropquery"})  # ask one as soon as there is one
 CONTROLS: dict[str, Strategy] = {"class-balanced": class_balanced}  # see labels that no strategy sees; not among NAMES
 LABELS = {  # what a reader calls them
     "random": "Random",
@@ -86,6 +87,7 @@ LABELS = {  # what a reader calls them
     "supclust-no-typicality": "SUPClust without typicality",
     "maxherding": "MaxHerding",
     "uherding": "UHerding",
+    "balanced-herding": "balanced herding",
     "kmeans-centroid": "k-means centroid",
     "tcm": "TCM",
     "dropquery": "DropQuery",

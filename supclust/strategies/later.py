@@ -1,4 +1,4 @@
-"""The baselines that came after the paper's: MaxHerding, UHerding, k-means centroid, TCM, DropQuery and BADGE."""
+"""The baselines that came after the paper's: MaxHerding, UHerding, k-means centroid, TCM, DropQuery and BADGE; and one of ours."""
 
 from __future__ import annotations
 
@@ -44,6 +44,22 @@ def uherding(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     asked = pool.model is not None
     weights = uncertainty.margin_uncertainty(pool.model.log_probabilities()) if asked else np.ones(len(pool.features))
     return _herd(pool, budget, rng, s, weights)
+
+
+def balanced_herding(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
+    """MaxHerding where all classes weigh the same: ours, for long tails.
+
+    MaxHerding covers the distribution of the pool, and accuracy is asked for on a balanced one. As in the correction of a label
+    shift, a point's weight is sum_c p_c / m_c of its probabilities p and of the mass m_c = sum_i p_ic that class c is predicted to
+    have. Without a model, all weights are 1.
+    """
+    weights = np.ones(len(pool.features))
+    if pool.model is not None:
+        probabilities = np.exp(pool.model.log_probabilities())
+        mass = probabilities.sum(axis=0)  # of a class without a label: 0
+        weights = probabilities @ np.divide(1, mass, out=np.zeros_like(mass), where=mass > 0)
+        weights *= len(weights) / weights.sum()
+    return _herd(pool, budget, rng, pool.settings.radius or 1.0, weights)
 
 
 def _herd(pool: Pool, budget: int, rng: np.random.Generator, s: float, weights: np.ndarray) -> np.ndarray:

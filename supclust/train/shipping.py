@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,6 +42,18 @@ def ship(dataset: str, encoder_file: Path) -> pd.DataFrame:
     full = features.extract(simclr.load_weights(weights), datasets.load(dataset), datasets.load(dataset, "test"))
     log.info("linear probe: %.2f %% of the test images right", 100 * linear_probe(full))
     return pack(full, kept.shipped_features(dataset))
+
+
+def embed(dataset: str, encoder: str, side: int, make: Callable[[Any, Path], tuple[np.ndarray, dict[str, Any]]]) -> pd.DataFrame:
+    """Write the features of a data set by another encoder to where DATASET@ENCODER is looked for; returns the encodings compared.
+
+    side, make: the pixels and the function of its label.embedders.Embedder. Needs the images and takes minutes.
+    """
+    train, test = (datasets.load(dataset, split, side=side) for split in datasets.SPLITS)
+    path = features.folder("laptop", f"{dataset}@{encoder}") / "features.safetensors"
+    (pool, about), (queries, _) = (make(one.images, path.parent) for one in (train, test))
+    made_by = {"dataset": dataset} | about
+    return pack(Features(pool, queries, train.labels, test.labels, train.classes, made_by), path)
 
 
 def linear_probe(full: Features) -> float:
