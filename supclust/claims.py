@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from supclust import active, analysis, features, kept, method, strategies, sweep
-from supclust.profiles import TITLES, Profile
+from supclust.profiles import PARTS, TITLES, Profile
 
 log = logging.getLogger(__name__)
 
@@ -89,13 +89,16 @@ def _of_evidence(profile: Profile, measured: pd.DataFrame, of: Mapping[str, Any]
 def _of_runs(profile: Profile, table: pd.DataFrame, of: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The comparisons in the panels of the profile, of data sets that the claim names, and of whatever else the table has."""
     panels = [(key.dataset, key.framework, key.budget) for key in sweep.keys(profile, seeds=1)]
-    panels += itertools.product(of.get("datasets", []), ("ssl",), profile.budgets)
+    of_paper = [PARTS.get(name, name) for name in profile.datasets]
+    absent = [name for name in of.get("datasets", []) if name not in of_paper]
+    panels += itertools.product(absent, ("ssl",), profile.budgets)
     panels += table[analysis.PANEL].drop_duplicates().itertuples(index=False, name=None)
     panels = dict.fromkeys((dataset, "" if "versus" in of else framework, budget) for dataset, framework, budget in panels)
     table = table[table["round"] <= of.get("rounds", np.inf)]
     for (what, sides), measure, panel in itertools.product(of.get("pairs", {}).items(), of.get("measures", ["accuracy"]), panels):
         dataset, framework, budget = panel
-        subject = dataset in of.get("datasets", [dataset]) and framework in of.get("frameworks", [framework])
+        whole = PARTS.get(dataset, dataset)
+        subject = whole in of.get("datasets", [whole]) and framework in of.get("frameworks", [framework])
         if not subject and "elsewhere" not in of:
             continue
         runs = [analysis.panel_of(table, (dataset, one, budget)) for one in of.get("versus", [framework] * 2)]

@@ -1,4 +1,4 @@
-"""The image data sets, all as one type: digits, CIFAR-10, its long-tailed draw, CIFAR-100, ISIC-2019 or its HAM10000 part, any folder."""
+"""The image data sets, all as one type: digits, CIFAR-10, its long tail, CIFAR-100, ISIC-2019 or its HAM10000 part, any folder."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def load(
 
     name: a folder's path: root/{train,test}/<class>/* with labels, or any other arrangement of image files, without labels.
     seed: of the long-tailed draw and of ISIC-2019's split (80 : 20 in each class); nothing else depends on it.
-    side: pixels; images of ISIC-2019 and HAM10000 (default 224) and of a folder (default 32) become side x side. The others keep their own.
+    side: pixels; images of ISIC-2019 (default 224), its part, and a folder (default 32) become side x side. Others keep their own.
     download: fetch CIFAR-10 or CIFAR-100 if it is not there. missing: one of MISSING; ISIC-2019's split does not depend on it.
     The images of ISIC-2019, and of a folder that would take more than images.files.LARGEST_ARRAY bytes, are ImageFiles.
     Raises ValueError for an unknown name or split, a damaged file or an image that cannot be read, and

@@ -91,6 +91,7 @@ class Profile:
     rounds: int = 6
     fsl: Supervised | None = None
     encoders: tuple[str, ...] = ()  # of different quality, for notebook 07: see features.obtain
+    second_encoder: str = "efficientnet-lite0"  # what stands after the @ of the benchmark's data sets
     missing: str = "error"  # or "leave out": what is done about images of ISIC-2019 that are not there
     encoder_dataset: str = "cifar10"  # what notebook 01 trains on
     embedding_points: int = 5_000  # images that t-SNE and UMAP draw
@@ -127,7 +128,8 @@ NO_DROPOUT = (*FEW, "margin", "least-confidence", "entropy", "coreset", "probcov
 PROFILES = {
     "quick": Profile(
         "quick", ("digits",), "trained", seeds=5, encoder_dataset="digits", embedding_points=1_437, simclr=DIGITS,
-        encoders=("digits@1", "digits@4", "digits@12", "digits"), fsl=Supervised(("digits",), 2, ("tiny",), network=DIGITS_FSL),
+        encoders=("digits@1", "digits@4", "digits@12", "digits"), second_encoder="4",
+        fsl=Supervised(("digits",), 2, ("tiny",), network=DIGITS_FSL),
     ),
     "laptop": Profile(
         "laptop", HERE, "shipped", seeds=10, encoder_dataset="digits", simclr=DIGITS,
@@ -136,11 +138,13 @@ PROFILES = {
     ),
     "paper": Profile(
         "paper", PAPER_DATASETS, "trained", seeds=10, embedding_points=10_000, encoders=("cifar10@50", "cifar10@150", "cifar10"),
+        second_encoder="150",
         fsl=Supervised(PAPER_DATASETS),
     ),
     "smoke": Profile(  # says nothing about the paper: only that everything runs
         "smoke", ("digits",), "trained", seeds=2, budgets=("tiny",), rounds=2, encoder_dataset="digits", embedding_points=300,
-        simclr=SMOKE, encoders=("digits@1", "digits"), fsl=Supervised(("digits",), 2, ("tiny",), FEW, network=SMOKE_FSL),
+        simclr=SMOKE, encoders=("digits@1", "digits"), second_encoder="1",
+        fsl=Supervised(("digits",), 2, ("tiny",), FEW, network=SMOKE_FSL),
     ),
 }  # fmt: skip
 

@@ -25,13 +25,15 @@ NAMES = {  # of the strategy with each value, as strategies.parse reads them
     setting: {value: strategy if value == DEFAULTS[setting] else f"{strategy}:{setting}={value!r}" for value in values}
     for setting, (strategy, values) in STUDY.items()
 }
+DATASETS = ("digits", "cifar10", "cifar10-lt50")  # of the profile's, those that the study runs on
 ENCODER_STRATEGIES = ("supclust", "random", "typiclust", "supclust-no-sup")  # on features of other encoders
 
 
 def settings_table(profile: Profile, *, recompute: bool = False) -> pd.DataFrame:
-    """The runs of the study, tiny budget, on the profile's data sets: kept in sensitivity.csv, see sweep.table."""
+    """The runs of the study, tiny budget, on DATASETS: kept in sensitivity.csv, see sweep.table."""
     names = ["typiclust", *(name for of in NAMES.values() for name in of.values())]
-    return _table(profile, "sensitivity", recompute=recompute, strategies=names)
+    datasets = [name for name in profile.datasets if name in DATASETS]
+    return _table(profile, "sensitivity", recompute=recompute, strategies=names, datasets=datasets)
 
 
 def encoders_table(profile: Profile, *, recompute: bool = False) -> pd.DataFrame:

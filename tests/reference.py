@@ -107,6 +107,13 @@ def herding_coverage(kernel, chosen, weights):
     return np.mean([weight * max((row[i] for i in chosen), default=0) for weight, row in zip(weights, kernel, strict=True)])
 
 
+def balancing_weights(probabilities):
+    """How much each point weighs where all predicted classes weigh the same, from probabilities (n, C); their mean is 1."""
+    mass = [sum(row[c] for row in probabilities) for c in range(probabilities.shape[1])]
+    weights = [sum(p / m for p, m in zip(row, mass, strict=True) if m > 0) for row in probabilities]
+    return np.array(weights) * len(weights) / sum(weights)
+
+
 def last_layer_gradients(probabilities, points):
     """Of the cross-entropy by the last layer's weights, were the predicted class the true one, (n, C * d), one point at a time."""
     truths = np.eye(probabilities.shape[1])[probabilities.argmax(axis=1)]

@@ -11,7 +11,7 @@ from tests.conftest import make_features
 
 ABOVE, BELOW, WITHIN = claims.BOUNDS
 NOTHING = Interval(np.nan, np.nan, np.nan)
-PROFILE = dataclasses.replace(profiles.get("laptop"), budgets=("tiny",), seeds=3)
+PROFILE = dataclasses.replace(profiles.get("laptop"), datasets=("cifar10", "cifar10-lt50"), budgets=("tiny",), seeds=3)
 QUICK = dataclasses.replace(profiles.get("quick"), seeds=2)
 LADDER = {  # accuracy of each strategy if everything that the paper says of Figures 5 and 6 holds
     "supclust": 0.60,
@@ -170,6 +170,15 @@ def test_an_empty_table_is_no_data_and_no_error():
     found = claims.verdicts(PROFILE, make_runs({}))
     assert {claim.verdict for claim in found} == {NO_DATA}
     assert "not measured" in claims.as_markdown(PROFILE, found)
+
+
+def test_a_part_of_a_data_set_of_the_paper_stands_for_it():
+    profile = dataclasses.replace(PROFILE, datasets=(*PROFILE.datasets, "ham10000"))
+    part = make_runs({"supclust": 0.7, "typiclust": 0.6}).assign(dataset="ham10000")
+    gain = next(one for one in claims.verdicts(profile, pd.concat([make_world(), part]), make_evidence()) if one.number == 3)
+    counted = gain.comparisons[gain.comparisons["counts"]]
+    assert set(counted["panel"].str.partition(",")[0]) == {"CIFAR-10-LT50", "ISIC-2019 (HAM10000)"}
+    assert (gain.verdict, gain.count(NO_DATA)) == (SUPPORTED, 0)
 
 
 def test_what_a_claim_names_and_the_profile_lacks_is_no_data():

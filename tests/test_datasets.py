@@ -130,7 +130,7 @@ def test_long_tail_needs_enough_of_each_class():
 
 @pytest.mark.parametrize("name", ["cifar", "", "/nowhere/at/all"])
 def test_unknown_data_set_lists_the_known(name):
-    with pytest.raises(ValueError, match="known: digits, cifar10, cifar10-lt50, cifar100, isic2019, or the path"):
+    with pytest.raises(ValueError, match="known: digits, cifar10, cifar10-lt50, cifar100, isic2019, ham10000, or the path"):
         datasets.load(name)
 
 
@@ -658,6 +658,25 @@ def test_isic2019_has_its_official_counts_whatever_images_are_here():
     pool, test = isic2019.stratified_split(labels, 0)
     assert (len(pool), len(test)) == (20_264, 5_067)
     assert [names[row][-3:] for row in test[:3]] == ["003", "004", "009"]
+
+
+@pytest.mark.parametrize("split", datasets.SPLITS)
+def test_ham10000_is_the_part_of_each_split_with_its_numbers_and_asks_for_no_other_image(isic, monkeypatch, split):
+    monkeypatch.setattr(isic2019, "HAM10000", range(30, 70))
+    whole = datasets.load("isic2019", split, side=4)
+    wanted = [row for row, name in enumerate(whole.images.names) if 30 <= int(name[5:12]) < 70]
+    for name in set(whole.images.names) - {whole.images.names[row] for row in wanted}:
+        (isic / isic2019.IMAGES / name).unlink()
+    part = datasets.load("ham10000", split, side=4)
+    assert (part.name, part.classes) == ("ham10000", whole.classes)
+    np.testing.assert_array_equal(part.labels, whole.labels[wanted])
+    np.testing.assert_array_equal(part.images[:], whole.images.take(wanted)[:])
+
+
+@needs_isic2019
+def test_ham10000_has_its_official_images():
+    pool, test = (datasets.load("ham10000", split) for split in datasets.SPLITS)
+    assert (len(pool), len(test)) == (8_037, 1_978)
 
 
 @needs_isic2019

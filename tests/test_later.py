@@ -72,7 +72,7 @@ def test_points_that_are_all_equal_are_picked_at_random(name):
         assert set(picks) != set(query(name, pool, 30, seed=1))
 
 
-CASES = grid((2, 20, 90), (2, 32), (0.1, 0.5, 1.0), (0, 1, 20), ("maxherding", "uherding"))
+CASES = grid((2, 20, 90), (2, 32), (0.1, 0.5, 1.0), (0, 1, 20), ("maxherding", "uherding", "balanced-herding"))
 
 
 @pytest.mark.parametrize(("n", "d", "s", "n_labeled", "name"), CASES)
@@ -82,12 +82,25 @@ def test_each_pick_of_the_herding_ones_gains_most_by_the_slow_version(n, d, s, n
     weights = np.ones(n)
     if name == "uherding" and len(labeled):
         weights = reference.uncertainties(np.exp(pool.model.log_probabilities()))[0]
+    if name == "balanced-herding" and len(labeled):
+        weights = reference.balancing_weights(np.exp(pool.model.log_probabilities()))
     chosen, kernel = list(labeled), reference.kernel(pool.points, s)
     for pick in query(name, pool, min(6, n - len(labeled))):
         left = np.setdiff1d(np.arange(n), chosen)
         best = max(reference.herding_coverage(kernel, [*chosen, i], weights) for i in left)
         assert reference.herding_coverage(kernel, [*chosen, pick], weights) >= best - 1e-6
         chosen.append(pick)
+
+
+def test_balanced_herding_gives_a_rare_class_as_much_weight_as_a_common_one(monkeypatch):
+    features, asked = np.concatenate([make_blobs(1, 90, 6), 9 + make_blobs(1, 10, 6)]), []
+    monkeypatch.setattr(later, "_herd", lambda pool, budget, rng, s, weights: asked.append(weights))
+    pool = pool_of(features, [0, 90], classes=2)
+    query("balanced-herding", pool, 3)
+    predicted = pool.model.head.predict(pool.points)
+    assert np.bincount(predicted).tolist() == [90, 10]
+    assert asked[0].sum() == pytest.approx(100)
+    assert 0.7 < asked[0][predicted == 1].sum() / asked[0][predicted == 0].sum() < 1.4  # with equal weights: a ninth
 
 
 def test_s_is_one_for_maxherding_and_for_uherding_the_smallest_distance_of_labelled_points_that_are_no_copies(monkeypatch):

@@ -1,7 +1,9 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
-from supclust import datasets, features, kept, simclr
+from supclust import datasets, features, kept, profiles, simclr
 from supclust.engine import geometry
 from supclust.train import shipping
 from tests.conftest import make_features
@@ -26,6 +28,24 @@ def test_the_most_faithful_encoding_that_fits_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(shipping, "LARGEST", 1)
     with pytest.raises(ValueError, match="no encoding of these features fits into 1 bytes an image"):
         shipping.pack(full, path)
+
+
+def test_a_pretrained_encoder_makes_the_features_that_a_sweep_finds(tmp_path, monkeypatch):
+    monkeypatch.setenv("SUPCLUST_OUT", str(tmp_path))
+    asked, digits = [], datasets.load
+
+    def make(images, folder):
+        asked.append(images.shape)
+        return images.reshape(len(images), -1).astype(np.float32) + 1, {"encoder": "pixels"}
+
+    monkeypatch.setattr(datasets, "load", lambda name, split, side: dataclasses.replace(digits("digits", split), name=name))
+    table = shipping.embed("cifar100", "pixels", 8, make)
+    assert asked == [(1437, 3, 8, 8), (360, 3, 8, 8)]
+    assert "uint8, all dimensions" in table.index
+    found = features.find(profiles.get("laptop"), "cifar100@pixels")
+    assert (found.made_by["dataset"], found.made_by["encoder"]) == ("cifar100", "pixels")
+    np.testing.assert_array_equal(found.test_labels, digits("digits", "test").labels)
+    assert features.knn_accuracy(found.train, found.train_labels, found.test, found.test_labels) > 0.9
 
 
 def test_reducing_keeps_distances():
@@ -83,12 +103,14 @@ def test_shipped_files_are_small_enough():
 
 
 def test_shipped_features_have_the_labels_that_their_images_have():
-    cifar10, cifar100, tail = (features.load(kept.shipped_features(name)) for name in features.SHIPPED)
+    cifar10, cifar100, tail, skin = (features.load(kept.shipped_features(name)) for name in features.SHIPPED)
     drawn = cifar10.train_labels[datasets.long_tail_indices(cifar10.train_labels, 0)]
     np.testing.assert_array_equal(tail.train_labels, drawn)
     np.testing.assert_array_equal(tail.test_labels, cifar10.test_labels)
     np.testing.assert_array_equal(cifar100.train_labels, np.repeat(np.arange(100), 500))
     np.testing.assert_array_equal(cifar100.test_labels, np.repeat(np.arange(100), 100))
+    assert np.bincount(skin.train_labels).tolist() == [908, 5399, 403, 105, 852, 94, 115, 161]
+    assert np.bincount(skin.test_labels).tolist() == [205, 1306, 111, 25, 247, 21, 27, 36]
 
 
 def test_shipped_features_are_of_the_shipped_weights(encoder):

@@ -6,8 +6,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +19,7 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.neighbors import NearestNeighbors
 
 import supclust
-from supclust import features, strategies
+from supclust import active, features, learners, strategies
 from supclust.engine import geometry
 from supclust.pool import Pool
 from supclust.profiles import Profile
@@ -121,6 +123,31 @@ def _stock_distances(points: np.ndarray) -> np.ndarray:
         return np.zeros(1)
     k = max(1, min(20, len(points) // 2))
     return NearestNeighbors(n_neighbors=k + 1).fit(points).kneighbors(points)[0][:, 1:].mean(axis=1)
+
+
+# -- every strategy ------------------------------------------------------------------------------------------------------------
+
+
+def costs(names: Sequence[str]) -> pd.DataFrame:
+    """Seconds of a query of ten by each strategy on `synthetic` features with 250 labels and a linear layer, in a fresh process.
+
+    Columns: strategy, seconds, peak (GB of the process's memory).
+    """
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as fresh:
+        rows = [(name, *fresh.submit(_cost, name).result()) for name in names]
+    return pd.DataFrame(rows, columns=["strategy", "seconds", "peak"])
+
+
+def _cost(strategy: str) -> tuple[float, float]:
+    import resource  # not on Windows
+
+    pool, (name, changes) = Pool(synthetic()), strategies.parse(strategy)
+    labeled = np.random.default_rng(0).choice(N, LABELED, replace=False)
+    head = learners.fit_linear_head(pool.points[labeled], np.arange(LABELED) % 10, 10)
+    pool = pool.with_labeled(labeled, active.Outputs(head, lambda: pool.points, learned=False))
+    pool = pool.with_settings(n_classes=10, **changes)
+    seconds = _seconds(lambda points: strategies.query(name, pool, 10, np.random.default_rng(0)), pool.features)
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # kB, on Linux
 
 
 # -- growth --------------------------------------------------------------------------------------------------------------------

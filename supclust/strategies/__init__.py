@@ -93,6 +93,7 @@ LABELS = {  # what a reader calls them
     "dropquery": "DropQuery",
     "badge": "BADGE",
     "class-balanced": "class-balanced oracle",
+    "probcover:ball_share=0.02": "ProbCover, radius by share",
 }
 FIRST_BATCH = 2012  # sets the draw of the first batch apart from others of the same seed
 
