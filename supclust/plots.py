@@ -398,9 +398,7 @@ def critical_difference(accuracies: pd.DataFrame, title: str) -> Figure:
     unlike = unlike.set_axis(accuracies.columns).set_axis(accuracies.columns, axis=1)
     figure, ax = plt.subplots(figsize=(9, 0.6 + 0.2 * len(ranks)), layout="constrained")
     styles = {"label_fmt_left": "{label} ({rank:.1f})", "label_fmt_right": "({rank:.1f}) {label}", "text_h_margin": 0.2}
-    styles["color_palette"] = {
-        label: STYLES.get(name, STYLES["probcover"])[0] for name, label in LABELS.items() if label in accuracies
-    }
+    styles["color_palette"] = {label: STYLES[name.partition(":")[0]][0] for name, label in LABELS.items() if label in accuracies}
     scikit_posthocs.critical_difference_diagram(ranks, unlike, ax=ax, **styles)
     figure.suptitle(title)
     return figure
