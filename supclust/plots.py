@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -18,12 +19,12 @@ import seaborn as sns
 from IPython.display import DisplayHandle
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, StrMethodFormatter
 from PIL import Image
 from sklearn.manifold import TSNE
 from sklearn.metrics import pairwise_distances_argmin
 
-from supclust import analysis, kept
+from supclust import analysis, budgets, kept
 from supclust.engine import geometry
 from supclust.features import Features
 from supclust.profiles import TITLES, Profile
@@ -43,6 +44,7 @@ STYLES = {  # colour (Okabe and Ito's; uncertainty strategies are one family of 
     "supclust-no-sup": ("#009E73", "^", "--"),
     "supclust-no-typicality": ("#CC79A7", "v", "--"),
     "class-balanced": ("#000000", "*", (0, (7, 2, 1, 2))),
+    budgets.DIVERSE: ("#8B5A2B", (7, 0, 0), "-"),
 }
 LATER_COLORS = ("#332288", "#117733", "#44AA99", "#882255", "#DDCC77", "#88CCEE", "#AA4499")  # Paul Tol's
 LATER_MARKERS = ("8", "H", (5, 1, 0), (4, 1, 0), (6, 1, 0), (4, 1, 45), (3, 1, 0))  # the tuples: stars of that many points
@@ -427,3 +429,40 @@ def encoders(table: pd.DataFrame, title: str) -> Figure:
     ax.set(xlabel="encoder, and the 20-NN accuracy of its features", ylabel="points of accuracy", title=title)
     ax.legend(loc="upper left", fontsize=9)
     return figure
+
+
+def growing_budgets(table: pd.DataFrame, title: str) -> Figure:
+    """`curves` of budgets.table: one query of each budget, on logarithmic axes but for differences below a point."""
+    figure = curves(table.assign(budget="single-query"), list(budgets.QUERIES), "random", title)
+    for above, below in zip(figure.axes[::2], figure.axes[1::2], strict=True):
+        above.set_title(above.get_title().partition(",")[0])
+        below.set_xscale("log")
+        _log_differences(below)
+    return figure
+
+
+def criteria(effects: pd.DataFrame, title: str, ylabel: str) -> Figure:
+    """A row of panels for each data set, a panel for each criterion: its effect (mean, low, high) against the budget.
+
+    Filled markers: the interval is clear of zero.
+    """
+    names = effects["criterion"].unique()
+    figure, grid = _grid([[(dataset, name) for name in names] for dataset in effects["dataset"].unique()], (2.6,), width=2.5)
+    for i, ((dataset, name), (ax,)) in enumerate(grid.items()):
+        rows, color = effects[(effects["dataset"] == dataset) & (effects["criterion"] == name)], CLASS_COLORS[i % len(names)]
+        ax.sharey(figure.axes[i // len(names) * len(names)])
+        ax.axhline(0, color="0.6", linewidth=1, zorder=1)
+        ax.plot(rows["budget"], rows["mean"], color=color)
+        ax.fill_between(rows["budget"], rows["low"], rows["high"], color=color, alpha=0.2, linewidth=0)
+        faces = np.where((rows["low"] > 0) | (rows["high"] < 0), mpl.colors.to_hex(color), "white")
+        ax.scatter(rows["budget"], rows["mean"], c=faces, edgecolors=[color], zorder=3)
+        ax.set_xscale("log")
+        ax.set_title(name if i < len(names) else "", fontsize=11)
+        ax.set(xlabel="labels", ylabel=f"{TITLES.get(dataset, dataset)}\n{ylabel}" if ax.get_subplotspec().is_first_col() else "")
+        _log_differences(ax)
+    return _finish(figure, title)
+
+
+def _log_differences(ax: Axes) -> None:
+    ax.set_yscale("symlog", linthresh=1)
+    ax.yaxis.set(major_locator=FixedLocator([-30, -10, -3, -1, 0, 1, 3, 10, 30]), major_formatter="{x:+g}")
