@@ -432,22 +432,28 @@ def encoders(table: pd.DataFrame, title: str) -> Figure:
 
 
 def growing_budgets(table: pd.DataFrame, title: str) -> Figure:
-    """`curves` of budgets.table: one query of each budget, on logarithmic axes but for differences below a point."""
-    figure = curves(table.assign(budget="single-query"), list(budgets.QUERIES), "random", title)
-    for above, below in zip(figure.axes[::2], figure.axes[1::2], strict=True):
-        above.set_title(above.get_title().partition(",")[0])
-        below.set_xscale("log")
-        _log_differences(below)
-    return figure
+    """budgets.table, a panel for each data set: lead over Random, paired by seed, and accuracy below it, with 95 % intervals."""
+    figure, panels = _panels(table.assign(budget="single-query"), list(budgets.QUERIES), "accuracy", heights=(3.8, 2.8))
+    for (dataset, *_), ((above, below), values) in panels.items():
+        above.axhline(0, color=STYLES["random"][0], linewidth=1.5, zorder=1)
+        _draw_lines(above, values.sub(values["random"], axis=0).assign(random=np.nan))
+        _draw_lines(below, values)
+        above.set_title(TITLES.get(dataset, dataset), fontsize=12)
+        above.set_ylabel("points above Random" if above.get_subplotspec().is_first_col() else "")
+        below.set(xlabel="labels", ylabel=AXIS_LABELS["accuracy"] if below.get_subplotspec().is_first_col() else "")
+        below.sharex(above)
+        _logarithmic(above)
+        above.tick_params(labelbottom=False)
+    return _finish(figure, title, columns=3 if len(panels) > 1 else 2)
 
 
-def criteria(effects: pd.DataFrame, title: str, ylabel: str) -> Figure:
-    """A row of panels for each data set, a panel for each criterion: its effect (mean, low, high) against the budget.
+def criteria(effects: pd.DataFrame, title: str) -> Figure:
+    """A row of panels for each data set, a panel for each criterion: its effect (mean, low, high) in points against the budget.
 
     Filled markers: the interval is clear of zero.
     """
-    names = effects["criterion"].unique()
-    figure, grid = _grid([[(dataset, name) for name in names] for dataset in effects["dataset"].unique()], (2.6,), width=2.5)
+    names, datasets = effects["criterion"].unique(), effects["dataset"].unique()
+    figure, grid = _grid([[(dataset, name) for name in names] for dataset in datasets], (2.6,), width=2.2)
     for i, ((dataset, name), (ax,)) in enumerate(grid.items()):
         rows, color = effects[(effects["dataset"] == dataset) & (effects["criterion"] == name)], CLASS_COLORS[i % len(names)]
         ax.sharey(figure.axes[i // len(names) * len(names)])
@@ -456,13 +462,18 @@ def criteria(effects: pd.DataFrame, title: str, ylabel: str) -> Figure:
         ax.fill_between(rows["budget"], rows["low"], rows["high"], color=color, alpha=0.2, linewidth=0)
         faces = np.where((rows["low"] > 0) | (rows["high"] < 0), mpl.colors.to_hex(color), "white")
         ax.scatter(rows["budget"], rows["mean"], c=faces, edgecolors=[color], zorder=3)
-        ax.set_xscale("log")
-        ax.set_title(name if i < len(names) else "", fontsize=11)
-        ax.set(xlabel="labels", ylabel=f"{TITLES.get(dataset, dataset)}\n{ylabel}" if ax.get_subplotspec().is_first_col() else "")
-        _log_differences(ax)
-    return _finish(figure, title)
+        ax.set(xlabel="labels", ylabel=f"{TITLES.get(dataset, dataset)}\npoints of accuracy")
+        ax.set_title(name.replace("sup", "SUP") if i < len(names) else "", fontsize=11)
+        ax.label_outer()
+        _logarithmic(ax)
+    figure.suptitle(title)
+    return figure
 
 
-def _log_differences(ax: Axes) -> None:
+def _logarithmic(ax: Axes) -> None:
+    """Budgets and differences on logarithmic axes, but for differences below a point."""
+    ax.set_xscale("log")
     ax.set_yscale("symlog", linthresh=1)
-    ax.yaxis.set(major_locator=FixedLocator([-30, -10, -3, -1, 0, 1, 3, 10, 30]), major_formatter="{x:+g}")
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.yaxis.set_major_locator(FixedLocator([-30, -10, -3, -1, 0, 1, 3, 10, 30]))
+    ax.yaxis.set_major_formatter(lambda y, _: f"{y:+g}".replace("-", "−") if y else "0")

@@ -67,7 +67,7 @@ FIGURES = {
     "sensitivity": lambda: plots.sensitivity(SETTINGS, {"temperature": 0.1, "max_clusters": 500, "squared": False}, RIVAL, "title"),
     "encoders": lambda: plots.encoders(ENCODERS.assign(low=ENCODERS["mean"] - 1, high=ENCODERS["mean"] + 1), "title"),
     "growing_budgets": lambda: plots.growing_budgets(QUERIES, "title"),
-    "criteria": lambda: plots.criteria(budgets.added(QUERIES), "title", "points"),
+    "criteria": lambda: plots.criteria(budgets.added(QUERIES), "title"),
 }
 
 
@@ -173,7 +173,7 @@ def test_a_band_shows_the_interval_of_the_accuracy():
 
 def test_an_effect_that_is_clear_of_zero_has_a_filled_marker():
     effects = pd.DataFrame({"budget": [10, 50], "mean": [2.0, -1.0], "low": [1.0, -3.0], "high": [3.0, 1.0]})
-    figure = plots.criteria(effects.assign(dataset="digits", criterion="coverage"), "title", "points")
+    figure = plots.criteria(effects.assign(dataset="digits", criterion="coverage"), "title")
     (dots,) = [one for one in figure.axes[0].collections if len(one.get_offsets()) == 2]
     assert [tuple(face) == (1, 1, 1, 1) for face in dots.get_facecolors()] == [False, True]
     plt.close("all")
