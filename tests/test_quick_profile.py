@@ -11,7 +11,7 @@ from supclust import kept
 
 NOTEBOOKS = sorted(file.stem for file in kept.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 FIGURES = ["figure_2", "figure_3", "figure_5", "figure_5_fsl", "figure_6", "figure_6_fsl", "simclr"]
-FIGURES += ["win_matrix", "class_coverage", "claims", "sensitivity", "encoders", "budgets", "criteria"]
+FIGURES += ["win_matrix", "class_coverage", "claims", "sensitivity", "encoders", "budgets", "increments", "criteria"]
 # Those that a trained encoder or a sweep of one's own makes no difference to: nbval has executed them.
 OTHERS, OTHER_FIGURES = {"00", "04", "08", "09"}, ["figure_1", "figure_4", "label_picks", "classes_found", "speed_training"]
 
