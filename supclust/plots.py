@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -18,12 +19,12 @@ import seaborn as sns
 from IPython.display import DisplayHandle
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, StrMethodFormatter
 from PIL import Image
 from sklearn.manifold import TSNE
 from sklearn.metrics import pairwise_distances_argmin
 
-from supclust import analysis, kept
+from supclust import analysis, budgets, kept
 from supclust.engine import geometry
 from supclust.features import Features
 from supclust.profiles import TITLES, Profile
@@ -43,6 +44,7 @@ STYLES = {  # colour (Okabe and Ito's; uncertainty strategies are one family of 
     "supclust-no-sup": ("#009E73", "^", "--"),
     "supclust-no-typicality": ("#CC79A7", "v", "--"),
     "class-balanced": ("#000000", "*", (0, (7, 2, 1, 2))),
+    budgets.DIVERSE: ("#8B5A2B", (7, 0, 0), "-"),
 }
 LATER_COLORS = ("#332288", "#117733", "#44AA99", "#882255", "#DDCC77", "#88CCEE", "#AA4499")  # Paul Tol's
 LATER_MARKERS = ("8", "H", (5, 1, 0), (4, 1, 0), (6, 1, 0), (4, 1, 45), (3, 1, 0))  # the tuples: stars of that many points
@@ -352,58 +354,6 @@ def win_matrix(matrix: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def leads(found: pd.DataFrame, order: Sequence[str], title: str) -> Figure:
-    """Points above Random in each panel (columns) of each strategy (rows, in this order); what is not clear is grey.
-
-    found: as benchmark.panels gives it.
-    """
-    wide = found.pivot(index="strategy", columns=["encoder", "dataset", "budget"], values=["lead", "verdict"])
-    shown, clear = wide["lead"].loc[list(order)].astype(float), wide["verdict"].loc[list(order)].isin(["higher", "lower"])
-    names = [f"{TITLES.get(dataset, dataset)}, {budget}" for _, dataset, budget in shown]
-    figure, ax = plt.subplots(figsize=(4 + 0.62 * shown.shape[1], 2.6 + 0.3 * len(order)), layout="constrained")
-    style = {
-        "cmap": "RdBu",
-        "center": 0,
-        "vmin": -20,
-        "vmax": 20,
-        "linewidths": 1,
-        "annot": shown.round() + 0.0,
-        "fmt": ".0f",
-        "cbar": False,
-    }
-    sns.heatmap(shown.set_axis(names, axis=1).rename(index=LABELS), ax=ax, **style)
-    cells = clear.to_numpy()[shown.notna().to_numpy()]
-    for text, sure in zip(ax.texts, cells, strict=True):
-        text.set(fontsize=9, **({"fontweight": "bold"} if sure else {"color": "0.45"}))
-    encoder = shown.columns.get_level_values("encoder")
-    for name in encoder.unique():
-        places = np.flatnonzero(encoder == name)
-        ax.text(places.mean() + 0.5, -0.25, f"encoder: {name}", ha="center", va="bottom", fontsize=11)
-        ax.axvline(places.min(), color="white", linewidth=8)
-    ax.set(xlabel="", ylabel="")
-    ax.tick_params(length=0, rotation=0)
-    plt.setp(ax.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
-    figure.suptitle(title)
-    return figure
-
-
-def critical_difference(accuracies: pd.DataFrame, title: str) -> Figure:
-    """Mean ranks of strategies (columns) over panels (rows); a bar joins those that Nemenyi's test cannot tell apart.
-
-    See Demšar (2006). Test and diagram are scikit-posthocs'.
-    """
-    import scikit_posthocs  # takes a second, and one figure needs it
-
-    ranks, unlike = accuracies.rank(axis=1, ascending=False).mean(), scikit_posthocs.posthoc_nemenyi_friedman(accuracies.to_numpy())
-    unlike = unlike.set_axis(accuracies.columns).set_axis(accuracies.columns, axis=1)
-    figure, ax = plt.subplots(figsize=(9, 0.6 + 0.2 * len(ranks)), layout="constrained")
-    styles = {"label_fmt_left": "{label} ({rank:.1f})", "label_fmt_right": "({rank:.1f}) {label}", "text_h_margin": 0.2}
-    styles["color_palette"] = {label: STYLES[name.partition(":")[0]][0] for name, label in LABELS.items() if label in accuracies}
-    scikit_posthocs.critical_difference_diagram(ranks, unlike, ax=ax, **styles)
-    figure.suptitle(title)
-    return figure
-
-
 def forest(comparisons: pd.DataFrame, title: str) -> Figure:
     """A dot and a 95 % interval for each comparison, an axes for each claim, in the colour of its verdict.
 
@@ -479,3 +429,51 @@ def encoders(table: pd.DataFrame, title: str) -> Figure:
     ax.set(xlabel="encoder, and the 20-NN accuracy of its features", ylabel="points of accuracy", title=title)
     ax.legend(loc="upper left", fontsize=9)
     return figure
+
+
+def growing_budgets(table: pd.DataFrame, title: str) -> Figure:
+    """budgets.table, a panel for each data set: lead over Random, paired by seed, and accuracy below it, with 95 % intervals."""
+    figure, panels = _panels(table.assign(budget="single-query"), list(budgets.QUERIES), "accuracy", heights=(3.8, 2.8))
+    for (dataset, *_), ((above, below), values) in panels.items():
+        above.axhline(0, color=STYLES["random"][0], linewidth=1.5, zorder=1)
+        _draw_lines(above, values.sub(values["random"], axis=0).assign(random=np.nan))
+        _draw_lines(below, values)
+        above.set_title(TITLES.get(dataset, dataset), fontsize=12)
+        above.set_ylabel("points above Random" if above.get_subplotspec().is_first_col() else "")
+        below.set(xlabel="labels", ylabel=AXIS_LABELS["accuracy"] if below.get_subplotspec().is_first_col() else "")
+        below.sharex(above)
+        _logarithmic(above)
+        above.tick_params(labelbottom=False)
+    return _finish(figure, title, columns=3 if len(panels) > 1 else 2)
+
+
+def criteria(effects: pd.DataFrame, title: str) -> Figure:
+    """A row of panels for each data set, a panel for each criterion: its effect (mean, low, high) in points against the budget.
+
+    Filled markers: the interval is clear of zero.
+    """
+    names, datasets = effects["criterion"].unique(), effects["dataset"].unique()
+    figure, grid = _grid([[(dataset, name) for name in names] for dataset in datasets], (2.6,), width=2.2)
+    for i, ((dataset, name), (ax,)) in enumerate(grid.items()):
+        rows, color = effects[(effects["dataset"] == dataset) & (effects["criterion"] == name)], CLASS_COLORS[i % len(names)]
+        ax.sharey(figure.axes[i // len(names) * len(names)])
+        ax.axhline(0, color="0.6", linewidth=1, zorder=1)
+        ax.plot(rows["budget"], rows["mean"], color=color)
+        ax.fill_between(rows["budget"], rows["low"], rows["high"], color=color, alpha=0.2, linewidth=0)
+        faces = np.where((rows["low"] > 0) | (rows["high"] < 0), mpl.colors.to_hex(color), "white")
+        ax.scatter(rows["budget"], rows["mean"], c=faces, edgecolors=[color], zorder=3)
+        ax.set(xlabel="labels", ylabel=f"{TITLES.get(dataset, dataset)}\npoints of accuracy")
+        ax.set_title(name.replace("sup", "SUP") if i < len(names) else "", fontsize=11)
+        ax.label_outer()
+        _logarithmic(ax)
+    figure.suptitle(title)
+    return figure
+
+
+def _logarithmic(ax: Axes) -> None:
+    """Budgets and differences on logarithmic axes, but for differences below a point."""
+    ax.set_xscale("log")
+    ax.set_yscale("symlog", linthresh=1)
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.yaxis.set_major_locator(FixedLocator([-30, -10, -3, -1, 0, 1, 3, 10, 30]))
+    ax.yaxis.set_major_formatter(lambda y, _: f"{y:+g}".replace("-", "−") if y else "0")

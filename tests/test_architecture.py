@@ -7,7 +7,7 @@ import pytest
 from supclust import kept
 
 ROOMS = {"strategies", "engine", "scale", "images", "train", "label", "report", "bench"}
-EXPERIMENT = ["datasets", "simclr", "learners", "features", "active", "sweep", "analysis", "claims", "sensitivity", "benchmark"]
+EXPERIMENT = ["datasets", "simclr", "learners", "features", "active", "sweep", "analysis", "claims", "sensitivity", "budgets"]
 # What a room or file may import besides itself. The files of the experiment may import those that stand before them, too.
 BASE = {"engine", "kept", "profiles"}
 METHOD = {"engine", "pool", "method", "strategies"}

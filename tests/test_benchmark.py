@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from supclust import benchmark, features, plots, profiles, strategies, sweep
+from supclust import features, profiles, strategies, sweep
+from supclust.bench import benchmark, figures
 from tests.conftest import make_features
 
 QUICK = dataclasses.replace(profiles.get("smoke"), seeds=2, budgets=("tiny", "small"))
@@ -99,13 +100,13 @@ def test_the_table_holds_both_encoders_and_all_strategies_and_is_kept(tmp_path, 
 def test_both_figures_show_every_strategy():
     found = benchmark.panels(make_table(WORLD))
     order = ["supclust", "typiclust", "random", "coreset"]
-    figure = plots.leads(found, order, "title")
+    figure = figures.leads(found, order, "title")
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["SUPClust", "TypiClust", "Random", "Coreset"]
     values = [text.get_text() for text in figure.axes[0].texts]
     assert values[:2] == ["15", "15"]
     assert values[16:24] == ["0"] * 8
     accuracies = found.pivot(index=benchmark.CELL, columns="strategy", values="accuracy").rename(columns=strategies.LABELS)
-    figure = plots.critical_difference(accuracies, "title")
+    figure = figures.critical_difference(accuracies, "title")
     shown = " ".join(text.get_text() for text in figure.axes[0].texts)
     for label in ("SUPClust (1.0)", "TypiClust (2.0)", "(3.0) Random", "(4.0) Coreset"):
         assert label in shown

@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from supclust import analysis, plots, profiles, strategies
+from supclust import analysis, budgets, plots, profiles, strategies
 from tests.conftest import make_features
 from tests.test_analysis import make_table
+from tests.test_budgets import make_table as make_budgets
 
 mpl.use("Agg")
 RNG = np.random.default_rng(0)
@@ -46,6 +47,7 @@ SETTINGS = pd.DataFrame(
 RIVAL = pd.DataFrame({"dataset": ["cifar10"], "budget": ["tiny"], "strategy": ["supclust"], "rival": ["typiclust"], "mean": [3.0]})
 ENCODERS = pd.DataFrame({"comparison": list("aabb"), "encoder": ["digits@1", "digits"] * 2, "knn": [0.5, 0.8] * 2})
 ENCODERS["mean"] = [1.0, 2.0, 3.0, 4.0]
+QUERIES = pd.concat([make_budgets(noise=3), make_budgets().assign(dataset="cifar10")])
 
 FIGURES = {
     "training": lambda: plots.training(
@@ -64,6 +66,8 @@ FIGURES = {
     "forest of one claim": lambda: plots.forest(COMPARISONS, "title"),
     "sensitivity": lambda: plots.sensitivity(SETTINGS, {"temperature": 0.1, "max_clusters": 500, "squared": False}, RIVAL, "title"),
     "encoders": lambda: plots.encoders(ENCODERS.assign(low=ENCODERS["mean"] - 1, high=ENCODERS["mean"] + 1), "title"),
+    "growing_budgets": lambda: plots.growing_budgets(QUERIES, "title"),
+    "criteria": lambda: plots.criteria(budgets.added(QUERIES), "title"),
 }
 
 
@@ -96,9 +100,9 @@ def test_a_frame_for_each_round_in_the_animation(tmp_path, monkeypatch):
 
 
 def test_every_strategy_has_a_name_and_a_look_of_its_own():
-    assert set(strategies.LABELS) == set(plots.STYLES) == {*strategies.STRATEGIES, *strategies.CONTROLS}
+    assert set(strategies.LABELS) == set(plots.STYLES) - {budgets.DIVERSE} == {*strategies.STRATEGIES, *strategies.CONTROLS}
     for looks in (strategies.LABELS.values(), *list(zip(*plots.STYLES.values(), strict=True))[:2]):
-        assert len(set(looks)) == len(plots.STYLES)
+        assert len(set(looks)) == len(looks)
 
 
 def test_training_is_shown_once_and_then_updated(monkeypatch):
@@ -164,6 +168,14 @@ def test_a_band_shows_the_interval_of_the_accuracy():
     assert (band[:, 1].min(), band[:, 1].max()) == pytest.approx(
         (min(one.low for one in intervals), max(one.high for one in intervals))
     )
+    plt.close("all")
+
+
+def test_an_effect_that_is_clear_of_zero_has_a_filled_marker():
+    effects = pd.DataFrame({"budget": [10, 50], "mean": [2.0, -1.0], "low": [1.0, -3.0], "high": [3.0, 1.0]})
+    figure = plots.criteria(effects.assign(dataset="digits", criterion="coverage"), "title")
+    (dots,) = [one for one in figure.axes[0].collections if len(one.get_offsets()) == 2]
+    assert [tuple(face) == (1, 1, 1, 1) for face in dots.get_facecolors()] == [False, True]
     plt.close("all")
 
 

@@ -1,4 +1,4 @@
-"""How fast selection and training are, against other libraries and the machine's own rates.
+"""How good strategies are on everything there is, and how fast selection and training are, against other libraries.
 
-Notebook 09 comes in here, and nothing else does.
+Notebooks 09 and 10 come in here, and nothing else does.
 """

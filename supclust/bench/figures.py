@@ -1,12 +1,17 @@
-"""The figures of notebook 09: how fast training and selection are, and how a query grows."""
+"""The figures of notebooks 09 and 10: how fast training and selection are, how a query grows, and which strategy leads where."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 
+from supclust.bench.benchmark import LABELS
+from supclust.plots import STYLES
 from supclust.profiles import TITLES
 
 OURS = "#0072B2"
@@ -61,5 +66,57 @@ def growth(by_points: pd.DataFrame, by_budget: pd.DataFrame, title: str) -> Figu
     axes[1].set_ylim(bottom=0)
     axes[0].set_xlabel(f"points (budget {by_points['budget'].iloc[0]})")
     axes[1].set_xlabel(f"budget ({by_budget['points'].iloc[0]:,} points)")
+    figure.suptitle(title)
+    return figure
+
+
+def leads(found: pd.DataFrame, order: Sequence[str], title: str) -> Figure:
+    """Points above Random in each panel (columns) of each strategy (rows, in this order); what is not clear is grey.
+
+    found: as benchmark.panels gives it.
+    """
+    wide = found.pivot(index="strategy", columns=["encoder", "dataset", "budget"], values=["lead", "verdict"])
+    shown, clear = wide["lead"].loc[list(order)].astype(float), wide["verdict"].loc[list(order)].isin(["higher", "lower"])
+    names = [f"{TITLES.get(dataset, dataset)}, {budget}" for _, dataset, budget in shown]
+    figure, ax = plt.subplots(figsize=(4 + 0.62 * shown.shape[1], 2.6 + 0.3 * len(order)), layout="constrained")
+    style = {
+        "cmap": "RdBu",
+        "center": 0,
+        "vmin": -20,
+        "vmax": 20,
+        "linewidths": 1,
+        "annot": shown.round() + 0.0,
+        "fmt": ".0f",
+        "cbar": False,
+    }
+    sns.heatmap(shown.set_axis(names, axis=1).rename(index=LABELS), ax=ax, **style)
+    cells = clear.to_numpy()[shown.notna().to_numpy()]
+    for text, sure in zip(ax.texts, cells, strict=True):
+        text.set(fontsize=9, **({"fontweight": "bold"} if sure else {"color": "0.45"}))
+    encoder = shown.columns.get_level_values("encoder")
+    for name in encoder.unique():
+        places = np.flatnonzero(encoder == name)
+        ax.text(places.mean() + 0.5, -0.25, f"encoder: {name}", ha="center", va="bottom", fontsize=11)
+        ax.axvline(places.min(), color="white", linewidth=8)
+    ax.set(xlabel="", ylabel="")
+    ax.tick_params(length=0, rotation=0)
+    plt.setp(ax.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
+    figure.suptitle(title)
+    return figure
+
+
+def critical_difference(accuracies: pd.DataFrame, title: str) -> Figure:
+    """Mean ranks of strategies (columns) over panels (rows); a bar joins those that Nemenyi's test cannot tell apart.
+
+    See Demšar (2006). Test and diagram are scikit-posthocs'.
+    """
+    import scikit_posthocs  # takes a second, and one figure needs it
+
+    ranks, unlike = accuracies.rank(axis=1, ascending=False).mean(), scikit_posthocs.posthoc_nemenyi_friedman(accuracies.to_numpy())
+    unlike = unlike.set_axis(accuracies.columns).set_axis(accuracies.columns, axis=1)
+    figure, ax = plt.subplots(figsize=(9, 0.6 + 0.2 * len(ranks)), layout="constrained")
+    styles = {"label_fmt_left": "{label} ({rank:.1f})", "label_fmt_right": "({rank:.1f}) {label}", "text_h_margin": 0.2}
+    styles["color_palette"] = {label: STYLES[name.partition(":")[0]][0] for name, label in LABELS.items() if label in accuracies}
+    scikit_posthocs.critical_difference_diagram(ranks, unlike, ax=ax, **styles)
     figure.suptitle(title)
     return figure

@@ -93,8 +93,6 @@ LABELS = {  # what a reader calls them
     "dropquery": "DropQuery",
     "badge": "BADGE",
     "class-balanced": "class-balanced oracle",
-    "probcover:ball_share=0.02": "ProbCover, radius by share",
-    "supclust:top_fraction=0.03": "SUPClust, 3 % typical",
 }
 FIRST_BATCH = 2012  # sets the draw of the first batch apart from others of the same seed
 
