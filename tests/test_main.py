@@ -2,12 +2,16 @@ import errno
 import logging
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from supclust import __main__, claims, datasets, kept, profiles, simclr, sweep
+from supclust.label import embedders
 from supclust.report import reproduce
+from supclust.train import shipping
 from tests import notebook_samples as samples
 from tests.notebook_samples import make
 
@@ -212,6 +216,26 @@ def test_data_downloads_both_splits(monkeypatch, capsys):
     assert capsys.readouterr().out == "digits train: 1437 images of 10 classes\ndigits test: 360 images of 10 classes\n"
     assert __main__.main(["data", "isic2019", "--leave-out-missing"]) == 0
     assert asked[2:] == [("isic2019", split, {"download": False, "missing": "leave out"}) for split in ("train", "test")]
+
+
+def test_ship_takes_weights_for_the_package_and_a_name_for_another_encoder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SUPCLUST_OUT", str(tmp_path))
+    table, asked = pd.DataFrame({"kNN": [0.123456]}, ["some bytes"]), []
+    monkeypatch.setattr(shipping, "ship", lambda *known: asked.append(known) or table)
+    assert __main__.main(["ship", "cifar10", "mine.safetensors"]) == 0
+    assert asked == [("cifar10", Path("mine.safetensors"))]
+    assert "some bytes  0.1235" in capsys.readouterr().out
+    embed = embedders.Embedder(8, lambda images, folder: (images[:, 0].reshape(len(images), -1).astype(np.float32) + 1, {}))
+    monkeypatch.setattr(embedders, "load", lambda options: asked.append(options) or embed)
+    assert __main__.main(["ship", "digits", "timm:resnet50", "--download"]) == 0
+    assert asked[1] == embedders.EncoderOptions("timm:resnet50", download=True)
+    assert (tmp_path / "artefacts" / "laptop" / "digits@timm:resnet50" / "features.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["efficientnet-b0", "resnet50"])
+def test_ship_refuses_an_encoder_that_it_does_not_know(capsys, name):
+    assert __main__.main(["ship", "digits", name]) == 2
+    assert f"unknown encoder '{name}'" in capsys.readouterr().err
 
 
 # --- train ----------------------------------------------------------------------------------------------------------------
