@@ -92,7 +92,7 @@ def leads(found: pd.DataFrame, order: Sequence[str], title: str) -> Figure:
     sns.heatmap(shown.set_axis(names, axis=1).rename(index=LABELS), ax=ax, **style)
     cells = clear.to_numpy()[shown.notna().to_numpy()]
     for text, sure in zip(ax.texts, cells, strict=True):
-        text.set(fontsize=9, **({"fontweight": "bold"} if sure else {"color": "0.45"}))
+        text.set(fontsize=9, **({"fontweight": "bold"} if sure else {"alpha": 0.6}))
     encoder = shown.columns.get_level_values("encoder")
     for name in encoder.unique():
         places = np.flatnonzero(encoder == name)
