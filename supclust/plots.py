@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -274,8 +275,8 @@ def sup_against_typicality(
 def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title: str, measure: str = "accuracy") -> Figure:
     """Figures 5 and 6: accuracy against labels with 95 % intervals over seeds, and below it the paired difference to `reference`.
 
-    table: as sweep.run gives it. A framework starts a row of panels. Of more than five strategies the highlighted ones stand out.
-    measure: one of analysis.SCALE; a panel without it is left out.
+    table: as sweep.run gives it. A framework starts a row of panels. Of more than five strategies the highlighted ones stand out,
+    and only they have bands. measure: one of analysis.SCALE; a panel without it is left out.
     """
     figure, panels = _panels(table, strategies, measure, heights=(3.6, 2.4))
     for (above, below), values in panels.values():
@@ -298,6 +299,7 @@ def class_coverage(table: pd.DataFrame, strategies: Sequence[str], title: str, n
         _draw_lines(ax, values)
         if n_classes and dataset in n_classes:
             ax.axhline(n_classes[dataset], color="0.5", linestyle="--", linewidth=1, zorder=1)
+            ax.set_ylim(top=1.05 * n_classes[dataset])
         ax.set(xlabel="labels", ylabel=AXIS_LABELS["classes"] if ax.get_subplotspec().is_first_col() else "")
         ax.set_ylim(bottom=0)
     return _finish(figure, title)
@@ -308,12 +310,14 @@ def _panels(table: pd.DataFrame, strategies: Sequence[str], measure: str, height
     table = table.dropna(subset=[measure])
     known = list(table[analysis.PANEL].drop_duplicates().itertuples(index=False, name=None))
     groups = [[panel for panel in known if panel[1] == framework] for framework in table["framework"].unique()]
-    figure, grid = _grid([group[i : i + 4] for group in groups for i in range(0, len(group), 4)], heights, width=3.6)
+    columns = [3 if len(group) in (5, 6) else 4 for group in groups]  # rows of about one length
+    rows = [group[i : i + n] for group, n in zip(groups, columns, strict=True) for i in range(0, len(group), n)]
+    figure, grid = _grid(rows, heights, width=3.6)
     panels = {}
     for (dataset, framework, budget), axes in grid.items():
         size = f"{budget} labels a round" if budget.isdecimal() else f"{budget} budget"
         title = (dataset, framework, budget) if len(groups) > 1 else (dataset, "", size)
-        axes[0].set_title(analysis.panel_title(*title), fontsize=12)
+        axes[0].set_title(analysis.panel_title(*title), fontsize=11)
         part = analysis.panel_of(table, (dataset, framework, budget))
         values = analysis.units(measure) * part.pivot(index=["seed", "labels"], columns="strategy", values=measure)
         panels[dataset, framework, budget] = axes, values.reindex(columns=strategies)
@@ -321,19 +325,20 @@ def _panels(table: pd.DataFrame, strategies: Sequence[str], measure: str, height
 
 
 def _draw_lines(ax: Axes, values: pd.DataFrame) -> None:
-    """Mean over the seeds and its 95 % interval, against labels: a line for each strategy, all of them alike if they are few."""
+    """Mean over the seeds, against labels: a line for each strategy, with a 95 % interval if it stands out, as all of a few do."""
     for strategy, column in values.dropna(axis=1, how="all").items():
         color, marker, line = STYLES[strategy]
         stands_out = values.shape[1] <= FEW or strategy in HIGHLIGHTED or strategy not in LABELS
-        width, size, order, alpha = (1.8, 5, 3, 0.15) if stands_out else (1, 4, 2, 0.06)
+        width, size, order = (1.8, 5, 3) if stands_out else (1, 4, 2)
         style = {"color": color, "marker": marker, "linestyle": line, "linewidth": width, "markersize": size, "mec": color}
         style |= {"zorder": order, "label": LABELS.get(strategy, strategy)}
-        band = {"alpha": alpha, "linewidth": 0, "zorder": order - 2}
-        rows, spread = column.dropna().rename("value").reset_index(), lambda some: analysis.mean_interval(some)[1:]
-        sns.lineplot(rows, x="labels", y="value", errorbar=spread, err_kws=band, legend=False, ax=ax, **style)
+        style |= {"err_kws": {"alpha": 0.15, "linewidth": 0, "zorder": 1}}
+        rows, interval = column.dropna().rename("value").reset_index(), lambda some: analysis.mean_interval(some)[1:]
+        sns.lineplot(rows, x="labels", y="value", errorbar=interval if stands_out else None, legend=False, ax=ax, **style)
     ax.set(xlabel="", ylabel="")
-    # With two or three seeds intervals are so wide that the means would lie on one line: the axis then ends before they do.
-    means = np.concatenate([line.get_ydata() for line in ax.get_lines()])
+    # With two or three seeds intervals are so wide that the means would lie on one line: the axis then ends before they do. And
+    # the oracle, which no strategy is near where the test images are imbalanced, may lie outside.
+    means = np.concatenate([line.get_ydata() for line in ax.get_lines() if line.get_label() != LABELS["class-balanced"]])
     low, high, (bottom, top) = means.min(), means.max(), ax.get_ylim()
     if high > low:
         ax.set_ylim(max(bottom, 2 * low - high), min(top, 2 * high - low))
@@ -363,7 +368,7 @@ def forest(comparisons: pd.DataFrame, title: str) -> Figure:
     shown = comparisons[comparisons["counts"] & comparisons["verdict"].isin(list(VERDICTS))]
     parts = [rows for _, rows in shown.groupby("claim", sort=False)]
     parts = [rows.assign(row=rows["what" if rows["what"].nunique() > 1 else "panel"]) for rows in parts]
-    heights = [0.9 + sum(0.1 + max(0.2, 0.075 * size) for size in rows["row"].value_counts()) for rows in parts]  # inches
+    heights = [0.9 + sum(0.1 + max(0.2, 0.115 * size) for size in rows["row"].value_counts()) for rows in parts]  # inches
     figure = plt.figure(figsize=(8.5, 0.9 + sum(heights)), layout="constrained")
     for cell, rows in zip(figure.add_gridspec(max(1, len(parts)), height_ratios=heights or None), parts, strict=False):
         _draw_claim(figure.add_subplot(cell), rows)
@@ -372,7 +377,7 @@ def forest(comparisons: pd.DataFrame, title: str) -> Figure:
 
 def _draw_claim(ax: Axes, rows: pd.DataFrame) -> None:
     names, groups = list(rows["row"].unique()), rows.groupby("row", sort=False)
-    rows = rows.assign(y=groups.ngroup() + 0.7 * ((groups.cumcount() + 0.5) / groups["row"].transform("size") - 0.5))
+    rows = rows.assign(y=groups.ngroup() + 0.85 * ((groups.cumcount() + 0.5) / groups["row"].transform("size") - 0.5))
     for verdict, (color, marker) in VERDICTS.items():
         part = rows[rows["verdict"] == verdict]
         ax.hlines("y", "low", "high", data=part[np.isfinite(part["low"])], color=color, linewidth=1.2, label="_")
@@ -384,7 +389,9 @@ def _draw_claim(ax: Axes, rows: pd.DataFrame) -> None:
         where = (-margin, margin) if margin else (0, 1e9) if expected.startswith(">") else (-1e9, 0)
         style = {"color": "#56B4E9", "alpha": 0.15, "linewidth": 0, "zorder": 0, "label": "where the claim puts it"}
         ax.fill_between(where, i - 0.5, i + 0.5, **style)
-    ax.set_yticks(range(len(names)), names)
+    for one in rows[rows["row"] != rows["panel"]].itertuples():  # where a row holds several panels
+        ax.text(1.01, one.y, one.panel, transform=ax.get_yaxis_transform(), va="center", fontsize=6, color="0.3")
+    ax.set_yticks(range(len(names)), [textwrap.fill(name, 36) for name in names])
     ax.tick_params(labelsize=8)
     ax.set_title(rows["claim"].iloc[0], loc="left", fontsize=10)
     ax.set_xlabel(UNITS[rows["unit"].iloc[0]], fontsize=8)

@@ -150,6 +150,28 @@ def test_comparisons_without_data_have_no_place_in_the_forest():
     plt.close("all")
 
 
+def test_a_row_of_several_panels_names_them():
+    texts = [text.get_text() for text in FIGURES["forest of one claim"]().axes[0].texts]
+    assert texts == ["p", "q"] * 2
+    plt.close("all")
+
+
+def test_among_many_strategies_only_those_that_stand_out_have_bands_and_the_oracle_does_not_set_the_scale():
+    far = MANY.assign(accuracy=MANY["accuracy"] - 5 * (MANY["strategy"] == "class-balanced"))
+    above = plots.curves(far, NAMES, "random", "title").axes[0]
+    assert len(above.collections) == sum(name in plots.HIGHLIGHTED for name in NAMES) < len(NAMES)
+    oracle = next(line for line in above.get_lines() if line.get_label() == "class-balanced oracle")
+    assert above.get_ylim()[0] > oracle.get_ydata().max()
+    plt.close("all")
+
+
+def test_all_classes_of_a_data_set_fit_into_its_panel():
+    low, high = plots.class_coverage(MANY.assign(classes=MANY["round"]), NAMES, "title", {"cifar10": 10}).axes[0].get_ylim()
+    assert low == 0
+    assert high > 10
+    plt.close("all")
+
+
 def test_the_strategy_that_wins_most_stands_on_top():
     matrix = pd.DataFrame([[0, 0.0], [0.5, 0]], index=["random", "supclust"], columns=["random", "supclust"])
     figure = plots.win_matrix(matrix, "title")
