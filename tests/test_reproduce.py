@@ -1,3 +1,5 @@
+import base64
+import io
 import json
 import logging
 import os
@@ -7,7 +9,9 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+from PIL import Image
 
 from supclust import features, kept, profiles
 from supclust.report import provenance, reproduce
@@ -471,3 +475,19 @@ def test_refresh_executes_in_place_keeps_only_what_is_needed_and_leaves_a_failin
     assert [output.get("text") for output in code[1].outputs] == ["laptop\n"]  # and no progress bar
     assert set(fresh.metadata) == {"kernelspec", "language_info"}
     assert fresh.metadata.kernelspec.name == "python3"
+
+
+def test_figures_in_a_committed_notebook_have_a_palette_and_look_the_same():
+    rows, columns = np.mgrid[:200, :300]
+    picture = np.dstack([rows, columns // 2, 0 * rows, 255 + 0 * rows]).astype(np.uint8) // 64 * 64 + 60  # twenty colours
+    Image.fromarray(picture, "RGBA").save(large := io.BytesIO(), "PNG", compress_level=0)
+    data = {"image/png": base64.b64encode(large.getvalue()).decode(), "text/plain": "<Figure>"}
+    notebook = make("1 + 1")
+    notebook.cells[2].outputs = [nbformat.v4.new_output("stream", text="a"), nbformat.v4.new_output("display_data", data)]
+    reproduce.shrink(notebook)
+    after = notebook.cells[2].outputs[1].data
+    assert len(after["image/png"]) < len(data["image/png"]) / 4
+    with Image.open(io.BytesIO(base64.b64decode(after["image/png"]))) as small:
+        assert small.mode == "P"
+        assert np.abs(np.asarray(small.convert("RGB"), int) - picture[..., :3]).max() <= 2
+    assert after["text/plain"] == "<Figure>"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import base64
+import io
 import json
 import logging
 import sys
@@ -19,7 +21,9 @@ import nbformat
 import papermill
 from nbconvert.exporters import HTMLExporter
 from nbconvert.preprocessors import ClearMetadataPreprocessor, ExecutePreprocessor
+from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
+from PIL import Image
 
 from supclust import kept, profiles
 from supclust.report import provenance
@@ -122,7 +126,17 @@ def refresh() -> None:
             notebook = nbformat.read(file, as_version=4)
             for preprocessor in (execute, clear):
                 preprocessor.preprocess(notebook, {"metadata": {"path": str(file.parent)}})
+            shrink(notebook)
             kept.write_text(file, nbformat.writes(notebook) + "\n")
+
+
+def shrink(notebook: NotebookNode) -> None:
+    """Give the figures in a notebook a palette of 128 colours, which takes a quarter of the space."""
+    for data in (output["data"] for cell in notebook.cells for output in cell.get("outputs", ()) if "data" in output):
+        if "image/png" in data:
+            with Image.open(io.BytesIO(base64.b64decode(data["image/png"]))) as figure:
+                figure.convert("RGB").quantize(128).save(small := io.BytesIO(), "PNG", optimize=True)
+            data["image/png"] = base64.b64encode(small.getvalue()).decode()
 
 
 # --- what is going to run -------------------------------------------------------------------------------------------------
