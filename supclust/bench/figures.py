@@ -117,6 +117,8 @@ def critical_difference(accuracies: pd.DataFrame, title: str) -> Figure:
     figure, ax = plt.subplots(figsize=(9, 0.6 + 0.2 * len(ranks)), layout="constrained")
     styles = {"label_fmt_left": "{label} ({rank:.1f})", "label_fmt_right": "({rank:.1f}) {label}", "text_h_margin": 0.2}
     styles["color_palette"] = {label: STYLES[name.partition(":")[0]][0] for name, label in LABELS.items() if label in accuracies}
-    scikit_posthocs.critical_difference_diagram(ranks, unlike, ax=ax, **styles)
+    drawn = scikit_posthocs.critical_difference_diagram(ranks, unlike, ax=ax, **styles)
+    for (bar,) in drawn["crossbars"]:
+        bar.set_xdata(np.sort(bar.get_xdata()))  # they come from sets, whose order changes from run to run
     figure.suptitle(title)
     return figure
