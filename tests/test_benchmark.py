@@ -110,8 +110,7 @@ def test_both_figures_show_every_strategy():
     shown = " ".join(text.get_text() for text in figure.axes[0].texts)
     for label in ("SUPClust (1.0)", "TypiClust (2.0)", "(3.0) Random", "(4.0) Coreset"):
         assert label in shown
-    bars = [
-        line.get_xdata() for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 3 and len(set(line.get_ydata())) == 1
-    ]
+    lines = [(line.get_xdata(), set(line.get_ydata())) for line in figure.axes[0].get_lines()]
+    bars = [places for places, heights in lines if len(heights) == 1]
     assert bars
     assert all(list(bar) == sorted(bar) for bar in bars)
