@@ -15,6 +15,7 @@ from supclust.plots import STYLES
 from supclust.profiles import TITLES
 
 OURS = "#0072B2"
+VARIANT_COLORS = {"probcover:ball_share=0.02": "#1B6C8C", "supclust:top_fraction=0.03": "#8C3A00"}
 
 
 def speeds(table: pd.DataFrame, title: str) -> Figure:
@@ -92,7 +93,8 @@ def leads(found: pd.DataFrame, order: Sequence[str], title: str) -> Figure:
     sns.heatmap(shown.set_axis(names, axis=1).rename(index=LABELS), ax=ax, **style)
     cells = clear.to_numpy()[shown.notna().to_numpy()]
     for text, sure in zip(ax.texts, cells, strict=True):
-        text.set(fontsize=9, **({"fontweight": "bold"} if sure else {"alpha": 0.6}))
+        look = {"fontweight": "bold"} if sure else {"alpha": 0.6}
+        text.set(text=text.get_text().replace("-", "−"), fontsize=9, **look)
     encoder = shown.columns.get_level_values("encoder")
     for name in encoder.unique():
         places = np.flatnonzero(encoder == name)
@@ -116,9 +118,11 @@ def critical_difference(accuracies: pd.DataFrame, title: str) -> Figure:
     unlike = unlike.set_axis(accuracies.columns).set_axis(accuracies.columns, axis=1)
     figure, ax = plt.subplots(figsize=(9, 0.6 + 0.2 * len(ranks)), layout="constrained")
     styles = {"label_fmt_left": "{label} ({rank:.1f})", "label_fmt_right": "({rank:.1f}) {label}", "text_h_margin": 0.2}
-    styles["color_palette"] = {label: STYLES[name.partition(":")[0]][0] for name, label in LABELS.items() if label in accuracies}
+    colors = {name: look[0] for name, look in STYLES.items()} | VARIANT_COLORS
+    styles["color_palette"] = {label: colors[name] for name, label in LABELS.items() if label in accuracies}
     drawn = scikit_posthocs.critical_difference_diagram(ranks, unlike, ax=ax, **styles)
     for (bar,) in drawn["crossbars"]:
         bar.set_xdata(np.sort(bar.get_xdata()))  # they come from sets, whose order changes from run to run
+    ax.set_title("mean rank, 1 is best; bars join what the test cannot tell apart", fontsize=9, fontweight="normal")
     figure.suptitle(title)
     return figure
