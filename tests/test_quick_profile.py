@@ -12,6 +12,7 @@ from supclust import kept
 NOTEBOOKS = sorted(file.stem for file in kept.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 FIGURES = ["figure_2", "figure_3", "figure_5", "figure_5_fsl", "figure_6", "figure_6_fsl", "simclr"]
 FIGURES += ["win_matrix", "class_coverage", "claims", "sensitivity", "encoders", "budgets", "increments", "criteria"]
+FIGURES += ["benchmark", "critical_difference", "benchmark_wins"]
 # Those that a trained encoder or a sweep of one's own makes no difference to: nbval has executed them.
 OTHERS, OTHER_FIGURES = {"00", "04", "08", "09"}, ["figure_1", "figure_4", "label_picks", "classes_found", "speed_training"]
 
@@ -43,7 +44,7 @@ def check_reports(folder, names):
     entries = provenance["notebooks"]
     assert len(provenance["features"]["digits"]) == 64
     assert list(entries) == names
-    tables = ("curves", "evidence", "sensitivity", "encoders", "quality", "budgets")
+    tables = ("curves", "evidence", "sensitivity", "encoders", "quality", "budgets", "later", "pretrained", "benchmark")
     assert all((folder / f"{name}.csv").stat().st_size > 0 for name in tables)
     assert (folder / "claims.md").read_text().count("## ") == 9  # eight claims, and how verdicts are made
     assert {entry["status"] for entry in entries.values()} == {"ok"}
