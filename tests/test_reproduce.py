@@ -361,9 +361,10 @@ def test_a_report_is_whole_or_as_it_was(notebooks, tmp_path, pretended, monkeypa
 def test_feature_checksums_are_read_from_the_files(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("SUPCLUST_OUT", str(tmp_path))
     monkeypatch.setattr(kept, "SHIPPED", tmp_path)
-    assert provenance.feature_checksums(profiles.get("laptop")) == {"cifar10": None, "cifar10-lt50": None}
+    laptop = dict.fromkeys(profiles.get("laptop").datasets)
+    assert provenance.feature_checksums(profiles.get("laptop")) == laptop
     stored = shipping.save_encoded(tmp_path / "cifar10-features.safetensors", make_features(), "uint8")
-    assert provenance.feature_checksums(profiles.get("laptop")) == {"cifar10": stored.checksum, "cifar10-lt50": None}
+    assert provenance.feature_checksums(profiles.get("laptop")) == laptop | {"cifar10": stored.checksum}
     trained = tmp_path / "artefacts" / "paper"
     drawn = features.save(trained / "cifar10-lt50-seed3" / "features.safetensors", make_features())
     kept.write_text(trained / "cifar10" / "features.safetensors", "truncated")
