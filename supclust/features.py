@@ -25,12 +25,7 @@ log = logging.getLogger(__name__)
 
 ARRAYS = ("train", "test", "train_labels", "test_labels")
 SEEDED = ("cifar10-lt50", "isic2019", "ham10000")  # data sets whose pool is drawn from the seed
-SHIPPED = (
-    "cifar10",
-    "cifar100",
-    "cifar10-lt50",
-    "ham10000",
-)  # whose features come with the package; of pools that are drawn, draw 0
+SHIPPED = ("cifar10", "cifar100", "cifar10-lt50", "ham10000")  # with the package; of pools that are drawn, draw 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -462,10 +462,8 @@ def criteria(effects: pd.DataFrame, title: str) -> Figure:
     names, datasets = effects["criterion"].unique(), effects["dataset"].unique()
     figure, grid = _grid([[(dataset, name) for name in names] for dataset in datasets], (2.6,), width=2.2)
     for i, ((dataset, name), (ax,)) in enumerate(grid.items()):
-        rows, color = (
-            effects[(effects["dataset"] == dataset) & (effects["criterion"] == name)],
-            CLASS_COLORS[3 if "sup" in name.lower() else i % len(names)],
-        )
+        rows = effects[(effects["dataset"] == dataset) & (effects["criterion"] == name)]
+        color = CLASS_COLORS[3 if "sup" in name.lower() else i % len(names)]
         ax.sharey(figure.axes[i // len(names) * len(names)])
         ax.axhline(0, color="0.6", linewidth=1, zorder=1)
         ax.plot(rows["budget"], rows["mean"], color=color)

@@ -1,5 +1,6 @@
 """What several test modules need."""
 
+import dataclasses
 import itertools
 import os
 from collections.abc import Sequence
@@ -69,6 +70,15 @@ def make_features(n_classes: int = 4, size: int = 50, d: int = 8, spread: float 
     half = len(points) // 2
     classes = tuple(f"class {k}" for k in range(n_classes))
     return Features(points, points[half:], labels, labels[half:], classes, {"dataset": "blobs"})
+
+
+def keep_digits(folder, profile, found):
+    """Keep these features as those of the digits that a profile trains an encoder for."""
+    from supclust import features
+
+    made_by = {"dataset": "digits", "config": dataclasses.asdict(profile.simclr)}
+    path = folder / "artefacts" / profile.name / "digits" / "features.safetensors"
+    features.save(path, dataclasses.replace(found, made_by=made_by, checksum=""))
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,3 @@
-import dataclasses
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import percentileofscore
 
-from supclust import analysis, budgets, features, method, profiles
-from tests.conftest import make_blobs, make_features
+from supclust import analysis, budgets, method, profiles
+from tests.conftest import keep_digits, make_blobs, make_features
 
 QUICK = profiles.get("quick", seeds=2)
 
@@ -23,9 +21,7 @@ def workplace(tmp_path, monkeypatch):
 
 
 def write_features(folder, spread=0.7):
-    made_by = {"dataset": "digits", "config": dataclasses.asdict(QUICK.simclr)}
-    path = folder / "artefacts" / "quick" / "digits" / "features.safetensors"
-    features.save(path, dataclasses.replace(make_features(spread=spread), made_by=made_by, checksum=""))
+    keep_digits(folder, QUICK, make_features(spread=spread))
 
 
 def test_coverage_is_the_mean_distance_to_the_nearest_pick():

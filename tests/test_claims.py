@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from supclust import claims, features, kept, profiles, strategies, sweep
+from supclust import claims, kept, profiles, strategies, sweep
 from supclust.analysis import Interval
 from supclust.claims import CONTRADICTED, INCONCLUSIVE, NO_DATA, SUPPORTED
-from tests.conftest import make_features
+from tests.conftest import keep_digits, make_features
 
 ABOVE, BELOW, WITHIN = claims.BOUNDS
 NOTHING = Interval(np.nan, np.nan, np.nan)
@@ -280,9 +280,7 @@ def workplace(tmp_path, monkeypatch):
 
 
 def write_features(folder, size=50):
-    made_by = {"dataset": "digits", "config": dataclasses.asdict(QUICK.simclr)}
-    path = folder / "artefacts" / "quick" / "digits" / "features.safetensors"
-    features.save(path, dataclasses.replace(make_features(size=size), made_by=made_by))
+    keep_digits(folder, QUICK, make_features(size=size))
 
 
 def test_evidence_is_measured_for_each_data_set_and_seed(workplace):

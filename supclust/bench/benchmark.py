@@ -47,10 +47,10 @@ def panels(runs: pd.DataFrame) -> pd.DataFrame:
     Random over the rounds, paired by seed, and the 95 % interval; verdict on it; rank in the panel by accuracy, 1 the best; random:
     how many labels Random needs for the last accuracy, see `random_labels`, and over_labels: their ratio.
     """
-    rows = []
-    for cell, part in (
-        runs.groupby(CELL, sort=False).filter(lambda part: "random" in set(part["strategy"])).groupby(CELL, sort=False)
-    ):
+    rows, known = [], set(runs.loc[runs["strategy"] == "random", CELL].itertuples(index=False, name=None))
+    for cell, part in runs.groupby(CELL, sort=False):
+        if cell not in known:
+            continue
         last = part[part["round"] == part["round"].max()].groupby("strategy")[["accuracy", "balanced_accuracy"]].mean()
         mean, seeds = part.groupby("strategy")["accuracy"].mean(), part.groupby("strategy")["seed"].nunique()
         needed = random_labels(runs[(runs[CELL[:2]] == list(cell[:2])).all(axis=1)], last["accuracy"])
@@ -81,12 +81,8 @@ def summary(found: pd.DataFrame) -> pd.DataFrame:
     whole = complete(found)
     by, small = whole.groupby("strategy"), whole[whole["budget"] == whole["budget"].iloc[0]].groupby("strategy")
     counts = {word: by["verdict"].agg(lambda values, word=word: (values == word).sum()) for word in ("higher", "lower")}
-    columns = {
-        "mean rank": by["rank"].mean(),
-        **counts,
-        "lead": by["lead"].mean(),
-        "random labels, times": small["over_labels"].median(),
-    }
+    columns = {"mean rank": by["rank"].mean(), **counts, "lead": by["lead"].mean()}
+    columns["random labels, times"] = small["over_labels"].median()
     return pd.DataFrame(columns).sort_values("mean rank").rename(index=LABELS).rename_axis(None)
 
 

@@ -72,7 +72,7 @@ def growth(by_points: pd.DataFrame, by_budget: pd.DataFrame, title: str) -> Figu
 
 
 def leads(found: pd.DataFrame, order: Sequence[str], title: str) -> Figure:
-    """Points above Random in each panel (columns) of each strategy (rows, in this order); what is not clear is grey.
+    """Points above Random in each panel (columns) of each strategy (rows, in this order); what is clear is bold.
 
     found: as benchmark.panels gives it.
     """
@@ -80,16 +80,8 @@ def leads(found: pd.DataFrame, order: Sequence[str], title: str) -> Figure:
     shown, clear = wide["lead"].loc[list(order)].astype(float), wide["verdict"].loc[list(order)].isin(["higher", "lower"])
     names = [f"{TITLES.get(dataset, dataset)}, {budget}" for _, dataset, budget in shown]
     figure, ax = plt.subplots(figsize=(4 + 0.62 * shown.shape[1], 2.6 + 0.3 * len(order)), layout="constrained")
-    style = {
-        "cmap": "RdBu",
-        "center": 0,
-        "vmin": -20,
-        "vmax": 20,
-        "linewidths": 1,
-        "annot": shown.round() + 0.0,
-        "fmt": ".0f",
-        "cbar": False,
-    }
+    style = {"cmap": "RdBu", "center": 0, "vmin": -20, "vmax": 20, "cbar": False, "fmt": ".0f", "linewidths": 1}
+    style["annot"] = shown.round() + 0.0  # and no minus zero
     sns.heatmap(shown.set_axis(names, axis=1).rename(index=LABELS), ax=ax, **style)
     cells = clear.to_numpy()[shown.notna().to_numpy()]
     for text, sure in zip(ax.texts, cells, strict=True):
