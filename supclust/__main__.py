@@ -231,7 +231,7 @@ def _claims(options: argparse.Namespace) -> int:
     if options.readme:
         claims.update_readme(options.readme, claims.summary_table(found))
     for claim in found:  # after the files: what reads the output may close it early, as head does
-        print(f"{claim.number}  {claim.verdict:<13} {claim.statement}")
+        print(f"{claim.number}  {claim.verdict:<13} {claim.title}")
     print(written)
     return 0
 

@@ -19,13 +19,14 @@ import numpy as np
 import pandas as pd
 
 from supclust import active, analysis, features, kept, method, strategies, sweep
-from supclust.profiles import PARTS, TITLES, Profile
+from supclust.profiles import PARTS, Profile
 
 log = logging.getLogger(__name__)
 
 PAPER = tomllib.loads((kept.PACKAGE / "claims.toml").read_text(encoding="utf-8"))
 BOUNDS: dict[str, tuple[float, float]] = PAPER["bounds"]  # where an interval must lie
-SUPPORTED, CONTRADICTED, INCONCLUSIVE, NO_DATA = "supported", "contradicted", "inconclusive", "no data"
+SUPPORTED, CONTRADICTED, OPEN, NO_DATA = VERDICTS = "supported", "contradicted", "open", "no data"
+VARIANTS = ["probcover:ball_share=0.02"]  # which extra rows need, kept in later.csv
 EVIDENCE = ["dataset", "seed", "clusters", "rho_all", "rho_within", "gap_typiclust", "gap_supclust"]
 MARKERS = ["<!-- claims:begin -->", "<!-- claims:end -->"]
 
@@ -37,30 +38,28 @@ class Claim:
     number: int
     title: str
     statement: str
-    figure: str  # of the paper
+    source: str  # section and figure of the paper
     reading: str
     universal: bool  # holds everywhere, or names an order: one clearly contrary comparison contradicts it
     compare: Mapping[str, Any]  # see claims.toml
-    comparisons: pd.DataFrame  # what, panel, expected, mean, low, high, seeds, unit; counts, subject: bool; verdict
+    comparisons: pd.DataFrame  # what, note, panel, dataset, framework, budget; role, subject; and what `_comparison` adds
+    mechanical: bool = False  # true by construction, and no finding
 
     @property
-    def counted(self) -> pd.DataFrame:
-        """The comparisons that have data and count."""
-        return self.comparisons[self.comparisons["counts"] & (self.comparisons["verdict"] != NO_DATA)]
+    def deciding(self) -> pd.DataFrame:
+        """The comparisons that make the verdict; the others are FSL's, judged "beside" it, and "extra" ones."""
+        return self.comparisons[self.comparisons["role"] == "decides"]
 
     @property
     def verdict(self) -> str:
         """The verdict by the rule that claims.md.j2 states."""
-        found = self.counted["verdict"]
-        if not self.counted["subject"].any():
+        found = self.deciding["verdict"]
+        if not (self.deciding["subject"] & (found != NO_DATA)).any():
             return NO_DATA
-        if (found == SUPPORTED).all():
-            return INCONCLUSIVE if self.universal and self.count(NO_DATA) else SUPPORTED
-        return CONTRADICTED if (found == CONTRADICTED).agg("any" if self.universal else "all") else INCONCLUSIVE
-
-    def count(self, verdict: str) -> int:
-        """Number of the comparisons that count and have that verdict."""
-        return int((self.comparisons["counts"] & (self.comparisons["verdict"] == verdict)).sum())
+        held, contrary = (found == SUPPORTED).mean(), (found == CONTRADICTED).mean()
+        if self.universal:
+            return CONTRADICTED if contrary else SUPPORTED if held == 1 else OPEN
+        return CONTRADICTED if contrary > 0.5 else SUPPORTED if held > 0.5 else OPEN
 
 
 def judge(interval: analysis.Interval, expected: str) -> str:
@@ -70,7 +69,7 @@ def judge(interval: analysis.Interval, expected: str) -> str:
         return NO_DATA
     if start < interval.low and interval.high < end:
         return SUPPORTED
-    return CONTRADICTED if interval.high < start or interval.low > end else INCONCLUSIVE
+    return CONTRADICTED if interval.high < start or interval.low > end else OPEN
 
 
 def verdicts(profile: Profile, table: pd.DataFrame, evidence: pd.DataFrame | None = None) -> list[Claim]:
@@ -83,55 +82,79 @@ def verdicts(profile: Profile, table: pd.DataFrame, evidence: pd.DataFrame | Non
 def _of_evidence(profile: Profile, measured: pd.DataFrame, of: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for (what, quantity), name in itertools.product(of.get("evidence", {}).items(), profile.datasets):
         values = measured[measured["dataset"] == name].eval(quantity)
-        yield _comparison(values, of["expected"], of["unit"], what=what, panel=TITLES.get(name, name))
+        yield _comparison(values, of["expected"], of["unit"], what=what, dataset=name)
 
 
 def _of_runs(profile: Profile, table: pd.DataFrame, of: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The comparisons in the panels of the profile, of data sets that the claim names, and of whatever else the table has."""
-    panels = [(key.dataset, key.framework, key.budget) for key in sweep.keys(profile, seeds=1)]
+    panels = [(key.dataset, key.framework, key.budget) for key in sweep.keys(profile, seeds=1, frameworks=active.FRAMEWORKS)]
     of_paper = [PARTS.get(name, name) for name in profile.datasets]
     absent = [name for name in of.get("datasets", []) if name not in of_paper]
     panels += itertools.product(absent, ("ssl",), profile.budgets)
     panels += table[analysis.PANEL].drop_duplicates().itertuples(index=False, name=None)
     panels = dict.fromkeys((dataset, "" if "versus" in of else framework, budget) for dataset, framework, budget in panels)
-    table = table[table["round"] <= of.get("rounds", np.inf)]
-    for (what, sides), measure, panel in itertools.product(of.get("pairs", {}).items(), of.get("measures", ["accuracy"]), panels):
+    parts = dict(iter(table[table["round"] <= of.get("rounds", np.inf)].groupby(analysis.PANEL)))
+    pairs = [(kind, *pair) for kind in ("pairs", "best", "extra") for pair in of.get(kind, {}).items()]
+    for (kind, what, sides), measure, panel in itertools.product(pairs, of.get("measures", ["accuracy"]), panels):
         dataset, framework, budget = panel
         whole = PARTS.get(dataset, dataset)
         subject = whole in of.get("datasets", [whole]) and framework in of.get("frameworks", [framework])
         if not subject and "elsewhere" not in of:
             continue
-        runs = [analysis.panel_of(table, (dataset, one, budget)) for one in of.get("versus", [framework] * 2)]
-        parts = [rows[rows["strategy"].isin(side)] for rows, side in zip(runs, sides, strict=True)]
-        values = analysis.seed_differences(*(analysis.by_round(part, measure) for part in parts))
-        extra, there = "" if measure == "accuracy" else f", {measure.replace('_', ' ')}", set(pd.concat(parts)["strategy"])
-        lacking = ", ".join(strategies.LABELS[name] for side in sides for name in side if name not in there)
-        if lacking and not any(part.empty for part in parts):
-            extra += f" (without {lacking})"
-        about = {"what": what + extra, "panel": analysis.panel_title(*panel), "counts": measure == "accuracy", "subject": subject}
+        runs = [parts.get((dataset, one, budget), table[:0]) for one in of.get("versus", [framework] * 2)]
+        about = dict(zip(analysis.PANEL, panel, strict=True)) | {"what": what, "subject": subject}
+        if kind == "best":
+            means = runs[1][runs[1]["strategy"].isin(sides[1])].groupby("strategy")[measure].mean()
+            sides = [sides[0], [*means.sort_values().index[-1:]]]
+            about["note"] = ", ".join(strategies.LABELS[name] for name in sides[1])
+        values = analysis.seed_differences(*(_mean_of(rows, side, measure) for rows, side in zip(runs, sides, strict=True)))
+        if kind == "extra" or measure != "accuracy":
+            about |= {"role": "extra", "what": what + ("" if measure == "accuracy" else f", {measure.replace('_', ' ')}")}
+        elif framework == "fsl" and "elsewhere" not in of:
+            about["role"] = "beside"
         yield _comparison(values, "> 0" if subject else of["elsewhere"], **about)
+
+
+def _mean_of(rows: pd.DataFrame, names: Sequence[str], measure: str) -> pd.Series:
+    """The strategies' mean as analysis.by_round gives it; of nothing where one of them was not run."""
+    rows = rows[rows["strategy"].isin(names)]
+    return analysis.by_round(rows if rows["strategy"].nunique() == len(names) else rows[:0], measure)
 
 
 def _comparison(values: pd.Series, expected: str, unit: str = "points", **about: Any) -> dict[str, Any]:
     """A row of a claim's comparisons; values: one for each seed."""
     values = values.dropna()
     interval = analysis.mean_interval(values) if len(values) else analysis.Interval(np.nan, np.nan, np.nan)
-    row = {"expected": expected, **interval._asdict(), "seeds": len(values), "unit": unit, "verdict": judge(interval, expected)}
-    return {"counts": True, "subject": True} | about | row
+    row = {"framework": "", "budget": "", "role": "decides", "subject": True, "note": ""} | about
+    row |= {"panel": analysis.panel_title(row["dataset"], row["framework"], row["budget"])}
+    row |= {"expected": expected, **interval._asdict(), "seeds": len(values), "unit": unit, "verdict": judge(interval, expected)}
+    return row | {"needed": seeds_needed(len(values), interval, expected) if row["verdict"] == OPEN else ""}
 
 
-def run(profile: Profile) -> list[Claim]:
-    """The verdicts on what a profile's kept table holds, seeds beyond the profile's included, and on `evidence`; no run is made.
+def seeds_needed(seeds: int, interval: analysis.Interval, expected: str) -> str:
+    """How many seeds would decide an open comparison if its mean stayed: the interval shrinks with the root of their number."""
+    half, away = interval.high - interval.mean, min(abs(interval.mean - bound) for bound in BOUNDS[expected])
+    if seeds == 1 or seeds * half**2 >= 1000 * away**2:
+        return "more than one seed" if seeds == 1 else "more than 1,000 seeds"
+    return f"about {max(seeds + 1, float(f'{seeds * (half / away) ** 2:.2g}')):.0f} seeds"
 
-    Raises ValueError, saying what to do, where there is no run at all.
+
+def run(profile: Profile, table: pd.DataFrame | None = None, *, recompute: bool = False) -> list[Claim]:
+    """The verdicts on the runs of a table, or on what a profile's kept one holds, seeds beyond the profile's included.
+
+    Runs of VARIANTS are read where they are kept, and `evidence` is measured, with recompute=True anew; no run is made. Raises
+    ValueError, saying what to do, where there is no run at all.
     """
-    wanted = sweep.keys(profile, frameworks=active.FRAMEWORKS)
-    table, _ = sweep.kept_rows(profile, wanted + sweep.more_seeds(profile))
-    if table.empty:
-        raise ValueError(f"there is no run of profile {profile.name!r} yet: run `supclust sweep --profile {profile.name}`")
-    if (done := len(table.drop_duplicates(sweep.RUN))) < len(wanted):
-        log.warning("%d runs of %d are done; the verdicts are on these", done, len(wanted))
-    return verdicts(profile, table, evidence(profile))
+    if table is None:
+        wanted = sweep.keys(profile, frameworks=active.FRAMEWORKS)
+        table, _ = sweep.kept_rows(profile, wanted + sweep.more_seeds(profile))
+        if table.empty:
+            raise ValueError(f"there is no run of profile {profile.name!r} yet: run `supclust sweep --profile {profile.name}`")
+        if (done := len(table.drop_duplicates(sweep.RUN))) < len(wanted):
+            log.warning("%d runs of %d are done; the verdicts are on these", done, len(wanted))
+    variants, _ = sweep.kept_rows(profile, sweep.keys(profile, strategies=VARIANTS), "later")
+    table = table if variants.empty else pd.concat([table, variants])
+    return verdicts(profile, table, evidence(profile, recompute=recompute))
 
 
 def evidence(profile: Profile, *, recompute: bool = False, jobs: int = -1) -> pd.DataFrame:
@@ -172,9 +195,16 @@ def measure(profile: Profile, dataset: str, seed: int, folders: dict[str, str]) 
     return dataset, seed, budget, rho.overall, np.nanmedian(rho.per_cluster), *gaps
 
 
+def headline(claims: Sequence[Claim]) -> str:
+    """How many claims have which verdict, the mechanical check aside: "7 claims: 2 supported, 4 contradicted, 1 open"."""
+    found = [one.verdict for one in claims if not one.mechanical]
+    return f"{len(found)} claims: " + ", ".join(f"{found.count(verdict)} {verdict}" for verdict in VERDICTS if verdict in found)
+
+
 def as_table(claims: Sequence[Claim]) -> pd.DataFrame:
-    """The comparisons of all claims, with the column claim: "1 title"."""
-    return pd.concat({f"{one.number} {one.title}": one.comparisons for one in claims}, names=["claim"]).reset_index("claim")
+    """The comparisons of all claims, with the column claim: "1 title: verdict"."""
+    rows = {f"{one.number} {one.title}: {one.verdict}": one.comparisons for one in claims}
+    return pd.concat(rows, names=["claim"]).reset_index("claim")
 
 
 def write(profile: Profile, claims: Sequence[Claim]) -> Path:
@@ -186,7 +216,7 @@ def write(profile: Profile, claims: Sequence[Claim]) -> Path:
 
 def as_markdown(profile: Profile, claims: Sequence[Claim]) -> str:
     """The whole report: a summary, a section for each claim, and how verdicts are made."""
-    return kept.template(kept.PACKAGE / "claims.md.j2").render(profile=profile, claims=claims)
+    return kept.template(kept.PACKAGE / "claims.md.j2").render(profile=profile, claims=claims, headline=headline(claims))
 
 
 def summary_table(claims: Sequence[Claim]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,8 +56,8 @@ AXIS_LABELS = {
     "tail_accuracy": "accuracy on rare classes (%)",
     "classes": "classes with a label",
 }
-VERDICTS = {"supported": ("#0072B2", "o"), "contradicted": ("#D55E00", "X"), "inconclusive": ("#999999", "d")}
-UNITS = {"points": "points of accuracy", "rho": "Spearman's ρ", "distance": "distance"}
+VERDICTS = {"supported": "#0072B2", "contradicted": "#D55E00", "open": "#999999"}
+UNITS = {"points": "points", "rho": "Spearman's ρ", "distance": "distance"}
 SETTINGS = {
     "relative_temperature": "T of SUP, in mean distances of centres",
     "top_fraction": "share of a cluster that is typical",
@@ -360,41 +359,67 @@ def win_matrix(matrix: pd.DataFrame, title: str) -> Figure:
 
 
 def forest(comparisons: pd.DataFrame, title: str) -> Figure:
-    """A dot and a 95 % interval for each comparison, an axes for each claim, in the colour of its verdict.
+    """A dot and a 95 % interval for each comparison, an axes for each claim, FSL's panels in one of their own beside it.
 
-    comparisons: as claims.as_table gives them; those that do not count are left out. A row holds all panels of one comparison, or
-    one panel where the claim has one comparison only.
+    comparisons: as claims.as_table gives them; extra ones are left out. Colour: verdict; shape: data set; hollow: the small budget.
+    A row holds all panels of one comparison; where a claim has more than six, of all of them.
     """
-    shown = comparisons[comparisons["counts"] & comparisons["verdict"].isin(list(VERDICTS))]
-    parts = [rows for _, rows in shown.groupby("claim", sort=False)]
-    parts = [rows.assign(row=rows["what" if rows["what"].nunique() > 1 else "panel"]) for rows in parts]
-    heights = [0.9 + sum(0.1 + max(0.2, 0.115 * size) for size in rows["row"].value_counts()) for rows in parts]  # inches
-    figure = plt.figure(figsize=(8.5, 0.9 + sum(heights)), layout="constrained")
-    for cell, rows in zip(figure.add_gridspec(max(1, len(parts)), height_ratios=heights or None), parts, strict=False):
-        _draw_claim(figure.add_subplot(cell), rows)
-    return _finish(figure, title, columns=2)
+    shown = comparisons[(comparisons["role"] != "extra") & comparisons["verdict"].isin(list(VERDICTS))]
+    shapes = dict(zip(shown["dataset"].unique(), itertools.cycle("osD^"), strict=False))
+    parts = [_in_rows(rows.sort_values("subject", ascending=False, kind="stable")) for _, rows in shown.groupby("claim")]
+    heights = [0.4 + np.clip(0.034 * rows["row"].value_counts(), 0.25, 0.8).sum() for rows in parts]  # inches
+    figure = plt.figure(figsize=(8, 1 + sum(heights)), layout="constrained")
+    grid = figure.add_gridspec(max(1, len(parts)), 2, height_ratios=heights or None, width_ratios=(5, 2))
+    for i, rows in enumerate(parts):
+        fsl = rows["framework"] == "fsl"
+        ax = figure.add_subplot(grid[i, 0] if fsl.any() else grid[i, :])
+        name = f"{rows['claim'].iloc[0]} ({UNITS[rows['unit'].iloc[0]]})"
+        ax.set_title(name, loc="left", fontsize=9, x=-0.42 if fsl.any() else -0.3)  # both at the figure's edge
+        for label, look in () if i else _claim_legend(shapes):
+            ax.scatter([], [], label=label, **look)
+        _draw_claim(ax, rows, rows[~fsl], shapes)
+        if fsl.any():
+            beside = figure.add_subplot(grid[i, 1])
+            beside.set_title("FSL", fontsize=9)
+            _draw_claim(beside, rows, rows[fsl], shapes)
+            beside.tick_params(labelleft=False)
+            beside.locator_params(axis="x", nbins=4)
+    with plt.rc_context({"legend.fontsize": 8}):
+        return _finish(figure, title)
 
 
-def _draw_claim(ax: Axes, rows: pd.DataFrame) -> None:
-    names, groups = list(rows["row"].unique()), rows.groupby("row", sort=False)
-    rows = rows.assign(y=groups.ngroup() + 0.85 * ((groups.cumcount() + 0.5) / groups["row"].transform("size") - 0.5))
-    for verdict, (color, marker) in VERDICTS.items():
-        part = rows[rows["verdict"] == verdict]
-        ax.hlines("y", "low", "high", data=part[np.isfinite(part["low"])], color=color, linewidth=1.2, label="_")
-        ax.scatter("mean", "y", data=part, s=12 if len(rows) > 12 else 36, color=color, marker=marker, zorder=3, label=verdict)
-    ax.axvline(0, color="0.3", linewidth=1)
-    ax.set(xlim=ax.get_xlim(), ylim=(len(names) - 0.4, -0.6))
+def _in_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """A claim's comparisons with the column row, what stands beside them."""
+    names = rows["what"] if rows["what"].nunique() <= 6 else rows["what"].str.partition(",")[0]
+    return rows.assign(row=names + ", claimed " + rows["expected"] if rows["expected"].nunique() > 1 else names)
+
+
+def _claim_legend(shapes: Mapping[str, str]) -> list[tuple[str, dict[str, Any]]]:
+    plain = {"edgecolor": "0.3", "facecolor": "0.3"}
+    looks = [(TITLES.get(name, name), plain | {"marker": shape}) for name, shape in shapes.items()]
+    looks += [("tiny budget", plain), ("small budget", plain | {"facecolor": "white"})]
+    return looks + [(verdict, {"color": color, "marker": "_", "s": 150, "linewidth": 3}) for verdict, color in VERDICTS.items()]
+
+
+def _draw_claim(ax: Axes, rows: pd.DataFrame, part: pd.DataFrame, shapes: Mapping[str, str]) -> None:
+    """Some of a claim's rows, at the places that all of them have."""
+    names, groups = list(rows["row"].unique()), part.groupby("row")
+    places = part["row"].map(names.index) + 0.8 * ((groups.cumcount() + 0.5) / groups["row"].transform("size") - 0.5)
+    for y, one in zip(places, part.itertuples(), strict=True):
+        color = VERDICTS[one.verdict]
+        ax.hlines(y, *np.nan_to_num([one.low, one.high], posinf=one.mean, neginf=one.mean), color=color, linewidth=1)
+        face = "white" if one.budget == "small" else color
+        ax.scatter(one.mean, y, s=18, marker=shapes[one.dataset], facecolor=face, edgecolor=color, linewidth=1, zorder=3)
     for i, expected in enumerate(rows.drop_duplicates("row")["expected"]):
         margin = float(expected.partition("±")[2] or 0)
         where = (-margin, margin) if margin else (0, 1e9) if expected.startswith(">") else (-1e9, 0)
-        style = {"color": "#56B4E9", "alpha": 0.15, "linewidth": 0, "zorder": 0, "label": "where the claim puts it"}
-        ax.fill_between(where, i - 0.5, i + 0.5, **style)
-    for one in rows[rows["row"] != rows["panel"]].itertuples():  # where a row holds several panels
-        ax.text(1.01, one.y, one.panel, transform=ax.get_yaxis_transform(), va="center", fontsize=6, color="0.3")
-    ax.set_yticks(range(len(names)), [textwrap.fill(name, 36) for name in names])
-    ax.tick_params(labelsize=8)
-    ax.set_title(rows["claim"].iloc[0], loc="left", fontsize=10)
-    ax.set_xlabel(UNITS[rows["unit"].iloc[0]], fontsize=8)
+        ax.fill_between(where, i - 0.46, i + 0.46, color="#56B4E9", alpha=0.15, linewidth=0, zorder=0, label="as claimed")
+    ax.axvline(0, color="0.3", linewidth=1)
+    ends = rows[["mean", "low", "high"]].replace([np.inf, -np.inf], np.nan)
+    ends = min(0, ends.min(axis=None)), max(0, ends.max(axis=None))
+    ax.set(xlim=(ends[0] - 0.04 * np.ptp(ends), ends[1] + 0.04 * np.ptp(ends)), ylim=(len(names) - 0.5, -0.5))
+    ax.set_yticks(range(len(names)), names)
+    ax.tick_params(labelsize=8, left=False, pad=2)
 
 
 def sensitivity(table: pd.DataFrame, defaults: Mapping[str, Any], rival: pd.DataFrame, title: str) -> Figure:

@@ -6,12 +6,14 @@ import pytest
 
 from supclust import claims, kept, profiles, strategies, sweep
 from supclust.analysis import Interval
-from supclust.claims import CONTRADICTED, INCONCLUSIVE, NO_DATA, SUPPORTED
+from supclust.claims import CONTRADICTED, NO_DATA, OPEN, SUPPORTED
 from tests.conftest import keep_digits, make_features
 
 ABOVE, BELOW, WITHIN = claims.BOUNDS
 NOTHING = Interval(np.nan, np.nan, np.nan)
-PROFILE = dataclasses.replace(profiles.get("laptop"), datasets=("cifar10", "cifar10-lt50"), budgets=("tiny",), seeds=3)
+HERE = ("cifar10", "cifar10-lt50")
+FSL = profiles.Supervised(HERE, budgets=("tiny",))
+PROFILE = dataclasses.replace(profiles.get("laptop"), datasets=HERE, budgets=("tiny",), seeds=3, fsl=FSL)
 QUICK = dataclasses.replace(profiles.get("quick"), seeds=2)
 LADDER = {  # accuracy of each strategy if everything that the paper says of Figures 5 and 6 holds
     "supclust": 0.60,
@@ -40,7 +42,7 @@ def make_runs(accuracy=None, *, dataset="cifar10", framework="ssl", seeds=range(
 
 def make_world():
     """A table in which claims 2 to 7 hold."""
-    tail = LADDER | {"coreset": 0.53}
+    tail = LADDER | {"coreset": 0.63}
     lower = {name: level - 0.2 for name, level in LADDER.items()}
     return pd.concat(
         [
@@ -82,17 +84,17 @@ def comparisons_of(number, table, profile=PROFILE, evidence=None):
     [
         (0.1, 2, ABOVE, SUPPORTED),
         (-2, -0.1, ABOVE, CONTRADICTED),
-        (-1, 2, ABOVE, INCONCLUSIVE),
-        (0, 2, ABOVE, INCONCLUSIVE),
+        (-1, 2, ABOVE, OPEN),
+        (0, 2, ABOVE, OPEN),
         (-2, -0.1, BELOW, SUPPORTED),
         (0.1, 2, BELOW, CONTRADICTED),
-        (-np.inf, np.inf, BELOW, INCONCLUSIVE),
+        (-np.inf, np.inf, BELOW, OPEN),
         (-0.05, 0.09, WITHIN, SUPPORTED),
         (0.11, 0.2, WITHIN, CONTRADICTED),
         (-0.4, -0.3, WITHIN, CONTRADICTED),
-        (0.05, 0.2, WITHIN, INCONCLUSIVE),
-        (-0.2, 0.2, WITHIN, INCONCLUSIVE),
-        (-np.inf, np.inf, WITHIN, INCONCLUSIVE),
+        (0.05, 0.2, WITHIN, OPEN),
+        (-0.2, 0.2, WITHIN, OPEN),
+        (-np.inf, np.inf, WITHIN, OPEN),
     ],
 )
 def test_a_comparison_is_judged_by_where_its_whole_interval_lies(low, high, expected, verdict):
@@ -109,12 +111,15 @@ def test_a_comparison_without_data_says_so():
         (True, "++", SUPPORTED),
         (True, "+-", CONTRADICTED),
         (True, "-0", CONTRADICTED),
-        (True, "+0", INCONCLUSIVE),
-        (False, "+-", INCONCLUSIVE),
-        (False, "-0", INCONCLUSIVE),
+        (True, "+0", OPEN),
+        (False, "+-", OPEN),
+        (False, "-0", OPEN),
         (False, "--", CONTRADICTED),
-        (False, "+?", SUPPORTED),
-        (True, "+?", INCONCLUSIVE),
+        (False, "--+", CONTRADICTED),
+        (False, "++-", SUPPORTED),
+        (False, "+0?", OPEN),
+        (False, "+?", OPEN),
+        (True, "+?", OPEN),
         (True, "-?", CONTRADICTED),
         (True, "?B", NO_DATA),
         (True, "?b", NO_DATA),
@@ -126,18 +131,34 @@ def test_a_comparison_without_data_says_so():
     ],
 )
 def test_the_rule_for_a_whole_claim(universal, signs, verdict):
-    verdicts = {"+": SUPPORTED, "-": CONTRADICTED, "0": INCONCLUSIVE, "?": NO_DATA, "x": CONTRADICTED}
+    verdicts = {"+": SUPPORTED, "-": CONTRADICTED, "0": OPEN, "?": NO_DATA, "x": CONTRADICTED}
     verdicts |= {"B": SUPPORTED, "b": CONTRADICTED}  # no part of the claim's subject
-    rows = [{"verdict": verdicts[sign], "counts": sign != "x", "subject": sign not in "bB"} for sign in signs]
-    some = pd.DataFrame(rows, columns=["verdict", "counts", "subject"])
+    rows = [(verdicts[sign], "extra" if sign == "x" else "decides", sign not in "bB") for sign in signs]
+    some = pd.DataFrame(rows, columns=["verdict", "role", "subject"])
     assert claims.Claim(1, "title", "statement", "Fig. 1", "reading", universal, {}, some).verdict == verdict
+
+
+@pytest.mark.parametrize(("seeds", "mean", "half"), [(10, 0.5, 1.5), (4, 0.25, 0.75), (5, -1.0, 3.0)])
+def test_as_many_seeds_as_an_open_comparison_needs_make_it_clear(seeds, mean, half):
+    needed = float(claims.seeds_needed(seeds, Interval(mean, mean - half, mean + half), ABOVE).split()[1])
+    for more, verdict in ((1.1 * needed, SUPPORTED if mean > 0 else CONTRADICTED), (0.9 * needed, OPEN)):
+        shorter = half * np.sqrt(seeds / more)
+        assert claims.judge(Interval(mean, mean - shorter, mean + shorter), ABOVE) == verdict
+
+
+def test_seeds_that_no_one_has_are_not_counted():
+    assert claims.seeds_needed(10, Interval(0.0, -2.0, 2.0), ABOVE) == "more than 1,000 seeds"
+    assert claims.seeds_needed(1, Interval(1.0, -np.inf, np.inf), ABOVE) == "more than one seed"
+    assert claims.seeds_needed(5, Interval(1.0, 0.0, 2.0), ABOVE) == "about 6 seeds"
+    assert claims.seeds_needed(4, Interval(0.05, -0.05, 0.15), WITHIN) == "about 16 seeds"  # the nearer end of the margin
 
 
 def test_all_claims_are_supported_where_they_hold():
     found = claims.verdicts(PROFILE, make_world(), make_evidence())
     assert [claim.number for claim in found] == list(range(1, 9))
     others = {claim.number: claim.verdict for claim in found if claim.verdict != SUPPORTED}
-    assert others == {3: INCONCLUSIVE}  # there is no ISIC-2019 in this world
+    assert others == {3: OPEN}  # there is no ISIC-2019 in this world
+    assert claims.headline(found) == "7 claims: 6 supported, 1 open"  # claim 8 is a mechanical check
 
 
 def test_turned_upside_down_none_is_supported_and_those_that_say_everywhere_are_contradicted():
@@ -161,7 +182,7 @@ def test_only_seeds_that_both_have_count():
     assert comparisons_of(7, table)[0].seeds == 2
     one = table[~((table["strategy"] == "random") & (table["seed"] == 2))]
     comparison = comparisons_of(7, one)[0]
-    assert (comparison.seeds, comparison.verdict) == (1, INCONCLUSIVE)
+    assert (comparison.seeds, comparison.verdict) == (1, OPEN)
     none = table[(table["strategy"] == "supclust") | (table["seed"] == 3)]
     assert comparisons_of(7, none)[0].verdict == NO_DATA
 
@@ -176,29 +197,49 @@ def test_a_part_of_a_data_set_of_the_paper_stands_for_it():
     profile = dataclasses.replace(PROFILE, datasets=(*PROFILE.datasets, "ham10000"))
     part = make_runs({"supclust": 0.7, "typiclust": 0.6}).assign(dataset="ham10000")
     gain = next(one for one in claims.verdicts(profile, pd.concat([make_world(), part]), make_evidence()) if one.number == 3)
-    counted = gain.comparisons[gain.comparisons["counts"]]
-    assert set(counted["panel"].str.partition(",")[0]) == {"CIFAR-10-LT50", "ISIC-2019 (HAM10000)"}
-    assert (gain.verdict, gain.count(NO_DATA)) == (SUPPORTED, 0)
+    assert set(gain.deciding["panel"].str.partition(",")[0]) == {"CIFAR-10-LT50", "ISIC-2019 (HAM10000)"}
+    assert (gain.verdict, set(gain.deciding["verdict"])) == (SUPPORTED, {SUPPORTED})
 
 
 def test_what_a_claim_names_and_the_profile_lacks_is_no_data():
     gain = claim(3, make_world())
-    counted = gain.comparisons[gain.comparisons["counts"]]
-    assert dict(zip(counted["panel"], counted["verdict"], strict=True))["ISIC-2019, SSL, tiny"] == NO_DATA
-    assert gain.verdict == INCONCLUSIVE
-    assert "no data for 1 more" in claims.summary_table([gain])
-    assert set(gain.comparisons[~gain.comparisons["counts"]]["what"]) == {
+    assert dict(zip(gain.deciding["panel"], gain.deciding["verdict"], strict=True))["ISIC-2019, SSL, tiny"] == NO_DATA
+    assert gain.verdict == OPEN
+    assert "<br>To decide: runs for 1 more comparison, in ISIC-2019, SSL, tiny. |" in claims.summary_table([gain])
+    assert set(gain.comparisons[gain.comparisons["role"] == "extra"]["what"]) == {
         "SUPClust − TypiClust, balanced accuracy",
         "SUPClust − TypiClust, tail accuracy",
     }
 
 
-def test_families_are_compared_at_the_seeds_that_all_have_and_say_who_is_missing():
+def test_families_are_compared_at_the_seeds_that_all_have_and_only_where_all_were_run():
     table = make_runs()
     first = comparisons_of(4, table[~((table["strategy"] == "bald") & (table["seed"] == 0))])[0]
     assert (first.what, first.seeds) == ("diversity − uncertainty", 3)
     assert first.mean == pytest.approx(100 * ((0.60 + 0.58 + 0.57 + 0.49) / 4 - 0.45), abs=0.5)
-    assert comparisons_of(4, table[table["strategy"] != "bald"])[0].what.endswith("(without BALD)")
+    assert comparisons_of(4, table[table["strategy"] != "bald"])[0].verdict == NO_DATA
+
+
+def test_probcover_does_not_decide_whether_diversity_beats_uncertainty_alone():
+    table = pd.concat([make_runs(LADDER | {"probcover": 0.1}), make_runs({"probcover:ball_share=0.02": 0.57})])
+    diversity = claim(4, table).comparisons.dropna(subset=["mean"]).set_index("what")
+    assert list(diversity["role"]) == ["decides", "extra", "extra"]
+    by_hand = {"diversity − uncertainty": 0.4425, "without ProbCover": 0.5567, "ProbCover, radius by share": 0.56}
+    assert diversity["mean"].to_dict() == pytest.approx({what: 100 * (value - 0.45) for what, value in by_hand.items()}, abs=0.5)
+
+
+def test_ssl_decides_and_fsl_stands_beside_it_except_where_a_claim_names_it():
+    world = make_world()
+    lost = world["accuracy"] - (world["framework"] == "fsl") * (world["strategy"] == "supclust")
+    gain = claim(7, world.assign(accuracy=lost))
+    assert gain.verdict == SUPPORTED
+    assert gain.comparisons.set_index("framework")["verdict"].groupby("framework").agg(set).to_dict() == {
+        "fsl": {CONTRADICTED},
+        "ssl": {SUPPORTED},
+    }
+    assert "2 of 2 SSL panels (+10.0 to +10.0 points); 0 of 2 FSL panels, 2 against" in claims.summary_table([gain])
+    won = world["accuracy"] + (world["framework"] == "fsl") * (world["strategy"] == "coreset")
+    assert verdict_of(6, world.assign(accuracy=won)) == CONTRADICTED
 
 
 def test_ssl_is_compared_with_fsl_strategy_by_strategy_without_the_control():
@@ -214,8 +255,19 @@ def test_ssl_is_compared_with_fsl_strategy_by_strategy_without_the_control():
 def test_coreset_must_do_well_there_and_badly_elsewhere():
     world = make_world()
     assert verdict_of(6, world) == SUPPORTED
-    everywhere = world.assign(accuracy=world["accuracy"] + 0.1 * (world["strategy"] == "coreset"))
+    everywhere = world.assign(accuracy=world["accuracy"] + 0.2 * (world["strategy"] == "coreset"))
     assert verdict_of(6, everywhere) == CONTRADICTED
+
+
+def test_coreset_is_held_against_the_best_of_those_that_were_run():
+    world = make_world()
+    best, mean, _ = (rows.iloc[0] for _, rows in claim(6, world).comparisons.groupby("what", sort=False))
+    assert (best["note"], best["role"], best["mean"]) == ("SUPClust", "decides", pytest.approx(-11, abs=0.5))
+    others = [level for name, level in LADDER.items() if not name.startswith("supclust-") and name != "coreset"]
+    assert (mean["role"], mean["mean"]) == ("extra", pytest.approx(100 * (0.49 - np.mean(others)), abs=0.5))
+    (first, *rest) = comparisons_of(6, world[world["strategy"] != "supclust"])
+    assert (first.note, first.mean) == ("TypiClust", pytest.approx(-9, abs=0.5))
+    assert np.isnan(next(one.mean for one in rest if one.what == "Coreset − mean of the others"))
 
 
 def test_the_report_is_written_from_the_numbers(tmp_path, monkeypatch):
@@ -225,8 +277,9 @@ def test_the_report_is_written_from_the_numbers(tmp_path, monkeypatch):
     assert path == tmp_path / "reports" / "laptop" / "claims.md"
     text = path.read_text()
     assert text.startswith("# The paper's claims, profile `laptop`")
-    assert "## 1. SUP and typicality are uncorrelated: inconclusive" in text
-    assert "Comparisons: 2 supported, 2 contradicted, 0 inconclusive, 0 without data." in text
+    assert "## 1. SUP and typicality are uncorrelated: open" in text
+    assert "7 claims: 5 supported, 2 open; and one mechanical check. Up to 4 seeds in a comparison." in text
+    assert "*To decide:* more seeds would not, as the comparisons are clear and disagree." in text
     assert "## 7. No cold start: supported" in text
     assert "| ρ within clusters | CIFAR-10 | within ±0.1 | −0.40 [−0.42, −0.38] | 4 | contradicted |" in text
     assert "of m comparisons about m/20 miss" in text
@@ -236,15 +289,15 @@ def test_the_report_is_written_from_the_numbers(tmp_path, monkeypatch):
 def test_the_summary_has_a_row_for_each_claim():
     lines = claims.summary_table(claims.verdicts(PROFILE, make_world(), make_evidence())).splitlines()
     assert lines[0] == "| claim | here | verdict |"
-    assert len(lines) == 10
-    assert all(line.count("|") == 4 for line in lines)
-    assert "supported in 2 of 2 panels, contradicted in 0 (−0.098 to −0.098)" in lines[-1]
-    assert "no data for 1 more comparison |" in lines[4]
+    assert len(lines) == 12  # below it: what its words mean
+    assert all(line.count("|") == 4 for line in lines[:10])
+    assert lines[9].startswith("| 8. Mechanical check: ")
+    assert "2 of 2 data sets (−0.098 to −0.098)" in lines[9]
 
 
 def test_comparisons_as_a_table():
     table = claims.as_table(claims.verdicts(PROFILE, make_world(), make_evidence()))
-    shown = {"claim", "what", "panel", "expected", "mean", "low", "high", "seeds", "unit", "counts", "verdict"}
+    shown = {"claim", "what", "panel", "expected", "mean", "low", "high", "seeds", "unit", "role", "verdict"}
     assert shown <= set(table.columns)
     assert table["claim"].nunique() == 8
     assert table[table["verdict"] == NO_DATA]["mean"].isna().all()
@@ -331,7 +384,7 @@ def test_verdicts_of_a_profile_rest_on_the_runs_that_are_done_seeds_beyond_the_p
     sweep.run(QUICK, strategies=["supclust", "random"], budgets=["tiny"], seeds=3, jobs=1)
     sweep.write_table(QUICK)
     found = claims.run(QUICK)
-    assert found[6].counted["seeds"].tolist() == [3]
+    assert found[6].deciding["seeds"].tolist() == [3, 0]
     assert found[7].verdict != NO_DATA
     assert f"6 runs of {len(sweep.keys(QUICK))} are done" in caplog.text
 
@@ -344,10 +397,10 @@ def test_claim_6_is_about_the_long_tail_and_says_nothing_without_it():
 
 
 def test_every_strategy_that_a_claim_names_exists():
-    pairs = [pair for claim in claims.PAPER["claim"] for pair in claim["compare"].get("pairs", {}).values()]
-    named = {name for pair in pairs for side in pair for name in side}
-    assert len(pairs) == 20
-    assert named <= set(strategies.NAMES)
+    kinds = [claim["compare"].get(kind, {}) for claim in claims.PAPER["claim"] for kind in ("pairs", "best", "extra")]
+    named = {name for kind in kinds for pair in kind.values() for side in pair for name in side}
+    assert sum(map(len, kinds)) == 24
+    assert named - set(strategies.NAMES) == set(claims.VARIANTS)
     assert set(strategies.CONTROLS).isdisjoint(named)
 
 

@@ -3,6 +3,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import PathCollection
 from PIL import Image
 
 from supclust import analysis, budgets, plots, profiles, strategies
@@ -29,11 +30,16 @@ MANY = pd.concat(
 NAMES = list(MANY["strategy"].unique())
 COMPARISONS = pd.DataFrame(
     [
-        ("2 order", what, panel, expected, 1.0, low, 2.0, 5, unit, True, verdict)
+        ("2 order", what, dataset, framework, budget, expected, 1.0, low, 2.0, unit, "decides", True, verdict)
         for what, expected, unit in (("a", "> 0", "points"), ("b", "within ±0.1", "rho"))
-        for panel, low, verdict in (("p", 0.5, "supported"), ("q", -np.inf, "inconclusive"), ("r", np.nan, "no data"))
+        for dataset, framework, budget, low, verdict in (
+            ("cifar10", "ssl", "tiny", 0.5, "supported"),
+            ("digits", "ssl", "small", -np.inf, "open"),
+            ("digits", "fsl", "small", 0.1, "contradicted"),
+            ("digits", "ssl", "tiny", np.nan, "no data"),
+        )
     ],
-    columns=["claim", "what", "panel", "expected", "mean", "low", "high", "seeds", "unit", "counts", "verdict"],
+    columns=["claim", "what", *analysis.PANEL, "expected", "mean", "low", "high", "unit", "role", "subject", "verdict"],
 )
 SETTINGS = pd.DataFrame(
     [
@@ -143,16 +149,21 @@ def test_what_was_not_run_is_said_to_be_so():
 
 
 def test_comparisons_without_data_have_no_place_in_the_forest():
-    assert [label.get_text() for label in FIGURES["forest of one claim"]().axes[0].get_yticklabels()] == ["a", "b"]
+    figure = FIGURES["forest of one claim"]()
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a, claimed > 0", "b, claimed within ±0.1"]
     assert plots.forest(COMPARISONS[COMPARISONS["verdict"] == "no data"], "title").axes == []
-    named = {text.get_text() for text in FIGURES["forest of one claim"]().legends[0].get_texts()}
-    assert named <= {*plots.VERDICTS, "where the claim puts it"}
+    named = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert named == {"CIFAR-10", "Digits", "tiny budget", "small budget", *plots.VERDICTS, "as claimed"}
     plt.close("all")
 
 
-def test_a_row_of_several_panels_names_them():
-    texts = [text.get_text() for text in FIGURES["forest of one claim"]().axes[0].texts]
-    assert texts == ["p", "q"] * 2
+def test_the_forest_has_an_axes_for_fsl_beside_ssl_and_no_extra_comparisons():
+    ssl, fsl = plots.forest(COMPARISONS, "title").axes
+    drawn = [[part.get_offsets() for part in ax.collections if isinstance(part, PathCollection)] for ax in (ssl, fsl)]
+    dots = [np.concatenate(some) for some in drawn]
+    assert [len(some) for some in dots] == [4, 2]
+    assert dots[0][:, 1].tolist() == pytest.approx([-0.2, 0.2, 0.8, 1.2])  # a row for each comparison, panels apart
+    assert len(plots.forest(COMPARISONS.assign(role="extra"), "title").axes) == 0
     plt.close("all")
 
 
