@@ -1,6 +1,7 @@
 """README and docs: the README is short, every link leads somewhere, every figure has its finding, and the Python shown runs."""
 
 import functools
+import html
 import re
 from pathlib import Path
 
@@ -58,6 +59,13 @@ def test_every_committed_figure_is_shown_with_its_finding():
     figures = {path.name for path in (kept.REPOSITORY / "figures" / "laptop").iterdir() if path.suffix in (".png", ".gif")}
     rows = re.findall(r"\]\(../figures/laptop/([\w.]+)\) \|.*\| (.+)\. \|$", (DOCS / "figures.md").read_text(), re.MULTILINE)
     assert sorted(name for name, _ in rows) == sorted(figures)
+
+
+def test_the_committed_page_of_figures_is_small_and_has_the_findings_of_the_docs():
+    page = (kept.REPOSITORY / "reports" / "laptop" / "index.html").read_text(encoding="utf-8")
+    findings = re.findall(r"\| ([^|]+\.) \|$", (DOCS / "figures.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(page) < 1_000_000
+    assert re.findall(r"<strong>(.+)</strong>", html.unescape(page)) == findings
 
 
 @pytest.mark.parametrize("page", [README, DOCS / "python.md", DOCS / "data.md"], ids=lambda page: page.name)
