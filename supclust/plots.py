@@ -291,6 +291,28 @@ def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title
     return _finish(figure, title, columns=5 if len(panels) > 1 else 2)  # not wider than the figure
 
 
+def headline(table: pd.DataFrame, strategies: Sequence[str], title: str) -> Figure:
+    """Accuracy against labels with 95 % intervals over seeds, two panels a row, each line named at its end, with its last value.
+
+    table: as sweep.run gives it.
+    """
+    panels = list(table[analysis.PANEL].drop_duplicates().itertuples(index=False, name=None))
+    figure, grid = _grid([panels[i : i + 2] for i in range(0, len(panels), 2)], (3.1,), width=4.6)
+    for panel, (ax,) in grid.items():
+        values = 100 * analysis.panel_of(table, panel).pivot(index=["seed", "labels"], columns="strategy", values="accuracy")
+        _draw_lines(ax, values[list(strategies)])
+        (bottom, top), ends = ax.get_ylim(), values[list(strategies)].groupby("labels").mean().iloc[-1].sort_values()
+        gaps = 0.07 * (top - bottom) * np.arange(len(ends))
+        places = np.maximum.accumulate(ends - gaps) + gaps  # at least a gap apart, and on average where the ends are
+        for (name, end), y in zip(ends.items(), places + (ends - places).mean(), strict=True):
+            text, style = f"{LABELS[name].removeprefix('SUPClust ')} {end:.0f}", {"color": STYLES[name][0], "va": "center"}
+            ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), **style)
+        ax.set_title(analysis.panel_title(panel[0], "", ""), fontsize=12)
+        ax.set(xlabel="labels", ylabel=AXIS_LABELS["accuracy"] if ax.get_subplotspec().is_first_col() else "")
+    figure.suptitle(title)
+    return figure
+
+
 def class_coverage(table: pd.DataFrame, strategies: Sequence[str], title: str, n_classes: Mapping | None = None) -> Figure:
     """Number of classes with a label, against labels, with 95 % intervals over seeds; dashed: all of a data set's n_classes."""
     figure, panels = _panels(table, strategies, "classes", heights=(3.6,))

@@ -410,4 +410,4 @@ def test_the_committed_verdicts_are_those_of_the_committed_tables(tmp_path, monk
     found = claims.run(laptop)
     committed = kept.REPOSITORY / "reports" / "laptop" / "claims.md"
     assert claims.as_markdown(laptop, found) == committed.read_text(encoding="utf-8")
-    assert claims.summary_table(found) in (kept.REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert claims.summary_table(found) in (kept.REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8")

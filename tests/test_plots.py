@@ -66,6 +66,7 @@ FIGURES = {
     "sup_against_typicality": lambda: plots.sup_against_typicality(*np.exp(POINTS.T), GROUPS, CORRELATION),
     "curves": lambda: plots.curves(TABLE, ["typiclust", "supclust"], "typiclust", "title"),
     "curves of many": lambda: plots.curves(MANY, NAMES, "random", "title"),
+    "headline": lambda: plots.headline(TABLE, ["typiclust", "supclust"], "title"),
     "class_coverage": lambda: plots.class_coverage(MANY, NAMES, "title", {"cifar10": 10}),
     "win_matrix": lambda: plots.win_matrix(analysis.win_matrix(MANY, NAMES), "title"),
     "forest": lambda: plots.forest(pd.concat([COMPARISONS, COMPARISONS.assign(claim="3 gain")]), "title"),
@@ -256,3 +257,19 @@ def test_both_methods_keep_clear_blobs_apart():
         centers = np.stack([places[labels == k].mean(axis=0) for k in range(3)])
         nearest = ((places[:, None] - centers) ** 2).sum(axis=2).argmin(axis=1)
         assert (nearest == labels).mean() > 0.95
+
+
+def test_lines_are_named_at_their_ends_with_their_last_value_and_names_keep_apart():
+    """Three strategies that end within a hundredth of each other."""
+    rows = [
+        ("cifar10", "ssl", "tiny", name, seed, labels, accuracy if labels == 20 else 0.3)
+        for name, accuracy in (("random", 0.701), ("typiclust", 0.7), ("supclust-no-sup", 0.69))
+        for seed in range(3)
+        for labels in (10, 20)
+    ]
+    table = pd.DataFrame(rows, columns=[*analysis.PANEL, "strategy", "seed", "labels", "accuracy"])
+    [ax] = plots.headline(table, ["random", "supclust-no-sup", "typiclust"], "title").axes
+    heights = {text.get_text(): text.get_position()[1] for text in ax.texts}
+    assert list(heights) == ["without SUP 69", "TypiClust 70", "Random 70"]
+    assert min(np.diff(list(heights.values()))) >= 0.069 * np.ptp(ax.get_ylim())
+    assert np.mean(list(heights.values())) == pytest.approx(69.7)

@@ -60,5 +60,5 @@ def check_figures(folder, names):
         assert all(picture.with_suffix(".pdf").exists() for picture in pictures)
     shown = [*folder.glob("*.png"), *folder.glob("*.gif")]
     assert any(picture.suffix == ".gif" for picture in shown)
-    assert all(f'src="../../figures/{folder.name}/{picture.name}"' in page for picture in shown)
+    assert all(f'href="../../figures/{folder.name}/{picture.name}"><img src="data:' in page for picture in shown)
     assert "None of the notebooks wrote them" not in page

@@ -61,7 +61,7 @@ def finished(tmp_path_factory):
         n02_third=make(samples.draw("figure_2"), tell, parameters=RECOMPUTE),
     )
     (root / "out" / "figures" / "quick").mkdir(parents=True)
-    (root / "out" / "figures" / "quick" / "figure_9_old.png").write_bytes(b"not a picture")
+    Image.new("RGB", (2_000, 10), "red").save(root / "out" / "figures" / "quick" / "figure_9_old.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kept, "NOTEBOOKS", root / "notebooks")
         patch.setenv("SUPCLUST_OUT", str(root / "out"))
@@ -421,10 +421,29 @@ def test_the_page_shows_every_figure_once_and_its_links_lead_somewhere(finished)
     reports = out / "reports" / "quick"
     page = (reports / "index.html").read_text()
     links = LINK.findall(page)
-    shown = [Path(link).name for link in re.findall(r'<img src="([^"]+)"', page)]
+    shown = [Path(link).name for link in re.findall(r'<a href="([^"]+)"><img src="data:image/webp', page)]
     assert shown == ["figure_1.png", "figure_2.png", "figure_9_old.png", "simclr.png"]
     assert {"00_first.html", "01_second.html", "02_third.html", "provenance.json", "../../figures/quick/figure_1.pdf"} <= set(links)
-    assert all((reports / link).exists() for link in links if link != "data:,")
+    assert all((reports / link).exists() for link in links if not link.startswith("data:"))
+
+
+def test_the_page_holds_its_figures_small_enough_to_read(finished):
+    page = (finished[1] / "reports" / "quick" / "index.html").read_text()
+    small = re.findall(r'<img src="data:image/webp;base64,([^"]+)"', page)
+    assert [Image.open(io.BytesIO(base64.b64decode(data))).size for data in small] == [(1, 1), (1, 1), (800, 4), (1, 1)]
+
+
+def test_figures_of_the_laptop_profile_have_the_findings_of_the_docs(notebooks, tmp_path, pretended):
+    samples.write(notebooks, n00_a=make())
+    (folder := tmp_path / "figures" / "laptop").mkdir(parents=True)
+    for name in ("figure_1", "no_row"):
+        Image.new("RGB", (10, 10)).save(folder / f"{name}.png")
+    reproduce.figures("laptop")
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", (tmp_path / "reports" / "laptop" / "index.html").read_text())
+    finding, name = re.fullmatch(r"<strong>(.+)</strong> (.+)", captions[0]).groups()
+    assert name == "figure 1"
+    assert f"| {finding} |" in (kept.REPOSITORY / "docs" / "figures.md").read_text(encoding="utf-8")
+    assert captions[1] == "no row"
 
 
 def test_the_page_escapes_what_notebooks_say(finished):
@@ -435,7 +454,8 @@ def test_the_page_escapes_what_notebooks_say(finished):
 
 def test_the_page_asks_nothing_of_the_network(finished):
     page = (finished[1] / "reports" / "quick" / "index.html").read_text()
-    assert "http" not in page
+    assert "http:" not in page
+    assert "https:" not in page
     assert "<script" not in page
     assert "prefers-color-scheme: dark" in page
     assert 'name="viewport"' in page

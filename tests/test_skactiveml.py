@@ -1,4 +1,4 @@
-"""SupClust against the contract of scikit-activeml's query strategies, and the loop that the README shows."""
+"""SupClust against the contract of scikit-activeml's query strategies, and the loop that docs/python.md shows."""
 
 import re
 import subprocess
@@ -269,9 +269,9 @@ def test_a_pool_loop_with_names_for_labels_learns_the_blobs(missing_label):
     assert (model.predict(features) == names).mean() > 0.97
 
 
-def test_the_loop_of_the_readme_runs(capsys):
-    readme = (kept.REPOSITORY / "README.md").read_text(encoding="utf-8")
-    [loop] = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "supclust.skactiveml" in block]
+def test_the_loop_of_the_docs_runs(capsys):
+    page = (kept.REPOSITORY / "docs" / "python.md").read_text(encoding="utf-8")
+    [loop] = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "supclust.skactiveml" in block]
     assert len(loop.splitlines()) <= 14
     features, labels = make_blobs(10, 30, 16, spread=0.2), np.repeat(np.arange(10), 30)
     world = {"features": features, "labels": labels}

@@ -7,6 +7,8 @@ import base64
 import io
 import json
 import logging
+import os
+import re
 import sys
 import tempfile
 import time
@@ -239,15 +241,28 @@ def _earlier_entries(file: Path) -> dict[str, Any]:
 
 
 def _write_index(profile: str, record: dict[str, Any]) -> None:
-    """Write reports/<profile>/index.html: a table of all notebooks, with links to their pages, then every figure, by name."""
+    """Write reports/<profile>/index.html: a table of the notebooks, then every figure, small and inlined, with its finding."""
     reports, pictures = kept.reports(profile), sorted(kept.figures(profile).glob("[!.]*"))
+    text = (kept.REPOSITORY / "docs" / "figures.md").read_text(encoding="utf-8")  # rows of: picture | notebook | paper | finding
+    findings = dict(re.findall(rf"\]\(../figures/{profile}/([\w.]+)\) \|.*\| (.+) \|\n", text))
+    pictures.sort(key=lambda file: [*findings, file.name].index(file.name))  # those without a row come last
     page = kept.template(Path(__file__).with_name("index.html.j2")).render(
         record=record,
-        notebooks=[(file.stem, _title(file), (reports / f"{file.stem}.html").exists()) for file in find_notebooks()],
-        pictures=[file for file in pictures if file.suffix in (".png", ".gif")],
+        notebooks=[(file.stem, _title(file), os.path.relpath(file, reports)) for file in find_notebooks()],
+        pages={file.stem for file in reports.glob("*.html")},
+        pictures=[(file, _small(file)) for file in pictures if file.suffix in (".png", ".gif")],
+        findings=findings,
         pdfs=[file.stem for file in pictures if file.suffix == ".pdf"],
     )
     kept.write_text(reports / "index.html", page)
+
+
+def _small(picture: Path) -> str:
+    """The picture, at most 800 pixels wide, as an address that holds all of it."""
+    with Image.open(picture) as image:
+        image.thumbnail((800, 1600))
+        image.convert("RGB").save(small := io.BytesIO(), "WEBP", quality=45)
+    return f"data:image/webp;base64,{base64.b64encode(small.getvalue()).decode()}"
 
 
 def _title(notebook: Path) -> str:
