@@ -59,7 +59,7 @@ class Claim:
         held, contrary = (found == SUPPORTED).mean(), (found == CONTRADICTED).mean()
         if self.universal:
             return CONTRADICTED if contrary else SUPPORTED if held == 1 else OPEN
-        return CONTRADICTED if contrary > 0.5 else SUPPORTED if held > 0.5 else OPEN
+        return OPEN if held and contrary else SUPPORTED if held > 0.5 else CONTRADICTED if contrary > 0.5 else OPEN
 
 
 def judge(interval: analysis.Interval, expected: str) -> str:
