@@ -223,17 +223,20 @@ def more_seeds(profile: Profile, folder: Path | None = None) -> list[Key]:
     return sorted(key for key in found if key._replace(seed=0) in usual)
 
 
-def table(profile: Profile, *, recompute: bool = False, name: str = "curves", **part: Any) -> pd.DataFrame:
+def table(
+    profile: Profile, *, recompute: bool = False, name: str = "curves", on_request: bool = False, **part: Any
+) -> pd.DataFrame:
     """The table of the runs that `keys` gives: read from NAME.csv where the same features and experiment made it, else run.
 
     recompute=True passes the file over, but not the records. Runs on request, and runs whose features cannot be made
-    here, are left out. name: "curves", of all the profile's runs, or another one, of these runs only.
+    here, are left out. name: "curves", of all the profile's runs, or another one, of these runs only. on_request: run with
+    recompute=True only, and read what is kept otherwise.
     """
     wanted = keys(profile, **part)
     rows, _ = kept_rows(profile, wanted, name)
     due = [key for key in wanted if key.framework == "ssl" or not profile.fsl.on_request]
     due = [key for key in due if features.obtainable(profile, key.dataset)]
-    if due and (recompute or not _runs(rows).issuperset(due)):
+    if due and (recompute or not (on_request or _runs(rows).issuperset(due))):
         sources = _sources(profile, due, features.obtain)
         complete(sources, functools.partial(_prepare, profile), records_folder(profile))
         write_table(profile, name=name, wanted=None if name == "curves" else wanted)
