@@ -107,13 +107,13 @@ def compare(table: pd.DataFrame, first: str, second: str, measure: str = "accura
     return pd.DataFrame(rows, columns=[*PANEL, "mean", "low", "high", "seeds", "verdict"])
 
 
-def win_matrix(table: pd.DataFrame, strategies: Sequence[str], measure: str = "accuracy") -> pd.DataFrame:
+def win_matrix(table: pd.DataFrame, strategies: Sequence[str]) -> pd.DataFrame:
     """Share of cells in which each strategy (row) significantly beats each other (column) (Ash et al., 2020: BADGE, section 4).
 
     Entry (a, b) is the share of the cells (dataset, framework, budget, round) in which the mean of a - b over their common seeds is
     above zero by a two-sided paired t-test at 95 %. Cells without two such seeds do not count; NaN where none counts.
     """
-    wide = table.dropna(subset=[measure]).pivot_table(index=[*PANEL, "round", "seed"], columns="strategy", values=measure)
+    wide = table.pivot(index=[*PANEL, "round", "seed"], columns="strategy", values="accuracy")
     wins = pd.DataFrame(np.nan, list(strategies), list(strategies))
     for a, b in wins.stack(future_stack=True).index:
         if {a, b} <= set(wide):

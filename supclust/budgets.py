@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 
 import joblib
@@ -40,13 +39,12 @@ def table(profile: Profile, *, recompute: bool = False) -> pd.DataFrame:
     checksums = {name: [features.obtain(profile, name, seed).checksum for seed in range(n)] for name, n in draws.items()}
     made_from = {"experiment": sweep.EXPERIMENT["ssl"], "budgets": list(BUDGETS), "queries": QUERIES, "seeds": profile.seeds}
     made_from |= {"features": checksums}
-    make = functools.partial(_make, profile, list(draws))
+
+    def make() -> pd.DataFrame:
+        tasks = (joblib.delayed(measure)(profile, name, seed, kept.folders()) for name in draws for seed in range(profile.seeds))
+        return pd.concat(joblib.Parallel(-1)(tasks), ignore_index=True)
+
     return kept.read_or_make(profile.name, "budgets.csv", made_from, make, recompute=recompute)
-
-
-def _make(profile: Profile, datasets: list[str]) -> pd.DataFrame:
-    tasks = (joblib.delayed(measure)(profile, name, seed, kept.folders()) for name in datasets for seed in range(profile.seeds))
-    return pd.concat(joblib.Parallel(-1)(tasks), ignore_index=True)
 
 
 def measure(profile: Profile, dataset: str, seed: int, folders: dict[str, str]) -> pd.DataFrame:
@@ -84,8 +82,8 @@ def added(table: pd.DataFrame, measure: str = "accuracy") -> pd.DataFrame:
     return pd.concat(rows, names=["criterion"]).reset_index("criterion")
 
 
-def regressed(table: pd.DataFrame, measure: str = "accuracy") -> pd.DataFrame:
-    """Linear regression of a measure on CRITERIA over all strategies and seeds, for each data set and budget.
+def regressed(table: pd.DataFrame) -> pd.DataFrame:
+    """Linear regression of accuracy on CRITERIA over all strategies and seeds, for each data set and budget.
 
     mean: points per standard deviation of a criterion, the others held fixed; low, high: its 95 % interval, robust to clusters of
     the same seed.
@@ -95,7 +93,7 @@ def regressed(table: pd.DataFrame, measure: str = "accuracy") -> pd.DataFrame:
     rows = []
     for panel, part in table.groupby(analysis.PANEL, sort=False):
         standard = part[CRITERIA].apply(lambda values: (values - values.mean()) / values.std())
-        values = standard.assign(points=analysis.units(measure) * part[measure])
+        values = standard.assign(points=100 * part["accuracy"])
         fit = ols(f"points ~ {' + '.join(CRITERIA)}", values).fit(cov_type="cluster", cov_kwds={"groups": part["seed"]}, use_t=True)
         rows += [(*panel, one, fit.params[one], *fit.conf_int().loc[one]) for one in CRITERIA]
     return pd.DataFrame(rows, columns=[*analysis.PANEL, "criterion", "mean", "low", "high"])
