@@ -180,18 +180,13 @@ def as_table(claims: Sequence[Claim]) -> pd.DataFrame:
 def write(profile: Profile, claims: Sequence[Claim]) -> Path:
     """Write claims.md in the profile's reports; returns its path."""
     path = kept.reports(profile.name) / "claims.md"
-    kept.write_text(path, as_markdown(profile, claims))
+    kept.write_text(path, as_markdown(claims, profile))
     return path
 
 
-def as_markdown(profile: Profile, claims: Sequence[Claim]) -> str:
-    """The whole report: a summary, a section for each claim, and how verdicts are made."""
+def as_markdown(claims: Sequence[Claim], profile: Profile | None = None) -> str:
+    """A table of claim, numbers in few words, verdict; of a profile also a section for each claim, and how verdicts are made."""
     return kept.template(kept.PACKAGE / "claims.md.j2").render(profile=profile, claims=claims)
-
-
-def summary_table(claims: Sequence[Claim]) -> str:
-    """A Markdown table: claim, numbers in few words, verdict."""
-    return kept.template(kept.PACKAGE / "claims.md.j2").render(profile=None, claims=claims).strip()
 
 
 def update_readme(path: Path, text: str) -> None:

@@ -66,11 +66,6 @@ def reports(profile: str) -> Path:
     return out() / "reports" / profile
 
 
-def reports_to_read(profile: str) -> list[Path]:
-    """Folders that may hold a kept file: one's own reports, then those that come with the repository."""
-    return list(dict.fromkeys((reports(profile), REPOSITORY / "reports" / profile)))
-
-
 def figures(profile: str) -> Path:
     """Figures of a profile, PDF and PNG."""
     return out() / "figures" / profile
@@ -155,7 +150,7 @@ def read_or_make(profile: str, name: str, made_from: Any, make: Callable[[], Any
 
 def read_all(profile: str, name: str) -> Iterator[tuple[Any, Any]]:
     """What the readable files of that name hold: the one among one's own reports, then the one of the repository."""
-    return filter(None, (read(folder / name) for folder in reports_to_read(profile)))
+    return filter(None, (read(folder / name) for folder in dict.fromkeys((reports(profile), REPOSITORY / "reports" / profile))))
 
 
 def read(path: Path) -> tuple[Any, Any] | None:

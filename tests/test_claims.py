@@ -169,7 +169,7 @@ def test_only_seeds_that_both_have_count():
 def test_an_empty_table_is_no_data_and_no_error():
     found = claims.verdicts(PROFILE, make_runs({}))
     assert {claim.verdict for claim in found} == {NO_DATA}
-    assert "not measured" in claims.as_markdown(PROFILE, found)
+    assert "not measured" in claims.as_markdown(found, PROFILE)
 
 
 def test_a_part_of_a_data_set_of_the_paper_stands_for_it():
@@ -186,7 +186,7 @@ def test_what_a_claim_names_and_the_profile_lacks_is_no_data():
     counted = gain.comparisons[gain.comparisons["counts"]]
     assert dict(zip(counted["panel"], counted["verdict"], strict=True))["ISIC-2019, SSL, tiny"] == NO_DATA
     assert gain.verdict == INCONCLUSIVE
-    assert "no data for 1 more" in claims.summary_table([gain])
+    assert "no data for 1 more" in claims.as_markdown([gain])
     assert set(gain.comparisons[~gain.comparisons["counts"]]["what"]) == {
         "SUPClust − TypiClust, balanced accuracy",
         "SUPClust − TypiClust, tail accuracy",
@@ -234,7 +234,7 @@ def test_the_report_is_written_from_the_numbers(tmp_path, monkeypatch):
 
 
 def test_the_summary_has_a_row_for_each_claim():
-    lines = claims.summary_table(claims.verdicts(PROFILE, make_world(), make_evidence())).splitlines()
+    lines = claims.as_markdown(claims.verdicts(PROFILE, make_world(), make_evidence())).strip().splitlines()
     assert lines[0] == "| claim | here | verdict |"
     assert len(lines) == 10
     assert all(line.count("|") == 4 for line in lines)
@@ -356,5 +356,5 @@ def test_the_committed_verdicts_are_those_of_the_committed_tables(tmp_path, monk
     laptop = profiles.get("laptop")
     found = claims.run(laptop)
     committed = kept.REPOSITORY / "reports" / "laptop" / "claims.md"
-    assert claims.as_markdown(laptop, found) == committed.read_text(encoding="utf-8")
-    assert claims.summary_table(found) in (kept.REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert claims.as_markdown(found, laptop) == committed.read_text(encoding="utf-8")
+    assert claims.as_markdown(found).strip() in (kept.REPOSITORY / "README.md").read_text(encoding="utf-8")
