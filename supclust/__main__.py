@@ -1,7 +1,5 @@
 """The command `supclust`: label, compare, figures, sweep, claims, data, train and ship."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import os

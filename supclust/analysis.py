@@ -1,7 +1,5 @@
 """From tables of runs, and from scores, to the numbers that a claim rests on: means, paired differences, correlations, maps."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """How the criteria of a query relate to accuracy as its budget grows: what the paper leaves to future work."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import joblib

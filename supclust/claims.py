@@ -3,8 +3,6 @@
 claims.toml holds the claims as the paper makes them and the comparisons that judge them here, claims.md.j2 how verdicts are made.
 """
 
-from __future__ import annotations
-
 import itertools
 import logging
 import re

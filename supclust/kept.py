@@ -4,8 +4,6 @@ SUPCLUST_DATA names the folder of the data sets (default: data/), SUPCLUST_OUT t
 artefacts/ are written (default: the repository). Without a repository, the working folder takes its place.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import io

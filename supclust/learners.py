@@ -1,7 +1,5 @@
 """What SSL trains on the labelled images: a linear layer on frozen features."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Every figure of the notebooks, in one style: a strategy has one colour everywhere, and colours can be told apart by everyone."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import textwrap

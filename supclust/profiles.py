@@ -1,7 +1,5 @@
 """The sizes at which everything runs: quick, laptop and paper, and smoke for tests. Same code path, only the numbers differ."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field

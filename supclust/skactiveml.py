@@ -1,7 +1,5 @@
 """SUPClust as a query strategy of scikit-activeml, for its pool loops; needs that library, which nothing else here does."""
 
-from __future__ import annotations
-
 import numbers
 import warnings
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 No backend of joblib is named: under `joblib.parallel_config(backend="dask")` the same call runs on a cluster with a shared folder.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import logging

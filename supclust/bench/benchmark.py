@@ -1,7 +1,5 @@
 """The benchmark: every strategy on every data set of a profile, with two encoders and both budgets; ranks, and labels saved."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

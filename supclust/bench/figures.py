@@ -1,7 +1,5 @@
 """The figures of notebooks 09 to 11: how fast training and selection are, which strategy leads where, and as budgets grow."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import matplotlib as mpl

@@ -1,7 +1,5 @@
 """What turns one's own images into points: SimCLR trained on them for some minutes, a pretrained backbone, an encoder of before."""
 
-from __future__ import annotations
-
 import difflib
 import logging
 import math

@@ -1,7 +1,5 @@
 """What is asked for: the options of `supclust label`, checked before anything that takes long."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """What a result was made with: package versions, git state, hardware and feature checksums; no path, host or user name."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import platform

@@ -1,7 +1,5 @@
 """Query strategies: which points of a pool to label next. A new one is a function and a line in STRATEGIES."""
 
-from __future__ import annotations
-
 import ast
 import logging
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The strategies that query the points a model is least sure of: margin, least confidence, entropy, BALD and DBAL."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """How training uses the hardware: precision, memory layout, threads, freed memory, compiled steps, decoding."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import shutil

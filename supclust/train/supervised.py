@@ -1,7 +1,5 @@
 """The network that the fully supervised framework (FSL) trains from scratch on the labelled images of each round."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
