@@ -1,7 +1,5 @@
 """How the criteria of a query relate to accuracy as its budget grows: what the paper leaves to future work."""
 
-from collections.abc import Iterator
-
 import joblib
 import numpy as np
 import pandas as pd
@@ -47,20 +45,18 @@ def table(profile: Profile, *, recompute: bool = False) -> pd.DataFrame:
 
 def measure(profile: Profile, dataset: str, seed: int, folders: dict[str, str]) -> pd.DataFrame:
     """The rows of a data set and seed; folders: kept.folders()."""
+    rows = []
     with sweep.alone(folders):
         data = features.obtain(profile, dataset, seed)
-        rows = pd.DataFrame(_queries(data, strategies.Pool(data.train, seed=seed)))
-    return rows.assign(dataset=dataset, framework="ssl", seed=seed, round=1)[COLUMNS].round(6)
-
-
-def _queries(data: features.Features, pool: strategies.Pool) -> Iterator[dict]:
-    for budget in (one for one in BUDGETS if one <= LARGEST_SHARE * len(pool.features)):
-        scores = percentiles(method.explain(pool, budget))
-        for name, strategy in QUERIES.items():
-            (result,) = active.run(data, pool, strategy, str(budget), rounds=1)
-            picks = list(result.picks)
-            found = {"strategy": name, "budget": budget, "coverage": coverage(pool.points, picks), **scores.iloc[picks].mean()}
-            yield found | {column: getattr(result, column) for column in sweep.ROUND_COLUMNS}
+        pool = strategies.Pool(data.train, seed=seed)
+        for budget in (one for one in BUDGETS if one <= LARGEST_SHARE * len(data.train)):
+            scores = percentiles(method.explain(pool, budget))
+            for name, strategy in QUERIES.items():
+                (result,) = active.run(data, pool, strategy, str(budget), rounds=1)
+                picks = list(result.picks)
+                found = {"strategy": name, "budget": budget, "coverage": coverage(pool.points, picks), **scores.iloc[picks].mean()}
+                rows.append(found | {column: getattr(result, column) for column in sweep.ROUND_COLUMNS})
+    return pd.DataFrame(rows).assign(dataset=dataset, framework="ssl", seed=seed, round=1)[COLUMNS].round(6)
 
 
 def coverage(points: np.ndarray, picks: list[int]) -> float:

@@ -93,7 +93,7 @@ def default_device() -> torch.device:
 
 def check_images(images: Images) -> None:
     """Raises ValueError for anything but uint8 (n, 3, height, width), n > 0."""
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != 3 or images.size == 0:
+    if images.dtype != np.uint8 or len(images.shape) != 4 or images.shape[1] != 3 or 0 in images.shape:
         raise ValueError(f"images must be uint8 (n, 3, height, width), not {images.dtype} {images.shape}")
 
 

@@ -42,9 +42,9 @@ def panels(runs: pd.DataFrame) -> pd.DataFrame:
     Random over the rounds, paired by seed, and the 95 % interval; verdict on it; rank in the panel by accuracy, 1 the best; random:
     how many labels Random needs for the last accuracy, see `random_labels`, and over_labels: their ratio.
     """
-    rows, known = [], set(runs.loc[runs["strategy"] == "random", CELL].itertuples(index=False, name=None))
+    rows = []
     for cell, part in runs.groupby(CELL, sort=False):
-        if cell not in known:
+        if "random" not in set(part["strategy"]):
             continue
         last = part[part["round"] == part["round"].max()].groupby("strategy")[["accuracy", "balanced_accuracy"]].mean()
         mean, seeds = part.groupby("strategy")["accuracy"].mean(), part.groupby("strategy")["seed"].nunique()

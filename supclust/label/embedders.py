@@ -15,10 +15,10 @@ from torch import nn
 from torchvision.transforms import Normalize
 
 from supclust import features, kept, profiles, simclr
-from supclust.images.files import ImageFiles, size_of
+from supclust.images.files import size_of
 from supclust.label.request import EncoderOptions
 from supclust.profiles import SimCLR
-from supclust.simclr import Encoder
+from supclust.simclr import Encoder, Images
 from supclust.train import hardware, planning
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,6 @@ FEWEST = 32  # images, below which training on them would not pay
 LARGEST_BATCH = 256  # images: of few minutes, one makes more of many steps
 RECIPE, WEIGHTS = "recipe.json", "encoder.safetensors"  # in the folder of a training
 
-Images = np.ndarray | ImageFiles
 Made = tuple[np.ndarray, dict[str, Any]]  # features float32 (n, d), and what they were made by
 
 
