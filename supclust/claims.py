@@ -132,7 +132,7 @@ def run(profile: Profile) -> list[Claim]:
     return verdicts(profile, table, evidence(profile))
 
 
-def evidence(profile: Profile, *, recompute: bool = False, jobs: int = -1) -> pd.DataFrame:
+def evidence(profile: Profile, *, recompute: bool = False) -> pd.DataFrame:
     """A row of EVIDENCE for each data set and seed of the profile, kept in evidence.csv.
 
     Data sets whose features have changed are measured anew, with recompute=True all; where the features are not there, the kept
@@ -148,7 +148,7 @@ def evidence(profile: Profile, *, recompute: bool = False, jobs: int = -1) -> pd
         if recompute or source != made_from.get(name):
             rows = rows[rows["dataset"] != name]
         if missing := set(range(profile.seeds)) - set(rows[rows["dataset"] == name]["seed"]):
-            new = joblib.Parallel(jobs)(joblib.delayed(measure)(profile, name, seed, kept.folders()) for seed in missing)
+            new = joblib.Parallel(-1)(joblib.delayed(measure)(profile, name, seed, kept.folders()) for seed in missing)
             rows = pd.concat([rows, pd.DataFrame(new, columns=EVIDENCE)]).infer_objects().sort_values(EVIDENCE[:2])
             made_from[name] = source
             kept.write(kept.reports(profile.name) / "evidence.csv", rows, made_from)

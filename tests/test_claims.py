@@ -284,7 +284,7 @@ def write_features(folder, size=50):
 
 
 def test_evidence_is_measured_for_each_data_set_and_seed(workplace):
-    found = claims.evidence(QUICK, jobs=1)
+    found = claims.evidence(QUICK)
     assert list(found.columns) == claims.EVIDENCE
     assert found[["dataset", "seed", "clusters"]].to_numpy().tolist() == [["digits", 0, 4], ["digits", 1, 4]]
     assert found[["rho_all", "rho_within"]].abs().le(1).all(axis=None)
@@ -294,32 +294,32 @@ def test_evidence_is_measured_for_each_data_set_and_seed(workplace):
 def test_evidence_is_kept_and_measured_anew_only_where_it_must_be(workplace, monkeypatch, caplog):
     asked = []
     monkeypatch.setattr(claims, "measure", lambda *args, measure=claims.measure: asked.append(args[1:3]) or measure(*args))
-    first = claims.evidence(QUICK, jobs=1)
-    pd.testing.assert_frame_equal(first, claims.evidence(QUICK, jobs=1))
-    more = claims.evidence(dataclasses.replace(QUICK, seeds=3), jobs=1)
+    first = claims.evidence(QUICK)
+    pd.testing.assert_frame_equal(first, claims.evidence(QUICK))
+    more = claims.evidence(dataclasses.replace(QUICK, seeds=3))
     pd.testing.assert_frame_equal(more[:2], first)
-    assert len(claims.evidence(QUICK, jobs=1)) == 2
+    assert len(claims.evidence(QUICK)) == 2
     assert asked == [("digits", 0), ("digits", 1), ("digits", 2)]
-    claims.evidence(QUICK, recompute=True, jobs=1)
+    claims.evidence(QUICK, recompute=True)
     assert asked[3:] == [("digits", 0), ("digits", 1)]
     write_features(workplace, size=60)
-    assert not claims.evidence(QUICK, jobs=1).equals(first)
+    assert not claims.evidence(QUICK).equals(first)
     path = workplace / "reports" / "quick" / "evidence.csv"
     path.write_text(path.read_text().replace("digits,0", "digits,9"))
-    claims.evidence(QUICK, jobs=1)
+    claims.evidence(QUICK)
     assert "evidence.csv" in caplog.text
     assert len(asked) == 9  # both seeds, twice more
 
 
 def test_evidence_on_features_that_are_gone_is_taken_as_kept(workplace):
-    first = claims.evidence(QUICK, jobs=1)
+    first = claims.evidence(QUICK)
     (workplace / "artefacts" / "quick" / "digits" / "features.safetensors").unlink()
-    pd.testing.assert_frame_equal(first, claims.evidence(QUICK, jobs=1))
+    pd.testing.assert_frame_equal(first, claims.evidence(QUICK))
 
 
 def test_a_data_set_that_is_not_there_is_left_out_with_a_warning(workplace, caplog):
     profile = dataclasses.replace(QUICK, datasets=("digits", "isic2019"))
-    found = claims.evidence(profile, jobs=1)
+    found = claims.evidence(profile)
     assert set(found["dataset"]) == {"digits"}
     assert "claims 1 and 8 are not measured on isic2019, whose features are not there" in caplog.text
     assert comparisons_of(8, make_runs({}), profile, found)[1].verdict == NO_DATA
@@ -328,7 +328,7 @@ def test_a_data_set_that_is_not_there_is_left_out_with_a_warning(workplace, capl
 def test_verdicts_of_a_profile_rest_on_the_runs_that_are_done_seeds_beyond_the_profile_included(workplace, caplog):
     with pytest.raises(ValueError, match="no run of profile 'quick' yet: run `supclust sweep --profile quick`"):
         claims.run(QUICK)
-    sweep.run(QUICK, strategies=["supclust", "random"], budgets=["tiny"], seeds=3, jobs=1)
+    sweep.run(QUICK, strategies=["supclust", "random"], budgets=["tiny"], seeds=3)
     sweep.write_table(QUICK)
     found = claims.run(QUICK)
     assert found[6].counted["seeds"].tolist() == [3]
