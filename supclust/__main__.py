@@ -1,7 +1,5 @@
 """The command `supclust`: label, compare, figures, sweep, claims, data, train and ship."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import os
@@ -229,7 +227,7 @@ def _claims(options: argparse.Namespace) -> int:
     found = claims.run(profile)
     written = claims.write(profile, found)
     if options.readme:
-        claims.update_readme(options.readme, claims.summary_table(found))
+        claims.update_readme(options.readme, claims.as_markdown(found))
     for claim in found:  # after the files: what reads the output may close it early, as head does
         print(f"{claim.number}  {claim.verdict:<13} {claim.title}")
     print(written)

@@ -1,7 +1,5 @@
 """One active-learning run: query, label, fit, evaluate, round after round (paper, section 4)."""
 
-from __future__ import annotations
-
 import logging
 import zlib
 from collections.abc import Callable, Iterator

@@ -1,16 +1,21 @@
-"""From tables of runs, and from scores, to the numbers that a claim rests on: means, paired differences, correlations, verdicts."""
+"""From tables of runs, and from scores, to the numbers that a claim rests on: means, paired differences, correlations, maps."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import integrate, stats
+from sklearn.manifold import TSNE
+from sklearn.metrics import pairwise_distances_argmin
 
-from supclust import profiles
+from supclust import kept, profiles
 from supclust.engine import geometry
+from supclust.features import Features
+from supclust.profiles import Profile
 
 PANEL = ["dataset", "framework", "budget"]  # names a panel of a figure; with strategy and seed it names a run
 SCALE = {"accuracy": 100, "balanced_accuracy": 100, "tail_accuracy": 100, "classes": 1}  # times this for a reader
@@ -100,13 +105,13 @@ def compare(table: pd.DataFrame, first: str, second: str, measure: str = "accura
     return pd.DataFrame(rows, columns=[*PANEL, "mean", "low", "high", "seeds", "verdict"])
 
 
-def win_matrix(table: pd.DataFrame, strategies: Sequence[str], measure: str = "accuracy") -> pd.DataFrame:
+def win_matrix(table: pd.DataFrame, strategies: Sequence[str]) -> pd.DataFrame:
     """Share of cells in which each strategy (row) significantly beats each other (column) (Ash et al., 2020: BADGE, section 4).
 
     Entry (a, b) is the share of the cells (dataset, framework, budget, round) in which the mean of a - b over their common seeds is
     above zero by a two-sided paired t-test at 95 %. Cells without two such seeds do not count; NaN where none counts.
     """
-    wide = table.dropna(subset=[measure]).pivot_table(index=[*PANEL, "round", "seed"], columns="strategy", values=measure)
+    wide = table.pivot(index=[*PANEL, "round", "seed"], columns="strategy", values="accuracy")
     wins = pd.DataFrame(np.nan, list(strategies), list(strategies))
     for a, b in wins.stack(future_stack=True).index:
         if {a, b} <= set(wide):
@@ -146,3 +151,35 @@ def gap(points: np.ndarray, assignments: np.ndarray, centers: np.ndarray) -> np.
     between = geometry.distances(points, centers)
     between[np.arange(len(points)), assignments] = np.inf
     return between.min(axis=1)
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Some points of a pool in the plane: indices (m,) of the points, and by method their places (m, 2)."""
+
+    indices: np.ndarray
+    places: Mapping[str, np.ndarray]
+
+    def place(self, features: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """Places (B, 2) on the UMAP of points (B,) of the features (n, d), or of the nearest ones that are drawn."""
+        drawn, wanted = (geometry.normalise(features[some]) for some in (self.indices, points))
+        return self.places["UMAP"][pairwise_distances_argmin(wanted, drawn)]
+
+
+def embedding_maps(profile: Profile, features: Features, *, recompute: bool = False, seed: int = 0) -> Maps:
+    """The pool's features by t-SNE and UMAP; kept as embedding-<seed>.safetensors, because they differ from machine to machine."""
+    name, made_from = f"embedding-{seed}.safetensors", {"features": features.checksum}
+    make = partial(make_maps, features.train, profile.embedding_points, seed)
+    arrays = kept.read_or_make(profile.name, name, made_from, make, recompute=recompute)
+    return Maps(arrays["indices"], {method: arrays[method] for method in ("t-SNE", "UMAP")})
+
+
+def make_maps(features: np.ndarray, n_points: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Indices (m,) of at most n_points of the features (n, d), drawn at random, and their "t-SNE" and "UMAP" (m, 2) float32."""
+    import umap  # takes seconds, and most users never need it
+
+    indices = np.sort(np.random.default_rng(seed).choice(len(features), min(n_points, len(features)), replace=False))
+    points = geometry.normalise(features[indices])
+    with warnings.catch_warnings(action="ignore"):  # umap's, about its own seed and threads
+        tsne = TSNE(init="pca", perplexity=30, random_state=seed).fit_transform(points)
+        return {"indices": indices, "t-SNE": tsne, "UMAP": umap.UMAP(random_state=seed).fit_transform(points)}

@@ -1,10 +1,5 @@
 """How the criteria of a query relate to accuracy as its budget grows: what the paper leaves to future work."""
 
-from __future__ import annotations
-
-import functools
-from collections.abc import Iterator
-
 import joblib
 import numpy as np
 import pandas as pd
@@ -40,31 +35,28 @@ def table(profile: Profile, *, recompute: bool = False) -> pd.DataFrame:
     checksums = {name: [features.obtain(profile, name, seed).checksum for seed in range(n)] for name, n in draws.items()}
     made_from = {"experiment": sweep.EXPERIMENT["ssl"], "budgets": list(BUDGETS), "queries": QUERIES, "seeds": profile.seeds}
     made_from |= {"features": checksums}
-    make = functools.partial(_make, profile, list(draws))
+
+    def make() -> pd.DataFrame:
+        tasks = (joblib.delayed(measure)(profile, name, seed, kept.folders()) for name in draws for seed in range(profile.seeds))
+        return pd.concat(joblib.Parallel(-1)(tasks), ignore_index=True)
+
     return kept.read_or_make(profile.name, "budgets.csv", made_from, make, recompute=recompute)
-
-
-def _make(profile: Profile, datasets: list[str]) -> pd.DataFrame:
-    tasks = (joblib.delayed(measure)(profile, name, seed, kept.folders()) for name in datasets for seed in range(profile.seeds))
-    return pd.concat(joblib.Parallel(-1)(tasks), ignore_index=True)
 
 
 def measure(profile: Profile, dataset: str, seed: int, folders: dict[str, str]) -> pd.DataFrame:
     """The rows of a data set and seed; folders: kept.folders()."""
+    rows = []
     with sweep.alone(folders):
         data = features.obtain(profile, dataset, seed)
-        rows = pd.DataFrame(_queries(data, strategies.Pool(data.train, seed=seed)))
-    return rows.assign(dataset=dataset, framework="ssl", seed=seed, round=1)[COLUMNS].round(6)
-
-
-def _queries(data: features.Features, pool: strategies.Pool) -> Iterator[dict]:
-    for budget in (one for one in BUDGETS if one <= LARGEST_SHARE * len(pool.features)):
-        scores = percentiles(method.explain(pool, budget))
-        for name, strategy in QUERIES.items():
-            (result,) = active.run(data, pool, strategy, str(budget), rounds=1)
-            picks = list(result.picks)
-            found = {"strategy": name, "budget": budget, "coverage": coverage(pool.points, picks), **scores.iloc[picks].mean()}
-            yield found | {column: getattr(result, column) for column in sweep.ROUND_COLUMNS}
+        pool = strategies.Pool(data.train, seed=seed)
+        for budget in (one for one in BUDGETS if one <= LARGEST_SHARE * len(data.train)):
+            scores = percentiles(method.explain(pool, budget))
+            for name, strategy in QUERIES.items():
+                (result,) = active.run(data, pool, strategy, str(budget), rounds=1)
+                picks = list(result.picks)
+                found = {"strategy": name, "budget": budget, "coverage": coverage(pool.points, picks), **scores.iloc[picks].mean()}
+                rows.append(found | {column: getattr(result, column) for column in sweep.ROUND_COLUMNS})
+    return pd.DataFrame(rows).assign(dataset=dataset, framework="ssl", seed=seed, round=1)[COLUMNS].round(6)
 
 
 def coverage(points: np.ndarray, picks: list[int]) -> float:
@@ -84,8 +76,8 @@ def added(table: pd.DataFrame, measure: str = "accuracy") -> pd.DataFrame:
     return pd.concat(rows, names=["criterion"]).reset_index("criterion")
 
 
-def regressed(table: pd.DataFrame, measure: str = "accuracy") -> pd.DataFrame:
-    """Linear regression of a measure on CRITERIA over all strategies and seeds, for each data set and budget.
+def regressed(table: pd.DataFrame) -> pd.DataFrame:
+    """Linear regression of accuracy on CRITERIA over all strategies and seeds, for each data set and budget.
 
     mean: points per standard deviation of a criterion, the others held fixed; low, high: its 95 % interval, robust to clusters of
     the same seed.
@@ -95,7 +87,7 @@ def regressed(table: pd.DataFrame, measure: str = "accuracy") -> pd.DataFrame:
     rows = []
     for panel, part in table.groupby(analysis.PANEL, sort=False):
         standard = part[CRITERIA].apply(lambda values: (values - values.mean()) / values.std())
-        values = standard.assign(points=analysis.units(measure) * part[measure])
+        values = standard.assign(points=100 * part["accuracy"])
         fit = ols(f"points ~ {' + '.join(CRITERIA)}", values).fit(cov_type="cluster", cov_kwds={"groups": part["seed"]}, use_t=True)
         rows += [(*panel, one, fit.params[one], *fit.conf_int().loc[one]) for one in CRITERIA]
     return pd.DataFrame(rows, columns=[*analysis.PANEL, "criterion", "mean", "low", "high"])

@@ -3,8 +3,6 @@
 claims.toml holds the claims as the paper makes them and the comparisons that judge them here, claims.md.j2 how verdicts are made.
 """
 
-from __future__ import annotations
-
 import itertools
 import logging
 import re
@@ -157,7 +155,7 @@ def run(profile: Profile, table: pd.DataFrame | None = None, *, recompute: bool 
     return verdicts(profile, table, evidence(profile, recompute=recompute))
 
 
-def evidence(profile: Profile, *, recompute: bool = False, jobs: int = -1) -> pd.DataFrame:
+def evidence(profile: Profile, *, recompute: bool = False) -> pd.DataFrame:
     """A row of EVIDENCE for each data set and seed of the profile, kept in evidence.csv.
 
     Data sets whose features have changed are measured anew, with recompute=True all; where the features are not there, the kept
@@ -173,7 +171,7 @@ def evidence(profile: Profile, *, recompute: bool = False, jobs: int = -1) -> pd
         if recompute or source != made_from.get(name):
             rows = rows[rows["dataset"] != name]
         if missing := set(range(profile.seeds)) - set(rows[rows["dataset"] == name]["seed"]):
-            new = joblib.Parallel(jobs)(joblib.delayed(measure)(profile, name, seed, kept.folders()) for seed in missing)
+            new = joblib.Parallel(-1)(joblib.delayed(measure)(profile, name, seed, kept.folders()) for seed in missing)
             rows = pd.concat([rows, pd.DataFrame(new, columns=EVIDENCE)]).infer_objects().sort_values(EVIDENCE[:2])
             made_from[name] = source
             kept.write(kept.reports(profile.name) / "evidence.csv", rows, made_from)
@@ -210,18 +208,13 @@ def as_table(claims: Sequence[Claim]) -> pd.DataFrame:
 def write(profile: Profile, claims: Sequence[Claim]) -> Path:
     """Write claims.md in the profile's reports; returns its path."""
     path = kept.reports(profile.name) / "claims.md"
-    kept.write_text(path, as_markdown(profile, claims))
+    kept.write_text(path, as_markdown(claims, profile))
     return path
 
 
-def as_markdown(profile: Profile, claims: Sequence[Claim]) -> str:
-    """The whole report: a summary, a section for each claim, and how verdicts are made."""
+def as_markdown(claims: Sequence[Claim], profile: Profile | None = None) -> str:
+    """A table of claim, numbers in few words, verdict; of a profile also a section for each claim, and how verdicts are made."""
     return kept.template(kept.PACKAGE / "claims.md.j2").render(profile=profile, claims=claims, headline=headline(claims))
-
-
-def summary_table(claims: Sequence[Claim]) -> str:
-    """A Markdown table: claim, numbers in few words, verdict."""
-    return kept.template(kept.PACKAGE / "claims.md.j2").render(profile=None, claims=claims).strip()
 
 
 def update_readme(path: Path, text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -63,10 +63,6 @@ class Features:
         made_by = self.made_by | {"pool": f"{len(train_indices)} rows of the features {self.checksum}"}
         return replace(self, train=self.train[train_indices], train_labels=labels, made_by=made_by, checksum="")
 
-    def long_tail(self, seed: int) -> Features:
-        """CIFAR-10-LT50 of CIFAR-10's features: the pool is datasets.long_tail_indices of this seed."""
-        return self.subset(datasets.long_tail_indices(self.train_labels, seed))
-
 
 def embed(encoder: Encoder, images: Any, batch_size: int = 256) -> np.ndarray:
     """Raw penultimate features, float32 (n, 8 * width), of images uint8 (n, 3, height, width) of any size, or of ImageFiles."""
@@ -111,15 +107,13 @@ def load(path: Path) -> Features:
     return Features(*values, tuple(about["classes"]), about["made_by"], checksum)
 
 
-def obtain(
-    profile: Profile, dataset: str, seed: int = 0, on_epoch: Callable[[list[dict[str, Any]]], None] | None = None
-) -> Features:
+def obtain(profile: Profile, dataset: str, seed: int = 0) -> Features:
     """The features a profile works on: shipped with the package, or extracted by an encoder trained here, once.
 
     dataset: one of datasets.NAMES, or a folder of images; when its files change, its features are made anew. After an @, another
     encoder: where features are trained, a number of epochs (digits@4: 4 of them), else the name of a file, see `folder`.
     seed: of the pool's draw, where features are trained: each draw gets an encoder that has seen its images only. Of pools whose
-    features are shipped, all seeds have draw 0. on_epoch: handed to simclr.train.
+    features are shipped, all seeds have draw 0.
     Raises ValueError for an unknown data set, a broken file, or a checkpoint made by another config, and FileNotFoundError for
     features that do not come with the package or images that are not on this machine.
     """
@@ -135,7 +129,7 @@ def obtain(
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name("training.lock")):  # another process may be at it
         if not find(profile, dataset, seed):
-            encoder = simclr.train(train.images, config, path.parent, labels=train.labels, on_epoch=on_epoch)
+            encoder = simclr.train(train.images, config, path.parent, labels=train.labels)
             made = extract(encoder, train, test)
             save(path, replace(made, made_by=made.made_by | made_by))
     return find(profile, dataset, seed)
@@ -154,7 +148,8 @@ def find(profile: Profile, dataset: str, seed: int = 0) -> Features | None:
         log.warning("%s", error)
         return None
     if made_by is None:
-        return found.long_tail(0) if dataset.startswith("cifar10-lt50@") else found
+        tailed = dataset.startswith("cifar10-lt50@")  # a draw of CIFAR-10
+        return found.subset(datasets.long_tail_indices(found.train_labels, 0)) if tailed else found
     return found if made_by.items() <= ({"missing": "error"} | found.made_by).items() else None
 
 

@@ -4,8 +4,6 @@ SUPCLUST_DATA names the folder of the data sets (default: data/), SUPCLUST_OUT t
 artefacts/ are written (default: the repository). Without a repository, the working folder takes its place.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import io
@@ -64,11 +62,6 @@ def environment(changes: Mapping[str, str]) -> Iterator[None]:
 def reports(profile: str) -> Path:
     """Executed notebooks, HTML pages, records, tables and provenance.json of a profile."""
     return out() / "reports" / profile
-
-
-def reports_to_read(profile: str) -> list[Path]:
-    """Folders that may hold a kept file: one's own reports, then those that come with the repository."""
-    return list(dict.fromkeys((reports(profile), REPOSITORY / "reports" / profile)))
 
 
 def figures(profile: str) -> Path:
@@ -155,7 +148,7 @@ def read_or_make(profile: str, name: str, made_from: Any, make: Callable[[], Any
 
 def read_all(profile: str, name: str) -> Iterator[tuple[Any, Any]]:
     """What the readable files of that name hold: the one among one's own reports, then the one of the repository."""
-    return filter(None, (read(folder / name) for folder in reports_to_read(profile)))
+    return filter(None, (read(folder / name) for folder in dict.fromkeys((reports(profile), REPOSITORY / "reports" / profile))))
 
 
 def read(path: Path) -> tuple[Any, Any] | None:

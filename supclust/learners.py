@@ -1,7 +1,5 @@
 """What SSL trains on the labelled images: a linear layer on frozen features."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +8,8 @@ import numpy as np
 from scipy.special import log_softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+
+from supclust.engine.geometry import slices
 
 WEIGHT_DECAY = 3e-4  # as in the paper's networks
 DROPOUT, DROPOUT_PASSES = 0.5, 25  # before the last layer; passes of BALD and DBAL
@@ -31,17 +31,15 @@ class LinearHead:
         """Logarithms of the class probabilities of points (n, d), (n, C) float64; -inf for classes that were never labelled."""
         return log_softmax(points @ self.weights.T + self.biases, axis=1)
 
-    def dropout_log_probabilities(
-        self, points: np.ndarray, rng: np.random.Generator, passes: int = DROPOUT_PASSES
-    ) -> Iterator[np.ndarray]:
+    def dropout_log_probabilities(self, points: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """Log-probabilities (n, C) of forward passes, one by one; each drops entries with probability DROPOUT and scales the rest.
 
         Dropout stands before the last layer only (Gal et al. 2017), so what comes before it is computed once.
         """
         (n, d), weights = points.shape, self.weights.T.astype(points.dtype)
-        for _ in range(passes):
+        for _ in range(DROPOUT_PASSES):
             logits = np.empty((n, len(self.biases)))
-            for block in (slice(i, min(i + ROWS_PER_BLOCK, n)) for i in range(0, n, ROWS_PER_BLOCK)):
+            for block in slices(n, ROWS_PER_BLOCK):
                 coins = rng.integers(256, size=(block.stop - block.start, -(-d // 8)), dtype=np.uint8)  # eight in each byte
                 logits[block] = (points[block] * np.unpackbits(coins, axis=1, count=d).view(bool)) @ weights
             yield log_softmax(logits / (1 - DROPOUT) + self.biases, axis=1)

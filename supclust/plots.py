@@ -1,17 +1,11 @@
 """Every figure of the notebooks, in one style: a strategy has one colour everywhere, and colours can be told apart by everyone."""
 
-from __future__ import annotations
-
 import io
 import itertools
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -19,15 +13,12 @@ import seaborn as sns
 from IPython.display import DisplayHandle
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from PIL import Image
-from sklearn.manifold import TSNE
-from sklearn.metrics import pairwise_distances_argmin
 
-from supclust import analysis, budgets, kept
-from supclust.engine import geometry
-from supclust.features import Features
-from supclust.profiles import TITLES, Profile
+from supclust import analysis, kept
+from supclust.analysis import Maps
+from supclust.profiles import TITLES
 from supclust.strategies import LABELS, LATER
 
 STYLES = {  # colour (Okabe and Ito's; uncertainty strategies are one family of purples), marker, line
@@ -44,18 +35,11 @@ STYLES = {  # colour (Okabe and Ito's; uncertainty strategies are one family of 
     "supclust-no-sup": ("#009E73", "^", "--"),
     "supclust-no-typicality": ("#CC79A7", "v", "--"),
     "class-balanced": ("#000000", "*", (0, (7, 2, 1, 2))),
-    budgets.DIVERSE: ("#8B5A2B", (7, 0, 0), "-"),
 }
 LATER_COLORS = ("#332288", "#117733", "#44AA99", "#882255", "#DDCC77", "#88CCEE", "#AA4499")  # Paul Tol's
 LATER_MARKERS = ("8", "H", (5, 1, 0), (4, 1, 0), (6, 1, 0), (4, 1, 45), (3, 1, 0))  # the tuples: stars of that many points
 STYLES |= {name: (*look, "-.") for name, *look in zip(LATER, LATER_COLORS, LATER_MARKERS, strict=True)}
 HIGHLIGHTED, FEW = ("random", "typiclust", "supclust"), 5  # strategies that stand out among more than a few
-AXIS_LABELS = {
-    "accuracy": "test accuracy (%)",
-    "balanced_accuracy": "balanced test accuracy (%)",
-    "tail_accuracy": "accuracy on rare classes (%)",
-    "classes": "classes with a label",
-}
 VERDICTS = {"supported": "#0072B2", "contradicted": "#D55E00", "open": "#999999"}
 UNITS = {"points": "points", "rho": "Spearman's ρ", "distance": "distance"}
 SETTINGS = {
@@ -104,7 +88,7 @@ def save_animation(draw: Callable[[int], Figure], n_frames: int, name: str, prof
         frames[0].save(temporary, "GIF", save_all=True, **rest)
 
 
-def _finish(figure: Figure, title: str, columns: int = 5) -> Figure:
+def finish(figure: Figure, title: str, columns: int = 5) -> Figure:
     """The figure with a title and one legend below for all axes, each label once; the title says it if there are no axes."""
     known = {label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=columns, handlelength=3)
@@ -112,7 +96,7 @@ def _finish(figure: Figure, title: str, columns: int = 5) -> Figure:
     return figure
 
 
-def _grid(rows: Sequence[Sequence[Any]], heights: Sequence[float], width: float) -> tuple[Figure, dict[Any, list[Axes]]]:
+def grid(rows: Sequence[Sequence[Any]], heights: Sequence[float], width: float) -> tuple[Figure, dict[Any, list[Axes]]]:
     """A figure with a column of axes of these heights, in inches, for each key of each row."""
     columns, size = max(map(len, rows), default=1), len(heights)
     figure = plt.figure(figsize=(1 + width * columns, 0.6 + len(rows) * sum(heights)), layout="constrained")
@@ -145,45 +129,12 @@ class LiveTraining:
         (self.handle.display if first else self.handle.update)(figure)
 
 
-@dataclass(frozen=True)
-class Maps:
-    """Some points of a pool in the plane: indices (m,) of the points, and by method their places (m, 2)."""
-
-    indices: np.ndarray
-    places: Mapping[str, np.ndarray]
-
-    def place(self, features: np.ndarray, points: np.ndarray, method: str = "UMAP") -> np.ndarray:
-        """Places (B, 2) on a map of points (B,) of the features (n, d), or of the nearest ones that are drawn."""
-        drawn, wanted = (geometry.normalise(features[some]) for some in (self.indices, points))
-        return self.places[method][pairwise_distances_argmin(wanted, drawn)]
-
-
-def embedding_maps(profile: Profile, features: Features, *, recompute: bool = False, seed: int = 0) -> Maps:
-    """The pool's features by t-SNE and UMAP; kept as embedding-<seed>.safetensors, because they differ from machine to machine."""
-    name, made_from = f"embedding-{seed}.safetensors", {"features": features.checksum}
-    make = partial(make_maps, features.train, profile.embedding_points, seed)
-    arrays = kept.read_or_make(profile.name, name, made_from, make, recompute=recompute)
-    return Maps(arrays["indices"], {method: arrays[method] for method in ("t-SNE", "UMAP")})
-
-
-def make_maps(features: np.ndarray, n_points: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Indices (m,) of at most n_points of the features (n, d), drawn at random, and their "t-SNE" and "UMAP" (m, 2) float32."""
-    import umap  # takes seconds, and most users never need it
-
-    indices = np.sort(np.random.default_rng(seed).choice(len(features), min(n_points, len(features)), replace=False))
-    points = geometry.normalise(features[indices])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of umap, about its own seed and threads
-        tsne = TSNE(init="pca", perplexity=30, random_state=seed).fit_transform(points)
-        return {"indices": indices, "t-SNE": tsne, "UMAP": umap.UMAP(random_state=seed).fit_transform(points)}
-
-
 def embedding(maps: Maps, labels: np.ndarray, classes: Sequence[str], assignments: np.ndarray, title: str) -> Figure:
     """Figure 2: each map coloured by the classes (n,) of the pool's points and by their k-means clusters (n,)."""
     clusters = range(1, assignments.max() + 2)  # the first is called 1
     looks = {"class": (labels, CLASS_COLORS, classes), "k-means cluster": (assignments, CLUSTER_COLORS, clusters)}
-    figure, grid = _grid([[(by, method) for method in maps.places] for by in looks], (4.1,), 4.6)
-    for (by, method), (ax,) in grid.items():
+    figure, places = grid([[(by, method) for method in maps.places] for by in looks], (4.1,), 4.6)
+    for (by, method), (ax,) in places.items():
         groups, palette, names = looks[by]
         _scatter_groups(ax, maps.places[method], groups[maps.indices], palette, names)
         ax.set_title(f"{method}, coloured by {by}")
@@ -253,10 +204,10 @@ def thumbnails(images: Mapping[str, np.ndarray], captions: Mapping[str, Sequence
 
 
 def sup_against_typicality(
-    typicality: np.ndarray, sup: np.ndarray, assignments: np.ndarray, correlation: analysis.Correlation, seed: int = 0
+    typicality: np.ndarray, sup: np.ndarray, assignments: np.ndarray, correlation: analysis.Correlation
 ) -> Figure:
     """Figure 4: scatter of the two scores (n,) with their distributions, coloured by cluster (n,)."""
-    shown = np.random.default_rng(seed).permutation(len(sup))[:5_000]  # a scatter of more is a blot
+    shown = np.random.default_rng(0).permutation(len(sup))[:5_000]  # a scatter of more is a blot
     colors = np.array(CLUSTER_COLORS)[assignments[shown] % len(CLUSTER_COLORS)]
     grid = sns.JointGrid(x=typicality[shown], y=sup[shown], height=6, ratio=6)
     grid.ax_joint.scatter(typicality[shown], sup[shown], c=colors, s=7, alpha=0.6, linewidths=0, rasterized=True)
@@ -271,24 +222,23 @@ def sup_against_typicality(
     return grid.figure
 
 
-def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title: str, measure: str = "accuracy") -> Figure:
+def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title: str) -> Figure:
     """Figures 5 and 6: accuracy against labels with 95 % intervals over seeds, and below it the paired difference to `reference`.
 
     table: as sweep.run gives it. A framework starts a row of panels. Of more than five strategies the highlighted ones stand out,
-    and only they have bands. measure: one of analysis.SCALE; a panel without it is left out.
+    and only they have bands.
     """
-    figure, panels = _panels(table, strategies, measure, heights=(3.6, 2.4))
-    for (above, below), values in panels.values():
-        _draw_lines(above, values)
+    figure, found = panels(table, strategies, "accuracy", heights=(3.6, 2.4))
+    for (above, below), values in found.values():
+        draw_lines(above, values)
         below.axhline(0, color=STYLES[reference][0], linewidth=1.5, zorder=1)
-        _draw_lines(below, values.sub(values[reference], axis=0).assign(**{reference: np.nan}))
+        draw_lines(below, values.sub(values[reference], axis=0).assign(**{reference: np.nan}))
         above.tick_params(labelbottom=False)
         below.sharex(above)
         below.set_xlabel("labels")
-        if above.get_subplotspec().is_first_col():
-            above.set_ylabel(AXIS_LABELS[measure])
-            below.set_ylabel(f"{'classes' if measure == 'classes' else 'points'} above\n{LABELS[reference]}")
-    return _finish(figure, title, columns=5 if len(panels) > 1 else 2)  # not wider than the figure
+        name_row(above, "test accuracy (%)")
+        name_row(below, f"points above\n{LABELS[reference]}")
+    return finish(figure, title, columns=5 if len(found) > 1 else 2)  # not wider than the figure
 
 
 def headline(table: pd.DataFrame, strategies: Sequence[str], title: str) -> Figure:
@@ -296,56 +246,63 @@ def headline(table: pd.DataFrame, strategies: Sequence[str], title: str) -> Figu
 
     table: as sweep.run gives it.
     """
-    panels = list(table[analysis.PANEL].drop_duplicates().itertuples(index=False, name=None))
-    figure, grid = _grid([panels[i : i + 2] for i in range(0, len(panels), 2)], (3.1,), width=4.6)
-    for panel, (ax,) in grid.items():
+    found = list(table[analysis.PANEL].drop_duplicates().itertuples(index=False, name=None))
+    figure, places = grid([found[i : i + 2] for i in range(0, len(found), 2)], (3.1,), 4.6)
+    for panel, (ax,) in places.items():
         values = 100 * analysis.panel_of(table, panel).pivot(index=["seed", "labels"], columns="strategy", values="accuracy")
-        _draw_lines(ax, values[list(strategies)])
+        draw_lines(ax, values[list(strategies)])
         (bottom, top), ends = ax.get_ylim(), values[list(strategies)].groupby("labels").mean().iloc[-1].sort_values()
         gaps = 0.07 * (top - bottom) * np.arange(len(ends))
-        places = np.maximum.accumulate(ends - gaps) + gaps  # at least a gap apart, and on average where the ends are
-        for (name, end), y in zip(ends.items(), places + (ends - places).mean(), strict=True):
+        heights = np.maximum.accumulate(ends - gaps) + gaps  # at least a gap apart, and on average where the ends are
+        for (name, end), y in zip(ends.items(), heights + (ends - heights).mean(), strict=True):
             text, style = f"{LABELS[name].removeprefix('SUPClust ')} {end:.0f}", {"color": STYLES[name][0], "va": "center"}
             ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), **style)
         ax.set_title(analysis.panel_title(panel[0], "", ""), fontsize=12)
-        ax.set(xlabel="labels", ylabel=AXIS_LABELS["accuracy"] if ax.get_subplotspec().is_first_col() else "")
+        ax.set(xlabel="labels", ylabel="test accuracy (%)" if ax.get_subplotspec().is_first_col() else "")
     figure.suptitle(title)
     return figure
 
 
 def class_coverage(table: pd.DataFrame, strategies: Sequence[str], title: str, n_classes: Mapping | None = None) -> Figure:
     """Number of classes with a label, against labels, with 95 % intervals over seeds; dashed: all of a data set's n_classes."""
-    figure, panels = _panels(table, strategies, "classes", heights=(3.6,))
-    for (dataset, *_), ((ax,), values) in panels.items():
-        _draw_lines(ax, values)
+    figure, found = panels(table, strategies, "classes", heights=(3.6,))
+    for (dataset, *_), ((ax,), values) in found.items():
+        draw_lines(ax, values)
         if n_classes and dataset in n_classes:
             ax.axhline(n_classes[dataset], color="0.5", linestyle="--", linewidth=1, zorder=1)
             ax.set_ylim(top=1.05 * n_classes[dataset])
-        ax.set(xlabel="labels", ylabel=AXIS_LABELS["classes"] if ax.get_subplotspec().is_first_col() else "")
+        ax.set_xlabel("labels")
+        name_row(ax, "classes with a label")
         ax.set_ylim(bottom=0)
-    return _finish(figure, title)
+    return finish(figure, title)
 
 
-def _panels(table: pd.DataFrame, strategies: Sequence[str], measure: str, heights: Sequence[float]) -> tuple[Figure, dict]:
+def name_row(ax: Axes, name: str) -> None:
+    """Name the vertical axis of the first panel of a row; the others are alike."""
+    if ax.get_subplotspec().is_first_col():
+        ax.set_ylabel(name)
+
+
+def panels(table: pd.DataFrame, strategies: Sequence[str], measure: str, heights: Sequence[float]) -> tuple[Figure, dict]:
     """A figure, and by panel its axes and the measure: a row for each seed and number of labels, a column for each strategy."""
     table = table.dropna(subset=[measure])
     known = list(table[analysis.PANEL].drop_duplicates().itertuples(index=False, name=None))
     groups = [[panel for panel in known if panel[1] == framework] for framework in table["framework"].unique()]
     columns = [3 if len(group) in (5, 6) else 4 for group in groups]  # rows of about one length
     rows = [group[i : i + n] for group, n in zip(groups, columns, strict=True) for i in range(0, len(group), n)]
-    figure, grid = _grid(rows, heights, width=3.6)
-    panels = {}
-    for (dataset, framework, budget), axes in grid.items():
+    figure, places = grid(rows, heights, width=3.6)
+    found = {}
+    for (dataset, framework, budget), axes in places.items():
         size = f"{budget} labels a round" if budget.isdecimal() else f"{budget} budget"
         title = (dataset, framework, budget) if len(groups) > 1 else (dataset, "", size)
         axes[0].set_title(analysis.panel_title(*title), fontsize=11)
         part = analysis.panel_of(table, (dataset, framework, budget))
         values = analysis.units(measure) * part.pivot(index=["seed", "labels"], columns="strategy", values=measure)
-        panels[dataset, framework, budget] = axes, values.reindex(columns=strategies)
-    return figure, panels
+        found[dataset, framework, budget] = axes, values.reindex(columns=strategies)
+    return figure, found
 
 
-def _draw_lines(ax: Axes, values: pd.DataFrame) -> None:
+def draw_lines(ax: Axes, values: pd.DataFrame) -> None:
     """Mean over the seeds, against labels: a line for each strategy, with a 95 % interval if it stands out, as all of a few do."""
     for strategy, column in values.dropna(axis=1, how="all").items():
         color, marker, line = STYLES[strategy]
@@ -371,13 +328,17 @@ def win_matrix(matrix: pd.DataFrame, title: str) -> Figure:
     shares = 100 * matrix.loc[order, order].mask(np.eye(len(order), dtype=bool)).rename(index=LABELS, columns=LABELS)
     side = 2.6 + 0.62 * len(order)
     figure, ax = plt.subplots(figsize=(side + 1.2, side - 0.6), layout="constrained")
-    style = {"vmin": 0, "vmax": 100, "cmap": "Blues", "cbar": False, "annot": True, "fmt": ".0f", "linewidths": 1}
-    sns.heatmap(shares.assign(mean=shares.mean(axis=1)), ax=ax, **style)
+    heat_map(ax, shares.assign(mean=shares.mean(axis=1)), vmin=0, vmax=100, cmap="Blues", annot=True)
     ax.axvline(len(order), color="white", linewidth=8)  # sets the means apart
     ax.set(ylabel="this strategy ...", xlabel="... is clearly better than this one (% of panels and rounds)", title=title)
+    return figure
+
+
+def heat_map(ax: Axes, values: pd.DataFrame, **style: Any) -> None:
+    """A table as colours and whole numbers, the names of its columns at a slant; style: seaborn's."""
+    sns.heatmap(values, ax=ax, cbar=False, fmt=".0f", linewidths=1, **style)
     ax.tick_params(length=0, rotation=0)
     plt.setp(ax.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
-    return figure
 
 
 def forest(comparisons: pd.DataFrame, title: str) -> Figure:
@@ -407,7 +368,7 @@ def forest(comparisons: pd.DataFrame, title: str) -> Figure:
             beside.tick_params(labelleft=False)
             beside.locator_params(axis="x", nbins=4)
     with plt.rc_context({"legend.fontsize": 8}):
-        return _finish(figure, title)
+        return finish(figure, title)
 
 
 def _in_rows(rows: pd.DataFrame) -> pd.DataFrame:
@@ -452,10 +413,10 @@ def sensitivity(table: pd.DataFrame, defaults: Mapping[str, Any], rival: pd.Data
     """
     colors = dict(zip(table["dataset"].unique(), itertools.cycle(DATASETS), strict=False))
     settings = list(table["setting"].unique())
-    figure, grid = _grid([settings[i : i + 3] for i in range(0, len(settings), 3)], (3.1,), width=4)
-    for setting, (ax,) in grid.items():
+    figure, places = grid([settings[i : i + 3] for i in range(0, len(settings), 3)], (3.1,), width=4)
+    for setting, (ax,) in places.items():
         part = table[table["setting"] == setting]
-        ax.sharey(grid[settings[0]][0])
+        ax.sharey(places[settings[0]][0])
         ax.axhline(0, color="0.6", linewidth=1, zorder=1)
         for (dataset, budget), rows in part.groupby(["dataset", "budget"], sort=False):
             color, values, label = colors[dataset], rows["value"].map(str), f"{TITLES.get(dataset, dataset)}, {budget}"
@@ -467,8 +428,8 @@ def sensitivity(table: pd.DataFrame, defaults: Mapping[str, Any], rival: pd.Data
             ax.axhline(row.mean, color=colors[row.dataset], linewidth=1.2, linestyle=(0, (5, 3)), label=label)
         ax.axvline(str(defaults[setting]), color="0.6", linewidth=1, linestyle=":", zorder=1, label="default")
         ax.set_title(SETTINGS.get(setting, setting), fontsize=12)
-        ax.set_ylabel("points above the default" if ax.get_subplotspec().is_first_col() else "")
-    return _finish(figure, title)
+        name_row(ax, "points above the default")
+    return finish(figure, title)
 
 
 def encoders(table: pd.DataFrame, title: str) -> Figure:
@@ -483,52 +444,3 @@ def encoders(table: pd.DataFrame, title: str) -> Figure:
     ax.set(xlabel="encoder, and the 20-NN accuracy of its features", ylabel="points of accuracy", title=title)
     ax.legend(loc="upper left", fontsize=9)
     return figure
-
-
-def growing_budgets(table: pd.DataFrame, title: str) -> Figure:
-    """budgets.table, a panel for each data set: lead over Random, paired by seed, and accuracy below it, with 95 % intervals."""
-    figure, panels = _panels(table.assign(budget="single-query"), list(budgets.QUERIES), "accuracy", heights=(3.8, 2.8))
-    for (dataset, *_), ((above, below), values) in panels.items():
-        above.axhline(0, color=STYLES["random"][0], linewidth=1.5, zorder=1)
-        _draw_lines(above, values.sub(values["random"], axis=0).assign(random=np.nan))
-        _draw_lines(below, values)
-        above.set_title(TITLES.get(dataset, dataset), fontsize=12)
-        above.set_ylabel("points above Random" if above.get_subplotspec().is_first_col() else "")
-        below.set(xlabel="labels", ylabel=AXIS_LABELS["accuracy"] if below.get_subplotspec().is_first_col() else "")
-        below.sharex(above)
-        _logarithmic(above)
-        above.tick_params(labelbottom=False)
-    return _finish(figure, title, columns=3 if len(panels) > 1 else 2)
-
-
-def criteria(effects: pd.DataFrame, title: str) -> Figure:
-    """A row of panels for each data set, a panel for each criterion: its effect (mean, low, high) in points against the budget.
-
-    Filled markers: the interval is clear of zero.
-    """
-    names, datasets = effects["criterion"].unique(), effects["dataset"].unique()
-    figure, grid = _grid([[(dataset, name) for name in names] for dataset in datasets], (2.6,), width=2.2)
-    for i, ((dataset, name), (ax,)) in enumerate(grid.items()):
-        rows = effects[(effects["dataset"] == dataset) & (effects["criterion"] == name)]
-        color = CLASS_COLORS[3 if "sup" in name.lower() else i % len(names)]
-        ax.sharey(figure.axes[i // len(names) * len(names)])
-        ax.axhline(0, color="0.6", linewidth=1, zorder=1)
-        ax.plot(rows["budget"], rows["mean"], color=color)
-        ax.fill_between(rows["budget"], rows["low"], rows["high"], color=color, alpha=0.2, linewidth=0)
-        faces = np.where((rows["low"] > 0) | (rows["high"] < 0), mpl.colors.to_hex(color), "white")
-        ax.scatter(rows["budget"], rows["mean"], c=faces, edgecolors=[color], zorder=3)
-        ax.set(xlabel="labels", ylabel=f"{TITLES.get(dataset, dataset)}\npoints of accuracy")
-        ax.set_title(name.replace("sup", "SUP") if i < len(names) else "", fontsize=11)
-        ax.label_outer()
-        _logarithmic(ax)
-    figure.suptitle(title)
-    return figure
-
-
-def _logarithmic(ax: Axes) -> None:
-    """Budgets and differences on logarithmic axes, but for differences below a point."""
-    ax.set_xscale("log")
-    ax.set_yscale("symlog", linthresh=1)
-    ax.xaxis.set_major_formatter("{x:,.0f}")
-    ax.yaxis.set_major_locator(FixedLocator([-30, -10, -3, -1, 0, 1, 3, 10, 30]))
-    ax.yaxis.set_major_formatter(lambda y, _: f"{y:+g}".replace("-", "−") if y else "0")

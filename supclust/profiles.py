@@ -1,7 +1,5 @@
 """The sizes at which everything runs: quick, laptop and paper, and smoke for tests. Same code path, only the numbers differ."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -124,7 +122,6 @@ PAPER_DATASETS = ("cifar10", "cifar100", "cifar10-lt50", "isic2019")
 PARTS = {"ham10000": "isic2019"}  # which data set of the paper another one is a part of
 HERE = (*PAPER_DATASETS[:3], "ham10000")
 FEW = ("random", "typiclust", "supclust")
-NO_DROPOUT = (*FEW, "margin", "least-confidence", "entropy", "coreset", "probcover", "supclust-no-sup", "supclust-no-typicality")
 PROFILES = {
     "quick": Profile(
         "quick", ("digits",), "trained", seeds=5, encoder_dataset="digits", embedding_points=1_437, simclr=DIGITS,

@@ -1,7 +1,5 @@
 """What the choices do that the paper leaves open: settings of SUPClust one at a time, and other encoders."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from typing import Any
 

@@ -25,6 +25,7 @@ from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
 from supclust import kept
+from supclust.engine import threads
 from supclust.engine.colours import adjust, luma, turn_hue
 from supclust.engine.knn import knn_accuracy
 from supclust.profiles import SimCLR
@@ -93,7 +94,7 @@ def default_device() -> torch.device:
 
 def check_images(images: Images) -> None:
     """Raises ValueError for anything but uint8 (n, 3, height, width), n > 0."""
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != 3 or images.size == 0:
+    if images.dtype != np.uint8 or len(images.shape) != 4 or images.shape[1] != 3 or 0 in images.shape:
         raise ValueError(f"images must be uint8 (n, 3, height, width), not {images.dtype} {images.shape}")
 
 
@@ -103,7 +104,7 @@ def images_checksum(images: Images) -> str:
     return hashlib.sha256(f"{images.shape}".encode() + images.tobytes()).hexdigest() if array else images.checksum()
 
 
-def embed(network: ResNet, images: Images, side: int, batch_size: int = 256, progress: bool = True) -> np.ndarray:
+def embed(network: ResNet, images: Images, side: int, batch_size: int = 256) -> np.ndarray:
     """Features of images uint8 (n, 3, height, width), resized to side: float32 (n, 8 * width); the network in evaluation mode."""
     from supclust.train.hardware import conditions
 
@@ -111,18 +112,16 @@ def embed(network: ResNet, images: Images, side: int, batch_size: int = 256, pro
     training = network.training
     network.eval()
     with conditions(network.width, side):
-        features = in_batches(network, images, side, batch_size, normalise, progress)
+        features = in_batches(network, images, side, batch_size, normalise)
     network.train(training)
     return features
 
 
 @torch.inference_mode()
-def in_batches(
-    network: nn.Module, images: Images, side: int, batch_size: int, prepare: Callable[[Tensor], Tensor], progress: bool = True
-) -> np.ndarray:
+def in_batches(network: nn.Module, images: Images, side: int, batch_size: int, prepare: Callable[[Tensor], Tensor]) -> np.ndarray:
     """The network's outputs, float32 (n, d), for images uint8 resized to side, in [0, 1], and prepared; a batch after the other."""
     device, starts, found = next(network.parameters()).device, range(0, len(images), batch_size), []
-    for start in tqdm(starts, desc="features", unit="batch", leave=False) if progress else starts:
+    for start in threads.progress(starts, "features"):
         batch = prepare(resize(torch.from_numpy(images[start : start + batch_size]).to(device), side))
         found.append(network(batch.contiguous(memory_format=torch.channels_last)).float().cpu())
     return torch.cat(found).numpy()
@@ -254,7 +253,6 @@ def train(
     minutes: float | None = None,
     save_every: float = 60.0,
     compiled: bool | None = None,
-    device: torch.device | str | None = None,
 ) -> Encoder:
     """Train an encoder on images, or go on where a stopped training of the same images and config left its checkpoint.
 
@@ -280,7 +278,7 @@ def train(
         raise ValueError(f"epochs must be at least 1, not {config.epochs}")
     if labels is not None and len(labels) != len(images):
         raise ValueError(f"{len(labels)} labels for {len(images)} images")
-    device, checkpoint = torch.device(device or default_device()), Path(folder) / CHECKPOINT
+    device, checkpoint = default_device(), Path(folder) / CHECKPOINT
     batch_size = min(config.batch_size, len(images)) // world_size() * world_size()
     steps = len(images) // batch_size  # of an epoch; a last, partial batch is dropped
     started_from = start and [start.checksum, start.head and _checksum(start.head)]
@@ -347,7 +345,7 @@ def _batches(images: Images, config: SimCLR, batch_size: int, step: int, device:
 def _held_out_knn(network: ResNet, images: Images, labels: np.ndarray, config: SimCLR) -> float:
     order = np.random.default_rng(config.seed).permutation(len(images))
     held_out, rest = np.split(order, [max(1, round(len(order) / 10))])
-    features = embed(network, images, config.side, progress=False)
+    features = embed(network, images, config.side)
     return knn_accuracy(features[rest], labels[rest], features[held_out], labels[held_out])
 
 

@@ -1,7 +1,5 @@
 """SUPClust as a query strategy of scikit-activeml, for its pool loops; needs that library, which nothing else here does."""
 
-from __future__ import annotations
-
 import numbers
 import warnings
 from collections.abc import Sequence
@@ -105,7 +103,9 @@ class SupClust(SingleAnnotatorPoolQueryStrategy):
         settings = strategies.Settings(self.n_neighbors, self.max_clusters, self.top_fraction, self.temperature)
         labeled = labeled_indices(y, missing_label=self.missing_label_)
         may_be_picked = np.unique(np.arange(len(X))[mapping])  # theirs may be negative
-        pool = strategies.Pool(X, labeled, self._seed(), settings, candidates=may_be_picked)
+        given = isinstance(self.random_state, numbers.Integral)  # an int as it is, as their strategies give it to k-means
+        seed = int(self.random_state if given else self.random_state_.randint(2**31 - 1))
+        pool = strategies.Pool(X, labeled, seed, settings, candidates=may_be_picked)
         if (n := min(batch_size, np.count_nonzero(pool.free))) < batch_size:  # theirs counts candidates that are labeled, too
             told = (
                 f"'batch_size={batch_size}' is larger than the number of unlabeled candidates. Instead, 'batch_size={n}' was set."
@@ -119,11 +119,6 @@ class SupClust(SingleAnnotatorPoolQueryStrategy):
 
         query_indices = method.query_clusters(pool, n, choose) if n else np.empty(0, dtype=int)
         return (query_indices, _utilities(pool.free, query_indices, compared)) if return_utilities else query_indices
-
-    def _seed(self) -> int:
-        """An int as it is, as their strategies give it to k-means; else drawn, of a RandomState the same in each query."""
-        given = isinstance(self.random_state, numbers.Integral)
-        return int(self.random_state if given else self.random_state_.randint(2**31 - 1))
 
 
 def _utilities(free: np.ndarray, picks: np.ndarray, compared: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

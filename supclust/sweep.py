@@ -3,8 +3,6 @@
 No backend of joblib is named: under `joblib.parallel_config(backend="dask")` the same call runs on a cluster with a shared folder.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import logging
@@ -215,38 +213,41 @@ def failures(wanted: Iterable[Key], folder: Path) -> dict[Key, str]:
     return {key: one[0] for key, one in found.items() if one[1] != (kept.read(folder / key.filename) or (None, {}))[1]}
 
 
-def more_seeds(profile: Profile, folder: Path | None = None) -> list[Key]:
+def more_seeds(profile: Profile) -> list[Key]:
     """The runs on record of seeds beyond the profile's: more of them narrow the intervals."""
     usual = set(keys(profile, frameworks=active.FRAMEWORKS))
-    found = [path.stem.split("--") for path in (folder or records_folder(profile)).glob("*.json")]
+    found = [path.stem.split("--") for path in records_folder(profile).glob("*.json")]
     found = {Key(*run, int(seed)) for *run, seed in found if seed.isdecimal()} - usual
     return sorted(key for key in found if key._replace(seed=0) in usual)
 
 
-def table(profile: Profile, *, recompute: bool = False, name: str = "curves", **part: Any) -> pd.DataFrame:
+def table(
+    profile: Profile, *, recompute: bool = False, name: str = "curves", on_request: bool = False, **part: Any
+) -> pd.DataFrame:
     """The table of the runs that `keys` gives: read from NAME.csv where the same features and experiment made it, else run.
 
     recompute=True passes the file over, but not the records. Runs on request, and runs whose features cannot be made
-    here, are left out. name: "curves", of all the profile's runs, or another one, of these runs only.
+    here, are left out. name: "curves", of all the profile's runs, or another one, of these runs only. on_request: run with
+    recompute=True only, and read what is kept otherwise.
     """
     wanted = keys(profile, **part)
     rows, _ = kept_rows(profile, wanted, name)
     due = [key for key in wanted if key.framework == "ssl" or not profile.fsl.on_request]
     due = [key for key in due if features.obtainable(profile, key.dataset)]
-    if due and (recompute or not _runs(rows).issuperset(due)):
+    if due and (recompute or not (on_request or _runs(rows).issuperset(due))):
         sources = _sources(profile, due, features.obtain)
         complete(sources, functools.partial(_prepare, profile), records_folder(profile))
-        write_table(profile, name=name, wanted=None if name == "curves" else wanted)
+        write_table(profile, name, wanted)
         rows, _ = kept_rows(profile, wanted, name)
     return rows
 
 
-def write_table(profile: Profile, folder: Path | None = None, *, name: str = "curves", wanted: Sequence[Key] | None = None) -> Path:
-    """Write NAME.csv of the profile's runs or those wanted: what records say, else what it said before; returns its path."""
-    folder, path = folder or records_folder(profile), kept.reports(profile.name) / f"{name}.csv"
-    wanted = keys(profile, frameworks=active.FRAMEWORKS) + more_seeds(profile, folder) if wanted is None else wanted
-    sources = _sources(profile, wanted, features.find)
-    done = recorded(sources, folder)
+def write_table(profile: Profile, name: str = "curves", wanted: Sequence[Key] = ()) -> Path:
+    """Write NAME.csv of the runs wanted, all of the profile's in "curves": what records say, else what it said before; its path."""
+    if name == "curves":
+        wanted = keys(profile, frameworks=active.FRAMEWORKS) + more_seeds(profile)
+    path, sources = kept.reports(profile.name) / f"{name}.csv", _sources(profile, wanted, features.find)
+    done = recorded(sources, records_folder(profile))
     before, known = kept_rows(profile, sorted(set(wanted) - _runs(done)), name)
     rows = pd.concat([done, before]) if len(before) else done
     made_from = {one: source if "features" in source else known.get(one) for one, source in sources.values()}

@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from supclust import analysis
+from supclust import analysis, profiles
+from tests.conftest import make_features
 
 
 def make_table(offset: float, noise: float = 0.01, seeds: int = 10) -> pd.DataFrame:
@@ -156,3 +157,49 @@ def test_purity_is_the_share_that_has_the_most_frequent_class_of_its_cluster():
 def test_the_gap_leaves_out_ones_own_centre():
     centers = np.array([[0.0, 0], [3, 4]])
     np.testing.assert_allclose(analysis.gap(np.array([[0.0, 0], [3, 5]]), np.array([0, 1]), centers), [5, np.sqrt(34)])
+
+
+# -- maps of the embedding -----------------------------------------------------------------------------------------------------
+
+
+def test_maps_are_made_once_and_kept_for_the_same_features(tmp_path, monkeypatch):
+    monkeypatch.setenv("SUPCLUST_OUT", str(tmp_path))
+    calls = []
+
+    def make_maps(features, n_points, seed):
+        calls.append(n_points)
+        indices = np.arange(0, len(features), 2)
+        return {"indices": indices, "t-SNE": features[indices, :2], "UMAP": features[indices, 2:4]}
+
+    monkeypatch.setattr(analysis, "make_maps", make_maps)
+    profile, features = profiles.get("quick"), make_features()
+    first, again = analysis.embedding_maps(profile, features), analysis.embedding_maps(profile, features)
+    assert calls == [profile.embedding_points]
+    assert list(first.places) == ["t-SNE", "UMAP"]
+    np.testing.assert_array_equal(first.places["UMAP"], again.places["UMAP"])
+    np.testing.assert_array_equal(first.indices, again.indices)
+    analysis.embedding_maps(profile, make_features(size=60))
+    analysis.embedding_maps(profile, features, recompute=True)
+    path = tmp_path / "reports" / "quick" / "embedding-0.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    analysis.embedding_maps(profile, features)
+    assert len(calls) == 4
+
+
+def test_a_point_is_placed_where_it_or_its_nearest_drawn_neighbour_is():
+    features = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9]], dtype=np.float32)
+    maps = analysis.Maps(np.array([0, 2]), {"UMAP": np.array([[5.0, 5.0], [7.0, 7.0]])})
+    np.testing.assert_array_equal(maps.place(features, np.array([0, 1, 3, 2])), [[5, 5], [5, 5], [7, 7], [7, 7]])
+
+
+@pytest.mark.night
+def test_both_methods_keep_clear_blobs_apart():
+    features = make_features(n_classes=3, size=40)
+    found = analysis.make_maps(features.train, 90)
+    indices = found.pop("indices")
+    labels = features.train_labels[indices]
+    assert len(indices) == 90
+    for places in found.values():
+        centers = np.stack([places[labels == k].mean(axis=0) for k in range(3)])
+        nearest = ((places[:, None] - centers) ** 2).sum(axis=2).argmin(axis=1)
+        assert (nearest == labels).mean() > 0.95

@@ -92,6 +92,10 @@ def test_the_table_holds_both_encoders_and_all_strategies_and_is_kept(tmp_path, 
     assert {"curves.csv", "later.csv", "pretrained.csv"} <= {file.name for file in (tmp_path / "reports/smoke").iterdir()}
     monkeypatch.setattr(sweep, "complete", lambda *_: pytest.fail("it is kept"))
     pd.testing.assert_frame_equal(benchmark.table(QUICK), table)
+    shipped = dataclasses.replace(QUICK, features="shipped", seeds=3)
+    assert set(benchmark.table(shipped)["seed"]) == {0, 1}  # what is kept: more is made on request only
+    with pytest.raises(pytest.fail.Exception, match="it is kept"):
+        benchmark.table(shipped, rerun=True)
     found = benchmark.panels(table)
     benchmark.write(QUICK, found)
     assert len(pd.read_csv(tmp_path / "reports/smoke/benchmark.csv")) == len(found) == 4 * 13

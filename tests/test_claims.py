@@ -192,7 +192,7 @@ def test_only_seeds_that_both_have_count():
 def test_an_empty_table_is_no_data_and_no_error():
     found = claims.verdicts(PROFILE, make_runs({}))
     assert {claim.verdict for claim in found} == {NO_DATA}
-    assert "not measured" in claims.as_markdown(PROFILE, found)
+    assert "not measured" in claims.as_markdown(found, PROFILE)
 
 
 def test_a_part_of_a_data_set_of_the_paper_stands_for_it():
@@ -207,7 +207,7 @@ def test_what_a_claim_names_and_the_profile_lacks_is_no_data():
     gain = claim(3, make_world())
     assert dict(zip(gain.deciding["panel"], gain.deciding["verdict"], strict=True))["ISIC-2019, SSL, tiny"] == NO_DATA
     assert gain.verdict == OPEN
-    assert "<br>To decide: runs for 1 more comparison, in ISIC-2019, SSL, tiny. |" in claims.summary_table([gain])
+    assert "<br>To decide: runs for 1 more comparison, in ISIC-2019, SSL, tiny. |" in claims.as_markdown([gain], PROFILE)
     assert set(gain.comparisons[gain.comparisons["role"] == "extra"]["what"]) == {
         "SUPClust − TypiClust, balanced accuracy",
         "SUPClust − TypiClust, tail accuracy",
@@ -239,7 +239,7 @@ def test_ssl_decides_and_fsl_stands_beside_it_except_where_a_claim_names_it():
         "fsl": {CONTRADICTED},
         "ssl": {SUPPORTED},
     }
-    assert "2 of 2 SSL panels (+10.0 to +10.0 points); 0 of 2 FSL panels, 2 against" in claims.summary_table([gain])
+    assert "2 of 2 SSL panels (+10.0 to +10.0 points); 0 of 2 FSL panels, 2 against" in claims.as_markdown([gain], PROFILE)
     won = world["accuracy"] + (world["framework"] == "fsl") * (world["strategy"] == "coreset")
     assert verdict_of(6, world.assign(accuracy=won)) == CONTRADICTED
 
@@ -289,9 +289,9 @@ def test_the_report_is_written_from_the_numbers(tmp_path, monkeypatch):
 
 
 def test_the_summary_has_a_row_for_each_claim():
-    lines = claims.summary_table(claims.verdicts(PROFILE, make_world(), make_evidence())).splitlines()
+    lines = claims.as_markdown(claims.verdicts(PROFILE, make_world(), make_evidence())).strip().splitlines()
     assert lines[0] == "| claim | here | verdict |"
-    assert len(lines) == 12  # below it: what its words mean
+    assert len(lines) == 13  # below it: what its words mean
     assert all(line.count("|") == 4 for line in lines[:10])
     assert lines[9].startswith("| 8. Mechanical check: ")
     assert "2 of 2 data sets (−0.098 to −0.098)" in lines[9]
@@ -339,7 +339,7 @@ def write_features(folder, size=50):
 
 
 def test_evidence_is_measured_for_each_data_set_and_seed(workplace):
-    found = claims.evidence(QUICK, jobs=1)
+    found = claims.evidence(QUICK)
     assert list(found.columns) == claims.EVIDENCE
     assert found[["dataset", "seed", "clusters"]].to_numpy().tolist() == [["digits", 0, 4], ["digits", 1, 4]]
     assert found[["rho_all", "rho_within"]].abs().le(1).all(axis=None)
@@ -349,32 +349,32 @@ def test_evidence_is_measured_for_each_data_set_and_seed(workplace):
 def test_evidence_is_kept_and_measured_anew_only_where_it_must_be(workplace, monkeypatch, caplog):
     asked = []
     monkeypatch.setattr(claims, "measure", lambda *args, measure=claims.measure: asked.append(args[1:3]) or measure(*args))
-    first = claims.evidence(QUICK, jobs=1)
-    pd.testing.assert_frame_equal(first, claims.evidence(QUICK, jobs=1))
-    more = claims.evidence(dataclasses.replace(QUICK, seeds=3), jobs=1)
+    first = claims.evidence(QUICK)
+    pd.testing.assert_frame_equal(first, claims.evidence(QUICK))
+    more = claims.evidence(dataclasses.replace(QUICK, seeds=3))
     pd.testing.assert_frame_equal(more[:2], first)
-    assert len(claims.evidence(QUICK, jobs=1)) == 2
+    assert len(claims.evidence(QUICK)) == 2
     assert asked == [("digits", 0), ("digits", 1), ("digits", 2)]
-    claims.evidence(QUICK, recompute=True, jobs=1)
+    claims.evidence(QUICK, recompute=True)
     assert asked[3:] == [("digits", 0), ("digits", 1)]
     write_features(workplace, size=60)
-    assert not claims.evidence(QUICK, jobs=1).equals(first)
+    assert not claims.evidence(QUICK).equals(first)
     path = workplace / "reports" / "quick" / "evidence.csv"
     path.write_text(path.read_text().replace("digits,0", "digits,9"))
-    claims.evidence(QUICK, jobs=1)
+    claims.evidence(QUICK)
     assert "evidence.csv" in caplog.text
     assert len(asked) == 9  # both seeds, twice more
 
 
 def test_evidence_on_features_that_are_gone_is_taken_as_kept(workplace):
-    first = claims.evidence(QUICK, jobs=1)
+    first = claims.evidence(QUICK)
     (workplace / "artefacts" / "quick" / "digits" / "features.safetensors").unlink()
-    pd.testing.assert_frame_equal(first, claims.evidence(QUICK, jobs=1))
+    pd.testing.assert_frame_equal(first, claims.evidence(QUICK))
 
 
 def test_a_data_set_that_is_not_there_is_left_out_with_a_warning(workplace, caplog):
     profile = dataclasses.replace(QUICK, datasets=("digits", "isic2019"))
-    found = claims.evidence(profile, jobs=1)
+    found = claims.evidence(profile)
     assert set(found["dataset"]) == {"digits"}
     assert "claims 1 and 8 are not measured on isic2019, whose features are not there" in caplog.text
     assert comparisons_of(8, make_runs({}), profile, found)[1].verdict == NO_DATA
@@ -383,7 +383,7 @@ def test_a_data_set_that_is_not_there_is_left_out_with_a_warning(workplace, capl
 def test_verdicts_of_a_profile_rest_on_the_runs_that_are_done_seeds_beyond_the_profile_included(workplace, caplog):
     with pytest.raises(ValueError, match="no run of profile 'quick' yet: run `supclust sweep --profile quick`"):
         claims.run(QUICK)
-    sweep.run(QUICK, strategies=["supclust", "random"], budgets=["tiny"], seeds=3, jobs=1)
+    sweep.run(QUICK, strategies=["supclust", "random"], budgets=["tiny"], seeds=3)
     sweep.write_table(QUICK)
     found = claims.run(QUICK)
     assert found[6].deciding["seeds"].tolist() == [3, 0]
@@ -411,5 +411,5 @@ def test_the_committed_verdicts_are_those_of_the_committed_tables(tmp_path, monk
     laptop = profiles.get("laptop")
     found = claims.run(laptop)
     committed = kept.REPOSITORY / "reports" / "laptop" / "claims.md"
-    assert claims.as_markdown(laptop, found) == committed.read_text(encoding="utf-8")
-    assert claims.summary_table(found) in (kept.REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert claims.as_markdown(found, laptop) == committed.read_text(encoding="utf-8")
+    assert claims.as_markdown(found).strip() in (kept.REPOSITORY / "README.md").read_text(encoding="utf-8")

@@ -7,7 +7,6 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 
 from supclust import kept, simclr
 from supclust.profiles import SimCLR
@@ -57,8 +56,9 @@ def alone_and_together(tmp_path_factory):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script, folder]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(kept.REPOSITORY)}
     subprocess.run(command, check=True, timeout=300, env=environment)
-    device = torch.device("cpu")
-    alone = views_of_the_first_step(lambda: simclr.train(IMAGES, TINY, folder / "alone", labels=LABELS, device=device))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simclr, "default_device", lambda: simclr.CPU)
+        alone = views_of_the_first_step(lambda: simclr.train(IMAGES, TINY, folder / "alone", labels=LABELS))
     return alone, [json.loads((folder / f"rank{k}.json").read_text()) for k in range(2)]
 
 

@@ -35,3 +35,10 @@ def test_speeds_are_told_beside_their_bars():
     (ax,) = figures.speeds(table, "title").axes
     assert [bar.get_width() for bar in ax.patches] == [20, 50]
     assert [text.get_text() for text in ax.texts] == ["20  (1.0 x)", "50  (2.5 x)"]
+
+
+def test_an_effect_that_is_clear_of_zero_has_a_filled_marker():
+    effects = pd.DataFrame({"budget": [10, 50], "mean": [2.0, -1.0], "low": [1.0, -3.0], "high": [3.0, 1.0]})
+    figure = figures.criteria(effects.assign(dataset="digits", criterion="coverage"), "title")
+    (dots,) = [one for one in figure.axes[0].collections if len(one.get_offsets()) == 2]
+    assert [tuple(face) == (1, 1, 1, 1) for face in dots.get_facecolors()] == [False, True]

@@ -54,12 +54,13 @@ def test_log_probabilities_are_those_of_the_softmax_and_know_what_was_never_labe
     assert np.isfinite(logp[:, :3]).all()
 
 
-def test_dropout_drops_half_of_the_entries_before_the_last_layer():
+def test_dropout_drops_half_of_the_entries_before_the_last_layer(monkeypatch):
     """With weights that tell which entries were kept, each pass shows its mask: fair coins, independent, scaled by two."""
     d, n, passes = 12, 4000, 3
+    monkeypatch.setattr(learners, "DROPOUT_PASSES", passes)
     weights = np.stack([2.0 ** np.arange(d), np.zeros(d)])
     head = learners.LinearHead(weights, np.zeros(2))
-    logps = list(head.dropout_log_probabilities(np.ones((n, d)), np.random.default_rng(0), passes))
+    logps = list(head.dropout_log_probabilities(np.ones((n, d)), np.random.default_rng(0)))
     codes = [np.rint((logp[:, 0] - logp[:, 1]) / 2).astype(int) for logp in logps]
     kept = np.array([(code[:, None] >> np.arange(d)) & 1 for code in codes])
     assert kept.shape == (passes, n, d)

@@ -6,15 +6,15 @@ import pytest
 from matplotlib.collections import PathCollection
 from PIL import Image
 
-from supclust import analysis, budgets, plots, profiles, strategies
-from tests.conftest import make_features
+from supclust import analysis, budgets, plots, strategies
+from supclust.bench import figures
 from tests.test_analysis import make_table
 from tests.test_budgets import make_table as make_budgets
 
 mpl.use("Agg")
 RNG = np.random.default_rng(0)
 POINTS, GROUPS = RNG.standard_normal((200, 2)), np.arange(200) % 4
-MAPS = plots.Maps(np.arange(0, 400, 2), {"t-SNE": POINTS, "UMAP": POINTS})
+MAPS = analysis.Maps(np.arange(0, 400, 2), {"t-SNE": POINTS, "UMAP": POINTS})
 LABELS = np.arange(400) // 2 % 4
 CORRELATION = analysis.Correlation(0.1, np.array([0.1, -0.2, np.nan]))
 TABLE = make_table(0.05).replace({"a": "typiclust", "b": "supclust"})
@@ -73,8 +73,8 @@ FIGURES = {
     "forest of one claim": lambda: plots.forest(COMPARISONS, "title"),
     "sensitivity": lambda: plots.sensitivity(SETTINGS, {"temperature": 0.1, "max_clusters": 500, "squared": False}, RIVAL, "title"),
     "encoders": lambda: plots.encoders(ENCODERS.assign(low=ENCODERS["mean"] - 1, high=ENCODERS["mean"] + 1), "title"),
-    "growing_budgets": lambda: plots.growing_budgets(QUERIES, "title"),
-    "criteria": lambda: plots.criteria(budgets.added(QUERIES), "title"),
+    "growing_budgets": lambda: figures.growing_budgets(QUERIES, "title"),
+    "criteria": lambda: figures.criteria(budgets.added(QUERIES), "title"),
 }
 
 
@@ -141,11 +141,11 @@ def test_a_strategy_that_a_panel_lacks_is_not_drawn_there_and_the_control_is_cal
 
 def test_what_was_not_run_is_said_to_be_so():
     nothing = make_table(0.1).iloc[:0].assign(classes=0)
-    figures = (
+    empty = (
         plots.curves(nothing, ["supclust"], "supclust", "From scratch"),
         plots.class_coverage(nothing, ["supclust"], "From scratch"),
     )
-    assert [figure.get_suptitle() for figure in figures] == ["From scratch: not run yet"] * 2
+    assert [figure.get_suptitle() for figure in empty] == ["From scratch: not run yet"] * 2
     assert analysis.compare(nothing, "a", "b").empty
 
 
@@ -203,60 +203,6 @@ def test_a_band_shows_the_interval_of_the_accuracy():
         (min(one.low for one in intervals), max(one.high for one in intervals))
     )
     plt.close("all")
-
-
-def test_an_effect_that_is_clear_of_zero_has_a_filled_marker():
-    effects = pd.DataFrame({"budget": [10, 50], "mean": [2.0, -1.0], "low": [1.0, -3.0], "high": [3.0, 1.0]})
-    figure = plots.criteria(effects.assign(dataset="digits", criterion="coverage"), "title")
-    (dots,) = [one for one in figure.axes[0].collections if len(one.get_offsets()) == 2]
-    assert [tuple(face) == (1, 1, 1, 1) for face in dots.get_facecolors()] == [False, True]
-    plt.close("all")
-
-
-# -- maps of the embedding -----------------------------------------------------------------------------------------------------
-
-
-def test_maps_are_made_once_and_kept_for_the_same_features(tmp_path, monkeypatch):
-    monkeypatch.setenv("SUPCLUST_OUT", str(tmp_path))
-    calls = []
-
-    def make_maps(features, n_points, seed):
-        calls.append(n_points)
-        indices = np.arange(0, len(features), 2)
-        return {"indices": indices, "t-SNE": features[indices, :2], "UMAP": features[indices, 2:4]}
-
-    monkeypatch.setattr(plots, "make_maps", make_maps)
-    profile, features = profiles.get("quick"), make_features()
-    first, again = plots.embedding_maps(profile, features), plots.embedding_maps(profile, features)
-    assert calls == [profile.embedding_points]
-    assert list(first.places) == ["t-SNE", "UMAP"]
-    np.testing.assert_array_equal(first.places["UMAP"], again.places["UMAP"])
-    np.testing.assert_array_equal(first.indices, again.indices)
-    plots.embedding_maps(profile, make_features(size=60))
-    plots.embedding_maps(profile, features, recompute=True)
-    path = tmp_path / "reports" / "quick" / "embedding-0.safetensors"
-    path.write_bytes(path.read_bytes()[:1000])
-    plots.embedding_maps(profile, features)
-    assert len(calls) == 4
-
-
-def test_a_point_is_placed_where_it_or_its_nearest_drawn_neighbour_is():
-    features = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9]], dtype=np.float32)
-    maps = plots.Maps(np.array([0, 2]), {"UMAP": np.array([[5.0, 5.0], [7.0, 7.0]])})
-    np.testing.assert_array_equal(maps.place(features, np.array([0, 1, 3, 2])), [[5, 5], [5, 5], [7, 7], [7, 7]])
-
-
-@pytest.mark.night
-def test_both_methods_keep_clear_blobs_apart():
-    features = make_features(n_classes=3, size=40)
-    found = plots.make_maps(features.train, 90)
-    indices = found.pop("indices")
-    labels = features.train_labels[indices]
-    assert len(indices) == 90
-    for places in found.values():
-        centers = np.stack([places[labels == k].mean(axis=0) for k in range(3)])
-        nearest = ((places[:, None] - centers) ** 2).sum(axis=2).argmin(axis=1)
-        assert (nearest == labels).mean() > 0.95
 
 
 def test_lines_are_named_at_their_ends_with_their_last_value_and_names_keep_apart():

@@ -87,7 +87,7 @@ def test_embed_is_the_network_in_evaluation_mode_whatever_the_batches(images):
     with torch.inference_mode():
         expected = network.eval()(simclr.normalise(torch.from_numpy(images) / 255)).numpy()
     network.train()
-    features = simclr.embed(network, images, side=8, batch_size=5, progress=False)
+    features = simclr.embed(network, images, side=8, batch_size=5)
     assert features.dtype == np.float32
     assert features.shape == (13, 64)
     np.testing.assert_allclose(features, expected, atol=1e-5)
@@ -97,7 +97,7 @@ def test_embed_is_the_network_in_evaluation_mode_whatever_the_batches(images):
 def test_embed_resizes_images_that_differ(images):
     network = initialised(0)[0]
     large = np.repeat(np.repeat(images, 2, axis=2), 2, axis=3)
-    assert simclr.embed(network, large, side=8, progress=False).shape == (13, 64)
+    assert simclr.embed(network, large, side=8).shape == (13, 64)
     resized = simclr.resize(torch.from_numpy(large), 8)
     assert resized.shape == (13, 3, 8, 8)
     assert resized.max() <= 1

@@ -295,7 +295,7 @@ def test_networks_have_no_encoder_of_another_age():
     assert {key.framework for key in sweep.keys(profiles.get("quick"), datasets=["digits@4"])} == {"ssl"}
 
 
-def test_networks_run_in_a_sweep_and_their_table_is_kept_apart(workplace, tmp_path):
+def test_networks_run_in_a_sweep_and_their_table_is_kept_apart(workplace, tmp_path, monkeypatch):
     train, test = (datasets.load("digits", split) for split in datasets.SPLITS)
     pixels = [part.images[:, 0].reshape(len(part), -1).astype(np.float32) for part in (train, test)]
     made_by = {"dataset": "digits", "config": dataclasses.asdict(PROFILE.simclr)}
@@ -307,7 +307,9 @@ def test_networks_run_in_a_sweep_and_their_table_is_kept_apart(workplace, tmp_pa
     pd.testing.assert_frame_equal(one, two)
     assert len(one) == 2 * 2 * 2
     assert sweep.table(profile, frameworks=["fsl"]).empty  # on request, so not run from here
-    sweep.write_table(profile, tmp_path / "1")
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "records_folder", lambda profile: tmp_path / "1")
+        sweep.write_table(profile)
     pd.testing.assert_frame_equal(sweep.table(profile, frameworks=["fsl"]), one)
     sweep.table(profile, strategies=["random"], recompute=True)
     pd.testing.assert_frame_equal(sweep.table(profile, frameworks=["fsl"]), one)  # kept, though there is no record in the folder

@@ -1,7 +1,5 @@
 """The benchmark: every strategy on every data set of a profile, with two encoders and both budgets; ranks, and labels saved."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 
@@ -22,19 +20,16 @@ def table(profile: Profile, *, rerun: bool = False) -> pd.DataFrame:
     """The runs, as sweep.run gives them, with the column encoder: "own", or the profile's second one.
 
     Kept in curves.csv, later.csv (what came after the paper) and pretrained.csv (the second encoder), see sweep.table. Where
-    features are shipped, as many as are kept are read: they take hours, and are made with rerun=True only.
+    features are shipped, they take hours: on request.
     """
-    part = {"frameworks": ["ssl"], "seeds": min(SEEDS, profile.seeds)}
+    part = {"frameworks": ["ssl"], "seeds": min(SEEDS, profile.seeds), "on_request": profile.features == "shipped"}
     others = [f"{name}@{profile.second_encoder}" for name in profile.datasets]
     wanted = {
         "curves": {"strategies": strategies.NAMES},
         "later": {"strategies": LATER},
         "pretrained": {"strategies": STRATEGIES, "datasets": others},
     }
-    if rerun or profile.features == "trained":
-        parts = [sweep.table(profile, name=name, recompute=rerun, **part, **more) for name, more in wanted.items()]
-    else:
-        parts = [sweep.kept_rows(profile, sweep.keys(profile, **part, **more), name)[0] for name, more in wanted.items()]
+    parts = [sweep.table(profile, name=name, recompute=rerun, **part, **more) for name, more in wanted.items()]
     runs = pd.concat(parts, ignore_index=True)
     runs[["dataset", "encoder"]] = [features.split_encoder(name) for name in runs["dataset"]]
     return runs.assign(encoder=runs["encoder"].replace("", "own"))
@@ -47,9 +42,9 @@ def panels(runs: pd.DataFrame) -> pd.DataFrame:
     Random over the rounds, paired by seed, and the 95 % interval; verdict on it; rank in the panel by accuracy, 1 the best; random:
     how many labels Random needs for the last accuracy, see `random_labels`, and over_labels: their ratio.
     """
-    rows, known = [], set(runs.loc[runs["strategy"] == "random", CELL].itertuples(index=False, name=None))
+    rows = []
     for cell, part in runs.groupby(CELL, sort=False):
-        if cell not in known:
+        if "random" not in set(part["strategy"]):
             continue
         last = part[part["round"] == part["round"].max()].groupby("strategy")[["accuracy", "balanced_accuracy"]].mean()
         mean, seeds = part.groupby("strategy")["accuracy"].mean(), part.groupby("strategy")["seed"].nunique()

@@ -1,7 +1,5 @@
 """How fast selection is: against other libraries, side by side, and as pools and budgets grow."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tempfile

@@ -1,7 +1,5 @@
 """How fast training is: images per second of the engine and of the ecosystem's stock way, side by side in one run."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import time

@@ -1,7 +1,5 @@
 """The kept tables of notebook 09: measured where that is asked for, and read otherwise."""
 
-from __future__ import annotations
-
 import platform
 from collections.abc import Callable
 

@@ -3,8 +3,6 @@
 Images are float in [0, 1], (n, 3, height, width).
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

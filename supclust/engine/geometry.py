@@ -1,7 +1,5 @@
 """Points of unit length: features are checked, normalised, and handed out by index or in blocks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

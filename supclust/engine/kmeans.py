@@ -1,7 +1,5 @@
 """k-means: Lloyd's algorithm in the leading dimensions of a sample first, then in all dimensions, then on all the points."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """How well features tell classes apart, without training anything on them."""
 
-from __future__ import annotations
-
 import numpy as np
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import normalize

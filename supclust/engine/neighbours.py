@@ -1,7 +1,5 @@
 """The mean distance to the nearest neighbours: all pairs, in float32, and again in float64 where float32 has no digits left."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from supclust.engine import threads

@@ -3,8 +3,6 @@
 Results come in the order of the pieces, so nothing that is computed here depends on the number of threads.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import threading

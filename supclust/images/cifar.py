@@ -1,7 +1,5 @@
 """CIFAR from its official files, through torchvision, or from folders of its images; where neither can be read, what is wrong."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

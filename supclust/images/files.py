@@ -50,16 +50,10 @@ class ImageFiles:
     side: int  # pixels
 
     dtype = np.dtype(np.uint8)
-    ndim = 4
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         return len(self), 3, self.side, self.side
-
-    @property
-    def size(self) -> int:
-        """Number of values, and of bytes once decoded."""
-        return len(self) * 3 * self.side**2
 
     def __len__(self) -> int:
         return len(self.names)

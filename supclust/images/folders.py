@@ -1,7 +1,5 @@
 """Folders of images as data sets: with labels where there is train/<class>/, else without."""
 
-from __future__ import annotations
-
 import logging
 from itertools import chain
 from pathlib import Path

@@ -1,7 +1,5 @@
 """ISIC-2019: images of skin in files, with labels from the official CSV file, and split by the seed."""
 
-from __future__ import annotations
-
 import logging
 import os
 from pathlib import Path

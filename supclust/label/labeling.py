@@ -1,7 +1,5 @@
 """Picks images of one's own to label: check, source, embed, pick, write, in that order."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections import Counter

@@ -1,10 +1,7 @@
 """What is asked for: the options of `supclust label`, checked before anything that takes long."""
 
-from __future__ import annotations
-
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,12 +55,9 @@ class Request:
             raise ValueError(f"the budget must be a whole number of at least 1, not {self.budget}")
         if self.seed < 0:
             raise ValueError(f"the seed must be a whole number of at least 0, not {self.seed}")
-        _check_classes(self.classes)
-
-
-def _check_classes(classes: Sequence[str]) -> None:
-    """ValueError for names of classes that come twice or are blank around the edges, or that XML cannot hold."""
-    if bad := [name for name in classes if name != name.strip() or not name or NOT_XML.search(name)]:
-        raise ValueError(f"these cannot be names of classes: {listing(bad)}. Give names without blanks around and control signs")
-    if len(set(classes)) < len(classes):
-        raise ValueError("the names of the classes must be distinct")
+        if bad := [name for name in self.classes if name != name.strip() or not name or NOT_XML.search(name)]:
+            raise ValueError(
+                f"these cannot be names of classes: {listing(bad)}. Give names without blanks around and control signs"
+            )
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("the names of the classes must be distinct")

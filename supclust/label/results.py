@@ -1,7 +1,5 @@
 """What a round writes: picks, contact sheet, tasks for Label Studio, embeddings, and what was done."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import json

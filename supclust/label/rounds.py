@@ -1,7 +1,5 @@
 """A round of labelling: what was picked, and why."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

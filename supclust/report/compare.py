@@ -1,7 +1,5 @@
 """Strategies against each other on labelled features of one's own: the runs of a sweep, a table of paired differences, a figure."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import itertools

@@ -1,7 +1,5 @@
 """What a result was made with: package versions, git state, hardware and feature checksums; no path, host or user name."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import platform
@@ -23,9 +21,10 @@ WRITTEN_BY_RUNS = ("figures", "reports")  # that these differ from the commit sa
 
 def collect() -> dict[str, Any]:
     """Versions (None where a package is not installed), git state (None outside a repository) and hardware, ready for JSON."""
+    installed = {one.name: one.version for one in importlib.metadata.distributions()}
     gpus = _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or ""
     return {
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()} | {name: installed.get(name) for name in PACKAGES},
         "git": git_state(kept.REPOSITORY),
         "hardware": {
             "system": f"{platform.system()} {platform.machine()}",
@@ -66,13 +65,6 @@ def without_paths(text: str) -> str:
     home = str(Path.home())
     text = text.replace(home, "~") if home != "/" else text
     return re.sub(r"(?<![\w.:~/])/(?:[^\s/'\":,;]+/)+(?=[^\s/])", ".../", text)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _cpu_model() -> str:

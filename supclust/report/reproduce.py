@@ -1,7 +1,5 @@
 """Papermill over the numbered notebooks: executed copies, HTML pages, a page of all figures, and what made them."""
 
-from __future__ import annotations
-
 import ast
 import base64
 import io

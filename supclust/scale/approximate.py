@@ -1,7 +1,5 @@
 """Approximate neighbours in very large clusters: faiss seeks them in the nearest cells of an inverted file."""
 
-from __future__ import annotations
-
 import logging
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Query strategies: which points of a pool to label next. A new one is a function and a line in STRATEGIES."""
 
-from __future__ import annotations
-
 import ast
 import logging
 from collections.abc import Callable
@@ -15,7 +13,7 @@ from supclust.pool import Pool, Settings
 from supclust.strategies import coverage, later, uncertainty
 
 __all__ = ["CONTROLS", "LATER", "MODEL_AIDED", "MODEL_BASED", "NAMES", "STRATEGIES", "Pool", "Settings"]
-__all__ += ["check_names", "first_batch", "parse", "query"]
+__all__ += ["check_name", "first_batch", "parse", "query"]
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +103,7 @@ def query(name: str, pool: Pool, budget: int, rng: np.random.Generator) -> np.nd
     Raises ValueError for an unknown strategy (listing the known ones) and a budget that is not a positive whole number or larger
     than the number of points that may be queried.
     """
-    check_names([name])
+    check_name(name)
     budget = pool.check_budget(budget)
     if name in MODEL_BASED and pool.model is None:
         return first_batch(pool, budget)
@@ -118,11 +116,10 @@ def first_batch(pool: Pool, budget: int) -> np.ndarray:
     return random(pool, budget, np.random.default_rng([pool.seed, FIRST_BATCH]))
 
 
-def check_names(names: list[str] | tuple[str, ...]) -> None:
-    """ValueError for the first name that is neither a strategy nor a control, listing those that are."""
-    for name in names:
-        if name not in STRATEGIES and name not in CONTROLS:
-            raise ValueError(f"unknown strategy {name!r}; known: {', '.join(STRATEGIES)}; controls: {', '.join(CONTROLS)}")
+def check_name(name: str) -> None:
+    """ValueError for what is neither a strategy nor a control, listing those that are."""
+    if name not in STRATEGIES and name not in CONTROLS:
+        raise ValueError(f"unknown strategy {name!r}; known: {', '.join(STRATEGIES)}; controls: {', '.join(CONTROLS)}")
 
 
 def parse(strategy: str) -> tuple[str, dict[str, Any]]:
@@ -131,7 +128,7 @@ def parse(strategy: str) -> tuple[str, dict[str, Any]]:
     Raises ValueError for an unknown strategy or setting.
     """
     name, _, text = strategy.partition(":")
-    check_names([name])
+    check_name(name)
     try:
         changes = {key: _value(value) for key, value in (part.split("=") for part in text.split(",") if text)}
         Settings(**changes)

@@ -1,7 +1,5 @@
 """The strategies that cover the feature space: Coreset by its farthest points, ProbCover by balls of one radius."""
 
-from __future__ import annotations
-
 import logging
 import math
 

@@ -1,7 +1,5 @@
 """The strategies that query the points a model is least sure of: margin, least confidence, entropy, BALD and DBAL."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 
@@ -39,11 +37,9 @@ def dbal(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
 
 def margin_uncertainty(log_probabilities: ArrayLike) -> np.ndarray:
     """1 - p1 + p2 of the two largest probabilities; (n, C) log-probabilities to (n,) float64. With one class, 0."""
-    probabilities = _probabilities(log_probabilities)
-    first = probabilities.argmax(axis=1)[:, None]
-    others = probabilities.copy()
-    np.put_along_axis(others, first, 0, axis=1)
-    return 1 - np.take_along_axis(probabilities, first, axis=1)[:, 0] + others.max(axis=1)
+    probabilities = np.pad(_probabilities(log_probabilities), ((0, 0), (0, 1)))  # a class more, of probability 0
+    second, first = np.partition(probabilities, -2, axis=1)[:, -2:].T
+    return 1 - first + second
 
 
 def confidence_uncertainty(log_probabilities: ArrayLike) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Reads what a stopped training left, and says why it cannot go on with it."""
 
-from __future__ import annotations
-
 import zipfile
 from pathlib import Path
 from typing import Any

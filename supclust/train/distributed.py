@@ -4,8 +4,6 @@ On GPUs, batch norm takes its statistics over the batches of all processes. PyTo
 process normalises its own part, so the loss differs a little from that of one process. Negatives are shared in both cases.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """How training uses the hardware: precision, memory layout, threads, freed memory, compiled steps, decoding."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import shutil
@@ -10,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
@@ -43,13 +42,9 @@ def conditions(width: int, side: int) -> Iterator[None]:
 
     On idle cores a second thread would save a third of the time of such a network; on a busy core it makes it five times slower.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if width * side <= 256 else before)
-    try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-            yield
-    finally:
-        torch.set_num_threads(before)
+    repeating = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+    with repeating, threadpool_limits(1 if width * side <= 256 else None):  # PyTorch keeps to the limit, too
+        yield
 
 
 @contextmanager

@@ -1,7 +1,5 @@
 """How many epochs end in a given time on this machine, so that the learning rate comes down to zero within it."""
 
-from __future__ import annotations
-
 import logging
 import time
 from dataclasses import asdict, replace

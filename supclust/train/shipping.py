@@ -1,7 +1,5 @@
 """Makes the encoder and feature files that come with the package: small enough to ship, and as faithful as that allows."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import tempfile

@@ -1,7 +1,5 @@
 """The network that the fully supervised framework (FSL) trains from scratch on the labelled images of each round."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -30,7 +28,7 @@ class Network:
     def embed(self, images: simclr.Images) -> np.ndarray:
         """Penultimate features float32 (n, 8 * width) of images uint8 (n, 3, height, width), in training's precision."""
         with hardware.autocast(simclr.default_device(), self.config, self.config.side):
-            return simclr.embed(self.body, images, self.config.side, self.config.evaluation_batch, progress=False)
+            return simclr.embed(self.body, images, self.config.side, self.config.evaluation_batch)
 
     def predict(self, images: simclr.Images) -> np.ndarray:
         """Class of each image, int64 (n,)."""
