@@ -6,7 +6,6 @@ import pandas as pd
 from supclust import analysis, features, kept, strategies, sweep
 from supclust.profiles import Profile
 
-SEEDS = 5  # of each run at most
 # After the paper. Of shares of 0.005 to 0.08, 0.02 did best on digits, and nearly so on photographs. For SUPClust, a sign of SUP by
 # how far clusters can be trusted was to be set on these two, but there neither sign is better; of their shares, 0.03 did best.
 VARIANTS = {"probcover:ball_share=0.02": "ProbCover, radius by share", "supclust:top_fraction=0.03": "SUPClust, 3 % typical"}
@@ -22,7 +21,7 @@ def table(profile: Profile, *, rerun: bool = False) -> pd.DataFrame:
     Kept in curves.csv, later.csv (what came after the paper) and pretrained.csv (the second encoder), see sweep.table. Where
     features are shipped, they take hours: on request.
     """
-    part = {"frameworks": ["ssl"], "seeds": min(SEEDS, profile.seeds), "on_request": profile.features == "shipped"}
+    part = {"frameworks": ["ssl"], "on_request": profile.features == "shipped"}
     others = [f"{name}@{profile.second_encoder}" for name in profile.datasets]
     wanted = {
         "curves": {"strategies": strategies.NAMES},
