@@ -47,8 +47,8 @@ STYLES = {  # colour (Okabe and Ito's; uncertainty strategies are one family of 
     "class-balanced": ("#000000", "*", (0, (7, 2, 1, 2))),
     budgets.DIVERSE: ("#8B5A2B", (7, 0, 0), "-"),
 }
-LATER_COLORS = ("#332288", "#117733", "#44AA99", "#882255", "#DDCC77", "#88CCEE", "#AA4499")  # Paul Tol's
-LATER_MARKERS = ("8", "H", (5, 1, 0), (4, 1, 0), (6, 1, 0), (4, 1, 45), (3, 1, 0))  # the tuples: stars of that many points
+LATER_COLORS = ("#332288", "#117733", "#44AA99", "#882255", "#DDCC77", "#88CCEE", "#999933", "#AA4499")  # Paul Tol's
+LATER_MARKERS = ("8", "H", (5, 1, 0), (4, 1, 0), (6, 1, 0), (4, 1, 45), (5, 1, 36), (3, 1, 0))  # tuples: stars
 STYLES |= {name: (*look, "-.") for name, *look in zip(LATER, LATER_COLORS, LATER_MARKERS, strict=True)}
 HIGHLIGHTED, FEW = ("random", "typiclust", "supclust"), 5  # strategies that stand out among more than a few
 AXIS_LABELS = {
