@@ -268,6 +268,16 @@ def test_a_pure_ball_of_dcom_ends_where_the_share_of_its_class_is_last_reached(p
     assert np.mean(classes[:5][covered[:5]] == 0) == share
 
 
+def test_dcom_scales_uncertainty_from_the_surest_point_to_the_least_sure_of_the_free_ones():
+    """Balls of the labelled points cover 0.8 of the pool: S is 1/2, and 0.4 / 2 + 7/7 / 2 is less than 1 / 2 + 3/7 / 2."""
+    cluster, labeled = np.repeat(np.arange(6), [10, 10, 10, 10, 7, 3]), [0, 10, 20, 30]
+    uncertain = np.array([0.2, 0.2, 0.2, 0.2, 0.36, 0.6])[cluster]
+    uncertain[labeled[0]] = 0.99
+    probabilities = (1 - uncertain[:, None] / 2) * np.eye(6)[cluster] + uncertain[:, None] / 2 * np.eye(6)[cluster - 1]
+    pool = pool_of(np.eye(6)[cluster]).with_labeled(labeled, StubModel(np.log(probabilities + 1e-30)))
+    assert cluster[query("dcom", pool, 1)] == [5]
+
+
 @pytest.mark.parametrize("changes", [{}, {"radius": 0.4}, {"ball_share": 0.1}, {"n_classes": 5}])
 @pytest.mark.parametrize("labeled", [[], [3, 50, 80]])
 def test_dcom_without_a_model_is_probcover(labeled, changes):
