@@ -36,8 +36,8 @@ STYLES = {  # colour (Okabe and Ito's; uncertainty strategies are one family of 
     "supclust-no-typicality": ("#CC79A7", "v", "--"),
     "class-balanced": ("#000000", "*", (0, (7, 2, 1, 2))),
 }
-LATER_COLORS = ("#332288", "#117733", "#44AA99", "#882255", "#DDCC77", "#88CCEE", "#AA4499")  # Paul Tol's
-LATER_MARKERS = ("8", "H", (5, 1, 0), (4, 1, 0), (6, 1, 0), (4, 1, 45), (3, 1, 0))  # the tuples: stars of that many points
+LATER_COLORS = ("#332288", "#117733", "#44AA99", "#882255", "#DDCC77", "#88CCEE", "#999933", "#AA4499")  # Paul Tol's
+LATER_MARKERS = ("8", "H", (5, 1, 0), (4, 1, 0), (6, 1, 0), (4, 1, 45), (5, 1, 36), (3, 1, 0))  # tuples: stars
 STYLES |= {name: (*look, "-.") for name, *look in zip(LATER, LATER_COLORS, LATER_MARKERS, strict=True)}
 HIGHLIGHTED, FEW = ("random", "typiclust", "supclust"), 5  # strategies that stand out among more than a few
 VERDICTS = {"supported": "#0072B2", "contradicted": "#D55E00", "open": "#999999"}

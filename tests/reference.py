@@ -114,6 +114,31 @@ def balancing_weights(probabilities):
     return np.array(weights) * len(weights) / sum(weights)
 
 
+def dcom_scores(points, probabilities, labeled, picked, free):
+    """DCoM's score of each of the free points (n,) that is not picked yet, else -1, after these picks, one ball at a time."""
+    n, classes, between = len(points), probabilities.argmax(axis=1), np.round(all_distances(points), 6)
+
+    def balls(tau):
+        """The largest pure enough ball around each labelled point: radii, and the points of all."""
+        radii = []
+        for i in labeled:
+            own = {r: [classes[j] == classes[i] for j in range(n) if between[i, j] <= r] for r in between[i] if r <= 1.1}
+            radii.append(max((r for r, same in own.items() if sum(same) >= tau * len(same)), default=0))
+        return radii, {j for i, r in zip(labeled, radii, strict=True) for j in range(n) if between[i, j] <= r}
+
+    radii, covered = balls(0.4 + 0.2 * len(balls(0.4)[1]) / n)
+    competence = (1 + math.exp(-50 * (1 - 0.8))) / (1 + math.exp(-50 * (len(covered) / n - 0.8)))
+    delta, free = np.mean(radii), [i for i in range(n) if free[i] and i not in picked]
+    covered |= {j for i in picked for j in range(n) if between[i, j] <= delta}
+    counts = [sum(between[i, j] <= delta for j in range(n) if j not in covered) for i in range(n)]
+    scores, uncertain = np.full(n, -1.0), uncertainties(probabilities)[0]
+    low, high, most = min(uncertain), max(uncertain[i] for i in free), max(counts[i] for i in free)
+    for i in free:
+        u, m = (uncertain[i] - low) / (high - low) if high - low > 1e-7 else 0, counts[i] / max(most, 1)
+        scores[i] = competence * u + (1 - competence) * m
+    return scores
+
+
 def last_layer_gradients(probabilities, points):
     """Of the cross-entropy by the last layer's weights, were the predicted class the true one, (n, C * d), one point at a time."""
     truths = np.eye(probabilities.shape[1])[probabilities.argmax(axis=1)]

@@ -11,6 +11,7 @@ from supclust import active, learners, strategies
 from supclust.strategies import later
 from tests import reference
 from tests.conftest import check_picks, grid, make_blobs
+from tests.test_uncertainty import StubModel
 
 
 def query(name, pool, budget, seed=0):
@@ -233,6 +234,73 @@ def test_dropquery_takes_what_changes_most_where_too_little_changes_in_most_pass
     assert all({1, 2, 3} <= picks <= set(range(1, 10)) for picks in draws)
     assert len(set(map(frozenset, draws))) > 5
     np.testing.assert_array_equal(query("dropquery", pool_of(features), 6), query("kmeans-centroid", pool_of(features), 6))
+
+
+@pytest.mark.parametrize(
+    ("n", "spread", "copies", "n_labeled", "budget", "seed", "sure"),
+    grid((30, 90), (0.2, 0.6, 1.0), (0, 10), (1, 4, 12), (2, 8), range(3), (True, False)),
+)
+def test_each_pick_of_dcom_has_the_largest_score_of_the_slow_version(monkeypatch, n, spread, copies, n_labeled, budget, seed, sure):
+    monkeypatch.setattr(later, "ROWS", (256, 5))
+    rng, features = np.random.default_rng(seed), make_blobs(3, n // 3, 6, seed, spread)
+    features[:copies] = features[copies : 2 * copies]
+    pool, picked = pool_of(features, rng.choice(n, n_labeled, replace=False), candidates=rng.permutation(n)[: n - 5]), []
+    probabilities = np.exp(pool.model.log_probabilities())
+    if not sure:  # of any point, labelled ones too
+        probabilities = 0.2 * np.repeat(np.eye(3), n // 3, axis=0) + 0.8 * rng.dirichlet([10, 10, 10], n)
+        pool = pool.with_labeled(pool.labeled, StubModel(np.log(probabilities)))
+    for pick in query("dcom", pool, budget, seed):
+        scores = reference.dcom_scores(pool.points, probabilities, pool.labeled, picked, pool.free)
+        assert scores[pick] >= scores.max() - 1e-9
+        picked.append(pick)
+
+
+@pytest.mark.parametrize(
+    ("purity", "angle", "share"), [(0.1, 0.3, 0.4), (0.4, 0.3, 0.4), (0.41, 0.2, 0.5), (0.5, 0.2, 0.5), (0.7, 0.0, 1)]
+)
+def test_a_pure_ball_of_dcom_ends_where_the_share_of_its_class_is_last_reached(purity, angle, share):
+    """On an arc around the first point, on both sides of which lie two of its points and two others, and beyond 1.1 its own."""
+    angles, rotation = np.array([0, 0.1, -0.1, 0.2, -0.3, 1.5, 1.6]), np.linalg.qr(np.random.default_rng(0).random((5, 5)))[0]
+    points = (np.column_stack([np.cos(angles), np.sin(angles)]) @ rotation[:2]).astype(np.float32)
+    classes = np.array([0, 1, 0, 1, 1, 0, 0])
+    (radius, _), covered = later._pure_balls(points, classes, np.array([0, 5]), purity)
+    assert radius == pytest.approx(2 * math.sin(angle / 2), abs=1e-6)
+    assert np.mean(classes[:5][covered[:5]] == 0) == share
+
+
+def test_dcom_scales_uncertainty_from_the_surest_point_to_the_least_sure_of_the_free_ones():
+    """Balls of the labelled points cover 0.8 of the pool: S is 1/2, and 0.4 / 2 + 7/7 / 2 is less than 1 / 2 + 3/7 / 2."""
+    cluster, labeled = np.repeat(np.arange(6), [10, 10, 10, 10, 7, 3]), [0, 10, 20, 30]
+    uncertain = np.array([0.2, 0.2, 0.2, 0.2, 0.36, 0.6])[cluster]
+    uncertain[labeled[0]] = 0.99
+    probabilities = (1 - uncertain[:, None] / 2) * np.eye(6)[cluster] + uncertain[:, None] / 2 * np.eye(6)[cluster - 1]
+    pool = pool_of(np.eye(6)[cluster]).with_labeled(labeled, StubModel(np.log(probabilities + 1e-30)))
+    assert cluster[query("dcom", pool, 1)] == [5]
+
+
+@pytest.mark.parametrize("changes", [{}, {"radius": 0.4}, {"ball_share": 0.1}, {"n_classes": 5}])
+@pytest.mark.parametrize("labeled", [[], [3, 50, 80]])
+def test_dcom_without_a_model_is_probcover(labeled, changes):
+    pool = pool_of(make_blobs(6, 20, 8, spread=0.5), labeled, **changes).with_labeled(labeled)
+    np.testing.assert_array_equal(query("dcom", pool, 9), query("probcover", pool, 9))
+
+
+@pytest.mark.parametrize("spread", [0, 0.01])
+def test_where_much_is_not_covered_dcom_goes_by_a_random_part_of_it(monkeypatch, spread):
+    """Of twelve clusters apart, in two of which points are labelled, it takes others, the largest first, and each once."""
+    sizes, rng = np.arange(12, 0, -1) * 20, np.random.default_rng(0)
+    features = np.repeat(np.linalg.qr(rng.standard_normal((12, 12)))[0], sizes, axis=0)
+    features += spread * rng.standard_normal(features.shape)
+    pool, cluster = pool_of(features, [0, 300], classes=2), np.repeat(np.arange(12), sizes)
+    exact = query("dcom", pool, 10)
+    assert cluster[exact].tolist() == list(range(2, 12))
+    monkeypatch.setattr(later, "HERDED", 400)
+    draws = [query("dcom", pool, 5, seed) for seed in range(5)]
+    assert len({tuple(cluster[picks]) for picks in draws}) > 1
+    for picks in draws:
+        assert len(set(cluster[picks])) == 5
+        assert cluster[picks].min() >= 2
+        assert cluster[picks].max() <= 8
 
 
 def test_badge_starts_at_the_longest_gradient_and_draws_by_squared_distances():

@@ -64,11 +64,12 @@ STRATEGIES |= {
     "kmeans-centroid": later.kmeans_centroid,
     "tcm": later.tcm,
     "dropquery": later.dropquery,
+    "dcom": later.dcom,
     "badge": later.badge,
 }
 LATER = tuple(STRATEGIES)[len(NAMES) :]  # came after the paper's, and run where they are named
 MODEL_BASED = frozenset({"margin", "least-confidence", "entropy", "bald", "dbal", "badge"})  # cannot query before there is a model
-MODEL_AIDED = frozenset({"uherding", "balanced-herding", "tcm", "dropquery"})  # ask one as soon as there is one
+MODEL_AIDED = frozenset({"uherding", "balanced-herding", "tcm", "dropquery", "dcom"})  # ask one as soon as there is one
 CONTROLS: dict[str, Strategy] = {"class-balanced": class_balanced}  # see labels that no strategy sees; not among NAMES
 LABELS = {  # what a reader calls them
     "random": "Random",
@@ -89,6 +90,7 @@ LABELS = {  # what a reader calls them
     "kmeans-centroid": "k-means centroid",
     "tcm": "TCM",
     "dropquery": "DropQuery",
+    "dcom": "DCoM",
     "badge": "BADGE",
     "class-balanced": "class-balanced oracle",
 }

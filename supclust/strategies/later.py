@@ -1,4 +1,4 @@
-"""The baselines that came after the paper's: MaxHerding, UHerding, k-means centroid, TCM, DropQuery and BADGE; and one of ours."""
+"""Baselines that came after the paper's: MaxHerding, UHerding, k-means centroid, TCM, DropQuery, DCoM, BADGE; and one of ours."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from scipy.spatial.distance import pdist
 
 from supclust import method
 from supclust.engine import geometry, threads
-from supclust.engine.geometry import slices
+from supclust.engine.geometry import blocks, slices
 from supclust.pool import Clusters, Pool
-from supclust.strategies import uncertainty
-from supclust.strategies.coverage import largest, on_sphere
+from supclust.strategies import coverage, uncertainty
+from supclust.strategies.coverage import largest, on_sphere, rounding_of_products
 
 HERDED = 14_000  # points a side of the kernel's matrix, 784 MB in float32
 ROWS = 256, 64  # of it that are filled, and gone through, together: as fast as they are here
@@ -20,6 +20,7 @@ DIGITS = 7  # of a mean that float32 knows
 COPIES = 1e-3  # labelled points as near as that are copies
 TYPICLUST_ROUNDS = 3  # of TCM
 PASSES, DROPPED = 3, 0.75  # of DropQuery; probability that dropout drops an input
+LARGEST_BALL, CENTER, STEEPNESS = 1.1, 0.8, 50  # of DCoM: Delta_max, and a and k of its competence
 SMALLEST = 1e-300  # squared distance that k-means++ never draws while there are others
 
 
@@ -41,8 +42,7 @@ def uherding(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     apart = pdist(pool.normalised[pool.labeled])
     apart = apart[apart > COPIES]
     s = pool.settings.radius or (apart.min() if len(apart) else 1.0)
-    asked = pool.model is not None
-    weights = uncertainty.margin_uncertainty(pool.model.log_probabilities()) if asked else np.ones(len(pool.features))
+    weights = np.ones(len(pool.features)) if pool.model is None else uncertainty.margin_uncertainty(pool.model.log_probabilities())
     return _herd(pool, budget, rng, s, weights)
 
 
@@ -99,11 +99,7 @@ def _herd(pool: Pool, budget: int, rng: np.random.Generator, s: float, weights: 
 
 def kmeans_centroid(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """k-means centroid: the point nearest to the centre of each cluster that TypiClust queries, too."""
-
-    def choose(clusters: Clusters, cluster: int, candidates: np.ndarray) -> int:
-        return _by_distance(pool, clusters, cluster, candidates)[0]
-
-    return method.query_clusters(pool, budget, choose, by_typicality=False)
+    return method.query_clusters(pool, budget, lambda *cluster: _by_distance(pool, *cluster)[0], by_typicality=False)
 
 
 def _by_distance(pool: Pool, clusters: Clusters, cluster: int, some: np.ndarray) -> np.ndarray:
@@ -142,6 +138,51 @@ def dropquery(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     nearest = [_by_distance(uncertain, clusters, cluster, members) for cluster, members in enumerate(clusters.members)]
     turns = [point for turn in itertools.zip_longest(*nearest) for point in turn if point is not None]  # a cluster may be empty
     return ranked[turns[:budget]]
+
+
+def dcom(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
+    """DCoM (Mishal & Weinshall, 2024): the more of the pool is covered, the more does uncertainty count, and the less coverage.
+
+    The score S u + (1 - S) m is of uncertainty u = 1 - (p1 - p2) and the number m of points within the mean radius that nothing
+    covers yet (of 14,000 random ones at most), scaled to 0..1. Competence S grows with what the `_pure_balls` of labelled points
+    cover, at tau = 0.4 + 0.2 times the share that those at 0.4 cover; the authors take that from the radii of earlier rounds, which
+    a query does not know here. A labelled point's class is the predicted one, too. Without a model: ProbCover.
+    """
+    if pool.model is None or not len(pool.labeled):
+        return coverage.probcover(pool, budget, rng)
+    points, logs, covered = on_sphere(pool.points), pool.model.log_probabilities(), np.zeros(len(pool.features), dtype=bool)
+    for _ in range(2):
+        radii, covered = _pure_balls(points, logs.argmax(axis=1), pool.labeled, 0.4 + 0.2 * covered.mean())
+    competence = (1 + np.exp(-STEEPNESS * (1 - CENTER))) / (1 + np.exp(-STEEPNESS * (covered.mean() - CENTER)))
+    needed = 1 - max(radii.mean() ** 2 / 2, 2 * rounding_of_products(points.shape[1]))  # product with a point in the ball
+
+    def in_balls(some: np.ndarray) -> np.ndarray:
+        return np.concatenate(threads.map(lambda part: (points[part] @ points[some].T >= needed).sum(axis=1), blocks(points.shape)))
+
+    free, tie_breakers, picks = pool.free, pool.tie_breakers(rng), np.empty(budget, dtype=np.int64)
+    left = np.argsort(np.where(covered, np.inf, tie_breakers))[: min(HERDED, np.count_nonzero(~covered))]
+    scores, counts = np.round(uncertainty.margin_uncertainty(logs), DIGITS), in_balls(left)
+    for i in threads.progress(range(budget), "DCoM"):
+        u, m = ((one - low) / (one[free].max() - low or 1) for one, low in ((scores, scores.min()), (counts, 0)))
+        picks[i] = largest(np.where(free, competence * u + (1 - competence) * m, -1), tie_breakers)
+        newly = points[left] @ points[picks[i]] >= needed
+        counts, left, free[picks[i]] = counts - in_balls(left[newly]), left[~newly], False
+    return picks
+
+
+def _pure_balls(points: np.ndarray, classes: np.ndarray, centers: np.ndarray, purity: float) -> tuple[np.ndarray, np.ndarray]:
+    """Radii (l,) of the largest balls, up to 1.1, of which the center's class has that share; whether each point is in one."""
+
+    def of_some(some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        distances, radii = np.round(geometry.distances(points, points[some]).T, DIGITS - 1), np.zeros(len(some))
+        for i, row in enumerate(distances):
+            edges, own = np.sort(row[row <= LARGEST_BALL]), np.sort(row[classes == classes[some[i]]])
+            pure = np.searchsorted(own, edges, "right") >= purity * np.searchsorted(edges, edges, "right")
+            radii[i] = edges[pure].max(initial=0)
+        return radii, (distances <= radii[:, None]).any(axis=0)
+
+    radii, covered = zip(*threads.map(of_some, [centers[part] for part in slices(len(centers), ROWS[1])]), strict=True)
+    return np.concatenate(radii), np.any(covered, axis=0)
 
 
 def badge(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
