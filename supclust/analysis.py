@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ from scipy import integrate, stats
 from sklearn.manifold import TSNE
 from sklearn.metrics import pairwise_distances_argmin
 
-from supclust import kept, profiles
+from supclust import active, kept, profiles, strategies
 from supclust.engine import geometry
 from supclust.features import Features
 from supclust.profiles import Profile
@@ -160,26 +159,33 @@ class Maps:
     indices: np.ndarray
     places: Mapping[str, np.ndarray]
 
-    def place(self, features: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """Places (B, 2) on the UMAP of points (B,) of the features (n, d), or of the nearest ones that are drawn."""
+    def place(self, features: np.ndarray, points: np.ndarray, method: str = "t-SNE") -> np.ndarray:
+        """Places (B, 2) on a map of points (B,) of the features (n, d), or of the nearest ones that are drawn."""
         drawn, wanted = (geometry.normalise(features[some]) for some in (self.indices, points))
-        return self.places["UMAP"][pairwise_distances_argmin(wanted, drawn)]
+        return self.places[method][pairwise_distances_argmin(wanted, drawn)]
 
 
 def embedding_maps(profile: Profile, features: Features, *, recompute: bool = False, seed: int = 0) -> Maps:
-    """The pool's features by t-SNE and UMAP; kept as embedding-<seed>.safetensors, because they differ from machine to machine."""
+    """Points drawn at random, and all queries of notebook 03, by t-SNE and UMAP; kept, because these differ between machines."""
     name, made_from = f"embedding-{seed}.safetensors", {"features": features.checksum}
-    make = partial(make_maps, features.train, profile.embedding_points, seed)
+
+    def make() -> dict[str, np.ndarray]:
+        pool, picks = strategies.Pool(features.train, seed=seed), []
+        for strategy in ("typiclust", "supclust"):
+            picks += [pick for one in active.run(features, pool, strategy, "tiny", profile.rounds) for pick in one.picks]
+        return make_maps(features.train, profile.embedding_points, seed, picks)
+
     arrays = kept.read_or_make(profile.name, name, made_from, make, recompute=recompute)
     return Maps(arrays["indices"], {method: arrays[method] for method in ("t-SNE", "UMAP")})
 
 
-def make_maps(features: np.ndarray, n_points: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Indices (m,) of at most n_points of the features (n, d), drawn at random, and their "t-SNE" and "UMAP" (m, 2) float32."""
+def make_maps(features: np.ndarray, n_points: int, seed: int = 0, also: Sequence[int] = ()) -> dict[str, np.ndarray]:
+    """Indices (m,) of n_points of the features (n, d), drawn at random, and of others; their "t-SNE" and "UMAP" (m, 2) float32."""
     import umap  # takes seconds, and most users never need it
 
-    indices = np.sort(np.random.default_rng(seed).choice(len(features), min(n_points, len(features)), replace=False))
+    drawn = np.random.default_rng(seed).choice(len(features), min(n_points, len(features)), replace=False)
+    indices = np.union1d(drawn, np.asarray(also, dtype=np.int64))
     points = geometry.normalise(features[indices])
     with warnings.catch_warnings(action="ignore"):  # umap's, about its own seed and threads
         tsne = TSNE(init="pca", perplexity=30, random_state=seed).fit_transform(points)
-        return {"indices": indices, "t-SNE": tsne, "UMAP": umap.UMAP(random_state=seed).fit_transform(points)}
+        return {"indices": indices, "t-SNE": tsne, "UMAP": umap.UMAP(min_dist=0.5, random_state=seed).fit_transform(points)}

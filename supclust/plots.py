@@ -10,11 +10,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from IPython.display import DisplayHandle
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from PIL import Image
+from sklearn.metrics import adjusted_rand_score
 
 from supclust import analysis, kept
 from supclust.analysis import Maps
@@ -50,7 +49,7 @@ SETTINGS = {
     "squared": "squared distances in typicality",
     "radius": "ProbCover: radius (None: by purity)",
 }
-CLASS_COLORS = sns.color_palette("colorblind", 10)  # of classes
+CLASS_COLORS = [*sns.color_palette("colorblind", 7), *sns.color_palette(["#332288", "#882255", "#56B4E9"])]  # none grey or pale
 CLUSTER_COLORS = CLASS_COLORS[3:] + CLASS_COLORS[:3]  # in another order: cluster 3 is not class 3
 DATASETS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # where lines are data sets
 
@@ -62,14 +61,14 @@ def set_style() -> None:
 
 
 def save(figure: Figure, name: str, profile: str) -> None:
-    """Write figures/<profile>/<name>.pdf and .png, the profile's name in a corner."""
-    figure.text(1, -0.02, f"profile {profile}", ha="right", va="top", fontsize=7, color="0.5")
-    write(figure, kept.figures(profile) / name)
+    """Write figures/<profile>/<name>.pdf and .png, which name the profile in their metadata."""
+    write(figure, kept.figures(profile) / name, f"profile {profile}")
 
 
-def write(figure: Figure, path: Path) -> None:
-    """Write path.pdf and path.png; the PDF holds no date, so it is byte-stable."""
-    for ending, metadata in ((".pdf", {"CreationDate": None, "ModDate": None}), (".png", {"Software": None})):
+def write(figure: Figure, path: Path, about: str | None = None) -> None:
+    """Write path.pdf and path.png; the PDF holds no date, so it is byte-stable. about: kept in their metadata."""
+    pdf, png = {"CreationDate": None, "ModDate": None, "Subject": about}, {"Software": None, "Description": about}
+    for ending, metadata in ((".pdf", pdf), (".png", png)):
         with kept.replacing(path.with_name(path.name + ending)) as temporary:
             figure.savefig(temporary, format=ending[1:], bbox_inches="tight", metadata=metadata)
 
@@ -79,13 +78,12 @@ def save_animation(draw: Callable[[int], Figure], n_frames: int, name: str, prof
     frames = []
     for number in range(n_frames):
         figure, buffer = draw(number), io.BytesIO()
-        figure.text(1, 0, f"profile {profile}", ha="right", va="bottom", fontsize=7, color="0.5")
-        figure.savefig(buffer, format="png", dpi=90)
+        figure.savefig(buffer, format="png", dpi=100)
         plt.close(figure)
         frames.append(Image.open(buffer).convert("P", palette=Image.Palette.ADAPTIVE, colors=64))
     rest = {"append_images": frames[1:], "duration": [1200] * (n_frames - 1) + [2400], "loop": 0, "optimize": True}
     with kept.replacing(kept.figures(profile) / f"{name}.gif") as temporary:
-        frames[0].save(temporary, "GIF", save_all=True, **rest)
+        frames[0].save(temporary, "GIF", save_all=True, comment=f"profile {profile}", **rest)
 
 
 def finish(figure: Figure, title: str, columns: int = 5) -> Figure:
@@ -108,118 +106,114 @@ def grid(rows: Sequence[Sequence[Any]], heights: Sequence[float], width: float) 
 def training(history: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
     """Loss and kNN accuracy of SimCLR, epoch by epoch."""
     table = pd.DataFrame(history, columns=["epoch", "loss", "knn"]).astype(float).assign(knn=lambda rows: 100 * rows["knn"])
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
     left.plot("epoch", "loss", data=table, color="0.2")
     left.set(xlabel="epoch", ylabel="NT-Xent loss", title="Loss")
     right.plot("epoch", "knn", data=table.dropna(), color="0.2", marker="o")
-    right.set(xlabel="epoch", ylabel="20-NN accuracy (%)", title="Neighbours that agree")
+    right.set(xlabel="epoch", ylabel="20-NN accuracy (%)", title="20-NN accuracy, held out")
     figure.suptitle(title)
     return figure
-
-
-class LiveTraining:
-    """Draws `training` anew in a notebook after each epoch: pass it to simclr.train as on_epoch."""
-
-    handle: DisplayHandle | None = None
-
-    def __call__(self, history: Sequence[Mapping[str, Any]]) -> None:
-        figure, first = training(history), self.handle is None
-        plt.close(figure)  # shown below, once
-        self.handle = self.handle or DisplayHandle()
-        (self.handle.display if first else self.handle.update)(figure)
 
 
 def embedding(maps: Maps, labels: np.ndarray, classes: Sequence[str], assignments: np.ndarray, title: str) -> Figure:
-    """Figure 2: each map coloured by the classes (n,) of the pool's points and by their k-means clusters (n,)."""
-    clusters = range(1, assignments.max() + 2)  # the first is called 1
-    looks = {"class": (labels, CLASS_COLORS, classes), "k-means cluster": (assignments, CLUSTER_COLORS, clusters)}
-    figure, places = grid([[(by, method) for method in maps.places] for by in looks], (4.1,), 4.6)
-    for (by, method), (ax,) in places.items():
-        groups, palette, names = looks[by]
-        _scatter_groups(ax, maps.places[method], groups[maps.indices], palette, names)
-        ax.set_title(f"{method}, coloured by {by}")
+    """Figure 2: each map in the colours of the classes (n,), and again, grey where most of the cluster (n,) is of another."""
+    shares = pd.crosstab(assignments, labels, normalize="index")
+    names = [f"{classes[k]} {share:.0%}" for k, share in zip(shares.idxmax(axis=1), shares.max(axis=1), strict=True)]
+    pure, agreement = analysis.in_majority(labels, assignments), adjusted_rand_score(labels, assignments)
+    figure, grid = plt.subplots(len(maps.places), 2, figsize=(8, 3.6 * len(maps.places)), layout="constrained", squeeze=False)
+    box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
+    looks = (labels, labels, classes), (np.where(pure, labels, -1), assignments, names)  # colours, groups, and their names
+    for (method, points), row in zip(maps.places.items(), grid, strict=True):
+        for ax, (colors, groups, texts) in zip(row, looks, strict=True):
+            _scatter_groups(ax, points, colors[maps.indices], CLASS_COLORS)
+            for k in np.unique(groups[maps.indices]):
+                own = points[groups[maps.indices] == k]
+                middle = own[np.linalg.norm(own - np.median(own, axis=0), axis=1).argmin()]
+                ax.text(*middle, texts[k], ha="center", va="center", fontsize=8, bbox=box)
+        row[0].set_title(f"{method}: classes", fontsize=11)
+        row[1].set_title(f"{method}: clusters, purity {pure.mean():.0%}, ARI {agreement:.2f}", fontsize=11)
     figure.suptitle(title)
     return figure
 
 
-def _scatter_groups(ax: Axes, points: np.ndarray, groups: np.ndarray, palette: Sequence, names: Sequence = ()) -> None:
-    """Points in the colour of their group, the group's name at its median; faint where groups have no names."""
-    colors = np.array(palette)[groups % len(palette)]
-    ax.scatter(*points.T, s=5, c=colors, alpha=0.6 if names else 0.25, linewidths=0, rasterized=True)
-    box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
-    for k in np.unique(groups) if names else ():
-        ax.text(*np.median(points[groups == k], axis=0), names[k], ha="center", va="center", fontsize=9, bbox=box)
+def _scatter_groups(ax: Axes, points: np.ndarray, groups: np.ndarray, palette: Sequence, alpha: float = 0.6) -> None:
+    """Points in the colour of their group, grey in group -1."""
+    colors = np.array([*palette, (0.75, 0.75, 0.75)])[np.where(groups < 0, -1, groups % len(palette))]
+    ax.scatter(*points.T, s=4, c=colors, alpha=alpha, linewidths=0, rasterized=True)
     ax.set_axis_off()
 
 
-def queries(
-    maps: Maps, assignments: np.ndarray, picks: Mapping[str, np.ndarray], gaps: Mapping[str, np.ndarray], title: str
-) -> Figure:
-    """Figure 3: each strategy's picks (B, 2) on the UMAP, and their gaps (B,); entry b of each belongs to the same cluster."""
-    figure, axes = plt.subplots(1, len(picks) + 1, figsize=(15, 5), width_ratios=[1] * len(picks) + [0.9], layout="constrained")
-    for ax, (strategy, places) in zip(axes, picks.items(), strict=False):
-        _draw_picks(ax, maps, assignments, [places], strategy)
-    distances = pd.DataFrame(gaps).sort_values(next(iter(gaps)), ignore_index=True)  # so that the shift is seen at once
-    axes[-1].hlines(distances.index, distances.min(axis=1), distances.max(axis=1), color="0.75", zorder=1)
-    for strategy, values in distances.items():
-        color, marker, _ = STYLES[strategy]
-        axes[-1].scatter(values, distances.index, color=color, marker=marker, s=55, label=LABELS[strategy])
-    axes[-1].set(yticks=[], ylabel="queried cluster", title="How near to other clusters")
-    axes[-1].set_xlabel("distance to the nearest other centre\n← nearer to the boundary")
-    axes[-1].legend(loc="lower right")
+def queries(maps: Maps, assignments: np.ndarray, picks: Mapping[str, np.ndarray], gaps: pd.DataFrame, title: str) -> Figure:
+    """Figure 3: an arrow from the first strategy's pick to the second's in each cluster, on the t-SNE; beside it their gaps.
+
+    assignments (n,). picks: places (B, 2) by strategy. gaps: a column for each strategy, and the B clusters' names as its index.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 4.3), width_ratios=[1.3, 1], layout="constrained")
+    _scatter_groups(left, maps.places["t-SNE"], assignments[maps.indices], CLUSTER_COLORS, 0.3)
+    for name, start, end in zip(gaps.index, *picks.values(), strict=True):
+        left.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "0.15", "shrinkA": 3, "shrinkB": 5}, zorder=3)
+        side, align = (-7, "right") if start[0] < end[0] else (7, "left")  # away from the arrow
+        left.annotate(name, start, (side, 0), textcoords="offset points", ha=align, va="center", fontsize=9, zorder=5)
+    rows, heights = gaps.sort_values(next(iter(gaps))), range(len(gaps))  # sorted, so that the shift is seen at once
+    right.hlines(heights, rows.min(axis=1), rows.max(axis=1), color="0.75", zorder=1)
+    for strategy, values in rows.items():
+        style = {"color": STYLES[strategy][0], "marker": STYLES[strategy][1], "s": 45, "label": LABELS[strategy]}
+        left.scatter(*picks[strategy].T, edgecolors="white", linewidths=1, zorder=4, **style)
+        right.scatter(values, heights, **style)
+    right.set_xlabel("distance to the nearest other centre\n← nearer to the boundary", fontsize=10)
+    right.set_yticks(heights, rows.index, fontsize=9)
+    figure.legend(*right.get_legend_handles_labels(), loc="lower left", fontsize=10)
     figure.suptitle(title)
     return figure
 
 
 def query_round(maps: Maps, groups: np.ndarray, rounds: Mapping[str, Sequence[np.ndarray]], number: int) -> Figure:
-    """One frame of the animation: each strategy's picks (B, 2) up to round `number`, on the UMAP in the colours of groups (n,)."""
-    figure, axes = plt.subplots(1, len(rounds), figsize=(10, 5.2), layout="constrained")
-    for ax, (strategy, places) in zip(axes, rounds.items(), strict=True):
-        _draw_picks(ax, maps, groups, places[: number + 1], strategy)
-    labeled = sum(map(len, places[: number + 1]))
-    figure.suptitle(f"Round {number + 1}: {labeled} labels")
+    """One frame of the animation: each strategy's picks (B, 2) up to a round, on the t-SNE. groups: (n,) or (strategies, n)."""
+    figure, axes = plt.subplots(1, len(rounds), figsize=(8, 4.3), layout="constrained")
+    for ax, (strategy, places), own in zip(axes, rounds.items(), [*groups] if groups.ndim > 1 else [groups] * 2, strict=True):
+        _scatter_groups(ax, maps.places["t-SNE"], own[maps.indices], CLUSTER_COLORS, 0.3)
+        color, marker, _ = STYLES[strategy]
+        for age, part in enumerate(reversed(places[: number + 1])):
+            style = {"s": 25, "alpha": 0.75, "linewidths": 0.5, "zorder": 3} if age else {"s": 90, "linewidths": 1.5, "zorder": 4}
+            ax.scatter(*part.T, color=color, marker=marker, edgecolors="white", **style)
+        ax.set_title(LABELS[strategy], color=color)
+    figure.suptitle(f"Round {number + 1}: {sum(map(len, places[: number + 1]))} labels")
     return figure
-
-
-def _draw_picks(ax: Axes, maps: Maps, groups: np.ndarray, rounds: Sequence[np.ndarray], strategy: str) -> None:
-    _scatter_groups(ax, maps.places["UMAP"], groups[maps.indices], CLUSTER_COLORS)
-    color, marker, _ = STYLES[strategy]
-    for age, places in enumerate(reversed(rounds)):
-        style = {"s": 40, "alpha": 0.75, "linewidths": 0.7, "zorder": 3} if age else {"s": 110, "linewidths": 1.5, "zorder": 4}
-        ax.scatter(*places.T, color=color, marker=marker, edgecolors="white", **style)
-    ax.set_title(LABELS[strategy], color=color)
 
 
 def thumbnails(images: Mapping[str, np.ndarray], captions: Mapping[str, Sequence[str]]) -> Figure:
     """The queried images uint8 (B, 3, height, width) of each strategy and their captions (B,), a row each."""
-    width = len(next(iter(images.values())))
-    figure, axes = plt.subplots(len(images), width, figsize=(1.1 * width, 1.5 * len(images)), layout="constrained", squeeze=False)
+    rows, columns = len(images), len(next(iter(images.values())))
+    figure, axes = plt.subplots(rows, columns, figsize=(8, (8 / columns + 0.2) * rows), layout="constrained", squeeze=False)
     for row, (strategy, pictures) in zip(axes, images.items(), strict=True):
         for ax, picture, caption in zip(row, pictures, captions[strategy], strict=True):
             ax.imshow(picture.transpose(1, 2, 0), interpolation="nearest")
             ax.set_title(caption, fontsize=8, fontweight="normal")
             ax.set_axis_off()
-        row[0].text(-0.15, 0.5, LABELS[strategy], transform=row[0].transAxes, rotation=90, ha="right", va="center")
+        row[0].text(-0.15, 0.5, LABELS.get(strategy, strategy), transform=row[0].transAxes, rotation=90, ha="right", va="center")
     return figure
 
 
 def sup_against_typicality(
-    typicality: np.ndarray, sup: np.ndarray, assignments: np.ndarray, correlation: analysis.Correlation
+    typicality: np.ndarray, sup: np.ndarray, members: Mapping[str, np.ndarray], picks: Mapping[str, np.ndarray], title: str
 ) -> Figure:
-    """Figure 4: scatter of the two scores (n,) with their distributions, coloured by cluster (n,)."""
-    shown = np.random.default_rng(0).permutation(len(sup))[:5_000]  # a scatter of more is a blot
-    colors = np.array(CLUSTER_COLORS)[assignments[shown] % len(CLUSTER_COLORS)]
-    grid = sns.JointGrid(x=typicality[shown], y=sup[shown], height=6, ratio=6)
-    grid.ax_joint.scatter(typicality[shown], sup[shown], c=colors, s=7, alpha=0.6, linewidths=0, rasterized=True)
-    grid.ax_joint.set_xscale("log")  # images that are in the set more than once are very typical
-    grid.plot_marginals(sns.histplot, color="0.6", element="step", bins=50)
-    ticks = {"major_locator": LogLocator(subs=(1, 2, 3, 5)), "major_formatter": StrMethodFormatter("{x:g}")}
-    grid.ax_joint.xaxis.set(**ticks, minor_formatter=NullFormatter())
-    grid.set_axis_labels("typicality (Eq. 1)", "SUP (Eq. 3), larger = nearer to the boundary")
-    low, high = np.nanmin(correlation.per_cluster), np.nanmax(correlation.per_cluster)
-    text = f"Spearman's ρ\nall points: {correlation.overall:.2f}\nwithin clusters: {low:.2f} to {high:.2f}"
-    grid.ax_joint.legend([], title=text, title_fontsize=10, loc="upper right", frameon=True)
-    return grid.figure
+    """Figure 4: SUP against typicality (n,), an axes for each cluster's members (m,), by title, with each strategy's picks (B,)."""
+    n_rows = -(-len(members) // 5)
+    figure, axes = plt.subplots(n_rows, 5, figsize=(8, 1 + 2 * n_rows), sharex=True, sharey=True, layout="constrained")
+    for ax, (name, points) in zip(axes.flat, members.items(), strict=False):
+        tenth = np.quantile(typicality[points], 0.9), typicality[points].max()
+        ax.axvspan(*tenth, color=CLASS_COLORS[2], alpha=0.15, linewidth=0, label="most typical tenth")
+        ax.scatter(typicality[points], sup[points], s=2, color="0.6", linewidths=0, rasterized=True)
+        for strategy, chosen in picks.items():
+            style = {"color": STYLES[strategy][0], "marker": STYLES[strategy][1], "edgecolors": "white", "label": LABELS[strategy]}
+            ax.scatter(*(scores[np.intersect1d(chosen, points)] for scores in (typicality, sup)), s=40, zorder=3, **style)
+        ax.set_title(name, fontsize=9)
+        ax.tick_params(labelsize=8)
+        ax.set(xscale="log", xticks=[1, 2, 5, 20], xticklabels=[1, 2, 5, 20])
+        ax.minorticks_off()
+    axes[-1, 2].set_xlabel("typicality (Eq. 1)", fontsize=10)
+    figure.supylabel("SUP (Eq. 3), larger = nearer to the boundary", fontsize=10)
+    return finish(figure, title)
 
 
 def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title: str) -> Figure:

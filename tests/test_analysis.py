@@ -166,8 +166,9 @@ def test_maps_are_made_once_and_kept_for_the_same_features(tmp_path, monkeypatch
     monkeypatch.setenv("SUPCLUST_OUT", str(tmp_path))
     calls = []
 
-    def make_maps(features, n_points, seed):
+    def make_maps(features, n_points, seed, also):
         calls.append(n_points)
+        assert len(set(also)) > 10  # the queries of two strategies
         indices = np.arange(0, len(features), 2)
         return {"indices": indices, "t-SNE": features[indices, :2], "UMAP": features[indices, 2:4]}
 
@@ -189,7 +190,7 @@ def test_maps_are_made_once_and_kept_for_the_same_features(tmp_path, monkeypatch
 def test_a_point_is_placed_where_it_or_its_nearest_drawn_neighbour_is():
     features = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9]], dtype=np.float32)
     maps = analysis.Maps(np.array([0, 2]), {"UMAP": np.array([[5.0, 5.0], [7.0, 7.0]])})
-    np.testing.assert_array_equal(maps.place(features, np.array([0, 1, 3, 2])), [[5, 5], [5, 5], [7, 7], [7, 7]])
+    np.testing.assert_array_equal(maps.place(features, np.array([0, 1, 3, 2]), "UMAP"), [[5, 5], [5, 5], [7, 7], [7, 7]])
 
 
 @pytest.mark.night
@@ -203,3 +204,11 @@ def test_both_methods_keep_clear_blobs_apart():
         centers = np.stack([places[labels == k].mean(axis=0) for k in range(3)])
         nearest = ((places[:, None] - centers) ** 2).sum(axis=2).argmin(axis=1)
         assert (nearest == labels).mean() > 0.95
+
+
+@pytest.mark.night
+def test_points_asked_for_are_on_the_maps():
+    features = make_features(n_classes=3, size=40).train
+    indices = analysis.make_maps(features, 40, 0, [7, 3, 7])["indices"]
+    assert {3, 7} <= set(indices)
+    assert len(set(indices)) == len(indices) <= 42

@@ -13,12 +13,15 @@ from tests.test_budgets import make_table as make_budgets
 
 mpl.use("Agg")
 RNG = np.random.default_rng(0)
-POINTS, GROUPS = RNG.standard_normal((200, 2)), np.arange(200) % 4
+POINTS = RNG.standard_normal((200, 2))
 MAPS = analysis.Maps(np.arange(0, 400, 2), {"t-SNE": POINTS, "UMAP": POINTS})
 LABELS = np.arange(400) // 2 % 4
-CORRELATION = analysis.Correlation(0.1, np.array([0.1, -0.2, np.nan]))
+ASSIGNMENTS = np.where(np.arange(400) % 10, LABELS, 0)  # a tenth of the points in the cluster of another class, but for class 0
 TABLE = make_table(0.05).replace({"a": "typiclust", "b": "supclust"})
 PICKS = {name: RNG.standard_normal((4, 2)) for name in ("typiclust", "supclust")}
+
+GAPS = pd.DataFrame({"typiclust": [4.0, 2.0, 3.0, 5.0], "supclust": [1.0, 1.5, 2.0, 2.5]}, index=["a", "b", "b", "c"])
+MEMBERS = {f"cluster {k}": np.arange(k, 200, 6) for k in range(6)}
 
 MANY = pd.concat(
     [
@@ -59,11 +62,11 @@ FIGURES = {
     "training": lambda: plots.training(
         [{"epoch": e, "loss": 1 / e, "knn": 0.5 if e % 2 else None, "seconds": 1} for e in (1, 2, 3)]
     ),
-    "embedding": lambda: plots.embedding(MAPS, LABELS, list("abcd"), LABELS, "title"),
-    "queries": lambda: plots.queries(MAPS, LABELS, PICKS, {name: places[:, 0] for name, places in PICKS.items()}, "title"),
+    "embedding": lambda: plots.embedding(MAPS, LABELS, list("abcd"), ASSIGNMENTS, "title"),
+    "queries": lambda: plots.queries(MAPS, LABELS, PICKS, GAPS, "title"),
     "query_round": lambda: plots.query_round(MAPS, LABELS, {name: [p, p + 1] for name, p in PICKS.items()}, 1),
     "thumbnails": lambda: plots.thumbnails(dict.fromkeys(PICKS, np.zeros((3, 3, 8, 8), np.uint8)), dict.fromkeys(PICKS, "abc")),
-    "sup_against_typicality": lambda: plots.sup_against_typicality(*np.exp(POINTS.T), GROUPS, CORRELATION),
+    "sup_against_typicality": lambda: plots.sup_against_typicality(*np.exp(POINTS.T), MEMBERS, {"supclust": np.arange(6)}, "title"),
     "curves": lambda: plots.curves(TABLE, ["typiclust", "supclust"], "typiclust", "title"),
     "curves of many": lambda: plots.curves(MANY, NAMES, "random", "title"),
     "headline": lambda: plots.headline(TABLE, ["typiclust", "supclust"], "title"),
@@ -106,22 +109,17 @@ def test_a_frame_for_each_round_in_the_animation(tmp_path, monkeypatch):
         assert animation.n_frames == 3
 
 
+def test_the_files_name_the_profile_in_their_metadata(tmp_path, monkeypatch):
+    files = saved("training", tmp_path, monkeypatch)
+    with Image.open(tmp_path / "figures" / "quick" / "figure_9.png") as picture:
+        assert picture.info["Description"] == "profile quick"
+    assert b"profile quick" in files["figure_9.pdf"]
+
+
 def test_every_strategy_has_a_name_and_a_look_of_its_own():
     assert set(strategies.LABELS) == set(plots.STYLES) - {budgets.DIVERSE} == {*strategies.STRATEGIES, *strategies.CONTROLS}
     for looks in (strategies.LABELS.values(), *list(zip(*plots.STYLES.values(), strict=True))[:2]):
         assert len(set(looks)) == len(looks)
-
-
-def test_training_is_shown_once_and_then_updated(monkeypatch):
-    shown = []
-    monkeypatch.setattr(plots.DisplayHandle, "display", lambda self, figure: shown.append(("display", figure)))
-    monkeypatch.setattr(plots.DisplayHandle, "update", lambda self, figure: shown.append(("update", figure)))
-    live, history = plots.LiveTraining(), [{"epoch": e, "loss": 1 / e, "knn": None, "seconds": 1} for e in (1, 2, 3)]
-    for done in (1, 2, 3):
-        live(history[:done])
-    assert [what for what, _ in shown] == ["display", "update", "update"]
-    assert [len(figure.axes[0].get_lines()[0].get_xdata()) for _, figure in shown] == [1, 2, 3]
-    assert not plt.get_fignums()  # the cell shows no second one
 
 
 def test_frameworks_have_rows_of_their_own_and_are_named_where_there_are_two():
@@ -202,6 +200,47 @@ def test_a_band_shows_the_interval_of_the_accuracy():
     assert (band[:, 1].min(), band[:, 1].max()) == pytest.approx(
         (min(one.low for one in intervals), max(one.high for one in intervals))
     )
+    plt.close("all")
+
+
+def test_points_that_most_of_their_cluster_outvotes_are_grey():
+    left, right, *_ = FIGURES["embedding"]().axes
+    grey = [(ax.collections[0].get_facecolors()[:, :3] == 0.75).all(axis=1).mean() for ax in (left, right)]
+    purity = analysis.purity(LABELS[MAPS.indices], ASSIGNMENTS[MAPS.indices])
+    assert grey == [0, pytest.approx(1 - purity)]
+    assert 0 < purity < 1
+    assert "purity" in right.get_title()
+    assert [text.get_text() for text in left.texts] == list("abcd")
+    plt.close("all")
+
+
+def test_arrows_lead_from_the_first_strategys_pick_to_the_seconds_and_rows_are_sorted_by_the_first():
+    left, right = FIGURES["queries"]().axes
+    arrows = [text for text in left.texts if not text.get_text()]
+    np.testing.assert_array_equal([arrow.xy for arrow in arrows], PICKS["supclust"])
+    np.testing.assert_array_equal([arrow.xyann for arrow in arrows], PICKS["typiclust"])
+    assert [label.get_text() for label in right.get_yticklabels()] == ["b", "b", "a", "c"]
+    first, second = (ax.get_offsets()[:, 0] for ax in right.collections[1:])
+    np.testing.assert_array_equal(np.array([first, second]), [[2, 3, 4, 5], [1.5, 2, 1, 2.5]])
+    plt.close("all")
+
+
+def test_excluded_clusters_are_grey_in_the_animation_for_each_strategy():
+    groups = np.array([np.where(LABELS == 0, -1, LABELS), np.where(LABELS > 0, -1, LABELS)])
+    figure = plots.query_round(MAPS, groups, {name: [places] for name, places in PICKS.items()}, 0)
+    grey = [(ax.collections[0].get_facecolors()[:, :3] == 0.75).all(axis=1).mean() for ax in figure.axes]
+    assert grey == [0.25, 0.75]
+    plt.close("all")
+
+
+def test_each_cluster_has_its_points_its_typical_tenth_and_its_picks():
+    typicality, sup = np.exp(POINTS.T)
+    for k, ax in enumerate(FIGURES["sup_against_typicality"]().axes[:6]):
+        points, picked = (one.get_offsets() for one in ax.collections)
+        np.testing.assert_allclose(points, np.column_stack([typicality, sup])[MEMBERS[f"cluster {k}"]])
+        np.testing.assert_allclose(picked, [[typicality[k], sup[k]]])
+        band = ax.patches[0].get_extents().transformed(ax.transData.inverted())
+        assert (points[:, 0] >= band.x0 * (1 - 1e-9)).mean() == pytest.approx(0.1, abs=0.03)
     plt.close("all")
 
 
