@@ -56,7 +56,7 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_encoder(table: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
-    """Gains of SUPClust on the others with each encoder, in points, for plots.encoders."""
+    """Gains of SUPClust on the others with each encoder, in points, a row for each comparison."""
     rows = {f"SUPClust − {strategies.LABELS[one]}": analysis.compare(table, "supclust", one) for one in ENCODER_STRATEGIES[1:]}
     return pd.concat(rows, names=["comparison"]).reset_index("comparison").merge(quality, left_on="dataset", right_on="encoder")
 

@@ -45,8 +45,7 @@ SETTINGS = pd.DataFrame(
     columns=["setting", "strategy", "value", "dataset", "budget", "mean", "low", "high"],
 )
 RIVAL = pd.DataFrame({"dataset": ["cifar10"], "budget": ["tiny"], "strategy": ["supclust"], "rival": ["typiclust"], "mean": [3.0]})
-ENCODERS = pd.DataFrame({"comparison": list("aabb"), "encoder": ["digits@1", "digits"] * 2, "knn": [0.5, 0.8] * 2})
-ENCODERS["mean"] = [1.0, 2.0, 3.0, 4.0]
+CLASSES = {"cifar10": 10, "digits": 12, "data": 10}
 QUERIES = pd.concat([make_budgets(noise=3), make_budgets().assign(dataset="cifar10")])
 
 FIGURES = {
@@ -60,12 +59,13 @@ FIGURES = {
     "sup_against_typicality": lambda: plots.sup_against_typicality(*np.exp(POINTS.T), GROUPS, CORRELATION),
     "curves": lambda: plots.curves(TABLE, ["typiclust", "supclust"], "typiclust", "title"),
     "curves of many": lambda: plots.curves(MANY, NAMES, "random", "title"),
-    "class_coverage": lambda: plots.class_coverage(MANY, NAMES, "title", {"cifar10": 10}),
+    "results": lambda: plots.results(MANY, NAMES[:-1], "title"),
+    "seeds": lambda: plots.seeds(MANY, NAMES[:2], "random", "title"),
+    "class_coverage": lambda: plots.class_coverage(MANY, NAMES, "title", CLASSES),
     "win_matrix": lambda: plots.win_matrix(analysis.win_matrix(MANY, NAMES), "title"),
     "forest": lambda: plots.forest(pd.concat([COMPARISONS, COMPARISONS.assign(claim="3 gain")]), "title"),
     "forest of one claim": lambda: plots.forest(COMPARISONS, "title"),
     "sensitivity": lambda: plots.sensitivity(SETTINGS, {"temperature": 0.1, "max_clusters": 500, "squared": False}, RIVAL, "title"),
-    "encoders": lambda: plots.encoders(ENCODERS.assign(low=ENCODERS["mean"] - 1, high=ENCODERS["mean"] + 1), "title"),
     "growing_budgets": lambda: plots.growing_budgets(QUERIES, "title"),
     "criteria": lambda: plots.criteria(budgets.added(QUERIES), "title"),
 }
@@ -119,7 +119,7 @@ def test_training_is_shown_once_and_then_updated(monkeypatch):
 
 def test_frameworks_have_rows_of_their_own_and_are_named_where_there_are_two():
     titles = [ax.get_title() for ax in FIGURES["curves of many"]().axes if ax.get_title()]
-    assert titles == ["CIFAR-10, SSL, tiny", "Digits, SSL, tiny", "CIFAR-10, FSL, tiny"]
+    assert titles == ["CIFAR-10\nSSL, tiny", "Digits\nSSL, tiny", "CIFAR-10\nFSL, tiny"]
     assert FIGURES["curves"]().axes[0].get_title() == "data, tiny budget"
     plt.close("all")
 
@@ -136,9 +136,11 @@ def test_what_was_not_run_is_said_to_be_so():
     nothing = make_table(0.1).iloc[:0].assign(classes=0)
     figures = (
         plots.curves(nothing, ["supclust"], "supclust", "From scratch"),
-        plots.class_coverage(nothing, ["supclust"], "From scratch"),
+        plots.class_coverage(nothing, ["supclust"], "From scratch", CLASSES),
+        plots.results(nothing, ["supclust"], "From scratch"),
+        plots.seeds(nothing, ["supclust"], "random", "From scratch"),
     )
-    assert [figure.get_suptitle() for figure in figures] == ["From scratch: not run yet"] * 2
+    assert [figure.get_suptitle() for figure in figures] == ["From scratch: not run yet"] * 4
     assert analysis.compare(nothing, "a", "b").empty
 
 
@@ -166,9 +168,45 @@ def test_among_many_strategies_only_those_that_stand_out_have_bands_and_the_orac
 
 
 def test_all_classes_of_a_data_set_fit_into_its_panel():
-    low, high = plots.class_coverage(MANY.assign(classes=MANY["round"]), NAMES, "title", {"cifar10": 10}).axes[0].get_ylim()
-    assert low == 0
-    assert high > 10
+    table = MANY.assign(classes=MANY["round"]).query("framework == 'ssl'")
+    tops = {ax.get_title(): ax.get_ylim()[1] for ax in plots.class_coverage(table, NAMES, "title", CLASSES).axes}
+    assert tops["CIFAR-10, tiny budget"] > 10
+    assert tops["Digits, tiny budget"] > 12
+    plt.close("all")
+
+
+def test_the_panels_of_a_data_set_have_one_scale():
+    table = pd.concat([TABLE, TABLE.assign(budget="small", accuracy=TABLE["accuracy"] + 0.3)])
+    first, second = plots.results(table, ["typiclust", "supclust"], "title").axes
+    assert first.get_ylim() == second.get_ylim()
+    accuracy, differences, *others = plots.curves(table, ["typiclust", "supclust"], "typiclust", "title").axes
+    assert [ax.get_ylim() for ax in others] == [accuracy.get_ylim(), differences.get_ylim()]
+    plt.close("all")
+
+
+def test_strategies_that_stand_out_are_named_at_their_ends_and_the_others_are_grey():
+    far = MANY.assign(accuracy=MANY["accuracy"] + 5 * (MANY["strategy"] == "class-balanced"))
+    ax = plots.results(far, NAMES[:-1], "title").axes[0]
+    (low, high), named = ax.get_ylim(), {text.get_text(): text for text in ax.texts}
+    (oracle,) = set(named) - {"Random", "Coreset", "TypiClust", "SUPClust"}
+    assert oracle.startswith("↑ oracle ")
+    heights = sorted(named[name].xyann[1] for name in set(named) - {oracle})
+    assert low <= heights[0]
+    assert heights[-1] <= high + 1e-9
+    assert min(np.diff(heights)) > 0.08 * (high - low)  # they can be read
+    assert [line.get_color() for line in ax.get_lines()].count("0.75") == 1  # Margin
+    plt.close("all")
+
+
+def test_each_seed_has_a_dot_at_its_lead_over_the_reference():
+    figure = plots.seeds(TABLE, ["supclust"], "typiclust", "title")
+    dots, mean = figure.axes[0].collections
+    expected = analysis.seed_differences(
+        *(analysis.by_round(TABLE[TABLE["strategy"] == name]) for name in ("supclust", "typiclust"))
+    )
+    np.testing.assert_allclose(dots.get_offsets()[:, 0], expected)
+    assert mean.get_offsets()[0, 0] == pytest.approx(expected.mean())
+    assert figure.axes[0].get_title().endswith(f"n = {len(expected)}")
     plt.close("all")
 
 
