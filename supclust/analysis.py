@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import integrate, stats
 
-from supclust import profiles
+from supclust import profiles, strategies
 from supclust.engine import geometry
 
 PANEL = ["dataset", "framework", "budget"]  # names a panel of a figure; with strategy and seed it names a run
@@ -98,6 +98,21 @@ def compare(table: pd.DataFrame, first: str, second: str, measure: str = "accura
             verdict = "higher" if low > 0 else "lower" if high < 0 else "no clear difference"
             rows.append((*panel, mean, low, high, len(values), verdict))
     return pd.DataFrame(rows, columns=[*PANEL, "mean", "low", "high", "seeds", "verdict"])
+
+
+def leads(table: pd.DataFrame, first: str, others: Sequence[str]) -> pd.DataFrame:
+    """The leads of the first strategy over each of the others for readers, as `compare` takes them: "+1.2 [+0.4, +2.0] ahead".
+
+    A row for each panel; "ahead" and "behind" where the interval is clear of zero; seeds: those that the panel has.
+    """
+    words, columns = {"higher": " ahead", "lower": " behind", "no clear difference": ""}, {}
+    panels = table.groupby(PANEL, sort=False)["seed"].nunique()
+    for name in others:
+        rows = compare(table, first, name).replace({"verdict": words})
+        texts = map("{mean:+.1f} [{low:+.1f}, {high:+.1f}]{verdict}".format_map, rows.to_dict("records"))
+        columns[f"over {strategies.LABELS[name]}"] = pd.Series(list(texts), rows.set_index(PANEL).index, dtype=object)
+    found = pd.DataFrame({"seeds": panels} | columns, index=panels.index).fillna("not run")
+    return found.set_axis([panel_title(dataset, "", budget) for dataset, _, budget in found.index])
 
 
 def win_matrix(table: pd.DataFrame, strategies: Sequence[str], measure: str = "accuracy") -> pd.DataFrame:
