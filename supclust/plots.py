@@ -76,7 +76,13 @@ DATASETS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # where lines are data 
 
 def set_style() -> None:
     """Set the look of all figures."""
-    look = {"figure.dpi": 80, "savefig.dpi": 125, "axes.titleweight": "bold", "figure.titleweight": "bold", "legend.frameon": False}
+    look = {
+        "figure.dpi": 100,
+        "savefig.dpi": 125,
+        "axes.titleweight": "bold",
+        "figure.titleweight": "bold",
+        "legend.frameon": False,
+    }
     sns.set_theme(style="ticks", rc=look | {"axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42})
 
 
@@ -316,14 +322,11 @@ def results(table: pd.DataFrame, strategies: Sequence[str], title: str) -> Figur
         ax.set_xlabel("labels" if ax.get_subplotspec().is_last_row() else "")
     _share_y(panels)
     for (ax,), values in panels.values():
-        last, (low, high) = values.groupby("labels").mean().iloc[-1].dropna(), ax.get_ylim()
-        _name_ends(ax, last[[name for name in last.index if name in HIGHLIGHTED]])
-        for oracle in last[last.index == "class-balanced"]:
-            ax.axhline(np.clip(oracle, low, high), color="black", linestyle="--", linewidth=1)
-            text = f"{'↑ ' if oracle > high else '↓ ' if oracle < low else ''}oracle {oracle:.0f} %"
-            style = {"va": "top" if oracle > low + 0.9 * (high - low) else "bottom", "xycoords": ("axes fraction", "data")}
-            style["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.2, "alpha": 0.7}
-            ax.annotate(text, (0.02, np.clip(oracle, low, high)), **style)
+        ends, (low, high) = values.groupby("labels").mean().iloc[-1].dropna(), ax.get_ylim()
+        oracle = ends.get("class-balanced", np.nan)
+        ax.axhline(np.clip(oracle, low, high), color="black", linestyle="--", linewidth=1)
+        text = f"{'↑ ' if oracle > high else '↓ ' if oracle < low else ''}oracle {oracle:.0f} %"
+        _name_ends(ax, ends[ends.index.isin([*HIGHLIGHTED, "class-balanced"])].clip(low, high), {"class-balanced": text})
     return _title(figure, title)
 
 
@@ -337,7 +340,7 @@ def _share_y(panels: Mapping[tuple, tuple[Sequence[Axes], pd.DataFrame]]) -> Non
                 ax.locator_params(axis="y", nbins=6, steps=[1, 2, 5, 10])
 
 
-def _name_ends(ax: Axes, ends: pd.Series) -> None:
+def _name_ends(ax: Axes, ends: pd.Series, names: Mapping[str, str] = LABELS) -> None:
     """The names of lines that end at these heights, by strategy, beside the axes and as near to the ends as they can be read."""
     ends, (low, high) = ends.sort_values(), ax.get_ylim()
     gaps = 0.085 * (high - low) * np.arange(len(ends))
@@ -346,7 +349,9 @@ def _name_ends(ax: Axes, ends: pd.Series) -> None:
     ):
         style = {"xycoords": ("axes fraction", "data"), "textcoords": ("axes fraction", "data"), "va": "center"}
         style["arrowprops"] = {"arrowstyle": "-", "color": STYLES[name][0], "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}
-        ax.annotate(LABELS[name].removeprefix("SUPClust "), (0.97, end), (1.03, place), color=STYLES[name][0], **style)
+        ax.annotate(
+            names.get(name, LABELS[name]).removeprefix("SUPClust "), (0.97, end), (1.03, place), color=STYLES[name][0], **style
+        )
 
 
 @NARROW

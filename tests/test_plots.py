@@ -190,7 +190,7 @@ def test_strategies_that_stand_out_are_named_at_their_ends_and_the_others_are_gr
     (low, high), named = ax.get_ylim(), {text.get_text(): text for text in ax.texts}
     (oracle,) = set(named) - {"Random", "Coreset", "TypiClust", "SUPClust"}
     assert oracle.startswith("↑ oracle ")
-    heights = sorted(named[name].xyann[1] for name in set(named) - {oracle})
+    heights = sorted(text.xyann[1] for text in named.values())
     assert low <= heights[0]
     assert heights[-1] <= high + 1e-9
     assert min(np.diff(heights)) > 0.08 * (high - low)  # they can be read
