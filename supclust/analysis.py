@@ -108,7 +108,8 @@ def leads(table: pd.DataFrame, first: str, others: Sequence[str]) -> pd.DataFram
     words, columns = {"higher": " ahead", "lower": " behind", "no clear difference": ""}, {}
     panels = table.groupby(PANEL, sort=False)["seed"].nunique()
     for name in others:
-        rows = compare(table, first, name).replace({"verdict": words})
+        pair = table[table["strategy"].isin([first, name])]
+        rows = compare(pair if pair["strategy"].nunique() == 2 else pair[:0], first, name).replace({"verdict": words})
         texts = map("{mean:+.1f} [{low:+.1f}, {high:+.1f}]{verdict}".format_map, rows.to_dict("records"))
         columns[f"over {strategies.LABELS[name]}"] = pd.Series(list(texts), rows.set_index(PANEL).index, dtype=object)
     found = pd.DataFrame({"seeds": panels} | columns, index=panels.index).fillna("not run")

@@ -92,7 +92,8 @@ def test_differences_by_hand():
 def test_leads_are_told_in_words():
     table = make_table(0.05).replace({"a": "random", "b": "supclust"})
     more = table[table["strategy"] == "supclust"].assign(dataset="digits")
-    found = analysis.leads(pd.concat([table, more, more.assign(strategy="coreset")]), "supclust", ["random", "coreset"])
+    found = analysis.leads(pd.concat([table, more, more.assign(strategy="coreset")]), "supclust", ["random", "coreset", "margin"])
+    assert found.pop("over Margin").tolist() == ["not run"] * 2
     mean, low, high = analysis.compare(table, "supclust", "random").iloc[0][["mean", "low", "high"]]
     assert found.to_dict("index") == {
         "data, tiny": {"seeds": 10, "over Random": f"+{mean:.1f} [+{low:.1f}, +{high:.1f}] ahead", "over Coreset": "not run"},
