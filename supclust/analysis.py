@@ -104,6 +104,22 @@ def compare(table: pd.DataFrame, first: str, second: str, measure: str = "accura
     return pd.DataFrame(rows, columns=[*PANEL, "mean", "low", "high", "seeds", "verdict"])
 
 
+def leads(table: pd.DataFrame, first: str, others: Sequence[str]) -> pd.DataFrame:
+    """The leads of the first strategy over each of the others for readers, as `compare` takes them: "+1.2 [+0.4, +2.0] ahead".
+
+    A row for each panel; "ahead" and "behind" where the interval is clear of zero; seeds: those that the panel has.
+    """
+    words, columns = {"higher": " ahead", "lower": " behind", "no clear difference": ""}, {}
+    panels = table.groupby(PANEL, sort=False)["seed"].nunique()
+    for name in others:
+        pair = table[table["strategy"].isin([first, name])]
+        rows = compare(pair if pair["strategy"].nunique() == 2 else pair[:0], first, name).replace({"verdict": words})
+        texts = map("{mean:+.1f} [{low:+.1f}, {high:+.1f}]{verdict}".format_map, rows.to_dict("records"))
+        columns[f"over {strategies.LABELS[name]}"] = pd.Series(list(texts), rows.set_index(PANEL).index, dtype=object)
+    found = pd.DataFrame({"seeds": panels} | columns, index=panels.index).fillna("not run")
+    return found.set_axis([panel_title(dataset, "", budget) for dataset, _, budget in found.index])
+
+
 def win_matrix(table: pd.DataFrame, strategies: Sequence[str]) -> pd.DataFrame:
     """Share of cells in which each strategy (row) significantly beats each other (column) (Ash et al., 2020: BADGE, section 4).
 

@@ -13,6 +13,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
+from sklearn.isotonic import isotonic_regression
 from sklearn.metrics import adjusted_rand_score
 
 from supclust import analysis, kept
@@ -38,17 +39,18 @@ STYLES = {  # colour (Okabe and Ito's; uncertainty strategies are one family of 
 LATER_COLORS = ("#332288", "#117733", "#44AA99", "#882255", "#DDCC77", "#88CCEE", "#999933", "#AA4499")  # Paul Tol's
 LATER_MARKERS = ("8", "H", (5, 1, 0), (4, 1, 0), (6, 1, 0), (4, 1, 45), (5, 1, 36), (3, 1, 0))  # tuples: stars
 STYLES |= {name: (*look, "-.") for name, *look in zip(LATER, LATER_COLORS, LATER_MARKERS, strict=True)}
-HIGHLIGHTED, FEW = ("random", "typiclust", "supclust"), 5  # strategies that stand out among more than a few
+HIGHLIGHTED = ("random", "coreset", "typiclust", "supclust", "supclust-no-sup")  # stand out where there are more than these five
 VERDICTS = {"supported": "#0072B2", "contradicted": "#D55E00", "open": "#999999"}
 UNITS = {"points": "points", "rho": "Spearman's ρ", "distance": "distance"}
 SETTINGS = {
-    "relative_temperature": "T of SUP, in mean distances of centres",
+    "relative_temperature": "T of SUP, in mean\ndistances of centres",
     "top_fraction": "share of a cluster that is typical",
     "n_neighbors": "neighbours K of typicality",
     "max_clusters": "cap on the clusters",
     "squared": "squared distances in typicality",
-    "radius": "ProbCover: radius (None: by purity)",
+    "radius": "ProbCover: radius\n(None: by purity)",
 }
+NARROW = sns.plotting_context("paper")  # of figures 8 inches wide: a page has 800 pixels for them, so 8 points are 11 pixels
 CLASS_COLORS = [*sns.color_palette("colorblind", 7), *sns.color_palette(["#332288", "#882255", "#56B4E9"])]  # none grey or pale
 CLUSTER_COLORS = CLASS_COLORS[3:] + CLASS_COLORS[:3]  # in another order: cluster 3 is not class 3
 DATASETS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # where lines are data sets
@@ -56,7 +58,13 @@ DATASETS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # where lines are data 
 
 def set_style() -> None:
     """Set the look of all figures."""
-    look = {"figure.dpi": 80, "savefig.dpi": 125, "axes.titleweight": "bold", "figure.titleweight": "bold", "legend.frameon": False}
+    look = {
+        "figure.dpi": 100,
+        "savefig.dpi": 125,
+        "axes.titleweight": "bold",
+        "figure.titleweight": "bold",
+        "legend.frameon": False,
+    }
     sns.set_theme(style="ticks", rc=look | {"axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42})
 
 
@@ -87,9 +95,13 @@ def save_animation(draw: Callable[[int], Figure], n_frames: int, name: str, prof
 
 
 def finish(figure: Figure, title: str, columns: int = 5) -> Figure:
-    """The figure with a title and one legend below for all axes, each label once; the title says it if there are no axes."""
+    """The figure with a title and one legend below for all axes, each label once."""
     known = {label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=columns, handlelength=3)
+    return _title(figure, title)
+
+
+def _title(figure: Figure, title: str) -> Figure:
     figure.suptitle(title if figure.axes else f"{title}: not run yet")
     return figure
 
@@ -216,13 +228,15 @@ def sup_against_typicality(
     return finish(figure, title)
 
 
+@NARROW
 def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title: str) -> Figure:
-    """Figures 5 and 6: accuracy against labels with 95 % intervals over seeds, and below it the paired difference to `reference`.
+    """Figure 5: accuracy against labels with 95 % intervals over seeds, and below it the paired difference to `reference`.
 
     table: as sweep.run gives it. A framework starts a row of panels. Of more than five strategies the highlighted ones stand out,
     and only they have bands.
     """
-    figure, found = panels(table, strategies, "accuracy", heights=(3.6, 2.4))
+    width = 3.6 if table["dataset"].nunique() == 1 else 1.75
+    figure, found = panels(table, strategies, "accuracy", heights=(2, 1.7), width=width)
     for (above, below), values in found.values():
         draw_lines(above, values)
         below.axhline(0, color=STYLES[reference][0], linewidth=1.5, zorder=1)
@@ -232,43 +246,101 @@ def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title
         below.set_xlabel("labels")
         name_row(above, "test accuracy (%)")
         name_row(below, f"points above\n{LABELS[reference]}")
-    return finish(figure, title, columns=5 if len(found) > 1 else 2)  # not wider than the figure
+    _share_y(found)
+    return finish(figure, title, columns=4 if len(found) > 1 else 2)  # not wider than the figure
 
 
-def headline(table: pd.DataFrame, strategies: Sequence[str], title: str) -> Figure:
-    """Accuracy against labels with 95 % intervals over seeds, two panels a row, each line named at its end, with its last value.
+@NARROW
+def results(table: pd.DataFrame, strategies: Sequence[str], title: str) -> Figure:
+    """Figure 6: accuracy against labels; highlighted strategies have 95 % intervals over seeds and names, the others are grey.
 
-    table: as sweep.run gives it.
+    table: as sweep.run gives it. Dashed: the oracle's accuracy in the last round, at the edge of the panel where it lies outside.
     """
-    found = list(table[analysis.PANEL].drop_duplicates().itertuples(index=False, name=None))
-    figure, places = grid([found[i : i + 2] for i in range(0, len(found), 2)], (3.1,), 4.6)
+    figure, found = panels(table, [*strategies, "class-balanced"], "accuracy", heights=(2.2,), width=3.5, columns=2)
+    for (ax,), values in found.values():
+        means = values.groupby("labels").mean()
+        draw_lines(ax, values[[name for name in strategies if name in HIGHLIGHTED]])
+        ax.plot(means.drop(columns=[*HIGHLIGHTED, "class-balanced"], errors="ignore"), color="0.75", linewidth=0.8, zorder=1)
+        ax.set_ylabel("test accuracy (%)" if ax.get_subplotspec().is_first_col() else "")
+        ax.set_xlabel("labels" if ax.get_subplotspec().is_last_row() else "")
+    _share_y(found)
+    for (ax,), values in found.values():
+        ends, (low, high) = values.groupby("labels").mean().iloc[-1].dropna(), ax.get_ylim()
+        oracle = ends.get("class-balanced", np.nan)
+        ax.axhline(np.clip(oracle, low, high), color="black", linestyle="--", linewidth=1)
+        text = f"{'↑ ' if oracle > high else '↓ ' if oracle < low else ''}oracle {oracle:.0f} %"
+        _name_ends(ax, ends[ends.index.isin([*HIGHLIGHTED, "class-balanced"])].clip(low, high), {"class-balanced": text})
+    return _title(figure, title)
+
+
+def _share_y(panels: Mapping[tuple, tuple[Sequence[Axes], pd.DataFrame]]) -> None:
+    """One scale, with few round ticks, for the panels of a data set."""
+    for key in {panel[:2] for panel in panels}:
+        for axes in zip(*(axes for panel, (axes, _) in panels.items() if panel[:2] == key), strict=True):
+            limits = np.array([ax.get_ylim() for ax in axes])
+            for ax in axes:
+                ax.set_ylim(limits[:, 0].min(), limits[:, 1].max())
+                ax.locator_params(axis="y", nbins=6, steps=[1, 2, 5, 10])
+
+
+def _name_ends(ax: Axes, ends: pd.Series, names: Mapping[str, str] = LABELS) -> None:
+    """The names of lines that end at these heights, by strategy, beside the axes and as near to the ends as they can be read."""
+    ends, (low, high) = ends.sort_values(), ax.get_ylim()
+    gaps = 0.085 * (high - low) * np.arange(len(ends))
+    for (name, end), place in zip(
+        ends.items(), isotonic_regression(ends - gaps, y_min=low, y_max=high - gaps[-1]) + gaps, strict=True
+    ):
+        style = {"xycoords": ("axes fraction", "data"), "textcoords": ("axes fraction", "data"), "va": "center"}
+        style["arrowprops"] = {"arrowstyle": "-", "color": STYLES[name][0], "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}
+        ax.annotate(
+            names.get(name, LABELS[name]).removeprefix("SUPClust "), (0.97, end), (1.03, place), color=STYLES[name][0], **style
+        )
+
+
+@NARROW
+def seeds(table: pd.DataFrame, strategies: Sequence[str], reference: str, title: str) -> Figure:
+    """The lead of each strategy over the reference in points, paired and averaged over the rounds: a dot a seed, a bar the mean.
+
+    table: as sweep.run gives it; a row of panels for each framework, on the scale of the one above it.
+    """
+    known = table[analysis.PANEL].drop_duplicates()
+    rows = [list(part.itertuples(index=False, name=None)) for _, part in known.groupby("framework", sort=False)]
+    figure, places = grid(rows, (2.3,), width=7 / max(map(len, rows), default=1))
+    top: dict[tuple, Axes] = {}
     for panel, (ax,) in places.items():
-        values = 100 * analysis.panel_of(table, panel).pivot(index=["seed", "labels"], columns="strategy", values="accuracy")
-        draw_lines(ax, values[list(strategies)])
-        (bottom, top), ends = ax.get_ylim(), values[list(strategies)].groupby("labels").mean().iloc[-1].sort_values()
-        gaps = 0.07 * (top - bottom) * np.arange(len(ends))
-        heights = np.maximum.accumulate(ends - gaps) + gaps  # at least a gap apart, and on average where the ends are
-        for (name, end), y in zip(ends.items(), heights + (ends - heights).mean(), strict=True):
-            text, style = f"{LABELS[name].removeprefix('SUPClust ')} {end:.0f}", {"color": STYLES[name][0], "va": "center"}
-            ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), **style)
-        ax.set_title(analysis.panel_title(panel[0], "", ""), fontsize=12)
-        ax.set(xlabel="labels", ylabel="test accuracy (%)" if ax.get_subplotspec().is_first_col() else "")
-    figure.suptitle(title)
+        part = analysis.panel_of(table, panel).groupby("strategy")
+        curve = {name: analysis.by_round(part.get_group(name)) for name in [*strategies, reference] if name in part.groups}
+        leads = pd.DataFrame({name: analysis.seed_differences(one, curve[reference]) for name, one in curve.items()})
+        for name, column in leads.drop(columns=reference).items():
+            y, color = strategies.index(name), STYLES[name][0]
+            ax.scatter(column, [y] * len(column), s=9, color=color, alpha=0.5)
+            ax.scatter(column.mean(), y, marker="|", s=110, linewidths=2, color=color)
+        ax.axvline(0, color=STYLES[reference][0], linewidth=1)
+        name, size = TITLES.get(panel[0], panel[0]).replace(" ", "\n", 1), f"{panel[2]}, n = {len(leads)}"
+        ax.set_title(f"{name}\n{size}", fontsize=8)
+        ax.sharex(top.setdefault((panel[0], panel[2]), ax))
+        ax.set_ylim(len(strategies) - 0.5, -0.5)
+        ax.set_yticks(range(len(strategies)), [LABELS[name] for name in strategies])
+        ax.set_ylabel(panel[1].upper(), fontweight="bold")
+        ax.label_outer(remove_inner_ticks=False)
+        ax.tick_params(labelbottom=True)
+        ax.locator_params(axis="x", nbins=4, steps=[1, 2, 5, 10])
+    _title(figure, title)
+    figure.supxlabel(f"points of accuracy above {LABELS[reference]}", fontsize="medium")
     return figure
 
 
-def class_coverage(table: pd.DataFrame, strategies: Sequence[str], title: str, n_classes: Mapping | None = None) -> Figure:
+@NARROW
+def class_coverage(table: pd.DataFrame, strategies: Sequence[str], title: str, n_classes: Mapping) -> Figure:
     """Number of classes with a label, against labels, with 95 % intervals over seeds; dashed: all of a data set's n_classes."""
-    figure, found = panels(table, strategies, "classes", heights=(3.6,))
+    figure, found = panels(table, strategies, "classes", heights=(2.2,), width=3.5, columns=2)
     for (dataset, *_), ((ax,), values) in found.items():
         draw_lines(ax, values)
-        if n_classes and dataset in n_classes:
-            ax.axhline(n_classes[dataset], color="0.5", linestyle="--", linewidth=1, zorder=1)
-            ax.set_ylim(top=1.05 * n_classes[dataset])
-        ax.set_xlabel("labels")
-        name_row(ax, "classes with a label")
-        ax.set_ylim(bottom=0)
-    return finish(figure, title)
+        ax.axhline(n_classes[dataset], color="0.5", linestyle="--", linewidth=1, zorder=1)
+        ax.set_ylim(top=n_classes[dataset] + 0.05 * np.ptp(ax.get_ylim()))
+        ax.set(xlabel="labels", ylabel="classes with a label" if ax.get_subplotspec().is_first_col() else "")
+        _name_ends(ax, values.groupby("labels").mean().iloc[-1].dropna())
+    return _title(figure, title)
 
 
 def name_row(ax: Axes, name: str) -> None:
@@ -277,19 +349,21 @@ def name_row(ax: Axes, name: str) -> None:
         ax.set_ylabel(name)
 
 
-def panels(table: pd.DataFrame, strategies: Sequence[str], measure: str, heights: Sequence[float]) -> tuple[Figure, dict]:
+def panels(
+    table: pd.DataFrame, strategies: Sequence[str], measure: str, heights: Sequence[float], width: float = 3.6, columns: int = 0
+) -> tuple[Figure, dict]:
     """A figure, and by panel its axes and the measure: a row for each seed and number of labels, a column for each strategy."""
     table = table.dropna(subset=[measure])
     known = list(table[analysis.PANEL].drop_duplicates().itertuples(index=False, name=None))
     groups = [[panel for panel in known if panel[1] == framework] for framework in table["framework"].unique()]
-    columns = [3 if len(group) in (5, 6) else 4 for group in groups]  # rows of about one length
-    rows = [group[i : i + n] for group, n in zip(groups, columns, strict=True) for i in range(0, len(group), n)]
-    figure, places = grid(rows, heights, width=3.6)
+    lengths = [columns or (3 if len(group) in (5, 6) else 4) for group in groups]  # rows of about one length
+    rows = [group[i : i + n] for group, n in zip(groups, lengths, strict=True) for i in range(0, len(group), n)]
+    figure, places = grid(rows, heights, width)
     found = {}
     for (dataset, framework, budget), axes in places.items():
         size = f"{budget} labels a round" if budget.isdecimal() else f"{budget} budget"
         title = (dataset, framework, budget) if len(groups) > 1 else (dataset, "", size)
-        axes[0].set_title(analysis.panel_title(*title), fontsize=11)
+        axes[0].set_title(analysis.panel_title(*title).replace(", ", "\n" if width < 3 else ", ", 1), fontsize=9)
         part = analysis.panel_of(table, (dataset, framework, budget))
         values = analysis.units(measure) * part.pivot(index=["seed", "labels"], columns="strategy", values=measure)
         found[dataset, framework, budget] = axes, values.reindex(columns=strategies)
@@ -300,8 +374,8 @@ def draw_lines(ax: Axes, values: pd.DataFrame) -> None:
     """Mean over the seeds, against labels: a line for each strategy, with a 95 % interval if it stands out, as all of a few do."""
     for strategy, column in values.dropna(axis=1, how="all").items():
         color, marker, line = STYLES[strategy]
-        stands_out = values.shape[1] <= FEW or strategy in HIGHLIGHTED or strategy not in LABELS
-        width, size, order = (1.8, 5, 3) if stands_out else (1, 4, 2)
+        stands_out = values.shape[1] <= len(HIGHLIGHTED) or strategy in HIGHLIGHTED or strategy not in LABELS
+        width, size, order = (1.8, 4, 3) if stands_out else (1, 3, 2)
         style = {"color": color, "marker": marker, "linestyle": line, "linewidth": width, "markersize": size, "mec": color}
         style |= {"zorder": order, "label": LABELS.get(strategy, strategy)}
         style |= {"err_kws": {"alpha": 0.15, "linewidth": 0, "zorder": 1}}
@@ -316,12 +390,13 @@ def draw_lines(ax: Axes, values: pd.DataFrame) -> None:
         ax.set_ylim(max(bottom, 2 * low - high), min(top, 2 * high - low))
 
 
+@NARROW
 def win_matrix(matrix: pd.DataFrame, title: str) -> Figure:
     """analysis.win_matrix as a heat map, in per cent, the strategy that wins most on top, with the mean of each row."""
     order = matrix.mean(axis=1).sort_values(ascending=False, kind="stable").index
     shares = 100 * matrix.loc[order, order].mask(np.eye(len(order), dtype=bool)).rename(index=LABELS, columns=LABELS)
-    side = 2.6 + 0.62 * len(order)
-    figure, ax = plt.subplots(figsize=(side + 1.2, side - 0.6), layout="constrained")
+    side = 2 + 0.5 * len(order)
+    figure, ax = plt.subplots(figsize=(side + 1, side - 0.5), layout="constrained")
     heat_map(ax, shares.assign(mean=shares.mean(axis=1)), vmin=0, vmax=100, cmap="Blues", annot=True)
     ax.axvline(len(order), color="white", linewidth=8)  # sets the means apart
     ax.set(ylabel="this strategy ...", xlabel="... is clearly better than this one (% of panels and rounds)", title=title)
@@ -399,42 +474,31 @@ def _draw_claim(ax: Axes, rows: pd.DataFrame, part: pd.DataFrame, shapes: Mappin
     ax.tick_params(labelsize=8, left=False, pad=2)
 
 
+@NARROW
 def sensitivity(table: pd.DataFrame, defaults: Mapping[str, Any], rival: pd.DataFrame, title: str) -> Figure:
     """The effect of each setting: points of accuracy against its default (marked), with 95 % intervals, a panel for each setting.
 
     table: as sensitivity.differences gives it. rival: rows with dataset, strategy, and the mean by which the one in the column
     rival is ahead of that strategy's default, a line for settings to reach.
     """
-    colors = dict(zip(table["dataset"].unique(), itertools.cycle(DATASETS), strict=False))
+    looks = dict(zip(table["dataset"].unique(), itertools.cycle(zip(DATASETS, "osD^", strict=True)), strict=False))
     settings = list(table["setting"].unique())
-    figure, places = grid([settings[i : i + 3] for i in range(0, len(settings), 3)], (3.1,), width=4)
+    figure, places = grid([settings[i : i + 3] for i in range(0, len(settings), 3)], (2.2,), width=7 / 3)
     for setting, (ax,) in places.items():
         part = table[table["setting"] == setting]
-        ax.sharey(places[settings[0]][0])
+        values = list(part["value"].unique())
         ax.axhline(0, color="0.6", linewidth=1, zorder=1)
-        for (dataset, budget), rows in part.groupby(["dataset", "budget"], sort=False):
-            color, values, label = colors[dataset], rows["value"].map(str), f"{TITLES.get(dataset, dataset)}, {budget}"
-            style = {"linestyle": "-"} if budget == "tiny" else {"linestyle": "--", "markerfacecolor": "white"}
-            ax.plot(values, rows["mean"], color=color, marker="o", markersize=5, label=label, **style)
-            ax.fill_between(values, rows["low"], rows["high"], color=color, alpha=0.1, linewidth=0)
+        for i, (dataset, rows) in enumerate(part.groupby("dataset", sort=False)):
+            color, marker = looks[dataset]
+            style = {"color": color, "fmt": marker, "markersize": 5, "capsize": 2, "label": TITLES.get(dataset, dataset)}
+            places, spread = np.arange(len(rows)) + 0.2 * (i - 0.5), (rows["mean"] - rows["low"], rows["high"] - rows["mean"])
+            ax.errorbar(places, rows["mean"], spread, **style)
         for row in rival[rival["strategy"].isin(part["strategy"])].itertuples():
             label = f"{LABELS[row.rival]}, {TITLES.get(row.dataset, row.dataset)}"
-            ax.axhline(row.mean, color=colors[row.dataset], linewidth=1.2, linestyle=(0, (5, 3)), label=label)
-        ax.axvline(str(defaults[setting]), color="0.6", linewidth=1, linestyle=":", zorder=1, label="default")
-        ax.set_title(SETTINGS.get(setting, setting), fontsize=12)
+            ax.axhline(row.mean, color=looks[row.dataset][0], linewidth=1.2, linestyle=(0, (5, 3)), label=label)
+        marks = [f"{value}\ndefault" if value == defaults[setting] else f"{value}" for value in values]
+        ax.set_xticks(range(len(values)), marks)
+        low, high = ax.get_ylim()
+        ax.set(xlim=(-0.5, len(values) - 0.5), ylim=(min(low, -6), max(high, 6)), title=SETTINGS.get(setting, setting))
         name_row(ax, "points above the default")
-    return finish(figure, title)
-
-
-def encoders(table: pd.DataFrame, title: str) -> Figure:
-    """What another encoder does: paired differences in points with each, from the lowest 20-NN accuracy to the highest."""
-    figure, ax = plt.subplots(figsize=(7.5, 4), layout="constrained")
-    ax.axhline(0, color="0.6", linewidth=1)
-    for i, (comparison, rows) in enumerate(table.sort_values("knn", kind="stable").groupby("comparison", sort=False)):
-        spread, places = (rows["mean"] - rows["low"], rows["high"] - rows["mean"]), np.arange(len(rows)) + 0.15 * (i - 1)
-        ax.errorbar(places, rows["mean"], spread, color=DATASETS[i], fmt="osD^"[i], capsize=3, label=comparison)
-    names = rows["encoder"].str.removeprefix("cifar10@").str.replace("-", "\n") + rows["knn"].map("\n{:.0%}".format)
-    ax.set_xticks(range(len(rows)), names)
-    ax.set(xlabel="encoder, and the 20-NN accuracy of its features", ylabel="points of accuracy", title=title)
-    ax.legend(loc="upper left", fontsize=9)
-    return figure
+    return finish(figure, title, columns=4)

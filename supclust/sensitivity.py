@@ -53,12 +53,6 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True).astype({"value": object})
 
 
-def by_encoder(table: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
-    """Gains of SUPClust on the others with each encoder, in points, for plots.encoders."""
-    rows = {f"SUPClust − {strategies.LABELS[one]}": analysis.compare(table, "supclust", one) for one in ENCODER_STRATEGIES[1:]}
-    return pd.concat(rows, names=["comparison"]).reset_index("comparison").merge(quality, left_on="dataset", right_on="encoder")
-
-
 def encoder_quality(profile: Profile) -> pd.DataFrame:
     """20-NN accuracy and purity of each encoder's features; quality.csv keeps them, also where features cannot be obtained."""
     made_from = {"experiment": sweep.EXPERIMENT["ssl"]}

@@ -90,6 +90,18 @@ def test_differences_by_hand():
     assert analysis.compare(table, "a", "b", "classes").iloc[0]["mean"] == 0
 
 
+def test_leads_are_told_in_words():
+    table = make_table(0.05).replace({"a": "random", "b": "supclust"})
+    more = table[table["strategy"] == "supclust"].assign(dataset="digits")
+    found = analysis.leads(pd.concat([table, more, more.assign(strategy="coreset")]), "supclust", ["random", "coreset", "margin"])
+    assert found.pop("over Margin").tolist() == ["not run"] * 2
+    mean, low, high = analysis.compare(table, "supclust", "random").iloc[0][["mean", "low", "high"]]
+    assert found.to_dict("index") == {
+        "data, tiny": {"seeds": 10, "over Random": f"+{mean:.1f} [+{low:.1f}, +{high:.1f}] ahead", "over Coreset": "not run"},
+        "Digits, tiny": {"seeds": 10, "over Random": "not run", "over Coreset": "+0.0 [+0.0, +0.0]"},
+    }
+
+
 def test_a_seed_that_lacks_a_round_is_not_averaged_with_the_others():
     first, second = (analysis.by_round(rows("a", {0: (0.5, 0.6), 1: (0.4, last)})) for last in (0.9, np.nan))
     assert analysis.seed_differences(first, second).to_dict() == {0: 0.0}

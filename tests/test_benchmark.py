@@ -50,14 +50,15 @@ def test_a_row_for_each_panel_and_strategy_with_the_numbers_by_hand():
     assert found.groupby(benchmark.CELL)["rank"].apply(sorted).map(tuple).unique().tolist() == [(1, 2, 3, 4)]
 
 
-def test_random_labels_are_where_the_curve_of_random_comes_to_an_accuracy():
+def test_labels_needed_are_where_the_curve_comes_to_an_accuracy():
     """Random has 40, 45, 50 % at 10, 20, 30 labels and 60, 65, 70 % at 50, 100, 150, in all panels."""
     runs = make_table(WORLD, noise=0)
     one = runs[(runs["dataset"] == "cifar10") & (runs["encoder"] == "own")]
     asked = pd.Series({"first": 0.4, "between": 0.475, "in the gap": 0.55, "large": 0.675, "beyond": 0.71, "worse": 0.1})
-    assert benchmark.random_labels(one, asked).to_dict() == pytest.approx(
+    assert benchmark.labels_needed(one, asked).to_dict() == pytest.approx(
         {"first": 10, "between": 25, "in the gap": 40, "large": 125, "beyond": np.inf, "worse": 10}
     )
+    assert benchmark.labels_needed(one, pd.Series([0.4]), "supclust").tolist() == [10]  # or fewer
     found = benchmark.panels(runs).set_index([*benchmark.CELL, "strategy"])
     assert found.loc[("cifar10", "own", "tiny", "supclust"), "over_labels"] == pytest.approx(100 / 30)  # 65 %
     assert found.loc[("cifar10", "own", "tiny", "random"), "over_labels"] == pytest.approx(1)

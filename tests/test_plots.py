@@ -54,8 +54,7 @@ SETTINGS = pd.DataFrame(
     columns=["setting", "strategy", "value", "dataset", "budget", "mean", "low", "high"],
 )
 RIVAL = pd.DataFrame({"dataset": ["cifar10"], "budget": ["tiny"], "strategy": ["supclust"], "rival": ["typiclust"], "mean": [3.0]})
-ENCODERS = pd.DataFrame({"comparison": list("aabb"), "encoder": ["digits@1", "digits"] * 2, "knn": [0.5, 0.8] * 2})
-ENCODERS["mean"] = [1.0, 2.0, 3.0, 4.0]
+CLASSES = {"cifar10": 10, "digits": 12, "data": 10}
 QUERIES = pd.concat([make_budgets(noise=3), make_budgets().assign(dataset="cifar10")])
 
 FIGURES = {
@@ -69,13 +68,13 @@ FIGURES = {
     "sup_against_typicality": lambda: plots.sup_against_typicality(*np.exp(POINTS.T), MEMBERS, {"supclust": np.arange(6)}, "title"),
     "curves": lambda: plots.curves(TABLE, ["typiclust", "supclust"], "typiclust", "title"),
     "curves of many": lambda: plots.curves(MANY, NAMES, "random", "title"),
-    "headline": lambda: plots.headline(TABLE, ["typiclust", "supclust"], "title"),
-    "class_coverage": lambda: plots.class_coverage(MANY, NAMES, "title", {"cifar10": 10}),
+    "results": lambda: plots.results(MANY, NAMES[:-1], "title"),
+    "seeds": lambda: plots.seeds(MANY, NAMES[:2], "random", "title"),
+    "class_coverage": lambda: plots.class_coverage(MANY, NAMES, "title", CLASSES),
     "win_matrix": lambda: plots.win_matrix(analysis.win_matrix(MANY, NAMES), "title"),
     "forest": lambda: plots.forest(pd.concat([COMPARISONS, COMPARISONS.assign(claim="3 gain")]), "title"),
     "forest of one claim": lambda: plots.forest(COMPARISONS, "title"),
     "sensitivity": lambda: plots.sensitivity(SETTINGS, {"temperature": 0.1, "max_clusters": 500, "squared": False}, RIVAL, "title"),
-    "encoders": lambda: plots.encoders(ENCODERS.assign(low=ENCODERS["mean"] - 1, high=ENCODERS["mean"] + 1), "title"),
     "growing_budgets": lambda: figures.growing_budgets(QUERIES, "title"),
     "criteria": lambda: figures.criteria(budgets.added(QUERIES), "title"),
 }
@@ -124,7 +123,7 @@ def test_every_strategy_has_a_name_and_a_look_of_its_own():
 
 def test_frameworks_have_rows_of_their_own_and_are_named_where_there_are_two():
     titles = [ax.get_title() for ax in FIGURES["curves of many"]().axes if ax.get_title()]
-    assert titles == ["CIFAR-10, SSL, tiny", "Digits, SSL, tiny", "CIFAR-10, FSL, tiny"]
+    assert titles == ["CIFAR-10\nSSL, tiny", "Digits\nSSL, tiny", "CIFAR-10\nFSL, tiny"]
     assert FIGURES["curves"]().axes[0].get_title() == "data, tiny budget"
     plt.close("all")
 
@@ -141,9 +140,11 @@ def test_what_was_not_run_is_said_to_be_so():
     nothing = make_table(0.1).iloc[:0].assign(classes=0)
     empty = (
         plots.curves(nothing, ["supclust"], "supclust", "From scratch"),
-        plots.class_coverage(nothing, ["supclust"], "From scratch"),
+        plots.class_coverage(nothing, ["supclust"], "From scratch", CLASSES),
+        plots.results(nothing, ["supclust"], "From scratch"),
+        plots.seeds(nothing, ["supclust"], "random", "From scratch"),
     )
-    assert [figure.get_suptitle() for figure in empty] == ["From scratch: not run yet"] * 2
+    assert [figure.get_suptitle() for figure in empty] == ["From scratch: not run yet"] * 4
     assert analysis.compare(nothing, "a", "b").empty
 
 
@@ -176,9 +177,45 @@ def test_among_many_strategies_only_those_that_stand_out_have_bands_and_the_orac
 
 
 def test_all_classes_of_a_data_set_fit_into_its_panel():
-    low, high = plots.class_coverage(MANY.assign(classes=MANY["round"]), NAMES, "title", {"cifar10": 10}).axes[0].get_ylim()
-    assert low == 0
-    assert high > 10
+    table = MANY.assign(classes=MANY["round"]).query("framework == 'ssl'")
+    tops = {ax.get_title(): ax.get_ylim()[1] for ax in plots.class_coverage(table, NAMES, "title", CLASSES).axes}
+    assert tops["CIFAR-10, tiny budget"] > 10
+    assert tops["Digits, tiny budget"] > 12
+    plt.close("all")
+
+
+def test_the_panels_of_a_data_set_have_one_scale():
+    table = pd.concat([TABLE, TABLE.assign(budget="small", accuracy=TABLE["accuracy"] + 0.3)])
+    first, second = plots.results(table, ["typiclust", "supclust"], "title").axes
+    assert first.get_ylim() == second.get_ylim()
+    accuracy, differences, *others = plots.curves(table, ["typiclust", "supclust"], "typiclust", "title").axes
+    assert [ax.get_ylim() for ax in others] == [accuracy.get_ylim(), differences.get_ylim()]
+    plt.close("all")
+
+
+def test_strategies_that_stand_out_are_named_at_their_ends_and_the_others_are_grey():
+    far = MANY.assign(accuracy=MANY["accuracy"] + 5 * (MANY["strategy"] == "class-balanced"))
+    ax = plots.results(far, NAMES[:-1], "title").axes[0]
+    (low, high), named = ax.get_ylim(), {text.get_text(): text for text in ax.texts}
+    (oracle,) = set(named) - {"Random", "Coreset", "TypiClust", "SUPClust"}
+    assert oracle.startswith("↑ oracle ")
+    heights = sorted(text.xyann[1] for text in named.values())
+    assert low <= heights[0]
+    assert heights[-1] <= high + 1e-9
+    assert min(np.diff(heights)) > 0.08 * (high - low)  # they can be read
+    assert [line.get_color() for line in ax.get_lines()].count("0.75") == 1  # Margin
+    plt.close("all")
+
+
+def test_each_seed_has_a_dot_at_its_lead_over_the_reference():
+    figure = plots.seeds(TABLE, ["supclust"], "typiclust", "title")
+    dots, mean = figure.axes[0].collections
+    expected = analysis.seed_differences(
+        *(analysis.by_round(TABLE[TABLE["strategy"] == name]) for name in ("supclust", "typiclust"))
+    )
+    np.testing.assert_allclose(dots.get_offsets()[:, 0], expected)
+    assert mean.get_offsets()[0, 0] == pytest.approx(expected.mean())
+    assert figure.axes[0].get_title().endswith(f"n = {len(expected)}")
     plt.close("all")
 
 
@@ -242,19 +279,3 @@ def test_each_cluster_has_its_points_its_typical_tenth_and_its_picks():
         band = ax.patches[0].get_extents().transformed(ax.transData.inverted())
         assert (points[:, 0] >= band.x0 * (1 - 1e-9)).mean() == pytest.approx(0.1, abs=0.03)
     plt.close("all")
-
-
-def test_lines_are_named_at_their_ends_with_their_last_value_and_names_keep_apart():
-    """Three strategies that end within a hundredth of each other."""
-    rows = [
-        ("cifar10", "ssl", "tiny", name, seed, labels, accuracy if labels == 20 else 0.3)
-        for name, accuracy in (("random", 0.701), ("typiclust", 0.7), ("supclust-no-sup", 0.69))
-        for seed in range(3)
-        for labels in (10, 20)
-    ]
-    table = pd.DataFrame(rows, columns=[*analysis.PANEL, "strategy", "seed", "labels", "accuracy"])
-    [ax] = plots.headline(table, ["random", "supclust-no-sup", "typiclust"], "title").axes
-    heights = {text.get_text(): text.get_position()[1] for text in ax.texts}
-    assert list(heights) == ["without SUP 69", "TypiClust 70", "Random 70"]
-    assert min(np.diff(list(heights.values()))) >= 0.069 * np.ptp(ax.get_ylim())
-    assert np.mean(list(heights.values())) == pytest.approx(69.7)

@@ -63,10 +63,6 @@ def test_encoders_are_compared_and_what_was_measured_is_kept(workplace):
     assert quality["knn"].tolist() == sorted(quality["knn"])
     assert quality["purity"].iloc[-1] > quality["purity"].iloc[0]
     pd.testing.assert_frame_equal(table, sensitivity.encoders_table(PROFILE))
-    compared = sensitivity.by_encoder(table, quality)
-    assert len(compared) == 2 * 3
-    assert set(compared["comparison"]) == {"SUPClust − Random", "SUPClust − TypiClust", "SUPClust − SUPClust without SUP"}
-    assert compared["knn"].nunique() == 2
 
 
 def test_encoders_that_are_not_at_hand_keep_their_rows(workplace, monkeypatch):

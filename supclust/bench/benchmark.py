@@ -39,7 +39,7 @@ def panels(runs: pd.DataFrame) -> pd.DataFrame:
 
     accuracy: over rounds and seeds, in per cent; final and final_balanced: after the last round; lead, low, high: points above
     Random over the rounds, paired by seed, and the 95 % interval; verdict on it; rank in the panel by accuracy, 1 the best; random:
-    how many labels Random needs for the last accuracy, see `random_labels`, and over_labels: their ratio.
+    how many labels Random needs for the last accuracy, see `labels_needed`, and over_labels: their ratio.
     """
     rows = []
     for cell, part in runs.groupby(CELL, sort=False):
@@ -47,7 +47,7 @@ def panels(runs: pd.DataFrame) -> pd.DataFrame:
             continue
         last = part[part["round"] == part["round"].max()].groupby("strategy")[["accuracy", "balanced_accuracy"]].mean()
         mean, seeds = part.groupby("strategy")["accuracy"].mean(), part.groupby("strategy")["seed"].nunique()
-        needed = random_labels(runs[(runs[CELL[:2]] == list(cell[:2])).all(axis=1)], last["accuracy"])
+        needed = labels_needed(runs[(runs[CELL[:2]] == list(cell[:2])).all(axis=1)], last["accuracy"])
         for name, rank in mean.rank(ascending=False).items():
             lead = analysis.compare(part, name, "random").iloc[0] if name != "random" else pd.Series({"mean": 0.0})
             row = dict(zip(CELL, cell, strict=True)) | {"strategy": name, "seeds": seeds[name], "accuracy": 100 * mean[name]}
@@ -57,12 +57,12 @@ def panels(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def random_labels(runs: pd.DataFrame, accuracies: pd.Series) -> pd.Series:
-    """How many random labels give these mean accuracies: where Random's mean curve, both budgets joined, comes to them.
+def labels_needed(runs: pd.DataFrame, accuracies: pd.Series, strategy: str = "random") -> pd.Series:
+    """How many of a strategy's labels give these mean accuracies: where its mean curve, both budgets joined, comes to them.
 
     Infinite above all of the curve. Accuracy is taken as growing with the labels, by its largest value so far.
     """
-    curve = runs[runs["strategy"] == "random"].groupby("labels")["accuracy"].mean().cummax()
+    curve = runs[runs["strategy"] == strategy].groupby("labels")["accuracy"].mean().cummax()
     return pd.Series(np.interp(accuracies, curve, curve.index, right=np.inf), accuracies.index)
 
 

@@ -1,5 +1,6 @@
 """The figures of notebooks 09 to 11: how fast training and selection are, which strategy leads where, and as budgets grow."""
 
+import itertools
 from collections.abc import Sequence
 
 import matplotlib as mpl
@@ -12,7 +13,8 @@ from matplotlib.ticker import FixedLocator
 
 from supclust import budgets, plots
 from supclust.bench.benchmark import LABELS
-from supclust.plots import STYLES
+from supclust.plots import NARROW, STYLES
+from supclust.pool import APPROXIMATE_FROM
 from supclust.profiles import TITLES
 
 OURS = "#0072B2"
@@ -20,55 +22,60 @@ VARIANT_COLORS = {"probcover:ball_share=0.02": "#1B6C8C", "supclust:top_fraction
 STYLES[budgets.DIVERSE] = ("#8B5A2B", (7, 0, 0), "-")
 
 
+@NARROW
 def speeds(table: pd.DataFrame, title: str) -> Figure:
-    """Images per second of each way to train, the stock way first, with how many times the stock way's that is."""
-    figure, ax = plt.subplots(figsize=(9, 0.6 * len(table) + 1.2), layout="constrained")
-    rates, times = table["images per second"], table["times stock"]
-    bars = ax.barh(table.index, rates, color=["0.7", *[OURS] * (len(table) - 1)])
-    ax.bar_label(bars, [f"{rate:.0f}  ({ratio:.1f} x)" for rate, ratio in zip(rates, times, strict=True)], padding=4)
+    """Images per second of each way to train, the stock way first, with how many times the stock way's that is.
+
+    Hatched: views of fewer pixels, which are less work.
+    """
+    figure, ax = plt.subplots(figsize=(8, 0.5 * len(table) + 1), layout="constrained")
+    rates, times, less = table["images per second"], table["times stock"], table["pixels"] < table["pixels"].max()
+    bars = ax.barh(table.index, rates, color=["0.7", *[OURS] * (len(table) - 1)], edgecolor="white")
+    for bar in itertools.compress(bars, less):
+        bar.set(hatch="//", alpha=0.6)
+    work = np.where(less, "less work", "same work")
+    texts = [f"{rate:.0f}  ({ratio:.1f}×, {what})" for rate, ratio, what in zip(rates, times, work, strict=True)]
+    ax.bar_label(bars, texts, padding=4)
     ax.invert_yaxis()
-    ax.margins(x=0.15)
+    ax.margins(x=0.3)
     ax.set(xlabel="images per second", title=title)
     return figure
 
 
+@NARROW
 def ratios(table: pd.DataFrame, title: str) -> Figure:
-    """How many times as fast as another library each job is, a group of bars for each pool of features; slower ones in grey."""
+    """Seconds that each job takes here and in another library, with their ratio, a panel for each pool of features."""
     pools = list(table.groupby("features", sort=False))
-    figure, axes = plt.subplots(1, len(pools), figsize=(10, 3.4), sharey=True, sharex=True, layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(1, len(pools), figsize=(8, 2.9), sharey=True, sharex=True, layout="constrained", squeeze=False)
     for ax, (pool, part) in zip(axes.flat, pools, strict=True):
-        ax.barh(part["job"], part["times"] - 1, left=1, color=np.where(part["times"] < 1, "0.7", OURS), height=0.6)
+        ax.hlines(part["job"], part["ours"], part["theirs"], color="0.8", linewidth=3, zorder=1)
+        ax.scatter(part["theirs"], part["job"], color="0.5", marker="s", label="other library")
+        ax.scatter(part["ours"], part["job"], color=OURS, label="supclust")
         for row in part.itertuples():
-            text = f"{row.times:.1f}× ({_duration(row.ours)} against {_duration(row.theirs)})"
-            ax.annotate(text, (max(1, row.times), row.job), (5, 0), textcoords="offset points", va="center", fontsize=8)
-        ax.axvline(1, color="0.3", lw=0.8)
-        ax.set(xscale="log", xlabel="times as fast", title=TITLES.get(pool, pool))
-        ax.xaxis.set_major_formatter("{x:g}×")
-        ax.set_xlim(0.5, 20 * table["times"].max())
+            ax.annotate(f"{row.times:.1f}×", (max(row.ours, row.theirs), row.job), (8, 0), textcoords="offset points", va="center")
+        ax.set(xscale="log", xlabel="seconds", title=TITLES.get(pool, pool))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.set_xlim(0.5 * table["ours"].min(), 4 * table["theirs"].max())
+        ax.margins(y=0.1)
     axes[0, 0].invert_yaxis()
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.suptitle(title)
     return figure
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
-
-
+@NARROW
 def growth(by_points: pd.DataFrame, by_budget: pd.DataFrame, title: str) -> Figure:
     """Seconds of a query against the points of the pool and against the budget."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
     for ax, table, column in zip(axes, (by_points, by_budget), ("points", "budget"), strict=True):
         ax.plot(table[column], table["seconds"], "o-", color=OURS)
-        for place in table[[column, "seconds"]].to_numpy():
-            ax.annotate(_duration(place[1]), place, (0, 7), textcoords="offset points", ha="center", fontsize=8, bbox=box)
         ax.set(xscale="log", ylabel="seconds")
-        ax.margins(0.15)
-    axes[0].set_yscale("log")
-    axes[0].yaxis.set_major_formatter("{x:g}")
-    axes[1].set_ylim(bottom=0)
-    axes[0].set_xlabel(f"points (budget {by_points['budget'].iloc[0]})")
-    axes[1].set_xlabel(f"budget ({by_budget['points'].iloc[0]:,} points)")
+        ax.xaxis.set_major_formatter("{x:,.0f}")
+    axes[0].set(yscale="log", xlabel=f"points (budget {by_points['budget'].iloc[0]})")
+    axes[0].set_yticks([0.1, 1, 10, 60, 600], ["0.1", "1", "10", "60", "600"])
+    axes[0].axvspan(APPROXIMATE_FROM[0], 2 * by_points["points"].max(), color="0.92", zorder=0)
+    axes[0].text(0.03, 0.95, "shaded: approximate neighbours\nin large clusters", transform=axes[0].transAxes, va="top")
+    axes[1].set(ylim=(0, None), xlabel=f"budget ({by_budget['points'].iloc[0]:,} points)")
     figure.suptitle(title)
     return figure
 
