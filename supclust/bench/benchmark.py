@@ -11,6 +11,7 @@ from supclust.profiles import Profile
 VARIANTS = {"probcover:ball_share=0.02": "ProbCover, radius by share", "supclust:top_fraction=0.03": "SUPClust, 3 % typical"}
 LATER = (*strategies.LATER, *VARIANTS)
 STRATEGIES = (*strategies.NAMES, *LATER)
+UNRANKED = ["dcom"]  # not run on CIFAR-100, where a query beside thousands of labels takes a minute
 LABELS = strategies.LABELS | VARIANTS
 CELL = ["dataset", "encoder", "budget"]  # names a panel
 
@@ -38,8 +39,8 @@ def panels(runs: pd.DataFrame) -> pd.DataFrame:
     """A row for each panel that has Random, and each strategy: what a reader may cite.
 
     accuracy: over rounds and seeds, in per cent; final and final_balanced: after the last round; lead, low, high: points above
-    Random over the rounds, paired by seed, and the 95 % interval; verdict on it; rank in the panel by accuracy, 1 the best; random:
-    how many labels Random needs for the last accuracy, see `labels_needed`, and over_labels: their ratio.
+    Random over the rounds, paired by seed, and the 95 % interval; verdict on it; rank in the panel by accuracy, 1 the best, but for
+    UNRANKED; random: how many labels Random needs for the last accuracy, see `labels_needed`, and over_labels: their ratio.
     """
     rows = []
     for cell, part in runs.groupby(CELL, sort=False):
@@ -48,12 +49,13 @@ def panels(runs: pd.DataFrame) -> pd.DataFrame:
         last = part[part["round"] == part["round"].max()].groupby("strategy")[["accuracy", "balanced_accuracy"]].mean()
         mean, seeds = part.groupby("strategy")["accuracy"].mean(), part.groupby("strategy")["seed"].nunique()
         needed = labels_needed(runs[(runs[CELL[:2]] == list(cell[:2])).all(axis=1)], last["accuracy"])
-        for name, rank in mean.rank(ascending=False).items():
+        ranks = mean.drop(UNRANKED, errors="ignore").rank(ascending=False)
+        for name in mean.index:
             lead = analysis.compare(part, name, "random").iloc[0] if name != "random" else pd.Series({"mean": 0.0})
             row = dict(zip(CELL, cell, strict=True)) | {"strategy": name, "seeds": seeds[name], "accuracy": 100 * mean[name]}
             row |= {"final": 100 * last.loc[name, "accuracy"], "final_balanced": 100 * last.loc[name, "balanced_accuracy"]}
             row |= {"lead": lead["mean"], "low": lead.get("low"), "high": lead.get("high"), "verdict": lead.get("verdict")}
-            rows.append(row | {"rank": rank, "random": needed[name], "over_labels": needed[name] / part["labels"].max()})
+            rows.append(row | {"rank": ranks.get(name), "random": needed[name], "over_labels": needed[name] / part["labels"].max()})
     return pd.DataFrame(rows)
 
 
@@ -81,9 +83,9 @@ def summary(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def complete(found: pd.DataFrame) -> pd.DataFrame:
-    """The rows of panels that have all strategies at all seeds."""
-    done = found[found["seeds"] == found["seeds"].max()]
-    return done[done.groupby(CELL)["strategy"].transform("size") == found["strategy"].nunique()]
+    """The rows of panels that have all strategies that are ranked, at all seeds."""
+    done = found[(found["seeds"] == found["seeds"].max()) & found["rank"].notna()]
+    return done[done.groupby(CELL)["strategy"].transform("size") == done["strategy"].nunique()]
 
 
 def write(profile: Profile, found: pd.DataFrame) -> None:
