@@ -52,12 +52,6 @@ LATER_COLORS = ("#332288", "#117733", "#44AA99", "#882255", "#DDCC77", "#88CCEE"
 LATER_MARKERS = ("8", "H", (5, 1, 0), (4, 1, 0), (6, 1, 0), (4, 1, 45), (3, 1, 0))  # the tuples: stars of that many points
 STYLES |= {name: (*look, "-.") for name, *look in zip(LATER, LATER_COLORS, LATER_MARKERS, strict=True)}
 HIGHLIGHTED = ("random", "coreset", "typiclust", "supclust", "supclust-no-sup")  # stand out where there are more than these five
-AXIS_LABELS = {
-    "accuracy": "test accuracy (%)",
-    "balanced_accuracy": "balanced test accuracy (%)",
-    "tail_accuracy": "accuracy on rare classes (%)",
-    "classes": "classes with a label",
-}
 VERDICTS = {"supported": ("#0072B2", "o"), "contradicted": ("#D55E00", "X"), "inconclusive": ("#999999", "d")}
 UNITS = {"points": "points of accuracy", "rho": "Spearman's ρ", "distance": "distance"}
 SETTINGS = {
@@ -285,14 +279,14 @@ def sup_against_typicality(
 
 
 @NARROW
-def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title: str, measure: str = "accuracy") -> Figure:
+def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title: str) -> Figure:
     """Figure 5: accuracy against labels with 95 % intervals over seeds, and below it the paired difference to `reference`.
 
     table: as sweep.run gives it. A framework starts a row of panels. Of more than five strategies the highlighted ones stand out,
-    and only they have bands. measure: one of analysis.SCALE; a panel without it is left out.
+    and only they have bands.
     """
     width = 3.6 if table["dataset"].nunique() == 1 else 1.75
-    figure, panels = _panels(table, strategies, measure, heights=(2, 1.7), width=width)
+    figure, panels = _panels(table, strategies, "accuracy", heights=(2, 1.7), width=width)
     for (above, below), values in panels.values():
         _draw_lines(above, values)
         below.axhline(0, color=STYLES[reference][0], linewidth=1.5, zorder=1)
@@ -301,8 +295,8 @@ def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title
         below.sharex(above)
         below.set_xlabel("labels")
         if above.get_subplotspec().is_first_col():
-            above.set_ylabel(AXIS_LABELS[measure])
-            below.set_ylabel(f"{'classes' if measure == 'classes' else 'points'} above\n{LABELS[reference]}")
+            above.set_ylabel("test accuracy (%)")
+            below.set_ylabel(f"points above\n{LABELS[reference]}")
     _share_y(panels)
     return _finish(figure, title, columns=4 if len(panels) > 1 else 2)  # not wider than the figure
 
@@ -318,7 +312,7 @@ def results(table: pd.DataFrame, strategies: Sequence[str], title: str) -> Figur
         means = values.groupby("labels").mean()
         _draw_lines(ax, values[[name for name in strategies if name in HIGHLIGHTED]])
         ax.plot(means.drop(columns=[*HIGHLIGHTED, "class-balanced"], errors="ignore"), color="0.75", linewidth=0.8, zorder=1)
-        ax.set_ylabel(AXIS_LABELS["accuracy"] if ax.get_subplotspec().is_first_col() else "")
+        ax.set_ylabel("test accuracy (%)" if ax.get_subplotspec().is_first_col() else "")
         ax.set_xlabel("labels" if ax.get_subplotspec().is_last_row() else "")
     _share_y(panels)
     for (ax,), values in panels.values():
@@ -344,14 +338,11 @@ def _name_ends(ax: Axes, ends: pd.Series, names: Mapping[str, str] = LABELS) -> 
     """The names of lines that end at these heights, by strategy, beside the axes and as near to the ends as they can be read."""
     ends, (low, high) = ends.sort_values(), ax.get_ylim()
     gaps = 0.085 * (high - low) * np.arange(len(ends))
-    for (name, end), place in zip(
-        ends.items(), isotonic_regression(ends - gaps, y_min=low, y_max=high - gaps[-1]) + gaps, strict=True
-    ):
-        style = {"xycoords": ("axes fraction", "data"), "textcoords": ("axes fraction", "data"), "va": "center"}
+    places = isotonic_regression(ends - gaps, y_min=low, y_max=high - gaps[-1]) + gaps
+    for (name, end), place in zip(ends.items(), places, strict=True):
+        style = {"color": STYLES[name][0], "va": "center", **dict.fromkeys(("xycoords", "textcoords"), ("axes fraction", "data"))}
         style["arrowprops"] = {"arrowstyle": "-", "color": STYLES[name][0], "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}
-        ax.annotate(
-            names.get(name, LABELS[name]).removeprefix("SUPClust "), (0.97, end), (1.03, place), color=STYLES[name][0], **style
-        )
+        ax.annotate(names.get(name, LABELS[name]).removeprefix("SUPClust "), (0.97, end), (1.03, place), **style)
 
 
 @NARROW
@@ -395,7 +386,7 @@ def class_coverage(table: pd.DataFrame, strategies: Sequence[str], title: str, n
         _draw_lines(ax, values)
         ax.axhline(n_classes[dataset], color="0.5", linestyle="--", linewidth=1, zorder=1)
         ax.set_ylim(top=n_classes[dataset] + 0.05 * np.ptp(ax.get_ylim()))
-        ax.set(xlabel="labels", ylabel=AXIS_LABELS["classes"] if ax.get_subplotspec().is_first_col() else "")
+        ax.set(xlabel="labels", ylabel="classes with a label" if ax.get_subplotspec().is_first_col() else "")
         _name_ends(ax, values.groupby("labels").mean().iloc[-1].dropna())
     return _title(figure, title)
 
@@ -534,7 +525,7 @@ def growing_budgets(table: pd.DataFrame, title: str) -> Figure:
         _draw_lines(below, values)
         above.set_title(TITLES.get(dataset, dataset), fontsize=12)
         above.set_ylabel("points above Random" if above.get_subplotspec().is_first_col() else "")
-        below.set(xlabel="labels", ylabel=AXIS_LABELS["accuracy"] if below.get_subplotspec().is_first_col() else "")
+        below.set(xlabel="labels", ylabel="test accuracy (%)" if below.get_subplotspec().is_first_col() else "")
         below.sharex(above)
         _logarithmic(above)
         above.tick_params(labelbottom=False)
