@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import integrate, stats
+from scipy import stats
 from sklearn.manifold import TSNE
 from sklearn.metrics import pairwise_distances_argmin
 
@@ -61,17 +61,6 @@ def final_accuracy(table: pd.DataFrame, measure: str = "accuracy") -> pd.DataFra
     groups = (units(measure) * last.set_index([*PANEL, "strategy"])[measure]).groupby([*PANEL, "strategy"], sort=False)
     cells = groups.agg(lambda values: f"{values.mean():.1f}" + f" ± {values.std():.1f}" * (len(values) > 1))
     return cells.unstack(PANEL).rename_axis(index=None)
-
-
-def area_under_curve(table: pd.DataFrame, measure: str = "accuracy") -> pd.DataFrame:
-    """AUBC, the mean height of the budget curve by the trapezoid rule: its 95 % interval over seeds, by panel and strategy."""
-    keys, areas = [*PANEL, "strategy"], {}
-    for key, run in table.dropna(subset=[measure]).sort_values("labels").groupby([*keys, "seed"], sort=False):
-        values, labels = run[measure].to_numpy(), run["labels"].to_numpy()
-        area = integrate.trapezoid(values, labels) / np.ptp(labels) if len(run) > 1 else values[0]
-        areas.setdefault(key[:-1], []).append(area)
-    rows = [(*key, *mean_interval(values), len(values)) for key, values in areas.items()]
-    return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "seeds"])
 
 
 def by_round(runs: pd.DataFrame, measure: str = "accuracy") -> pd.Series:

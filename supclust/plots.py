@@ -287,14 +287,11 @@ def _name_ends(ax: Axes, ends: pd.Series, names: Mapping[str, str] = LABELS) -> 
     """The names of lines that end at these heights, by strategy, beside the axes and as near to the ends as they can be read."""
     ends, (low, high) = ends.sort_values(), ax.get_ylim()
     gaps = 0.085 * (high - low) * np.arange(len(ends))
-    for (name, end), place in zip(
-        ends.items(), isotonic_regression(ends - gaps, y_min=low, y_max=high - gaps[-1]) + gaps, strict=True
-    ):
-        style = {"xycoords": ("axes fraction", "data"), "textcoords": ("axes fraction", "data"), "va": "center"}
+    places = isotonic_regression(ends - gaps, y_min=low, y_max=high - gaps[-1]) + gaps
+    for (name, end), place in zip(ends.items(), places, strict=True):
+        style = {"color": STYLES[name][0], "va": "center", **dict.fromkeys(("xycoords", "textcoords"), ("axes fraction", "data"))}
         style["arrowprops"] = {"arrowstyle": "-", "color": STYLES[name][0], "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}
-        ax.annotate(
-            names.get(name, LABELS[name]).removeprefix("SUPClust "), (0.97, end), (1.03, place), color=STYLES[name][0], **style
-        )
+        ax.annotate(names.get(name, LABELS[name]).removeprefix("SUPClust "), (0.97, end), (1.03, place), **style)
 
 
 @NARROW

@@ -116,12 +116,10 @@ def test_one_seed_is_never_a_clear_difference():
 
 def test_a_measure_that_a_panel_does_not_have_leaves_the_panel_out():
     table = pd.concat([rows("a", {0: (0.5,), 1: (0.7,)}), rows("a", {0: (0.5,), 1: (0.7,)}, dataset="tailed", tail_accuracy=0.1)])
-    assert set(analysis.area_under_curve(table, "tail_accuracy")["dataset"]) == {"tailed"}
     assert list(analysis.final_accuracy(table, "tail_accuracy").columns) == [("tailed", "ssl", "tiny")]
     assert len(analysis.compare(table, "a", "a", "tail_accuracy")) == 1
     nowhere = rows("a", {0: (0.5,), 1: (0.7,)})
     assert analysis.final_accuracy(nowhere, "tail_accuracy").empty
-    assert analysis.area_under_curve(nowhere, "tail_accuracy").empty
     assert analysis.final_accuracy(rows("a", {0: (0.5,)})).loc["a"].item() == "50.0"
     with pytest.raises(ValueError, match="unknown measure 'speed'"):
         analysis.units("speed")
@@ -139,15 +137,6 @@ def test_win_matrix_counts_the_cells_that_a_paired_test_finds():
     tests = [stats.ttest_rel(*(part[part["strategy"] == s]["accuracy"] for s in "ab")).pvalue for _, part in table.groupby("round")]
     assert (np.array(tests) < 0.05).tolist() == [True, False]
     np.testing.assert_array_equal(wins, [[0, 0.5, np.nan], [0, 0, np.nan], [np.nan, np.nan, np.nan]])
-
-
-def test_area_under_the_budget_curve_by_hand():
-    table = rows("a", {0: (0.2, 0.4, 0.4), 1: (0.4, 0.6, 0.6)}, labels=(10, 20, 40))
-    expected = np.array([(3.0 + 8.0) / 30, (5.0 + 12.0) / 30])
-    found = analysis.area_under_curve(table).iloc[0]
-    assert found["mean"] == pytest.approx(expected.mean())
-    assert found["high"] == pytest.approx(stats.ttest_1samp(expected, 0).confidence_interval(0.95).high)
-    assert analysis.area_under_curve(rows("a", {0: (0.3,)}))["mean"].tolist() == [0.3]
 
 
 def test_rank_correlation_over_all_and_within():

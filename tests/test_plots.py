@@ -49,7 +49,7 @@ SETTINGS = pd.DataFrame(
         (setting, "supclust", value, "cifar10", budget, 0.5, -1.0, 2.0)
         for setting, values in {"temperature": (0.01, 0.1, 1), "max_clusters": (50, 500), "squared": (False, True)}.items()
         for value in values
-        for budget in ("tiny", "small")
+        for budget in ("tiny",)
     ],
     columns=["setting", "strategy", "value", "dataset", "budget", "mean", "low", "high"],
 )
