@@ -291,6 +291,7 @@ def _name_ends(ax: Axes, ends: pd.Series, names: Mapping[str, str] = LABELS) -> 
     for (name, end), place in zip(ends.items(), places, strict=True):
         style = {"color": STYLES[name][0], "va": "center", **dict.fromkeys(("xycoords", "textcoords"), ("axes fraction", "data"))}
         style["arrowprops"] = {"arrowstyle": "-", "color": STYLES[name][0], "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}
+        style["arrowprops"] |= {"relpos": (0, 0.5)}  # lines end at their names, and do not cross others
         ax.annotate(names.get(name, LABELS[name]).removeprefix("SUPClust "), (0.97, end), (1.03, place), **style)
 
 
