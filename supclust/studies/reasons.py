@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import itertools
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import joblib
@@ -33,11 +33,9 @@ SIZES = (1_000, 2_500, 5_000, 10_000, 25_000, 50_000)  # points of a pool
 FIXED_AT = 5_000  # points of a pool in which a tenth gives as many typical points as the fixed number does
 STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)  # quantiles of SUP among the typical tenth
 AS_IT_IS, TOLD, ASKED = "as it is", "told the majority's class", "asks the majority only"
-VALUES = {  # of settings, beside the default
-    "relative_temperature": (0.01, 0.03, 0.3, 1.0, 3.0),
-    "top_fraction": (0.02, 0.05, 0.2, 0.5, 1.0),
-    "max_clusters": (10, 20, 50),
-}
+CHANGES = [f"relative_temperature={value}" for value in (0.01, 0.03, 0.3, 1.0, 3.0)]  # of settings, one at a time
+CHANGES += [f"top_fraction={value}" for value in (0.02, 0.05, 0.2, 0.5, 1.0)]
+CHANGES += [f"max_clusters={value}" for value in (10, 20, 50)]
 NEIGHBORS, SAMPLE = 20, 2_000  # whose labels are looked at; points that stand for the whole pool
 LOOKS = ["margin", "entropy", "gap"]  # of picks, see `looks`
 COLUMNS = ["question", *analysis.PANEL, "setting", "strategy", "seed", "round", "accuracy", "match", "purity", *LOOKS]
@@ -85,37 +83,27 @@ def rounds(
         yield {"round": number, "accuracy": accuracy, "match": matches[picks].mean(), "purity": matches.mean()}, clusters, picks
 
 
-def looks(data: Features, points: np.ndarray, clusters: Clusters, some: np.ndarray) -> dict[str, float]:
-    """LOOKS of some points, means; points (n, d): all of them, normalised. They see all labels.
+def looks(data: Features, pool: Pool, clusters: Clusters, some: np.ndarray) -> dict[str, float]:
+    """LOOKS of some points of a pool, means. They see all labels.
 
     margin: p1 - p2 of a linear layer trained on all labels of the pool, small at boundaries of classes. entropy: of the labels of
     the 20 nearest points, in bits. gap: how much farther the nearest other centre is than the own, small at boundaries of clusters.
     """
-    whole, search = _all_labels(data)
-    chosen, own = points[some], clusters.assignments[some]
-    second, first = np.sort(np.exp(whole.log_probabilities(chosen)), axis=1)[:, -2:].T
-    near = search.kneighbors(chosen, return_distance=False)[:, 1:]
+    fit = functools.partial(learners.fit_linear_head, pool.points, data.train_labels, len(data.classes))
+    points, own = pool.points[some], clusters.assignments[some]
+    second, first = np.sort(np.exp(pool.shared(("all labels",), fit).log_probabilities(points)), axis=1)[:, -2:].T
+    near = NearestNeighbors(n_neighbors=NEIGHBORS + 1, algorithm="brute").fit(pool.points).kneighbors(points)[1][:, 1:]
     shares = np.eye(len(data.classes))[data.train_labels[near]].mean(axis=1)
-    gap = analysis.gap(chosen, own, clusters.centers) - np.linalg.norm(chosen - clusters.centers[own], axis=1)
+    gap = analysis.gap(points, own, clusters.centers) - np.linalg.norm(points - clusters.centers[own], axis=1)
     return dict(zip(LOOKS, map(np.mean, (first - second, stats.entropy(shares, base=2, axis=1), gap)), strict=True))
 
 
-@functools.lru_cache(1)
-def _all_labels(data: Features) -> tuple[learners.LinearHead, NearestNeighbors]:
-    points = geometry.normalise(data.train)
-    search = NearestNeighbors(n_neighbors=NEIGHBORS + 1, algorithm="brute").fit(points)
-    return learners.fit_linear_head(points, data.train_labels, len(data.classes)), search
-
-
 def moved(data: Features, share: float) -> Features:
-    """The normalised features, each moved a share of the way to the mean of its class in the pool; below zero, away from it.
-
-    It sees the labels of the pool and of the test set.
-    """
+    """The normalised features, each moved a share of the way to the mean of its class (seen) in the pool; below zero, away."""
     train, test = geometry.normalise(data.train), geometry.normalise(data.test)
     means = np.stack([train[data.train_labels == one].mean(axis=0) for one in range(len(data.classes))])
-    pairs = ((train, data.train_labels), (test, data.test_labels))
-    train, test = ((1 - share) * points + share * means[labels] for points, labels in pairs)
+    train = (1 - share) * train + share * means[data.train_labels]
+    test = (1 - share) * test + share * means[data.test_labels]
     return dataclasses.replace(data, train=train, test=test, checksum="")
 
 
@@ -123,10 +111,10 @@ def picks(data: Features, pool: Pool, budget: str) -> Iterator[Row]:
     """Where the picks lie, round by round; as the strategy "pool", a sample of all points in the clusters of the first round."""
     for name in (*COMPARED, MEMBER):
         for row, clusters, picked in rounds(data, pool, name, budget):
-            yield AS_IT_IS, name, row | looks(data, pool.points, clusters, picked)
+            yield AS_IT_IS, name, row | looks(data, pool, clusters, picked)
     sample = np.random.default_rng(pool.seed).permutation(len(data.train))[:SAMPLE]
     first = pool.clusters_for(active.step_size(budget, len(data.classes)))
-    yield AS_IT_IS, "pool", {"round": 1} | looks(data, pool.points, first, sample)
+    yield AS_IT_IS, "pool", {"round": 1} | looks(data, pool, first, sample)
 
 
 def purity(data: Features, pool: Pool, budget: str) -> Iterator[Row]:
@@ -158,9 +146,8 @@ def sign(data: Features, pool: Pool, budget: str) -> Iterator[Row]:
 
 
 def settings(data: Features, pool: Pool, budget: str) -> Iterator[Row]:
-    """The defaults, and SUPClust with one of VALUES instead."""
-    changed = [f"supclust:{setting}={value}" for setting, values in VALUES.items() for value in values]
-    yield from _runs(AS_IT_IS, data, pool, budget, [*COMPARED, *changed])
+    """The defaults, and SUPClust with one of CHANGES."""
+    yield from _runs(AS_IT_IS, data, pool, budget, [*COMPARED, *(f"supclust:{change}" for change in CHANGES)])
 
 
 def _runs(
@@ -206,11 +193,11 @@ def table(profile: Profile, *, recompute: bool = False) -> pd.DataFrame:
     return kept.read_or_make(profile.name, "reasons.csv", made_from, make, recompute=recompute)
 
 
-def leads(table: pd.DataFrame, rivals: Iterable[str] = COMPARED[1:]) -> pd.DataFrame:
-    """Lead of SUPClust over each rival in points, as analysis.compare gives it, with the columns setting and rival."""
-    pairs = itertools.product(table.groupby("setting", sort=False), rivals)
-    rows = [analysis.compare(part, "supclust", rival).assign(setting=setting, rival=rival) for (setting, part), rival in pairs]
-    return pd.concat(rows, ignore_index=True)
+def leads(rows: pd.DataFrame, rivals: Sequence[str] = COMPARED[1:], measure: str = "accuracy", scale: float = 100) -> pd.DataFrame:
+    """Lead of SUPClust over each rival in a measure times scale, seed by seed: dataset, budget, setting, seed, rival, lead."""
+    wide = scale * rows.pivot_table(measure, ["dataset", "budget", "setting", "seed"], "strategy", sort=False)
+    lead = wide[list(rivals)].rsub(wide["supclust"], axis=0)
+    return lead.melt(var_name="rival", value_name="lead", ignore_index=False).reset_index()
 
 
 def _source(profile: Profile, dataset: str, seed: int) -> dict:
