@@ -28,7 +28,7 @@ from supclust.strategies import Pool
 ROUNDS = 6
 COMPARED = ("supclust", "supclust-no-sup", "typiclust")
 MEMBER = "supclust-no-sup:top_fraction=1.0"  # a random one of all points of each cluster
-MOVES = (-1.0, -0.5, -0.2, 0.0, 0.1, 0.2, 0.4, 0.6)  # shares of the way to the mean of a point's class
+MOVES = (-1.0, -0.5, 0.0, 0.1, 0.2, 0.4, 0.6)  # shares of the way to the mean of a point's class
 SIZES = (1_000, 2_500, 5_000, 10_000, 25_000, 50_000)  # points of a pool
 FIXED_AT = 5_000  # points of a pool in which a tenth gives as many typical points as the fixed number does
 STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)  # quantiles of SUP among the typical tenth
@@ -38,7 +38,7 @@ CHANGES += [f"top_fraction={value}" for value in (0.02, 0.05, 0.2, 0.5, 1.0)]
 CHANGES += [f"max_clusters={value}" for value in (10, 20, 50)]
 NEIGHBORS, SAMPLE = 20, 2_000  # whose labels are looked at; points that stand for the whole pool
 LOOKS = ["margin", "entropy", "gap"]  # of picks, see `looks`
-COLUMNS = ["question", *analysis.PANEL, "setting", "strategy", "seed", "round", "accuracy", "match", "purity", *LOOKS]
+COLUMNS = ["question", *analysis.PANEL, "setting", "strategy", "seed", "round", "accuracy", "classes", "match", "purity", *LOOKS]
 
 Row = tuple[object, str, dict]  # setting, strategy, measures
 
@@ -61,9 +61,9 @@ def rounds(
 ) -> Iterator[tuple[dict, Clusters, np.ndarray]]:
     """A run as active.run makes it, in SSL: of each round its measures, its clusters and its picks.
 
-    match: share of the picks that have the most frequent class of their cluster; purity: that share of all points. Two oracles see
-    all labels. TOLD: a pick gets the most frequent class of its cluster as its label, right or wrong. ASKED: only points that have
-    this class may be picked, and the tenth is taken of these. query: instead of the strategy.
+    classes: that have a label by then. match: share of the picks that have the most frequent class of their cluster; purity: that
+    share of all points. Two oracles see all labels. TOLD: a pick gets the most frequent class of its cluster as its label, right or
+    wrong. ASKED: only points of this class may be picked, and the tenth is taken of these. query: instead of the strategy.
     """
     name, changes = strategies.parse(strategy)
     pool, rng = pool.with_settings(**changes), np.random.default_rng([pool.seed, zlib.crc32(name.encode())])
@@ -79,8 +79,9 @@ def rounds(
             told[picks] = majority[picks]
         pool = pool.with_labeled(np.concatenate([pool.labeled, picks]))
         head = learners.fit_linear_head(pool.points[pool.labeled], told[pool.labeled], len(data.classes))
-        accuracy = (head.predict(test) == data.test_labels).mean()
-        yield {"round": number, "accuracy": accuracy, "match": matches[picks].mean(), "purity": matches.mean()}, clusters, picks
+        accuracy, classes = (head.predict(test) == data.test_labels).mean(), len(np.unique(labels[pool.labeled]))
+        found = {"accuracy": accuracy, "classes": classes, "match": matches[picks].mean(), "purity": matches.mean()}
+        yield found | {"round": number}, clusters, picks
 
 
 def looks(data: Features, pool: Pool, clusters: Clusters, some: np.ndarray) -> dict[str, float]:
