@@ -123,7 +123,7 @@ def computed_anew(notebook):
 
 
 def test_each_notebook_has_a_number_of_its_own():
-    assert [file.name[:2] for file in NOTEBOOKS] == [f"{number:02}" for number in range(12)]
+    assert [file.name[:2] for file in NOTEBOOKS] == [f"{number:02}" for number in range(13)]
 
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
