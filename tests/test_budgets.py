@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import percentileofscore
 
-from supclust import analysis, budgets, method, profiles
+from supclust import analysis, method, profiles
+from supclust.studies import budgets
 from tests.conftest import keep_digits, make_blobs, make_features
 
 QUICK = profiles.get("quick", seeds=2)

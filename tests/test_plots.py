@@ -6,8 +6,9 @@ import pytest
 from matplotlib.collections import PathCollection
 from PIL import Image
 
-from supclust import analysis, budgets, plots, strategies
-from supclust.bench import figures
+from supclust import analysis, plots, strategies
+from supclust.studies import budgets
+from supclust.studies import figures as studies_figures
 from tests.test_analysis import make_table
 from tests.test_budgets import make_table as make_budgets
 
@@ -75,8 +76,8 @@ FIGURES = {
     "forest": lambda: plots.forest(pd.concat([COMPARISONS, COMPARISONS.assign(claim="3 gain")]), "title"),
     "forest of one claim": lambda: plots.forest(COMPARISONS, "title"),
     "sensitivity": lambda: plots.sensitivity(SETTINGS, {"temperature": 0.1, "max_clusters": 500, "squared": False}, RIVAL, "title"),
-    "growing_budgets": lambda: figures.growing_budgets(QUERIES, "title"),
-    "criteria": lambda: figures.criteria(budgets.added(QUERIES), "title"),
+    "growing_budgets": lambda: studies_figures.growing_budgets(QUERIES, "title"),
+    "criteria": lambda: studies_figures.criteria(budgets.added(QUERIES), "title"),
 }
 
 

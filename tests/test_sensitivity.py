@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from supclust import features, profiles, sensitivity, strategies, sweep
+from supclust import features, profiles, strategies, sweep
+from supclust.studies import sensitivity
 from tests.conftest import make_features
 
 PROFILE = profiles.get("quick", seeds=2, rounds=2, fsl=None, encoders=("digits@1", "digits"))

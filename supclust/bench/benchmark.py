@@ -11,7 +11,7 @@ from supclust.profiles import Profile
 VARIANTS = {"probcover:ball_share=0.02": "ProbCover, radius by share", "supclust:top_fraction=0.03": "SUPClust, 3 % typical"}
 LATER = (*strategies.LATER, *VARIANTS)
 STRATEGIES = (*strategies.NAMES, *LATER)
-UNRANKED = ["dcom"]  # not run on CIFAR-100, where a query beside thousands of labels takes a minute
+UNRANKED = ["dcom"]  # not run on CIFAR-100, where ten seeds take an hour of two cores
 LABELS = strategies.LABELS | VARIANTS
 CELL = ["dataset", "encoder", "budget"]  # names a panel
 

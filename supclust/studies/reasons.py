@@ -169,7 +169,7 @@ QUESTIONS: dict[str, tuple[Callable[[Features, Pool, str], Iterable[Row]], tuple
     "sign": (sign, EVERYWHERE, ("tiny",), 1),
     "purity": (purity, LONG_TAIL_TOO, ("tiny",), 1),
     "sizes": (sizes, LONG_TAIL_TOO[:2], ("tiny",), 1),
-    "settings": (settings, LONG_TAIL_TOO, ("tiny",), 2),
+    "settings": (settings, LONG_TAIL_TOO, ("tiny", "small"), 2),
 }
 
 
