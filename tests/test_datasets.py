@@ -411,7 +411,7 @@ def test_the_identity_of_a_folder_changes_with_its_files(tmp_path):
 def test_lazy_images_are_the_eager_ones_pixel_by_pixel(noisy, key):
     eager = images.read_all([noisy.folder / name for name in noisy.names], 16)
     assert noisy.shape == eager.shape
-    assert (noisy.dtype, noisy.ndim, noisy.size, len(noisy)) == (eager.dtype, eager.ndim, eager.size, len(eager))
+    assert (noisy.dtype, len(noisy)) == (eager.dtype, len(eager))
     for found in (noisy[key], noisy.take(key)[:]):
         np.testing.assert_array_equal(found, eager[key])
         assert found.dtype == np.uint8

@@ -124,7 +124,7 @@ def test_each_question_is_answered_in_each_of_its_settings(workplace, monkeypatc
     table = reasons.table(QUICK)
     assert list(table.columns) == reasons.COLUMNS
     runs = table.drop_duplicates(["question", "budget", "setting", "strategy", "seed"]).groupby("question").size()
-    expected = {"oracles": 9, "picks": 5, "purity": 6, "settings": 2 * 5, "sign": 5, "sizes": 10}
+    expected = {"oracles": 9, "picks": 5, "purity": 6, "settings": 4 * 5, "neighbors": 4 * 3, "sign": 5, "sizes": 10}
     assert runs.to_dict() == {question: 2 * count for question, count in expected.items()}
     assert sorted(table.loc[table["question"] == "picks", "round"].unique()) == [1, 2]
     assert table.drop(columns=["match", "purity", "accuracy", "classes", *reasons.LOOKS]).notna().all(axis=None)

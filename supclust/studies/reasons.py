@@ -151,6 +151,11 @@ def settings(data: Features, pool: Pool, budget: str) -> Iterator[Row]:
     yield from _runs(AS_IT_IS, data, pool, budget, [*COMPARED, *(f"supclust:{change}" for change in CHANGES)])
 
 
+def neighbors(data: Features, pool: Pool, budget: str) -> Iterator[Row]:
+    """Other numbers of neighbours K in the typicality of SUPClust."""
+    yield from _runs(AS_IT_IS, data, pool, budget, [f"supclust:n_neighbors={k}" for k in (5, 10, 50)])
+
+
 def _runs(
     setting: object, data: Features, pool: Pool, budget: str, names: Iterable[str] = COMPARED, **options: Any
 ) -> Iterator[Row]:
@@ -170,6 +175,7 @@ QUESTIONS: dict[str, tuple[Callable[[Features, Pool, str], Iterable[Row]], tuple
     "purity": (purity, LONG_TAIL_TOO, ("tiny",), 1),
     "sizes": (sizes, LONG_TAIL_TOO[:2], ("tiny",), 1),
     "settings": (settings, LONG_TAIL_TOO, ("tiny", "small"), 2),
+    "neighbors": (neighbors, LONG_TAIL_TOO, ("tiny", "small"), 2),
 }
 
 
