@@ -169,7 +169,7 @@ def _label(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     """Compare strategies on labelled features of your own. Each seed draws a fifth of every class as test set; a linear layer is
-    trained on the labels queried. Writes compare.csv, curves.csv, curves.png and .pdf. Stopped or killed, the same command goes on.
+    trained on the labels queried. Writes compare.csv, curves.csv, curves.png and .pdf. Stopped or killed, run the same command again to continue.
     Exit code 1 if runs failed; their tracebacks are in records/*.failed.json.
     """
     from supclust import analysis
@@ -203,7 +203,7 @@ def _figures(options: argparse.Namespace) -> int:
 
 def _sweep(options: argparse.Namespace) -> int:
     """Run the active-learning experiments of a profile; those that have a record already are not repeated. Stopped or killed, the
-    same command goes on. Exit code 1 if runs failed; their tracebacks are in records/*.failed.json.
+    same command continues. Exit code 1 if runs failed; their tracebacks are in records/*.failed.json.
     """
     from supclust import profiles, sweep
 
@@ -246,7 +246,7 @@ def _data(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     """Train a SimCLR encoder on the images of a data set, without labels, and write encoder.safetensors. Stopped or killed, the
-    same command goes on from its checkpoint. On several GPUs or machines: torchrun ... -m supclust train ...
+    same command continues from its checkpoint. On several GPUs or machines: torchrun ... -m supclust train ...
     """
     from supclust import datasets, features, profiles, simclr
     from supclust.train import distributed, planning
@@ -267,7 +267,7 @@ def _train(options: argparse.Namespace) -> int:
         simclr.save_weights(encoder, folder / "encoder.safetensors")
         print(folder / "encoder.safetensors")
     elif first:
-        print(f"{len(encoder.history)} of {config.epochs} epochs are done; the same command goes on", file=sys.stderr)
+        print(f"{len(encoder.history)} of {config.epochs} epochs are done; the same command continues", file=sys.stderr)
     return 3 if alone and not encoder.finished else 0  # torchrun would take 3 for a crash
 
 

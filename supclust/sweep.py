@@ -146,7 +146,7 @@ def complete(sources: Sources, prepare: Callable[[Key], Prepared], folder: Path,
         if error.errno not in kept.DISK_FULL:
             raise
         whole = len(set(folder.glob("*.json")) - set(folder.glob("*.failed.json")))
-        message = f"the disk is full; the {whole} records in {folder} are whole. Make room, and the same command goes on"
+        message = f"the disk is full; the {whole} records in {folder} are whole. Make room, and run the same command again"
         raise OSError(error.errno, message) from error
     failed = failures(sources, folder)
     reasons = {trace.strip().splitlines()[-1]: key for key, trace in reversed(failed.items())}  # each once, of the first run
