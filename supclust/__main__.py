@@ -169,7 +169,7 @@ def _label(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     """Compare strategies on labelled features of your own. Each seed draws a fifth of every class as test set; a linear layer is
-    trained on the labels queried. Writes compare.csv, curves.csv, curves.png and .pdf. Stopped or killed, the same command continues.
+    trained on the labels queried. Writes compare.csv, curves.csv, curves.png and .pdf. Stopped, the same command continues.
     Exit code 1 if runs failed; their tracebacks are in records/*.failed.json.
     """
     from supclust import analysis
