@@ -142,7 +142,12 @@ def rank_correlation(first: np.ndarray, second: np.ndarray, assignments: np.ndar
 
 def in_majority(labels: np.ndarray, assignments: np.ndarray) -> np.ndarray:
     """Whether each point, of a class (n,) and in a cluster (n,), has the most frequent class of its cluster: bool (n,)."""
-    return labels == pd.crosstab(assignments, labels).idxmax(axis=1).loc[assignments].to_numpy()
+    return labels == majority(labels, assignments)
+
+
+def majority(labels: np.ndarray, assignments: np.ndarray) -> np.ndarray:
+    """The most frequent class (n,) of each point's cluster."""
+    return pd.crosstab(assignments, labels).idxmax(axis=1).loc[assignments].to_numpy()
 
 
 def purity(labels: np.ndarray, assignments: np.ndarray) -> float:

@@ -261,7 +261,7 @@ def results(table: pd.DataFrame, strategies: Sequence[str], title: str) -> Figur
         means = values.groupby("labels").mean()
         draw_lines(ax, values[[name for name in strategies if name in HIGHLIGHTED]])
         ax.plot(means.drop(columns=[*HIGHLIGHTED, "class-balanced"], errors="ignore"), color="0.75", linewidth=0.8, zorder=1)
-        ax.set_ylabel("test accuracy (%)" if ax.get_subplotspec().is_first_col() else "")
+        name_row(ax, "test accuracy (%)")
         ax.set_xlabel("labels" if ax.get_subplotspec().is_last_row() else "")
     _share_y(found)
     for (ax,), values in found.values():
@@ -336,7 +336,8 @@ def class_coverage(table: pd.DataFrame, strategies: Sequence[str], title: str, n
         draw_lines(ax, values)
         ax.axhline(n_classes[dataset], color="0.5", linestyle="--", linewidth=1, zorder=1)
         ax.set_ylim(top=n_classes[dataset] + 0.05 * np.ptp(ax.get_ylim()))
-        ax.set(xlabel="labels", ylabel="classes with a label" if ax.get_subplotspec().is_first_col() else "")
+        ax.set_xlabel("labels")
+        name_row(ax, "classes with a label")
         _name_ends(ax, values.groupby("labels").mean().iloc[-1].dropna())
     return _title(figure, title)
 

@@ -72,7 +72,7 @@ def rounds(
     step = active.step_size(budget, len(data.classes))
     for number in range(1, ROUNDS + 1):
         clusters = pool.clusters_for(step)
-        majority = pd.crosstab(clusters.assignments, labels).idxmax(axis=1).loc[clusters.assignments].to_numpy()
+        majority = analysis.majority(labels, clusters.assignments)
         matches = labels == majority
         picks = query(dataclasses.replace(pool, candidates=np.flatnonzero(matches)) if oracle == ASKED else pool, step, rng)
         if oracle == TOLD:
