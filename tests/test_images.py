@@ -37,7 +37,8 @@ def as_bytes(kind="PNG", size=(24, 18), **options):
 def find(root, **options):
     """Names of the images in a folder, and of the others with the reason."""
     found, others = images.find(root, **options)
-    return images.relative(root, found), {images.printable(file.relative_to(root).as_posix()): others[file] for file in others}
+    found = tuple(file.relative_to(root).as_posix() for file in found)
+    return found, {images.printable(file.relative_to(root).as_posix()): others[file] for file in others}
 
 
 def load_readable(root, files, side):

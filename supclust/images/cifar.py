@@ -24,15 +24,13 @@ def load(name: str, root: Path, split: str, download: bool) -> tuple[np.ndarray,
         found = folders.load(folder, split, 32)
         if len(found) != SIZES[split]:
             raise ValueError(f"{folder / split} holds {len(found)} of the {SIZES[split]} images")
-        return _ordered(found.images, found.labels, found.classes)
-    official = _official(source, root, split, download)
-    images, labels = np.ascontiguousarray(official.data.transpose(0, 3, 1, 2)), np.array(official.targets, dtype=np.int64)
-    found = images, labels, tuple(official.classes)
-    return _ordered(*found) if name == "CIFAR100" else found
-
-
-def _ordered(images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """The same in order of class, then of pixels."""
+        images, labels, classes = found.images, found.labels, found.classes
+    else:
+        official = _official(source, root, split, download)
+        images, labels = np.ascontiguousarray(official.data.transpose(0, 3, 1, 2)), np.array(official.targets, dtype=np.int64)
+        classes = tuple(official.classes)
+        if name == "CIFAR10":
+            return images, labels, classes
     pixels = images.reshape(len(images), -1)
     order = np.lexsort((pixels.view(f"S{pixels.shape[1]}").ravel(), labels))
     return images[order], labels[order], classes

@@ -8,7 +8,7 @@ import math
 import os
 import threading
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
@@ -33,6 +33,13 @@ LARGEST_ARRAY = 2_000_000_000  # bytes; a folder of more is read file by file, w
 THREADS = min(8, os.cpu_count() or 1)  # that decode images at once; Pillow works outside Python's lock
 LARGE = 2**25  # pixels; of images with more, one at a time is decoded, as it takes gigabytes
 _LARGE_IMAGE = threading.Lock()
+UNREADABLE, NO_IMAGE = "cannot read the image {}: ", "its content is no image that can be read"
+REASONS = {  # in words for those who do not know Pillow
+    Image.DecompressionBombError: f"larger than {2 * Image.MAX_IMAGE_PIXELS:,} pixels: scale it down",
+    FileNotFoundError: "it is no longer there",
+    PermissionError: "it may not be read: permission denied",
+    UnidentifiedImageError: NO_IMAGE,
+}
 MARKER = "supclust.json"  # a folder that holds it was written by `supclust label`: its pictures are none of the pool
 
 
@@ -119,11 +126,6 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def relative(root: Path, files: Sequence[Path]) -> tuple[str, ...]:
-    """Names of files relative to a folder, with slashes."""
-    return tuple(file.relative_to(root).as_posix() for file in files)
-
-
 def copies(files: Sequence[Path]) -> dict[Path, Path]:
     """Which files are byte for byte the same as an earlier one, and as which. Only files of equal size are read."""
     sizes = Counter(map(os.path.getsize, files))
@@ -150,18 +152,16 @@ def load(root: Path, files: Sequence[Path], side: int, unreadable: dict[Path, st
         if len(files) * 3 * side**2 <= LARGEST_ARRAY:
             return read_all(files, side, unreadable, progress=True)
         if unreadable is not None:
-            for _ in _decode(files, side, unreadable, progress=True):
-                pass
+            deque(_decode(files, side, unreadable, progress=True), maxlen=0)
             files = [file for file in files if file not in unreadable]
-    return ImageFiles(root.absolute(), relative(root, files), side)
+    return ImageFiles(root.absolute(), tuple(file.relative_to(root).as_posix() for file in files), side)
 
 
 def read_all(files: Sequence[Path], side: int, unreadable: dict[Path, str] | None = None, progress: bool = False) -> np.ndarray:
     """The images as an array uint8 (n, 3, side, side); unreadable as in `load`."""
     images, n = np.empty((len(files), 3, side, side), dtype=np.uint8), 0
-    for image in _decode(files, side, unreadable, progress):
-        images[n] = image
-        n += 1
+    for n, image in enumerate(_decode(files, side, unreadable, progress), start=1):
+        images[n - 1] = image
     return images[:n]
 
 
@@ -174,7 +174,7 @@ def _decode(files: Sequence[Path], side: int, unreadable: dict[Path, str] | None
         except ValueError as error:
             if unreadable is None:
                 raise
-            unreadable[file] = _reason(file, error.__cause__)
+            unreadable[file] = str(error).removeprefix(UNREADABLE.format(file))
             return None
 
     threads = ThreadPoolExecutor(THREADS)
@@ -194,13 +194,6 @@ def read(file: Path, side: int) -> np.ndarray:
     """
     with _decoded(file, side) as image:
         return np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)).transpose(2, 0, 1).copy()
-
-
-def size_of(file: Path) -> tuple[int, int] | None:
-    """Width and height of an image, from its header; None if it cannot be read."""
-    with warnings.catch_warnings(action="ignore"), suppress(Exception), Image.open(file, formats=FORMATS) as opened:
-        return opened.size
-    return None
 
 
 def thumbnail(file: Path, side: int) -> Image.Image:
@@ -225,20 +218,9 @@ def _decoded(file: Path, side: int) -> Iterator[Image.Image]:
                     ImageOps.exif_transpose(opened, in_place=True)
                 yield rgb(opened)
     except Exception as error:  # Pillow's decoders raise whatever the damaged bytes lead them to
-        raise ValueError(f"cannot read the image {file}: {_reason(file, error)}") from error
-
-
-def _reason(file: Path, cause: BaseException | None) -> str:
-    """Why an image cannot be read, in words for those who do not know Pillow."""
-    if isinstance(cause, Image.DecompressionBombError):
-        return f"larger than {2 * Image.MAX_IMAGE_PIXELS:,} pixels: scale it down"
-    if isinstance(cause, FileNotFoundError):
-        return "it is no longer there"
-    if isinstance(cause, PermissionError):
-        return "it may not be read: permission denied"
-    if isinstance(cause, UnidentifiedImageError):
-        return "its content is no image that can be read" if file.stat().st_size else "an empty file"
-    return f"damaged: {cause}".replace(str(file), file.name)
+        reason = next((reason for kind, reason in REASONS.items() if isinstance(error, kind)), f"damaged: {error}")
+        reason = "an empty file" if reason == NO_IMAGE and not file.stat().st_size else reason
+        raise ValueError(UNREADABLE.format(file) + reason.replace(str(file), file.name)) from error
 
 
 def rgb(image: Image.Image) -> Image.Image:

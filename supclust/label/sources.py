@@ -78,21 +78,21 @@ def _of_folder(request: Request) -> Source:
         raise ValueError(f"no image in {folder}{others}. Looked for files named {', '.join(images.SUFFIXES)}")
     options = replace(options, name=embedders.choose(options, files)) if options.name == "auto" else options
     embedder = embedders.load(options, request.seed, force=request.force)
-    names, same = dict(zip(files, images.relative(folder, files), strict=True)), images.copies(files)
-    originals, unreadable = [file for file in files if file not in same], {}
+    same, unreadable = images.copies(files), {}
+    originals = [file for file in files if file not in same]
     pixels = images.load(folder, originals, embedder.side, unreadable)
     readable = tuple(file for file in originals if file not in unreadable)
     if not readable:
         raise ValueError(f"none of the {len(files)} images in {folder} can be read; of the first: {unreadable[originals[0]]}")
+    names = {file: file.relative_to(folder).as_posix() for file in (*files, *skipped)}
     skipped |= unreadable | {copy: f"the same image as {names[original]}" for copy, original in same.items()}
-    reasons = {images.printable(file.relative_to(folder).as_posix()): reason for file, reason in sorted(skipped.items())}
     return Source(
         ids=tuple(names[file] for file in readable),
         files=readable,
         about={"kind": "images", "name": folder.name},
         folder=folder,
         make_features=lambda training: embedder.embed(pixels, training),
-        skipped=reasons,
+        skipped={images.printable(names[file]): reason for file, reason in sorted(skipped.items())},
         copies={names[copy]: names[original] for copy, original in same.items()},
     )
 
@@ -112,10 +112,10 @@ def _files(found: Embeddings, folder: Path, pictures: Path | None) -> tuple[Path
         return tuple(file if os.path.isfile(file := pictures.absolute() / id_) else None for id_ in found.ids)
     names = found.paths or (None,) * len(found.ids)
     files = tuple(Path(os.path.normpath(folder / name)) if name and "://" not in name else None for name in names)
-    named = [file for file in files if file is not None]
-    if not named or any(map(os.path.isfile, named)):
+    first = next(filter(None, files), None)
+    if first is None or any(file is not None and file.is_file() for file in files):
         return files
-    log.warning("no image is where it should be, the first one at %s: --images names their folder, else ids are shown", named[0])
+    log.warning("no image is where it should be, the first one at %s: --images names their folder, else ids are shown", first)
     return (None,) * len(files)
 
 
