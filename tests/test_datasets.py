@@ -367,11 +367,22 @@ def test_images_are_turned_upright_by_their_exif(tmp_path):
     assert image[:, :, 1].max() == 0
 
 
-def test_images_are_cropped_to_their_centre_not_squeezed(tmp_path):
+def test_the_whole_image_is_seen_and_its_middle_only_where_that_is_asked_for(tmp_path):
     pixels = np.zeros((8, 24, 3), dtype=np.uint8)
-    pixels[:, 8:16] = 255
+    pixels[:, :8] = 255
     Image.fromarray(pixels).save(tmp_path / "wide.png")
-    assert datasets.load(str(tmp_path), side=8).images.min() == 255
+    whole = datasets.load(str(tmp_path), side=8).images
+    assert whole[0, 0, 4, [0, 7]].tolist() == [255, 0]
+    for key in (0, [0]):
+        assert ImageFiles(tmp_path, ("wide.png",), 8, whole=False)[key].max() == 0
+        np.testing.assert_array_equal(ImageFiles(tmp_path, ("wide.png",), 8)[[0]], whole)
+
+
+@pytest.mark.parametrize("size", [(50, 50), (16, 16), (7, 7)])
+def test_of_a_square_image_both_are_the_same(tmp_path, size):
+    Image.effect_noise(size, 80).convert("RGB").save(tmp_path / "a.png")
+    cut, whole = (ImageFiles(tmp_path, ("a.png",), 16, whole=whole)[0] for whole in (False, True))
+    np.testing.assert_array_equal(cut, whole)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
@@ -454,12 +465,13 @@ def test_checksum_tells_files_and_sides_apart(noisy):
         noisy.take([0, 1]).checksum(),
         noisy.take(slice(None, None, -1)).checksum(),
         ImageFiles(noisy.folder, noisy.names, 8).checksum(),
+        ImageFiles(noisy.folder, noisy.names, 16, whole=False).checksum(),
     }
     os.utime(file, (1, 1))
     assert noisy.checksum() == first  # unpacked again, on another machine
     write_image(file)
     others.add(noisy.checksum())
-    assert len(others | {first}) == 5
+    assert len(others | {first}) == 6
 
 
 def test_checksum_does_not_depend_on_where_the_folder_is(noisy, tmp_path_factory):
@@ -507,7 +519,7 @@ def test_large_jpegs_are_decoded_small_and_look_the_same(tmp_path, size, orienta
     exif[0x0112] = orientation
     picture.save(tmp_path / "a.jpg", quality=95, exif=exif)
     with Image.open(tmp_path / "a.jpg") as opened:
-        whole = ImageOps.fit(ImageOps.exif_transpose(opened).convert("RGB"), (32, 32), Image.Resampling.BICUBIC)
+        whole = ImageOps.exif_transpose(opened).convert("RGB").resize((32, 32), Image.Resampling.BICUBIC)
     difference = np.abs(datasets.load(str(tmp_path)).images[0].transpose(1, 2, 0).astype(int) - np.asarray(whole))
     assert difference.mean() < 0.6
     assert difference.max() <= 12

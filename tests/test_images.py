@@ -56,6 +56,22 @@ def png_that_claims(width, height):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
 
 
+def tiff(bands, bits, kind=1, order="<"):
+    """A TIFF file of 2 x 2 zeros, whose numbers are unsigned (1) or floating-point (3)."""
+    each = bytes([*struct.pack(f"{order}H", bits)]) * bands
+    tags = {256: (3, 2), 257: (3, 2), 258: (3, each), 259: (3, 1), 262: (3, 1), 273: (4, 400), 277: (3, bands), 278: (3, 2)}
+    tags |= {279: (4, bands * bits // 2), 339: (3, struct.pack(f"{order}H", kind) * bands)}
+    entries, extra = b"", b""
+    for tag, (type_, value) in tags.items():
+        many = isinstance(value, bytes) and len(value) > 4
+        one = value if isinstance(value, bytes) else struct.pack(f"{order}{'H' if type_ == 3 else 'L'}", value)
+        field = struct.pack(f"{order}L", 8 + 2 + 12 * len(tags) + 4 + len(extra)) if many else one.ljust(4, b"\0")
+        extra += one if many else b""
+        entries += struct.pack(f"{order}HHL", tag, type_, len(one) // (2 if type_ == 3 else 4)) + field
+    start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}L", 8)
+    return (start + struct.pack(f"{order}H", len(tags)) + entries + bytes(4) + extra).ljust(400, b"\0") + bytes(bands * bits)
+
+
 # --- finding --------------------------------------------------------------------------------------------------------------
 
 
@@ -82,13 +98,28 @@ def test_what_is_no_image_is_listed_with_the_reason(tmp_path):
 
 
 def test_hidden_files_and_results_of_the_tool_are_not_looked_at(tmp_path):
-    write(tmp_path / "a.png")
-    write(tmp_path / ".cache" / "b.png")
-    write(tmp_path / ".c.png")
-    write(tmp_path / "picks" / "contact_sheet.png")
-    (tmp_path / "picks" / images.MARKER).write_text("{}")
-    write(tmp_path / "out" / "d.png")
-    assert find(tmp_path, leave_out=[tmp_path / "out"]) == (("a.png",), {})
+    for name in ("a.png", ".cache/b.png", ".c.png", "below/picks/contact_sheet.png", "out/d.png"):
+        write(tmp_path / name)
+    (tmp_path / "below" / "picks" / images.MARKER).write_text('{"supclust": "1.0", "picks": []}')
+    reasons = {"below/picks": "results of supclust label: not looked at"}
+    assert find(tmp_path, leave_out=[tmp_path / "out"]) == (("a.png",), reasons)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '["supclust", "picks"]', '{"supclust": 1}', "\0"])
+def test_a_file_of_somebody_else_that_is_called_as_our_record_hides_nothing(tmp_path, content):
+    write(tmp_path / "picks" / "a.png")
+    (tmp_path / "picks" / images.MARKER).write_text(content)
+    assert find(tmp_path)[0] == ("picks/a.png",)
+
+
+@pytest.mark.parametrize(
+    "name", ["@eaDir", "#recycle", "$RECYCLE.BIN", ".thumbnails", "System Volume Information", "__MACOSX", "lost+found"]
+)
+def test_folders_of_the_system_are_left_out_and_listed(tmp_path, name):
+    write(tmp_path / "2024" / "a.png")
+    write(tmp_path / "2024" / name / "a.png" / "THUMB.png")
+    assert find(tmp_path) == (("2024/a.png",), {f"2024/{name}": "a folder of the system: not looked at"})
+    assert find(tmp_path / "2024" / name)[0] == ("a.png/THUMB.png",)  # if it is asked for
 
 
 def test_links_that_go_in_circles_or_up_end_and_linked_folders_count_once(tmp_path):
@@ -143,7 +174,9 @@ def test_copies_are_found_by_content_not_by_name_or_size(tmp_path):
     files = [tmp_path / f"{i}.png" for i in range(6)]
     for file, content in zip(files, contents, strict=True):
         file.write_bytes(content)
-    assert images.copies(files) == {files[2]: files[0], files[4]: files[0], files[5]: files[1]}
+    found = {files[2]: files[0], files[4]: files[0], files[5]: files[1]}
+    assert images.copies(files) == found
+    assert images.copies([*files, tmp_path / "gone since it was listed.png"]) == found
 
 
 # --- reading --------------------------------------------------------------------------------------------------------------
@@ -158,6 +191,14 @@ def test_copies_are_found_by_content_not_by_name_or_size(tmp_path):
         ("cut.jpg", as_bytes("JPEG")[:-60], "damaged: "),
         ("bomb.png", png_that_claims(60_000, 60_000), "larger than 178,956,970 pixels: scale it down"),
         ("script.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "its content is no image that can be read"),
+        ("phone.jpg", b"\0\0\0\x24ftypheic\0\0\0\0mif1heic", "its content is HEIC, which is not read"),
+        ("page.jpg", b"\n<!DOCTYPE html><html lang=en>", "its content is a web page, which is not read"),
+        ("pointer.png", b"version https://git-lfs.github.com/spec/v1\n", "its content is a pointer of Git LFS to the image"),
+        ("scan.jpg", bytes(128) + b"DICM" + bytes(20), "its content is DICOM, which is not read"),
+        ("bands.tif", tiff(13, 16), "a TIFF of 13 bands of 16-bit numbers is not read: save 3 of 8 bits, or 1"),
+        ("float.tif", tiff(3, 32, 3), "a TIFF of 3 bands of 32-bit floating-point numbers is not read"),
+        ("double.jpg", tiff(1, 64, 3, ">"), "a TIFF of 1 bands of 64-bit floating-point numbers is not read"),
+        ("cut.tif", tiff(13, 16)[:60], "its content is no image that can be read"),
     ],
 )
 def test_what_cannot_be_read_is_left_out_with_a_reason(tmp_path, name, content, reason):
@@ -218,12 +259,157 @@ def test_an_image_of_any_mode_and_shape_becomes_rgb(mode, size):
     assert (found.mode, found.size) == ("RGB", size)
 
 
-@pytest.mark.parametrize(("kind", "mode", "largest"), [("u2", "I;16", 93), ("i4", "I", 93), ("f4", "F", 255)])
-def test_numbers_that_are_no_bytes_are_scaled_to_them(kind, mode, largest):
-    picture = Image.fromarray(np.arange(1200).reshape(30, 40).astype(kind) * 20)
-    assert picture.mode == mode
-    assert images.rgb(picture).getextrema() == ((0, largest),) * 3
-    assert images.rgb(Image.new("F", (4, 3), math.nan)).getextrema() == ((0, 0),) * 3
+PICTURE = np.arange(64 * 80).reshape(64, 80) // 20  # from black to white
+
+
+def assert_shows(tmp_path, values, expected, tolerance=1):
+    """That an image of these numbers is expected (64, 80) to the encoder and on the contact sheet, however it is stored."""
+    for name in ("a.tif", "a.png")[: 1 + (values.dtype.kind == "u")]:
+        Image.fromarray(values).save(tmp_path / name)
+        assert (
+            np.abs(np.asarray(images.thumbnail(tmp_path / name, 80)).transpose(2, 0, 1) - expected.astype(float)).max() <= tolerance
+        )
+        squeezed = np.asarray(Image.fromarray(expected.astype(np.uint8)).resize((16, 16), Image.Resampling.BICUBIC), dtype=float)
+        assert np.abs(images.read(tmp_path / name, 16) - squeezed).max() <= 1.5 * tolerance + 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "bits"), [*[(kind, bits) for kind in ("u2", "i2", "i4", "f4") for bits in (8, 10, 12, 14)], ("u2", 16)]
+)
+def test_an_image_looks_the_same_in_whatever_number_of_bits(tmp_path, kind, bits):
+    assert_shows(tmp_path, (PICTURE * ((2**bits - 1) / 255)).astype(kind), PICTURE)
+
+
+@pytest.mark.parametrize("scale", [1 / 255, 1])
+def test_floating_point_numbers_go_from_0_to_1_or_255(tmp_path, scale):
+    assert_shows(tmp_path, (PICTURE * scale).astype("f4"), PICTURE)
+    assert_shows(tmp_path, ((80 + PICTURE / 4) * scale).astype("f4"), 80 + PICTURE // 4)  # and keep their brightness
+
+
+@pytest.mark.parametrize(
+    ("kind", "low", "step"),
+    [
+        ("u2", 30000, 8),
+        ("i2", -1024, 16),
+        ("i2", -3000, 1),
+        ("i4", 10**6, 3),
+        ("i4", -(2**30), 10**6),
+        ("f4", -1, 1 / 128),
+        ("f4", 1e6, 1),
+    ],
+)
+def test_other_ranges_are_those_that_the_image_fills(tmp_path, kind, low, step):
+    shown = np.clip((PICTURE - 2.5) * 255 / 250, 0, 255)
+    assert_shows(tmp_path, (low + PICTURE * step).astype(kind), shown, tolerance=3)
+
+
+@pytest.mark.parametrize("values", [(-9999,), (np.nan,), (-np.inf,), (-3.4028235e38,), (-9999, np.nan, -32768)])
+@pytest.mark.parametrize("rows", [1, 20, 50])
+def test_what_is_no_data_is_black_and_changes_nothing_else(tmp_path, values, rows):
+    heights, expected = (PICTURE * 16).astype("f4"), PICTURE.copy()
+    for row in range(rows):
+        heights[row], expected[row] = values[row % len(values)], 0
+    Image.fromarray(heights).save(tmp_path / "a.tif")
+    assert np.abs(np.asarray(images.thumbnail(tmp_path / "a.tif", 80))[:, :, 0] - expected.astype(float)).max() <= 2
+
+
+def test_no_data_in_whole_numbers_and_single_outliers(tmp_path):
+    for kind, nothing, shown in (("u2", 65535, 255), ("i2", -32768, 0)):
+        scan, expected = (PICTURE * 16).astype(kind), PICTURE.copy()
+        scan[:30], expected[:30] = nothing, shown
+        assert_shows(tmp_path, scan, expected, tolerance=2)
+    hot = (PICTURE / 255).astype("f4")
+    hot[3, 5], hot[7, 7] = 1e30, -1e6
+    image = images.rgb(Image.fromarray(hot))
+    assert abs(np.asarray(image)[:, :, 0].astype(float) - PICTURE).mean() < 1
+
+
+@given(low=st.floats(-1e6, 1e6), step=st.floats(0.01, 1e6), kind=st.sampled_from(["u2", "i2", "i4", "f4"]), seed=st.integers(0, 99))
+def test_no_image_with_something_on_it_is_black_or_white(low, step, kind, seed):
+    noise = low + step * np.random.default_rng(seed).gamma(2, 1, (24, 32))
+    values = (noise if kind == "f4" else noise.clip(np.iinfo(kind).min, np.iinfo(kind).max)).astype(kind)
+    if len(np.unique(values)) > 16:
+        shown = np.asarray(images.rgb(Image.fromarray(values)))
+        assert shown.std() > 5
+        assert 10 < shown.mean() < 245
+
+
+def test_a_single_spot_is_shown_and_one_value_alone_is_no_error():
+    spot = np.zeros((64, 80), dtype=np.uint16)
+    spot[30:33, 30:33] = 3000
+    assert images.rgb(Image.fromarray(spot)).getextrema() == ((0, 187),) * 3
+    for mode, value, shown in (
+        ("F", math.nan, 0),
+        ("F", -5, 0),
+        ("I", 0, 0),
+        ("I;16", 25700, 100),
+        ("I", 10**9, 0),
+        ("F", 0.5, 128),
+    ):
+        assert images.rgb(Image.new(mode, (4, 3), value)).getextrema() == ((shown, shown),) * 3
+
+
+def png_of_16_bits(pixels):
+    """A PNG file of colours (h, w, 3 or 4) of 16 bits, which Pillow reads but does not write."""
+    height, width, bands = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[bands], 0, 0, 0)
+    chunks = {b"IHDR": header, b"IDAT": zlib.compress(rows), b"IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part)) for name, part in chunks.items()
+    )
+
+
+@pytest.mark.parametrize("bits", [10, 12, 16])
+@pytest.mark.parametrize("bands", [3, 4])
+def test_colours_of_16_bits_are_not_dark_where_fewer_are_used(tmp_path, bits, bands):
+    colours = np.stack([PICTURE, PICTURE[::-1], 255 - PICTURE, np.full_like(PICTURE, 255)][:bands], axis=2) * ((2**bits - 1) / 255)
+    if bands == 4:
+        colours[:, :, 3] = 65535
+    (tmp_path / "a.png").write_bytes(png_of_16_bits(colours))
+    shown = np.asarray(images.thumbnail(tmp_path / "a.png", 80)).astype(float)
+    expected = np.stack([PICTURE, PICTURE[::-1], 255 - PICTURE], axis=2)
+    assert np.abs(shown - expected).max() <= {10: 90, 12: 20, 16: 1}[bits]  # Pillow keeps the upper 2, 4 or 8 bits
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+@pytest.mark.parametrize(("shade", "ground"), [(255, 0), (200, 0), (120, 255), (0, 255)])
+def test_what_is_light_on_a_transparent_ground_stays_visible(tmp_path, mode, shade, ground):
+    glyph = Image.new("LA", (32, 32), (shade, 0))
+    glyph.paste((shade, 255), (8, 8, 16, 24))
+    glyph.convert("RGBA").quantize(4).save(tmp_path / "a.png") if mode == "P" else glyph.convert(mode).save(tmp_path / "a.png")
+    shown = images.read(tmp_path / "a.png", 32).astype(int)
+    assert (shown[0, 2, 2], shown[0, 12, 12]) == (ground, shade)
+    assert images.thumbnail(tmp_path / "a.png", 32).getpixel((2, 2)) == (ground,) * 3
+
+
+MEMORY = """
+import resource, sys, warnings
+from pathlib import Path
+from supclust.images import files as images
+warnings.simplefilter("ignore")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+images.read(Path(sys.argv[1]), 32)
+images.thumbnail(Path(sys.argv[1]), 256)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux")
+@pytest.mark.parametrize(("mode", "factor"), [("F", 1.5), ("I;16", 2)])
+def test_one_large_image_takes_little_more_than_its_own_memory(tmp_path, mode, factor):
+    Image.new(mode, (6000, 6000), 7).save(tmp_path / "a.tif")
+    done = subprocess.run([sys.executable, "-c", MEMORY, tmp_path / "a.tif"], capture_output=True, text=True)
+    assert int(done.stdout) * 1000 < factor * (tmp_path / "a.tif").stat().st_size, done.stderr
+
+
+def test_damaged_tiff_files_are_quiet(tmp_path, capfd):
+    content = bytearray(as_bytes("TIFF", compression="tiff_adobe_deflate"))
+    content[200:260] = b"\xa5" * 60
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a.tif: damaged: "):
+        images.read(tmp_path / "a.tif", 8)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_of_an_animation_the_first_frame_counts(tmp_path):
@@ -256,12 +442,12 @@ def test_of_large_images_one_at_a_time_is_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "THREADS", 4)
     at_work, most, rgb = [], [], images.rgb
 
-    def watch(image):
+    def watch(*arguments):
         at_work.append(1)
         most.append(len(at_work))
         time.sleep(0.01)
         at_work.pop()
-        return rgb(image)
+        return rgb(*arguments)
 
     monkeypatch.setattr(images, "rgb", watch)
     images.read_all(files, 4)

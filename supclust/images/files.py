@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import hashlib
+import json
 import math
 import os
 import threading
@@ -16,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, ImageStat, TiffImagePlugin, UnidentifiedImageError
 from tqdm import tqdm
 
 from supclust.kept import sha256
@@ -29,10 +31,14 @@ UNREAD = (".heic", ".heif", ".jxl", ".svg", ".psd", ".pdf", ".raw", ".dng", ".cr
 # What may be inside, told by content. Others that Pillow knows run programs (EPS), or are no photographs (PDF, fonts).
 Image.init()
 FORMATS = sorted({"JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "PPM", "GIF", "AVIF", "JPEG2000"} & set(Image.OPEN))
+for _libtiff in Path(Image.__file__).parents[1].glob("pillow.libs/libtiff*"):  # of Pillow's wheels for Linux
+    ctypes.CDLL(str(_libtiff)).TIFFSetErrorHandler(None)  # which writes to the terminal about damaged files
 LARGEST_ARRAY = 2_000_000_000  # bytes; a folder of more is read file by file, when its images are asked for
 THREADS = min(8, os.cpu_count() or 1)  # that decode images at once; Pillow works outside Python's lock
 LARGE = 2**25  # pixels; of images with more, one at a time is decoded, as it takes gigabytes
 _LARGE_IMAGE = threading.Lock()
+SAMPLED = 2**18  # pixels of an image that tell its range
+LIGHT = 170  # grey of what is visible in an image, of 255, above which black shows it better than white
 UNREADABLE, NO_IMAGE = "cannot read the image {}: ", "its content is no image that can be read"
 REASONS = {  # in words for those who do not know Pillow
     Image.DecompressionBombError: f"larger than {2 * Image.MAX_IMAGE_PIXELS:,} pixels: scale it down",
@@ -40,7 +46,32 @@ REASONS = {  # in words for those who do not know Pillow
     PermissionError: "it may not be read: permission denied",
     UnidentifiedImageError: NO_IMAGE,
 }
-MARKER = "supclust.json"  # a folder that holds it was written by `supclust label`: its pictures are none of the pool
+SIGNS = {  # at the beginning of a file
+    **dict.fromkeys((b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1"), "HEIC"),
+    **dict.fromkeys((b"ftypcrx", b"CR\x02\0", b"IIRO", b"FUJIFILMCCD"), "a raw photograph"),
+    **dict.fromkeys((b"ftypisom", b"ftypmp4", b"ftypqt", b"ftypM4V", b"AVI LIST", b"matroska", b"webm"), "a video"),
+    **dict.fromkeys((b"<!doctype html", b"<!DOCTYPE html", b"<html"), "a web page"),
+    **{
+        b"JXL ": "JPEG XL",
+        b"8BPS": "PSD",
+        b"%PDF": "PDF",
+        b"<svg": "SVG",
+        b"DICM": "DICOM",
+        b"SIMPLE  =": "FITS",
+        b"\x89HDF": "HDF5",
+    },
+    **{b"PK\3\4": "a zip archive", b"git-lfs": "a pointer of Git LFS to the image"},
+}
+MARKER = "supclust.json"  # what `supclust label` writes about itself: the pictures beside it are none of the pool
+SYSTEM = {  # folders of copies and small versions that storages, Windows, macOS and Linux keep among the files, in lower case
+    *("@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", ".@__thumb", "$recycle.bin", "recycler", "recycled", "found.000"),
+    *("system volume information", "__macosx", ".thumbnails", ".trashes", ".appledouble", "lost+found", "lost.dir"),
+}
+RANGES = (1, *(2**bits - 1 for bits in (8, 10, 12, 14, 16)))  # largest values of what cameras, scanners and programs write
+SEEN = (
+    "each whole image, scaled to a square; values of more than 8 bits from the black to the white that the image itself holds; "
+    "transparent pixels in white, or in black where what is visible is light"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +86,7 @@ class ImageFiles:
     folder: Path
     names: tuple[str, ...] = field(repr=False)  # relative to folder
     side: int  # pixels
+    whole: bool = True  # squeezed into the square; else the central square is cut out
 
     dtype = np.dtype(np.uint8)
 
@@ -68,8 +100,8 @@ class ImageFiles:
     def __getitem__(self, key: int | slice | Sequence[int] | np.ndarray) -> np.ndarray:
         rows = np.arange(len(self))[key]  # NumPy's own rules: negative positions, steps, masks, and IndexError
         if rows.ndim == 0:
-            return read(self.folder / self.names[rows], self.side)
-        return read_all([self.folder / self.names[row] for row in rows], self.side)
+            return read(self.folder / self.names[rows], self.side, self.whole)
+        return read_all([self.folder / self.names[row] for row in rows], self.side, whole=self.whole)
 
     def take(self, indices: slice | Sequence[int] | np.ndarray) -> ImageFiles:
         """The images at these indices, in that order, still in their files."""
@@ -77,7 +109,8 @@ class ImageFiles:
 
     def checksum(self) -> str:
         """SHA-256 of side and of the files' names and sizes: tells images apart without reading them, on any machine."""
-        return sha256(repr((self.side, [(name, (self.folder / name).stat().st_size) for name in self.names])))
+        sizes = [(name, (self.folder / name).stat().st_size) for name in self.names]
+        return sha256(repr((self.side, sizes, "whole") if self.whole else (self.side, sizes)))
 
 
 # -- finding -------------------------------------------------------------------------------------------------------------------
@@ -86,18 +119,22 @@ class ImageFiles:
 def find(folder: Path, leave_out: Collection[Path] = ()) -> tuple[list[Path], dict[Path, str]]:
     """The image files in and below a folder, sorted, told by their suffixes; and what else is there, with the reason.
 
-    Links are followed, but not to a folder around this one, and each folder is visited once. Not looked at, and not reported:
-    hidden files and folders, the folders of leave_out, and those that `supclust label` wrote (they hold MARKER).
+    Links are followed, but not to a folder around this one, and each folder is visited once. Not looked at are folders of SYSTEM,
+    those that `supclust label` wrote (they hold its MARKER), and, without a word, hidden ones and those of leave_out.
     """
     found, others, problems = [], {}, []
     visited = {*map(Path.resolve, leave_out), *folder.resolve().parents}
     for name, folders, names in os.walk(folder, followlinks=True, onerror=problems.append):
         here, real = Path(name), Path(name).resolve()
-        if real in visited or (MARKER in names and here != folder):
+        of_others = (
+            "results of supclust label" if is_round(here) else "a folder of the system" if here.name.lower() in SYSTEM else None
+        )
+        if real in visited or (of_others and here != folder):
+            others |= {here: f"{of_others}: not looked at"} if real not in visited else {}
             folders.clear()
             continue
         visited.add(real)
-        folders[:] = sorted(one for one in folders if not one.startswith("."))
+        folders[:] = sorted(one for one in folders if not one.startswith(".") or one.lower() in SYSTEM)
         for file in (here / one for one in names if not one.startswith(".")):
             if reason := _why_not(file):
                 others[file] = reason
@@ -105,6 +142,14 @@ def find(folder: Path, leave_out: Collection[Path] = ()) -> tuple[list[Path], di
                 found.append(file)
     others |= {Path(error.filename): f"cannot be opened: {error.strerror}" for error in problems}
     return sorted(found), others
+
+
+def is_round(folder: Path) -> bool:
+    """Whether `supclust label` wrote its results into a folder; a file of somebody else may have the name of its record."""
+    with suppress(OSError, ValueError):
+        record = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        return isinstance(record, dict) and {"supclust", "picks"} <= record.keys()
+    return False
 
 
 def _why_not(file: Path) -> str | None:
@@ -128,11 +173,10 @@ def printable(name: str) -> str:
 
 def copies(files: Sequence[Path]) -> dict[Path, Path]:
     """Which files are byte for byte the same as an earlier one, and as which. Only files of equal size are read."""
-    sizes = Counter(map(os.path.getsize, files))
-    first: dict[bytes, Path] = {}
-    found = {}
-    for file in files:
-        if sizes[os.path.getsize(file)] > 1 and os.access(file, os.R_OK):
+    sizes = {file: os.path.getsize(file) for file in files if os.access(file, os.R_OK)}  # not of those that have gone
+    often, first, found = Counter(sizes.values()), {}, {}
+    for file, size in sizes.items():
+        if often[size] > 1:
             with open(file, "rb") as opened:
                 digest = hashlib.file_digest(opened, "sha256").digest()
             if (earlier := first.setdefault(digest, file)) != file:
@@ -157,20 +201,24 @@ def load(root: Path, files: Sequence[Path], side: int, unreadable: dict[Path, st
     return ImageFiles(root.absolute(), tuple(file.relative_to(root).as_posix() for file in files), side)
 
 
-def read_all(files: Sequence[Path], side: int, unreadable: dict[Path, str] | None = None, progress: bool = False) -> np.ndarray:
-    """The images as an array uint8 (n, 3, side, side); unreadable as in `load`."""
+def read_all(
+    files: Sequence[Path], side: int, unreadable: dict[Path, str] | None = None, progress: bool = False, whole: bool = True
+) -> np.ndarray:
+    """The images as an array uint8 (n, 3, side, side); unreadable as in `load`, whole as in ImageFiles."""
     images, n = np.empty((len(files), 3, side, side), dtype=np.uint8), 0
-    for n, image in enumerate(_decode(files, side, unreadable, progress), start=1):
+    for n, image in enumerate(_decode(files, side, unreadable, progress, whole), start=1):
         images[n - 1] = image
     return images[:n]
 
 
-def _decode(files: Sequence[Path], side: int, unreadable: dict[Path, str] | None, progress: bool) -> Iterator[np.ndarray]:
+def _decode(
+    files: Sequence[Path], side: int, unreadable: dict[Path, str] | None, progress: bool, whole: bool = True
+) -> Iterator[np.ndarray]:
     """One image uint8 (3, side, side) after the other."""
 
     def decode(file: Path) -> np.ndarray | None:
         try:
-            return read(file, side)
+            return read(file, side, whole)
         except ValueError as error:
             if unreadable is None:
                 raise
@@ -186,14 +234,15 @@ def _decode(files: Sequence[Path], side: int, unreadable: dict[Path, str] | None
         threads.shutdown(cancel_futures=True)
 
 
-def read(file: Path, side: int) -> np.ndarray:
-    """One image, upright as its camera meant it, its central square scaled to side x side: uint8 (3, side, side).
+def read(file: Path, side: int, whole: bool = True) -> np.ndarray:
+    """One image, upright as its camera meant it, scaled to side x side, see ImageFiles.whole: uint8 (3, side, side).
 
-    Grey values of 16 bits are scaled to 8, CMYK becomes RGB, what is transparent becomes white, of several frames the first counts.
-    Raises ValueError naming the file when it cannot be read.
+    Of several frames the first counts; modes become RGB as in `rgb`. Raises ValueError naming the file when it cannot be read.
     """
     with _decoded(file, side) as image:
-        return np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)).transpose(2, 0, 1).copy()
+        square, bicubic = (side, side), Image.Resampling.BICUBIC
+        found = image.resize(square, bicubic) if whole else ImageOps.fit(image, square, bicubic)
+        return np.asarray(found).transpose(2, 0, 1).copy()
 
 
 def thumbnail(file: Path, side: int) -> Image.Image:
@@ -213,25 +262,101 @@ def _decoded(file: Path, side: int) -> Iterator[Image.Image]:
                 raise Image.DecompressionBombError
             with _LARGE_IMAGE if pixels > LARGE else nullcontext():
                 opened.draft(None, (4 * side, 4 * side))  # whose sizes are rounded up: the larger, the smaller the error
+                halved = ";16" in str(opened.tile)  # of 16 bits a channel, Pillow keeps the upper 8
                 opened.load()
                 with suppress(Exception):  # broken metadata is no reason to do without the image
                     ImageOps.exif_transpose(opened, in_place=True)
-                yield rgb(opened)
+                yield rgb(opened, max(1, min(opened.size) // (4 * side)), halved)
     except Exception as error:  # Pillow's decoders raise whatever the damaged bytes lead them to
         reason = next((reason for kind, reason in REASONS.items() if isinstance(error, kind)), f"damaged: {error}")
-        reason = "an empty file" if reason == NO_IMAGE and not file.stat().st_size else reason
+        reason = _content(file) if reason == NO_IMAGE else reason
         raise ValueError(UNREADABLE.format(file) + reason.replace(str(file), file.name)) from error
 
 
-def rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode in RGB: transparent pixels become white, grey values of more than 8 bits are scaled to 8."""
+def _content(file: Path) -> str:
+    """What a file holds that is called an image but is none that can be read."""
+    with open(file, "rb") as opened:
+        head = opened.read(200)
+        if kind := next((kind for sign, kind in SIGNS.items() if sign in head), None):
+            return f"its content is {kind}, which is not read"
+        if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            with suppress(Exception):  # of a damaged file
+                tags = TiffImagePlugin.ImageFileDirectory_v2(head[:16] if b"+" in head[:4] else head[:8])
+                opened.seek(tags.next)
+                tags.load(opened)
+                bits, bands = tags[TiffImagePlugin.BITSPERSAMPLE][0], tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
+                numbers = {2: "signed ", 3: "floating-point ", 5: "complex ", 6: "complex "}
+                kind = numbers.get(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0], "")
+                return f"a TIFF of {bands} bands of {bits}-bit {kind}numbers is not read: save 3 of 8 bits, or 1"
+    return NO_IMAGE if head else "an empty file"
+
+
+def rgb(image: Image.Image, factor: int = 1, halved: bool = False) -> Image.Image:
+    """An image of any mode in RGB: values of more than 8 bits are scaled by `value_range`, transparent pixels are white or black.
+
+    factor: by which an image of more than 8 bits is reduced on the way. halved: whether it holds the upper halves of 16 bits.
+    """
+    if image.mode.startswith(("F", "I")):
+        return _grey(image, factor).convert("RGB")
+    if halved and image.mode != "CMYK":
+        colours = [band for band in image.getbands() if band.lower() != "a"]
+        low, high = value_range(np.asarray(_sample(image))[..., : len(colours)].astype(np.uint16) * 257)
+        table = _as_bytes(np.arange(256) * 257, low, high).tolist() * len(colours)
+        image = image.point(table + list(range(256)) * (len(image.getbands()) - len(colours)))
     if image.has_transparency_data:
         image = image.convert("LA") if image.mode == "La" else image  # which Pillow converts to nothing else
         image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    if image.mode == "F":
-        values = np.nan_to_num(np.asarray(image, dtype=float), posinf=0, neginf=0)
-        image = Image.fromarray(((values - values.min()) * (255 / (np.ptp(values) or 1))).astype(np.uint8))
-    elif image.mode.startswith("I"):  # 16 bits: Pillow would clip them at 255, which turns a radiograph white
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
-    return image.convert("RGB")
+        visible = ImageStat.Stat(image.convert("L"), image.getchannel("A").point(lambda alpha: 255 * (alpha > 127)))
+        ground = "black" if visible.count[0] and visible.mean[0] > LIGHT else "white"
+        return Image.alpha_composite(Image.new("RGBA", image.size, ground), image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _grey(image: Image.Image, factor: int) -> Image.Image:
+    """An image of numbers in 8 bits, reduced by a factor; strip by strip, as it may have gigabytes."""
+    low, high = value_range(np.asarray(_sample(image)))
+    found = Image.new("L", [-(-length // factor) for length in image.size])
+    rows = factor * max(1, 2**19 // (factor * image.width))
+    for top in range(0, image.height, rows):
+        strip = np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
+        found.paste(Image.fromarray(_as_bytes(strip, low, high)).reduce(factor), (0, top // factor))
+    return found
+
+
+def _sample(image: Image.Image) -> Image.Image:
+    """Some of the pixels, evenly spread."""
+    side = min(1, (SAMPLED / math.prod(image.size)) ** 0.5)
+    return image.resize([math.ceil(side * length) for length in image.size], Image.Resampling.NEAREST)
+
+
+def _as_bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    scaled = np.nan_to_num((values.astype(float) - low) * (255 / (high - low)))
+    return np.rint(scaled.clip(0, 255)).astype(np.uint8)
+
+
+def value_range(values: np.ndarray) -> tuple[float, float]:
+    """The values of an image of more than 8 bits that become black and white, for each image by itself.
+
+    They are 0 and the smallest of RANGES that holds the image, if it reaches half of that and spreads over an eighth: so a scan
+    looks the same in whatever number of bits, and a series keeps its brightness. Otherwise they are its own percentiles 1 and 99.
+    NaN, infinity, and a value that lies apart at either end, such as -9999, are no data.
+    """
+    ordered = np.sort(values[np.isfinite(values)], axis=None).astype(float)
+    for _ in range(4):  # at the lower end, then, mirrored, at the upper, each twice
+        rest = ordered[ordered > ordered[:1]]
+        if len(rest) and rest[0] - ordered[0] > np.ptp(_inner(rest)) > 0:
+            ordered = rest
+        ordered = -ordered[::-1]
+    if not len(ordered):
+        return 0, 1
+    low, high = _inner(ordered)
+    low, high = (low, high) if low < high else ordered[[0, -1]]
+    largest = next((largest for largest in RANGES if high <= largest), None)
+    if largest and low >= 0 and (low == high or (high >= largest / 2 and high - low >= largest / 8)):
+        return 0, largest
+    return low, high if low < high else low + 1
+
+
+def _inner(ordered: np.ndarray) -> np.ndarray:
+    """Percentiles 1 and 99."""
+    return ordered[[len(ordered) // 100, -1 - len(ordered) // 100]]

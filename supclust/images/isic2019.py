@@ -32,7 +32,8 @@ def load(name: str, split: str, seed: int, side: int, download: bool, missing: s
     rows = stratified_split(labels, seed)[SPLITS.index(split)]
     if name == "ham10000":
         rows = rows[[int(names[row][5:12]) in HAM10000 for row in rows]]
-    images = ImageFiles(root / IMAGES, tuple(f"{names[row]}.jpg" for row in rows), side)
+    names = tuple(f"{names[row]}.jpg" for row in rows)
+    images = ImageFiles(root / IMAGES, names, side, whole=False)  # as the features that come with the package were made
     whole = Dataset(name, images, labels[rows], tuple(COUNTS))
     found = set(os.listdir(root / IMAGES)) if (root / IMAGES).is_dir() else set()
     here = np.array([name in found for name in images.names])

