@@ -97,6 +97,7 @@ OPTIONS = {
     "--labeled": dict(type=_path, **SEVERAL, metavar="FILE", help="after IMAGES: CSV with columns id, label; Label Studio's JSON"),
     "--classes": dict(**SEVERAL, metavar="NAME", help="after IMAGES; names to choose from on the sheet and in Label Studio"),
     "--strategy": dict(default="supclust", metavar="NAME", help="supclust (default), typiclust ..., or supclust:top_fraction=0.05"),
+    "--keep-duplicates": dict(action="store_true", help="near-duplicates may be picked, too (default: one of each group)"),
     "--explain": dict(action="store_true", help="print why each image was picked"),
     "--force": dict(action="store_true", help="overwrite the results of another run"),
     "--images": dict(type=_path, metavar="DIR", help="the folder of images that the ids of embeddings name"),
@@ -155,6 +156,7 @@ def _label(options: argparse.Namespace) -> int:
     request = labeling.Request(
         source=options.source, out=options.out or Path("picks"), budget=options.budget, labeled=tuple(options.labeled),
         classes=tuple(options.classes), strategy=options.strategy, seed=options.seed, pictures=options.images, force=options.force,
+        keep_duplicates=options.keep_duplicates,
         encoder=labeling.EncoderOptions(
             options.encoder, options.train_minutes, options.train_epochs, options.from_scratch, options.download
         ),
@@ -297,8 +299,8 @@ def _ship(options: argparse.Namespace) -> int:
 COMMANDS = {
     _label: (
         "pick images of your own to label",
-        "source --budget --out --labeled --classes --strategy --explain --seed --force --images --encoder --train-minutes "
-        "--train-epochs --from-scratch --download",
+        "source --budget --out --labeled --classes --strategy --keep-duplicates --explain --seed --force --images --encoder "
+        "--train-minutes --train-epochs --from-scratch --download",
     ),
     _compare: (
         "compare strategies on labelled features",

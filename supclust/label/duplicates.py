@@ -1,11 +1,22 @@
 """Near-duplicates: frames of a burst, copies in another size or compression. A label of one of them is a label of all."""
 
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 
 from supclust.engine import geometry
 from supclust.pool import Pool
 
-SAME = 0.9999  # cosine of features that show no difference, whatever made them; for encoders that are known, see embedders.NEAR
+log = logging.getLogger(__name__)
+
+# Cosines from which images are near-duplicates, by what the encoder is called (docs/label.md has the measurements).
+NEAR = {"efficientnet_lite0": 0.93, "not trained further": 0.96}
+OTHERS = 0.98  # encoders that were trained on these images, which see small differences as nothing, or are not known
+SAME = 0.9999  # of features that show no difference, whatever made them
+SOME, CLOSER = 500, 0.1  # points whose pairs tell how far images lie apart, and the share of it at which they are near
 ROWS = 1024  # points that are compared with all others at once
 MANY = 20_000  # points, above which they are compared inside of clusters only
 
@@ -27,29 +38,48 @@ def groups(points: np.ndarray, threshold: float) -> np.ndarray:
     return first
 
 
-def find(pool: Pool, budget: int, threshold: float) -> np.ndarray:
-    """The groups (n,) of a pool, as in `groups`; of MANY points those in each cluster of a query of that budget."""
-    found = np.arange(len(pool.points))
+def find(pool: Pool, budget: int, about: Mapping[str, Any]) -> np.ndarray:
+    """The groups (n,) of a pool, as in `groups`; of more than MANY points, in each cluster of a query of that budget.
+
+    about: what made the features, see Source. Of features that were given, only those are grouped that show no difference.
+    """
+    found = np.arange(len(pool.features))
+    threshold = _threshold(pool, about["encoder"]) if about["kind"] == "images" else SAME
     for members in [found] if len(found) <= MANY else pool.clusters_for(budget).members:
         members = np.sort(members)  # clusters have an order of their own
-        found[members] = members[groups(pool.points[members], threshold)]
+        found[members] = members[groups(pool.normalised[members], threshold)]
     return found
 
 
-def one_of_each(group: np.ndarray, candidates: np.ndarray, done: np.ndarray) -> np.ndarray:
-    """Of each group the first candidate, ascending; none of a group of which a point is done, labelled or picked before."""
-    free = candidates[~np.isin(group[candidates], group[done])]
-    return np.sort(free[np.unique(group[free], return_index=True)[1]])
+def _threshold(pool: Pool, encoder: str) -> float:
+    """The encoder's threshold; a higher one where all images look alike to it, as digits and radiographs do."""
+    near = next((near for name, near in NEAR.items() if name in encoder), OTHERS)
+    some = pool.normalised[np.arange(0, len(pool.features), 1 + len(pool.features) // SOME)]
+    pairs = (some @ some.T)[np.triu_indices(len(some), 1)]
+    return min(SAME, max(near, 1 - CLOSER * (1 - np.median(pairs)))) if len(pairs) else near
+
+
+def one_of_each(pool: Pool, group: np.ndarray, budget: int) -> Pool:
+    """The pool with the first candidate of each group as candidates, none of a group of which a point is done; more if need be."""
+    left = pool.queryable
+    free = left[~np.isin(group[left], group[pool.labeled])]
+    firsts = free[np.unique(group[free], return_index=True)[1]]
+    if (lacking := budget - len(firsts)) > 0:
+        log.warning(
+            "only %d images are left that are no near-duplicates of others; %d that are will be picked", len(firsts), lacking
+        )
+        firsts = np.append(firsts, np.setdiff1d(left, firsts)[:lacking])
+    return replace(pool, candidates=np.sort(firsts))
 
 
 def facts(pool: Pool, group: np.ndarray) -> dict[str, str]:
-    """What there is to say about the groups of a pool, and about an encoder that sees no difference between most of its images."""
+    """What there is to say about the groups of a pool, and about an encoder that sees no difference between half of its images."""
     sizes, n, found = np.bincount(group), len(group), {}
     if sizes.max() > 1:
-        found["Near-duplicates"] = (
-            f"{n - np.count_nonzero(sizes):,} of {n:,} images repeat another one; {sizes.max():,} are one group"
-        )
-    same = np.count_nonzero(pool.points @ pool.points[sizes.argmax()] >= SAME)
+        repeated = n - np.count_nonzero(sizes)
+        found["Near-duplicates"] = f"{repeated:,} of {n:,} images repeat another one, the largest group has {sizes.max():,}"
+    largest = pool.normalised[np.flatnonzero(group == sizes.argmax())]
+    same = np.count_nonzero(largest @ largest[0] >= SAME)
     if same > 1 and same >= n / 2:
         found["Not told apart"] = f"{same:,} of {n:,} images have the same features: picks among them are arbitrary"
     return found

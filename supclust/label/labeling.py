@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from supclust import strategies
-from supclust.label import annotations, results, sources
+from supclust.label import annotations, duplicates, results, sources
 from supclust.label.annotations import Label
 from supclust.label.request import EncoderOptions, Request
 from supclust.label.results import RESULTS, SHEET
@@ -35,8 +35,12 @@ def run(request: Request) -> Round:
     candidates = _candidates(source, labeled, request.budget)
     source = source.embedded(request.out)
     pool = _pool(source, labeled, candidates, request)
+    group = duplicates.find(pool, request.budget, source.about)
+    for fact in duplicates.facts(pool, group).values():
+        log.warning("%s", fact)
+    pool = pool if request.keep_duplicates else duplicates.one_of_each(pool, group, request.budget)
     picks = describe(pool, _query(pool, labels, request), request.budget)
-    found = Round(request, source, pool, picks, labels)
+    found = Round(request, source, pool, picks, labels, group=group)
     results.write(found)
     return found
 

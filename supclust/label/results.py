@@ -21,7 +21,7 @@ import pandas as pd
 from supclust import __version__, kept
 from supclust.images import files as images
 from supclust.images.files import MARKER
-from supclust.label import annotations, contact_sheet, embeddings
+from supclust.label import annotations, contact_sheet, duplicates, embeddings
 from supclust.label.annotations import CONTROL, LOCAL_FILES, safe
 from supclust.label.contact_sheet import NEIGHBOR, PICK, Card, Sheet, Tile
 from supclust.label.embeddings import Embeddings
@@ -108,7 +108,8 @@ def _write_into(found: Round, folder: Path) -> None:
     contact_sheet.png(sheet).save(folder / SHEET_PICTURE, optimize=True)
     about = kept.template(HERE / "about.md.j2", visible=contact_sheet.visible)
     command = _next_command(found.request)
-    kept.write_text(folder / ABOUT, about.render(title=title, facts=facts, tasks=bool(with_images), command=command) + "\n")
+    values = {"title": title, "facts": facts, "pixels": source.about.get("pixels"), "tasks": bool(with_images), "command": command}
+    kept.write_text(folder / ABOUT, about.render(values) + "\n")
     kept.write_text(folder / MARKER, json.dumps(_record(found), indent=1, ensure_ascii=False))
 
 
@@ -119,6 +120,7 @@ def _row(found: Round, pick: Pick) -> dict[str, Any]:
         "path": "" if file is None else images.printable(str(file)),
         "cluster": pick.cluster,
         "cluster_size": pick.cluster_size,
+        "group_size": found.group_size(pick.point),
         "typicality": float(f"{pick.typicality:.6g}"),  # the digits that float32 knows
         "sup": float(f"{pick.sup:.6g}"),
         "order": pick.order,
@@ -144,12 +146,12 @@ def _facts(found: Round) -> dict[str, str]:
         facts["Labelled before"] = f"{len(found.labels):,}, of {len(set(found.labels.values()))} classes"
     if source.skipped:
         facts["Left out"] = f"{len(source.skipped):,} files"
-    return facts
+    return facts if found.group is None else facts | duplicates.facts(found.pool, found.group)
 
 
 def _card(found: Round, pick: Pick) -> Card:
     neighbors = tuple(_tile(found, point, NEIGHBOR) for point in pick.typical)
-    return Card(pick, _tile(found, pick.point, PICK), neighbors, explain(found, pick))
+    return Card(pick, _tile(found, pick.point, PICK), neighbors, explain(found, pick), found.group_size(pick.point))
 
 
 def _tile(found: Round, point: int, side: int) -> Tile:
@@ -166,6 +168,7 @@ def _next_command(request: Request) -> str:
     """What goes on from this round, for a shell, with paths that no option is mistaken for."""
     out, following = (f"./{path}" if path.startswith("-") else path for path in (f"{request.out}", f"{request.out}-next"))
     words = ["supclust", "label", out, "--labeled", "labels.csv", "--budget", str(request.budget)]
+    words += ["--keep-duplicates"] * request.keep_duplicates
     return shlex.join([*words, "--out", following, "--strategy", request.strategy, "--seed", str(request.seed)])
 
 

@@ -50,11 +50,16 @@ class Round:
     pool: strategies.Pool
     picks: tuple[Pick, ...]
     labels: Mapping[int, str]  # of points, known before
+    group: np.ndarray | None = None  # (n,) the first of each point's near-duplicates
 
     @property
     def clusters(self) -> int:
         """How many the pool was divided into."""
         return len(self.pool.clusters_for(self.request.budget).sizes)
+
+    def group_size(self, point: int) -> int:
+        """How many images a point stands for: itself and its near-duplicates."""
+        return 1 if self.group is None else int(np.count_nonzero(self.group == self.group[point]))
 
     @property
     def classes(self) -> tuple[str, ...]:
