@@ -61,8 +61,10 @@ def test_bursts_are_groups_also_where_clusters_are_searched(many, monkeypatch):
     ],
 )
 def test_what_is_near_depends_on_the_encoder(kind, encoder, cosine, near):
-    pool = strategies.Pool(np.array([[1, 0], [cosine, (1 - cosine**2) ** 0.5], [-1, 0]]))
-    assert duplicates.find(pool, 1, {"kind": kind, "encoder": encoder}).tolist() == [0, 0 if near else 1, 2]
+    points = np.eye(9)
+    points[1, :2] = cosine, (1 - cosine**2) ** 0.5
+    found = duplicates.find(strategies.Pool(points), 1, {"kind": kind, "encoder": encoder})
+    assert found.tolist() == [0, 0 if near else 1, *range(2, 9)]
 
 
 def test_images_that_all_look_alike_to_the_encoder_are_near_only_if_they_are_nearer_than_usual():

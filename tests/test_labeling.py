@@ -19,7 +19,7 @@ from PIL import Image
 import supclust
 from supclust import __main__, strategies
 from supclust.images.files import MARKER
-from supclust.label import contact_sheet, embeddings, labeling, results
+from supclust.label import contact_sheet, embeddings, labeling, results, sources
 from supclust.label.embeddings import Embeddings
 from supclust.label.labeling import EncoderOptions, Request
 from tests.conftest import make_blobs
@@ -328,6 +328,24 @@ def test_results_are_not_written_among_images_which_they_would_hide(tmp_path, ea
     assert found.source.skipped == ({"picks": "results of supclust label: not looked at"} if earlier else {})
 
 
+def test_a_file_that_goes_after_it_was_listed_is_left_out_with_the_reason(tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    for i in range(8):
+        draw(i, seed=i, side=48).save(tmp_path / "images" / f"{i}.png")
+    find = sources.images.find
+
+    def find_then_lose(folder, **options):
+        found = find(folder, **options)
+        (tmp_path / "images" / "3.png").unlink(missing_ok=True)
+        draw(0, seed=9, side=48).save(tmp_path / "images" / "new.png")
+        return found
+
+    monkeypatch.setattr(sources.images, "find", find_then_lose)
+    found = run(tmp_path / "images", tmp_path / "picks", budget=2)
+    assert found.source.skipped == {"3.png": "it is no longer there"}
+    assert len(found.source.ids) == 7
+
+
 def bursts(folder):
     """Six pictures, and of each three more that are smaller, darker or shifted."""
     folder.mkdir()
@@ -352,7 +370,7 @@ def test_one_of_each_group_of_near_duplicates_is_picked_in_all_rounds(tmp_path, 
     assert "one of 4 near-duplicates" in (first / "contact_sheet.html").read_text()
     about = (first / "about.md").read_text()
     assert "Near-duplicates: 18 of 24 images" in about
-    assert "each whole image, scaled to a square" in about
+    assert "Seen by the encoder: each whole image, squeezed into a square" in about
     assert len(run(images, tmp_path / "all", budget=20, keep_duplicates=True).picks) == 20
     assert "--keep-duplicates" in (tmp_path / "all" / "about.md").read_text()
 

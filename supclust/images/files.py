@@ -46,21 +46,17 @@ REASONS = {  # in words for those who do not know Pillow
     PermissionError: "it may not be read: permission denied",
     UnidentifiedImageError: NO_IMAGE,
 }
-SIGNS = {  # at the beginning of a file
-    **dict.fromkeys((b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1"), "HEIC"),
-    **dict.fromkeys((b"ftypcrx", b"CR\x02\0", b"IIRO", b"FUJIFILMCCD"), "a raw photograph"),
-    **dict.fromkeys((b"ftypisom", b"ftypmp4", b"ftypqt", b"ftypM4V", b"AVI LIST", b"matroska", b"webm"), "a video"),
-    **dict.fromkeys((b"<!doctype html", b"<!DOCTYPE html", b"<html"), "a web page"),
-    **{
-        b"JXL ": "JPEG XL",
-        b"8BPS": "PSD",
-        b"%PDF": "PDF",
-        b"<svg": "SVG",
-        b"DICM": "DICOM",
-        b"SIMPLE  =": "FITS",
-        b"\x89HDF": "HDF5",
-    },
-    **{b"PK\3\4": "a zip archive", b"git-lfs": "a pointer of Git LFS to the image"},
+SIGNS = {  # what is no image that is read, by bytes at its beginning
+    "HEIC": (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1"),
+    "a raw photograph": (b"ftypcrx", b"CR\x02\0", b"IIRO", b"FUJIFILMCCD"),
+    "a video": (b"ftypisom", b"ftypmp4", b"ftypqt", b"AVI LIST", b"matroska", b"webm"),
+    "a web page": (b"<!doctype html", b"<!DOCTYPE html", b"<html"),
+    "a pointer of Git LFS to the image": (b"git-lfs",),
+    "DICOM": (b"DICM",),
+    "JPEG XL": (b"JXL ",),
+    "PSD": (b"8BPS",),
+    "PDF": (b"%PDF",),
+    "SVG": (b"<svg",),
 }
 MARKER = "supclust.json"  # what `supclust label` writes about itself: the pictures beside it are none of the pool
 SYSTEM = {  # folders of copies and small versions that storages, Windows, macOS and Linux keep among the files, in lower case
@@ -69,8 +65,8 @@ SYSTEM = {  # folders of copies and small versions that storages, Windows, macOS
 }
 RANGES = (1, *(2**bits - 1 for bits in (8, 10, 12, 14, 16)))  # largest values of what cameras, scanners and programs write
 SEEN = (
-    "each whole image, scaled to a square; values of more than 8 bits from the black to the white that the image itself holds; "
-    "transparent pixels in white, or in black where what is visible is light"
+    "each whole image, squeezed into a square; values of more than 8 bits by the range that each image fills; "
+    "transparent pixels in white, or in black behind something light"
 )
 
 
@@ -126,11 +122,9 @@ def find(folder: Path, leave_out: Collection[Path] = ()) -> tuple[list[Path], di
     visited = {*map(Path.resolve, leave_out), *folder.resolve().parents}
     for name, folders, names in os.walk(folder, followlinks=True, onerror=problems.append):
         here, real = Path(name), Path(name).resolve()
-        of_others = (
-            "results of supclust label" if is_round(here) else "a folder of the system" if here.name.lower() in SYSTEM else None
-        )
-        if real in visited or (of_others and here != folder):
-            others |= {here: f"{of_others}: not looked at"} if real not in visited else {}
+        whose = "a folder of the system" if here.name.lower() in SYSTEM else "results of supclust label" * is_round(here)
+        if real in visited or (whose and here != folder):
+            others |= {here: f"{whose}: not looked at"} if real not in visited else {}
             folders.clear()
             continue
         visited.add(real)
@@ -277,7 +271,7 @@ def _content(file: Path) -> str:
     """What a file holds that is called an image but is none that can be read."""
     with open(file, "rb") as opened:
         head = opened.read(200)
-        if kind := next((kind for sign, kind in SIGNS.items() if sign in head), None):
+        if kind := next((kind for kind, signs in SIGNS.items() if any(sign in head for sign in signs)), None):
             return f"its content is {kind}, which is not read"
         if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             with suppress(Exception):  # of a damaged file

@@ -41,22 +41,18 @@ def groups(points: np.ndarray, threshold: float) -> np.ndarray:
 def find(pool: Pool, budget: int, about: Mapping[str, Any]) -> np.ndarray:
     """The groups (n,) of a pool, as in `groups`; of more than MANY points, in each cluster of a query of that budget.
 
-    about: what made the features, see Source. Of features that were given, only those are grouped that show no difference.
+    about: what made the features, see Source. Where all images look alike to an encoder, as digits do, its threshold is higher; of
+    features that were given, only those are grouped that show no difference.
     """
     found = np.arange(len(pool.features))
-    threshold = _threshold(pool, about["encoder"]) if about["kind"] == "images" else SAME
+    some = pool.normalised[found[:: 1 + len(found) // SOME]]
+    near = next((near for name, near in NEAR.items() if name in about["encoder"]), OTHERS)
+    near = max(near, 1 - CLOSER * (1 - np.median(some @ some.T)))
+    threshold = min(near, SAME) if about["kind"] == "images" else SAME
     for members in [found] if len(found) <= MANY else pool.clusters_for(budget).members:
         members = np.sort(members)  # clusters have an order of their own
         found[members] = members[groups(pool.normalised[members], threshold)]
     return found
-
-
-def _threshold(pool: Pool, encoder: str) -> float:
-    """The encoder's threshold; a higher one where all images look alike to it, as digits and radiographs do."""
-    near = next((near for name, near in NEAR.items() if name in encoder), OTHERS)
-    some = pool.normalised[np.arange(0, len(pool.features), 1 + len(pool.features) // SOME)]
-    pairs = (some @ some.T)[np.triu_indices(len(some), 1)]
-    return min(SAME, max(near, 1 - CLOSER * (1 - np.median(pairs)))) if len(pairs) else near
 
 
 def one_of_each(pool: Pool, group: np.ndarray, budget: int) -> Pool:

@@ -35,10 +35,7 @@ def run(request: Request) -> Round:
     candidates = _candidates(source, labeled, request.budget)
     source = source.embedded(request.out)
     pool = _pool(source, labeled, candidates, request)
-    group = duplicates.find(pool, request.budget, source.about)
-    for fact in duplicates.facts(pool, group).values():
-        log.warning("%s", fact)
-    pool = pool if request.keep_duplicates else duplicates.one_of_each(pool, group, request.budget)
+    pool, group = _without_duplicates(pool, source, request)
     picks = describe(pool, _query(pool, labels, request), request.budget)
     found = Round(request, source, pool, picks, labels, group=group)
     results.write(found)
@@ -89,6 +86,14 @@ def _pool(source: Source, labeled: np.ndarray, candidates: np.ndarray, request: 
         return strategies.Pool(source.features, labeled, request.seed, settings, candidates=candidates)
     except ValueError as error:
         raise ValueError(f"{source.about['name']}: {error}") from error
+
+
+def _without_duplicates(pool: strategies.Pool, source: Source, request: Request) -> tuple[strategies.Pool, np.ndarray]:
+    """The pool with one candidate of each group of near-duplicates, and the groups (n,)."""
+    group = duplicates.find(pool, request.budget, source.about)
+    for fact in duplicates.facts(pool, group).values():
+        log.warning("%s", fact)
+    return pool if request.keep_duplicates else duplicates.one_of_each(pool, group, request.budget), group
 
 
 def _query(pool: strategies.Pool, labels: Mapping[int, str], request: Request) -> np.ndarray:
