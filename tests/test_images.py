@@ -370,6 +370,9 @@ def test_colours_of_16_bits_are_not_dark_where_fewer_are_used(tmp_path, bits, ba
     shown = np.asarray(images.thumbnail(tmp_path / "a.png", 80)).astype(float)
     expected = np.stack([PICTURE, PICTURE[::-1], 255 - PICTURE], axis=2)
     assert np.abs(shown - expected).max() <= {10: 90, 12: 20, 16: 1}[bits]  # Pillow keeps the upper 2, 4 or 8 bits
+    (tmp_path / "a.ppm").write_bytes(b"P6 80 64 65535\n" + colours[:, :, :3].astype(">u2").tobytes())
+    shown = np.asarray(images.thumbnail(tmp_path / "a.ppm", 80)).astype(float)
+    assert np.abs(shown - expected).max() <= {10: 130, 12: 20, 16: 1}[bits]
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
@@ -381,6 +384,13 @@ def test_what_is_light_on_a_transparent_ground_stays_visible(tmp_path, mode, sha
     shown = images.read(tmp_path / "a.png", 32).astype(int)
     assert (shown[0, 2, 2], shown[0, 12, 12]) == (ground, shade)
     assert images.thumbnail(tmp_path / "a.png", 32).getpixel((2, 2)) == (ground,) * 3
+
+
+def test_a_faint_light_glyph_is_seen_and_what_is_fully_transparent_is_white():
+    glyph = Image.new("RGBA", (32, 32), (255, 255, 255, 0))
+    assert images.rgb(glyph).getextrema() == ((255, 255),) * 3
+    glyph.paste((255, 255, 255, 80), (8, 8, 16, 24))
+    assert images.rgb(glyph).getextrema() == ((0, 80),) * 3
 
 
 MEMORY = """

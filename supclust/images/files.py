@@ -256,7 +256,8 @@ def _decoded(file: Path, side: int) -> Iterator[Image.Image]:
                 raise Image.DecompressionBombError
             with _LARGE_IMAGE if pixels > LARGE else nullcontext():
                 opened.draft(None, (4 * side, 4 * side))  # whose sizes are rounded up: the larger, the smaller the error
-                halved = ";16" in str(opened.tile)  # of 16 bits a channel, Pillow keeps the upper 8
+                depth = str(opened.tile)  # of 16 bits a channel, Pillow keeps the upper 8
+                halved = ";16" in depth or (opened.format == "PPM" and "65535" in depth)
                 opened.load()
                 with suppress(Exception):  # broken metadata is no reason to do without the image
                     ImageOps.exif_transpose(opened, in_place=True)
@@ -300,7 +301,7 @@ def rgb(image: Image.Image, factor: int = 1, halved: bool = False) -> Image.Imag
     if image.has_transparency_data:
         image = image.convert("LA") if image.mode == "La" else image  # which Pillow converts to nothing else
         image = image.convert("RGBA")
-        visible = ImageStat.Stat(image.convert("L"), image.getchannel("A").point(lambda alpha: 255 * (alpha > 127)))
+        visible = ImageStat.Stat(image.convert("L"), image.getchannel("A").point(lambda alpha: 255 * (alpha > 15)))
         ground = "black" if visible.count[0] and visible.mean[0] > LIGHT else "white"
         return Image.alpha_composite(Image.new("RGBA", image.size, ground), image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
