@@ -74,11 +74,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _find_source(options: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> None:
     """IMAGES may stand after --labeled or --classes, which take it for one of theirs."""
     for given in (options.labeled, options.classes):
-        if (
-            options.source is None
-            and given
-            and (Path(given[-1]).is_dir() or Path(given[-1]).suffix in (".npy", ".npz", ".parquet"))
-        ):
+        last = Path(*given[-1:])
+        if options.source is None and given and (last.is_dir() or last.suffix in (".npy", ".npz", ".parquet")):
             options.source = Path(given.pop())
     if options.source is None:
         parser.error("the following arguments are required: IMAGES (name them first, as in: supclust label IMAGES --labeled FILE)")

@@ -29,7 +29,7 @@ ADVICE = "Save the table as 'CSV UTF-8', or export JSON from Label Studio"
 ONE_LABEL = "An image has one label: in Label Studio, one <Choices> tag with choice='single'"
 LOCAL_FILES = "/data/local-files/?d="  # where Label Studio serves files of its own machine, by their path below a root
 CONTROL = "label"  # the name of the choices in Label Studio, and so of the column in what it exports
-ONES, ZEROS = ("1", "1.0"), ("0", "0.0", "", "None")  # in a column for each class; None: no such key
+ONES, ZEROS = ("1", "1.0"), ("0", "0.0", "")  # in a column for each class
 SEVERAL = -1  # instead of the position of an image
 UNKNOWN, UNCLEAR, ELSEWHERE = "not among the images", "of several images", "in other folders than the images of that name"
 MISSING = ("na", "n/a", "#n/a", "<na>", "nan", "none", "null")  # what programs write into a cell without a value
@@ -63,11 +63,7 @@ class Columns(NamedTuple):
     classes: tuple[str, ...] = ()  # names that are labels, be they NA or None
 
 
-class Table(NamedTuple):
-    """Records with the names of their columns, from CSV or JSON."""
-
-    columns: list[str]
-    rows: list[tuple[str, dict[str, Any]]]  # where it stands, and what it says
+Row = tuple[str, dict[str, Any]]  # where it stands, and the cells by column
 
 
 def read(path: Path, wanted: Columns = Columns()) -> list[Label]:  # noqa: B008  (it cannot be changed)
@@ -82,7 +78,7 @@ def read(path: Path, wanted: Columns = Columns()) -> list[Label]:  # noqa: B008 
     if text.lstrip()[:1] in ("[", "{"):
         given = _of_json(path, text, wanted)
     else:
-        given = _of_table(path, _csv_table(path, text), _cell, wanted)
+        given = _of_table(path, *_csv_rows(path, text), wanted, is_csv=True)
     return [one._replace(file=str(path)) for one in given]
 
 
@@ -120,8 +116,8 @@ def _text(path: Path) -> str:
 # -- tables --------------------------------------------------------------------------------------------------------------------
 
 
-def _csv_table(path: Path, text: str) -> Table:
-    """Fields that are missing at the end of a row are empty: spreadsheets leave them out."""
+def _csv_rows(path: Path, text: str) -> tuple[list[str], list[Row]]:
+    """Columns and rows. Fields that are missing at the end of a row are empty: spreadsheets leave them out."""
     blank = BEFORE_TABLE.match(text).end()
     delimiter = max(",;\t", key=re.sub('"[^"]*"', "", re.split("[\r\n]", text[blank:], maxsplit=1)[0]).count)
     lines = io.StringIO(text[blank:], newline="")
@@ -137,26 +133,29 @@ def _csv_table(path: Path, text: str) -> Table:
         if any(map(str.strip, row)):
             cells = zip_longest(names, map(unsafe, row[: len(names)]), fillvalue="")
             found.append((f"{path}, row {number}", dict(cells)))
-    return Table(names, found)
+    return names, found
 
 
-def _of_table(path: Path, table: Table, value_of: Callable[[Any], Any], wanted: Columns) -> Iterator[Label]:
+def _of_table(path: Path, names: Sequence[str], rows: Sequence[Row], wanted: Columns, is_csv: bool) -> Iterator[Label]:
     """The labels of a table with a row for each image, or for each annotation."""
-    exported = columns.find(table.columns, [columns.LABEL_STUDIO])
-    ids = _columns(path, table.columns, columns.IDS, wanted.id, "id")
-    ids = [name for name in ids if not exported or columns.plain(name) != "id"] or ids
-    nobody = exported and all(row.get(exported[0]) is None for _, row in table.rows)  # has annotated anything
-    classes = [] if columns.find(table.columns, columns.LABELS, wanted.label) else _one_hot(table)
-    labels = [] if classes or nobody else _columns(path, table.columns, columns.LABELS, wanted.label, "label")
-    picked, missing = bool(columns.find(table.columns, columns.PICKED)), Counter()
-    for where, row in table.rows:
-        value = next((value_of(row[name]) for name in labels if name in row), None)
+    ids = _columns(path, names, columns.IDS, wanted.id, "id")
+    exported, picked = columns.find(names, [columns.LABEL_STUDIO]), bool(columns.find(names, columns.PICKED))
+    nobody = exported and all(row.get(exported[0]) is None for _, row in rows)  # has annotated anything
+    classes = _one_hot(names, rows) if is_csv and not columns.find(names, columns.LABELS, wanted.label) else []
+    labels = [] if classes or nobody else _columns(path, names, columns.LABELS, wanted.label, "label")
+    missing: Counter[str] = Counter()
+    for where, row in rows:
+        value = next((row[name] for name in labels if name in row), None)
         if classes:
-            value = [name for name in classes if str(row.get(name)) in ONES]
-        if value_of is _cell and isinstance(value, str) and value.lower() in MISSING and value not in wanted.classes:
-            missing[value] += 1
-            value = None
-        yield _label(where, _names(where, row, ids), value, done=picked)
+            value = [name for name in classes if row[name] in ONES]
+        elif is_csv:
+            value = _cell(value)
+            if str(value).lower() in MISSING and value not in wanted.classes:
+                missing[value] += 1
+                value = None
+        task = exported and exported[0] in row
+        image = _names(where, row, [name for name in ids if not task or columns.plain(name) != "id"] or ids)
+        yield _label(where, image, value, done=picked)
     if missing:
         cells = ", ".join(f"{count} {value!r}" for value, count in missing.items())
         log.warning("%s: %s in the column of labels are no labels, unless --classes names them", path, cells)
@@ -170,20 +169,21 @@ def _columns(where: Path | str, names: Collection[str], known: Sequence[str], as
         wanted = asked or f"one of {', '.join(known[:9])} ..., or what --{what}-column names,"
         raise ValueError(f"{where} has no column of {what}s: its columns are {listing(names)}; {wanted} is wanted. {EXAMPLE}")
     if [*map(columns.plain, names)].count(columns.plain(found[0])) > 1 and found[0] != asked:
-        raise ValueError(f"{where} has several columns {found[0]!r}, and it is not clear which is meant; rename the others")
+        raise ValueError(f"{where} has several columns {found[0].lower()!r}, and it is not clear which is meant; rename the others")
     return found
 
 
-def _one_hot(table: Table) -> list[str]:
+def _one_hot(names: Sequence[str], rows: Sequence[Row]) -> list[str]:
     """The columns that hold 0 and 1 only, one for each class, if there are several."""
-    found = [name for name in table.columns if all(str(row.get(name)) in (*ONES, *ZEROS) for _, row in table.rows)]
-    return found if len(found) > 1 and table.rows else []
+    others = [name for name in names if columns.plain(name) not in columns.IDS]
+    found = [name for name in others if all(row[name] in (*ONES, *ZEROS) for _, row in rows)]
+    return found if len(found) > 1 and rows else []
 
 
 def _names(where: str, row: Mapping[str, Any], ids: Sequence[str]) -> tuple[str, ...]:
     """What a row or a task calls its image, the likeliest first."""
     found = [row.get(name) for name in ids]
-    names = tuple(str(value) for value in found if type(value) is int or (isinstance(value, str) and value.strip()))
+    names = tuple(str(value) for value in found if type(value) is int or (isinstance(value, str) and value))
     if not names:
         raise ValueError(
             f"{where}: nothing says which image this is: {listing(ids)} must be text or a whole number, not {found[0]!r}"
@@ -239,11 +239,7 @@ def _of_json(path: Path, text: str, wanted: Columns) -> Iterator[Label]:
         else:
             flat.append((where, task))
     if flat:
-        yield from _of_table(path, Table(list(dict.fromkeys(name for _, row in flat for name in row)), flat), _as_it_is, wanted)
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
+        yield from _of_table(path, list(dict.fromkeys(name for _, row in flat for name in row)), flat, wanted, is_csv=False)
 
 
 def _tasks(path: Path, text: str) -> list[dict[str, Any]]:
