@@ -73,7 +73,8 @@ def read(path: Path, labels: bool = False, id_column: str | None = None) -> Embe
         if labels and answers is None:
             raise ValueError("it holds no labels: name them 'labels'")
         files = next((tuple(name or None for name in _texts(table[one])) for one in columns.find(table, columns.PATHS)), None)
-        names = _ids(path, table, id_column) or tuple(map(str, range(features.shape[0] if features.ndim else 0)))
+        rows = features.shape[0] if features.ndim else 0
+        names = _ids(path, table, rows, id_column) or tuple(map(str, range(rows)))
         return Embeddings(features, names, files, tuple(_texts(answers)) if labels else None)
     except Exception as error:  # numpy, zipfile and pyarrow raise whatever damaged bytes lead them to
         reason = " ".join(str(error).split())[:300] or type(error).__name__
@@ -91,12 +92,12 @@ def write(path: Path, embeddings: Embeddings) -> None:
         np.savez(file, features=features, ids=np.array(embeddings.ids, dtype=str), **paths)
 
 
-def _ids(path: Path, table: Mapping[str, np.ndarray], asked: str | None) -> tuple[str, ...]:
+def _ids(path: Path, table: Mapping[str, np.ndarray], rows: int, asked: str | None) -> tuple[str, ...]:
     """The first column of ids without gaps and repetitions; else one to be refused; none where there are only such paths."""
     found = {name: tuple(_texts(table[name])) for name in columns.find(table, columns.IDS, asked)}
     if asked and not found:
         raise ValueError(f"it has no column {asked!r} of ids")
-    distinct = [names for names in found.values() if all(names) and len(set(names)) == len(names)]
+    distinct = [names for names in found.values() if all(names) and len(set(names)) == len(names) == rows]
     others = [names for name, names in found.items() if columns.plain(name) not in columns.PATHS]
     if not distinct and not others and path.suffix != ".npy":
         log.info("%s has no column of ids: the images are called by the numbers of their rows", path)
