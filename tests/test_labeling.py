@@ -467,6 +467,7 @@ def interrupt(sheet):
 
 
 def test_first_rounds_that_picked_the_same_are_named(points, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="supclust")
     run(points, tmp_path / "a")
     assert "picked" not in caplog.text
     run(points, tmp_path / "b")

@@ -31,6 +31,7 @@ LOCAL_FILES = "/data/local-files/?d="  # where Label Studio serves files of its 
 CONTROL = "label"  # the name of the choices in Label Studio, and so of the column in what it exports
 ONES, ZEROS = ("1", "1.0"), ("0", "0.0", "")  # in a column for each class
 SEVERAL = -1  # instead of the position of an image
+PARTLY = "by a part of its name"
 UNKNOWN, UNCLEAR, ELSEWHERE = "not among the images", "of several images", "in other folders than the images of that name"
 MISSING = ("na", "n/a", "#n/a", "<na>", "nan", "none", "null")  # what programs write into a cell without a value
 
@@ -185,9 +186,8 @@ def _names(where: str, row: Mapping[str, Any], ids: Sequence[str]) -> tuple[str,
     found = [row.get(name) for name in ids]
     names = tuple(str(value) for value in found if type(value) is int or (isinstance(value, str) and value))
     if not names:
-        raise ValueError(
-            f"{where}: nothing says which image this is: {listing(ids)} must be text or a whole number, not {found[0]!r}"
-        )
+        wanted = f"{listing(ids)} must be text or a whole number, not {shown(found[0])}"
+        raise ValueError(f"{where}: nothing says which image this is: {wanted}")
     return names
 
 
@@ -283,19 +283,18 @@ def _of_task(where: str, task: dict[str, Any], wanted: Columns) -> Iterator[Labe
         results = _objects(where, annotation.get("result"), "result")
         choices = [result for result in results if result.get("type") == "choices"]
         choices = [result for result in choices if result.get("from_name") == (wanted.label or CONTROL)] or choices
-        value = [result.get("value") for result in choices] or [result.get("type") for result in results]
-        yield _label(
-            where, names, value if choices or not results else {"no choice": value}, certain=bool(annotation.get("ground_truth"))
-        )
+        value = [result.get("value") for result in choices]
+        if results and not choices:
+            value = {"no choice": [result.get("type") for result in results]}
+        yield _label(where, names, value, certain=bool(annotation.get("ground_truth")))
 
 
 def _objects(where: str, value: Any, what: str) -> list[dict[str, Any]]:
     if value is None:
         return []
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise ValueError(
-            f"{where}: {what} should be objects, not {shown(value)}. Export the whole annotations, not only their numbers"
-        )
+        advice = "Export the whole annotations, not only their numbers"
+        raise ValueError(f"{where}: {what} should be objects, not {shown(value)}. {advice}")
     return value
 
 
@@ -335,15 +334,12 @@ def match(labels: Iterable[Label], ids: Sequence[str], aliases: Mapping[str, str
     for position, given in said.items():
         votes = [one for one in given if one.label]
         votes = [one for one in votes if one.certain] or votes
-        if votes and all(one.label == votes[0].label for one in votes):
-            found[position] = votes[0].label
-        elif votes:
-            (label, most), (_, second), *_ = Counter(one.label for one in votes).most_common()
-            if most > second:
-                found[position] = label
-            else:
-                different = dict.fromkeys(f"{shown(one.label)} in {one.file}" for one in votes)
-                problems[ids[position]] = f"different labels: {' and '.join(different)}"
+        most = Counter(one.label for one in votes).most_common(2)
+        if len(most) == 2 and most[0][1] == most[1][1]:
+            different = dict.fromkeys(f"{shown(one.label)} in {one.file}" for one in votes)
+            problems[ids[position]] = f"different labels: {' and '.join(different)}"
+        elif most:
+            found[position] = most[0][0]
         elif problem := "; ".join(one.problem for one in given if one.problem):
             problems[ids[position]] = problem
     done = [position for position, given in said.items() if position not in found and any(one.done for one in given)]
@@ -351,7 +347,7 @@ def match(labels: Iterable[Label], ids: Sequence[str], aliases: Mapping[str, str
 
 
 def _finder(known: Mapping[str, int], folder: Path | None) -> Callable[[Label], tuple[int | None, str]]:
-    """A function that gives the position of an image, and how it was found if not by its whole name; or None, and the reason."""
+    """A function that gives the position of an image, and PARTLY if not by its whole name; or None, and the reason."""
     folders = {Path(os.path.abspath(folder)), folder.resolve()} if folder else set()
     parents = {_spelling(one.parent.name) for one in folders}
 
@@ -363,8 +359,7 @@ def _finder(known: Mapping[str, int], folder: Path | None) -> Callable[[Label], 
         for name, position in known.items():
             for path in spellings(name):
                 whole[path] = position if whole.get(path, position) == position else SEVERAL
-                for root in roots:
-                    rooted[f"{root}/{path}"] = whole[path]
+                rooted.update((f"{root}/{path}", whole[path]) for root in roots)
                 for end in _ends(path):
                     ends[end] = position if ends.get(end, position) == position else SEVERAL
         return whole, rooted, ends
@@ -374,15 +369,13 @@ def _finder(known: Mapping[str, int], folder: Path | None) -> Callable[[Label], 
         if path in whole or path in rooted:
             return whole.get(path, rooted.get(path)), ""
         if path in ends:
-            return ends[path], "by its end"
+            return ends[path], PARTLY
         for end in _ends(path):
-            if end in rooted:
-                return rooted[end], ""
+            if end in rooted or (end in whole and not folders):
+                return rooted.get(end, whole.get(end)), ""
             if end in whole:
-                before = path.removesuffix(end).split("/")
-                if not folders:
-                    return whole[end], ""
-                return (whole[end], "by its end") if absolute and parents.isdisjoint(before[-3:-2]) else (None, ELSEWHERE)
+                parent = path.removesuffix(end).split("/")[-3:-2]
+                return (whole[end], PARTLY) if absolute and parents.isdisjoint(parent) else (None, ELSEWHERE)
         last = path.rpartition("/")[2]
         return None, ELSEWHERE if last != path and (last in whole or last in ends) else UNKNOWN
 
@@ -392,12 +385,16 @@ def _finder(known: Mapping[str, int], folder: Path | None) -> Callable[[Label], 
             for exact in (name, unsafe(name), safe(name)):  # the last, as reading took a ' off that may have been meant
                 if exact in known:
                     return known[exact], ""
-        paths = [(path, _is_absolute(name)) for name in names for path in _paths(name)]
+        # Of another machine, a folder may have another name.
+        absolute = {name: ABSOLUTE.match(name) and LOCAL_FILES not in name and not os.path.isfile(name) for name in names}
+        paths = [(path, bool(absolute[name])) for name in names for path in _paths(name)]
         for ours, theirs in ((_spelt, _spelling), (_loosely, _uploaded)):
-            for path, absolute in paths:
-                position, how = look_up(ours, theirs(path), absolute)
+            for path, elsewhere in paths:
+                position, how = look_up(ours, theirs(path), elsewhere)
+                if position == SEVERAL:
+                    return None, UNCLEAR
                 if position is not None:
-                    return (position, how or ("" if ours is _spelt else "by its name")) if position != SEVERAL else (None, UNCLEAR)
+                    return position, how if ours is _spelt else PARTLY
                 reason = how if how == ELSEWHERE else reason
         return None, reason
 
@@ -410,11 +407,6 @@ def _ends(path: str) -> Iterator[str]:
     while start:
         yield plain_number(path[start:])
         start = path.find("/", start) + 1
-
-
-def _is_absolute(name: str) -> bool:
-    """Whether a path may be of another machine, where folders have other names."""
-    return bool(ABSOLUTE.match(name)) and LOCAL_FILES not in name and not os.path.isfile(name)
 
 
 def _spelling(name: str) -> str:

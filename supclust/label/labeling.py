@@ -25,7 +25,6 @@ __all__ = ["RESULTS", "SHEET", "EncoderOptions", "Pick", "Request", "Round", "ex
 log = logging.getLogger(__name__)
 
 HANDED_OUT = "handed_out.json"  # in the folder of the first round of a chain: what the others picked
-MANY = 30  # classes that are counted in a message
 
 
 def run(request: Request) -> Round:
@@ -68,43 +67,42 @@ def _log_skipped(source: Source) -> None:
 # -- rounds that go on from one ------------------------------------------------------------------------------------------------
 
 
-def _handed_out(first: Path) -> dict[str, list[str]]:
+def _handed_out(first: Path | None) -> dict[str, list[str]]:
     """What the rounds of a chain picked, by their folders relative to the first one."""
-    found = kept.read(first / HANDED_OUT)
+    found = kept.read(first / HANDED_OUT) if first else None
     return found[0] if found else {}
 
 
 def _without_handed_out(source: Source, request: Request, first: Path | None) -> Source:
     """The source, of which nothing is picked again that another round of the chain has picked, as long as enough is left."""
-    rounds = _handed_out(first) if first else {}
-    others = {name: picks for name, picks in rounds.items() if (first / name).resolve() != request.out.resolve()}
-    where = {pick: name for name, picks in others.items() for pick in picks if pick not in source.earlier}
-    enough = len(source.ids) - len({*source.earlier, *where}) >= request.budget
-    if where:
+    earlier, others = set(source.earlier), {}
+    for name, picks in _handed_out(first).items():
+        if (first / name).resolve() != request.out.resolve():
+            others |= {pick: name for pick in picks if pick not in earlier}
+    enough = len(source.ids) - len(earlier | others.keys()) >= request.budget
+    if others:
         again = "are not picked again" if enough else "may be picked again, as too few others are left"
-        log.warning("%d images were handed out in %s, and %s", len(where), listing(dict.fromkeys(where.values())), again)
-    return replace(source, earlier=(*source.earlier, *where)) if enough else source
+        log.warning("%d images were handed out in %s, and %s", len(others), listing(dict.fromkeys(others.values())), again)
+    return replace(source, earlier=(*source.earlier, *others)) if enough else source
 
 
 def _hand_out(found: Round) -> None:
-    """Note the picks in the first round of the chain; where this is the first, look for others beside it."""
+    """Note the picks in the first round of the chain; where this is the first, say which ones beside it picked the same."""
     out, picks = found.request.out, [found.source.ids[pick.point] for pick in found.picks]
     if found.first:
+        rounds = _handed_out(found.first) | {Path(os.path.relpath(out, found.first)).as_posix(): picks}
         try:
-            rounds = _handed_out(found.first) | {Path(os.path.relpath(out, found.first)).as_posix(): picks}
             kept.write(found.first / HANDED_OUT, rounds, None)
         except OSError as error:
             log.warning("other rounds may pick the same: %s cannot be written (%s)", found.first / HANDED_OUT, error.strerror)
         return
     (out / HANDED_OUT).unlink(missing_ok=True)  # of the chain that began here and is overwritten
-    for marker in sorted(out.absolute().parent.glob(f"*/{MARKER}")):
+    for beside in sorted(marker.parent for marker in out.absolute().parent.glob(f"*/{MARKER}")):
         with suppress(ValueError):
-            record = sources.read_record(marker)
-            same, source = set(picks) & set(record["picks"]), marker.parent / record["asked"]["source"]
-            if same and marker.parent.resolve() != out.resolve() and source.resolve() == found.request.source.resolve():
-                log.warning(
-                    "%d of these images were picked in %s, too: go on from there to get others", len(same), marker.parent.name
-                )
+            record = sources.read_record(beside / MARKER)
+            same, source = set(picks) & set(record["picks"]), beside / record["asked"]["source"]
+            if same and not beside.samefile(out) and source.resolve() == found.request.source.resolve():
+                log.info("%d of these images were picked in %s, too: go on from there to get others", len(same), beside.name)
 
 
 # -- labels --------------------------------------------------------------------------------------------------------------------
@@ -127,9 +125,9 @@ def _match(source: Source, given: Sequence[Label]) -> annotations.Matched:
         name, reason = next(iter(found.unknown.items()))
         here = f"the first is {name!r}, and ids here look like {source.ids[0]!r}: they are {reason}"
         raise ValueError(f"none of the ids in {files} is known: {here}")
-    for reason, count in Counter(found.unknown.values()).items():
+    for reason in dict.fromkeys(found.unknown.values()):
         names = [name for name, why in found.unknown.items() if why == reason]
-        log.warning("%d ids of %s are %s and left out: %s", count, files, reason, listing(names))
+        log.warning("%d ids of %s are %s and left out: %s", len(names), files, reason, listing(names))
     if found.by_name:
         some = listing(f"{name} is {image}" for name, image in found.by_name.items())
         log.warning("%d ids of %s are found by a part of the name: %s", len(found.by_name), files, some)
@@ -152,18 +150,16 @@ def _known(source: Source, matched: annotations.Matched) -> tuple[dict[int, str]
     if done:
         log.warning("%d images that were picked before have no label; they count as done and are not picked again", len(done))
     if labels:
-        _log_classes(labels, len(earlier))
+        _log_classes(Counter(labels.values()), len(earlier))
     return labels, np.array(sorted({*labels, *done}), dtype=np.int64)
 
 
-def _log_classes(labels: Mapping[int, str], earlier: int) -> None:
-    counts = Counter(labels.values()).most_common()
-    more = f" and {len(counts) - MANY} more" if len(counts) > MANY else ""
+def _log_classes(counts: Counter[str], earlier: int) -> None:
+    classes = ", ".join(f"{label} {count}" for label, count in counts.most_common())
     of_earlier = f", {earlier} of them of earlier rounds" if earlier else ""
-    classes = ", ".join(f"{label} {count}" for label, count in counts[:MANY])
-    log.info("%d labels%s; classes: %s%s", len(labels), of_earlier, classes, more)
+    log.info("%d labels%s; classes: %s", counts.total(), of_earlier, classes)
     alike: dict[str, list[str]] = {}
-    for label, _ in counts:
+    for label in counts:
         alike.setdefault(annotations.plain_number("".join(label.casefold().split())), []).append(label)
     if pairs := [names for names in alike.values() if len(names) > 1]:
         log.warning("classes that differ in case or blanks only: %s. Are they meant to be one?", listing(pairs))
