@@ -268,6 +268,17 @@ def test_picks_without_a_label_are_not_picked_again(points, tmp_path, caplog):
     assert not set(picks(tmp_path / "unlabeled")["id"]) & set(table["id"])
 
 
+def test_picks_without_a_label_are_known_by_the_round_beside(points, tmp_path, caplog):
+    """The contact sheet's table lists them as any other table would."""
+    labels = answer(first(points, tmp_path), tmp_path / "labels.csv", lambda name: "a" if name.startswith("group1") else "")
+    run(points, tmp_path / "beside", labeled=(labels,))
+    assert not set(picks(tmp_path / "beside")["id"]) & set(picks(tmp_path / "first")["id"])
+    assert "images that were picked before have no label" in caplog.text
+    caplog.clear()
+    run(points, tmp_path / "elsewhere" / "alone", labeled=(labels,))
+    assert "images that were picked before have no label" not in caplog.text
+
+
 def test_embeddings_and_images_may_be_moved_between_rounds(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "here" / "images", symlinks=True)
     run(tmp_path / "here" / "images", tmp_path / "here" / "picks")
@@ -372,7 +383,9 @@ def test_classes_are_counted_and_those_that_look_alike_are_named(points, tmp_pat
     assert "7 labels; classes: cat 2, Cat 1, tabby cat 1, tabbycat 1, 01 1, 1 1\n" in caplog.text
     assert "1 'NA' in the column of labels are no labels, unless --classes names them" in caplog.text
     assert "['cat', 'Cat'], ['tabby cat', 'tabbycat'], ['01', '1']. Are they meant to be one?" in caplog.text
-    found = run(points, tmp_path / "named", labeled=(tmp_path / "labels.csv",), classes=("NA",))
+    assert run(points, tmp_path / "nfc", classes=("cafe\u0301",)).classes == ("caf\u00e9",)
+    found = run(points, tmp_path / "named", labeled=(tmp_path / "labels.csv",), classes=("NA", "TABBYCAT"))
+    assert "['tabby cat', 'tabbycat', 'TABBYCAT']" in caplog.text
     assert list(found.labels.values()).count("NA") == 1
 
 

@@ -311,10 +311,17 @@ class Matched(NamedTuple):
     problems: dict[str, str]  # image -> why it has no label, although one was given
 
 
-def match(labels: Iterable[Label], ids: Sequence[str], aliases: Mapping[str, str], folder: Path | None = None) -> Matched:
+def match(
+    labels: Iterable[Label],
+    ids: Sequence[str],
+    aliases: Mapping[str, str],
+    folder: Path | None = None,
+    picked: Collection[str] = (),
+) -> Matched:
     """Which images are meant, and their labels: ground truth, else what most say; images of which as many say another are problems.
 
     ids: (n,), distinct. aliases: id of an image that was left out as a copy -> id of the one that was kept. folder: around the ids.
+    picked: ids that are done if they are listed, even without a label.
     An id is found as it stands; else with or without the ' of `safe`; else in another spelling (Unicode normalisation NFC, slashes,
     blanks around it, 7 for 007), as a path of which as many folders agree as both have; without its suffix; as Label Studio names
     what is uploaded; in all these ways if that is one image only. A path through other folders is another image.
@@ -342,7 +349,8 @@ def match(labels: Iterable[Label], ids: Sequence[str], aliases: Mapping[str, str
             found[position] = most[0][0]
         elif problem := "; ".join(one.problem for one in given if one.problem):
             problems[ids[position]] = problem
-    done = [position for position, given in said.items() if position not in found and any(one.done for one in given)]
+    without = {position: given for position, given in said.items() if position not in found}
+    done = [position for position, given in without.items() if ids[position] in picked or any(one.done for one in given)]
     return Matched(found, done, unknown, by_name, problems)
 
 

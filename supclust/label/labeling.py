@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -45,15 +45,16 @@ def run(request: Request) -> Round:
         source = _without_handed_out(sources.read(request), request, first)
         results.check_stays(request, [source.kept, *request.labeled])
         _log_skipped(source)
-        matched = _match(source, given)
-        labels, labeled = _known(source, matched)
+        beside = {} if first else _beside(request, source)
+        matched = _match(source, given, set().union(*beside.values()))
+        labels, labeled = _known(source, matched, (*request.classes, *source.classes))
         candidates = _candidates(source, labeled, request.budget)
         source = source.embedded(request.out)
         pool = _pool(source, labeled, candidates, request)
         picks = describe(pool, _query(pool, labels, request), request.budget)
         found = Round(request, source, pool, picks, labels, first, matched.problems)
         results.write(found)
-        _hand_out(found)
+        _hand_out(found, beside)
     return found
 
 
@@ -86,7 +87,7 @@ def _without_handed_out(source: Source, request: Request, first: Path | None) ->
     return replace(source, earlier=(*source.earlier, *others)) if enough else source
 
 
-def _hand_out(found: Round) -> None:
+def _hand_out(found: Round, beside: Mapping[str, set[str]]) -> None:
     """Note the picks in the first round of the chain; where this is the first, say which ones beside it picked the same."""
     out, picks = found.request.out, [found.source.ids[pick.point] for pick in found.picks]
     if found.first:
@@ -97,12 +98,21 @@ def _hand_out(found: Round) -> None:
             log.warning("other rounds may pick the same: %s cannot be written (%s)", found.first / HANDED_OUT, error.strerror)
         return
     (out / HANDED_OUT).unlink(missing_ok=True)  # of the chain that began here and is overwritten
-    for beside in sorted(marker.parent for marker in out.absolute().parent.glob(f"*/{MARKER}")):
-        with suppress(ValueError):
-            record = sources.read_record(beside / MARKER)
-            same, source = set(picks) & set(record["picks"]), beside / record["asked"]["source"]
-            if same and not beside.samefile(out) and source.resolve() == found.request.source.resolve():
-                log.info("%d of these images were picked in %s, too: go on from there to get others", len(same), beside.name)
+    for name, others in beside.items():
+        if same := others.intersection(picks):
+            log.info("%d of these images were picked in %s, too: go on from there to get others", len(same), name)
+
+
+def _beside(request: Request, source: Source) -> dict[str, set[str]]:
+    """What rounds in the folder around out have picked from the same images or embeddings, by the names of their folders."""
+    found = {}
+    for round_ in sorted(marker.parent for marker in request.out.absolute().parent.glob(f"*/{MARKER}")):
+        with suppress(ValueError):  # of a damaged record
+            record, name = sources.read_record(round_ / MARKER), "folder" if source.kept is None else "embeddings"
+            same = (round_ / (record[name] or "")).resolve() == (source.kept or source.folder).resolve()
+            if same and round_.resolve() != request.out.resolve():
+                found[round_.name] = set(record["picks"])
+    return found
 
 
 # -- labels --------------------------------------------------------------------------------------------------------------------
@@ -116,10 +126,10 @@ def _read_labels(request: Request) -> Iterator[Label]:
         yield from given
 
 
-def _match(source: Source, given: Sequence[Label]) -> annotations.Matched:
+def _match(source: Source, given: Sequence[Label], picked: Collection[str]) -> annotations.Matched:
     """Which images the labels mean; ValueError if none."""
     around = source.folder if source.about.get("kind") == "images" else None
-    found = annotations.match(given, source.ids, source.copies, around)
+    found = annotations.match(given, source.ids, source.copies, around, picked)
     files = ", ".join(dict.fromkeys(label.file for label in given))
     if found.unknown and len(found.unknown) == len({one.id for one in given}):
         name, reason = next(iter(found.unknown.items()))
@@ -139,7 +149,7 @@ def _match(source: Source, given: Sequence[Label]) -> annotations.Matched:
     return found
 
 
-def _known(source: Source, matched: annotations.Matched) -> tuple[dict[int, str], np.ndarray]:
+def _known(source: Source, matched: annotations.Matched, classes: Collection[str]) -> tuple[dict[int, str], np.ndarray]:
     """Labels by point, and all the points that are done: labelled, picked in earlier rounds, or skipped by an annotator."""
     points = {name: point for point, name in enumerate(source.ids)}
     earlier = {points[name]: label for name, label in source.labels.items()}
@@ -150,16 +160,16 @@ def _known(source: Source, matched: annotations.Matched) -> tuple[dict[int, str]
     if done:
         log.warning("%d images that were picked before have no label; they count as done and are not picked again", len(done))
     if labels:
-        _log_classes(Counter(labels.values()), len(earlier))
+        _log_classes(Counter(labels.values()), len(earlier), classes)
     return labels, np.array(sorted({*labels, *done}), dtype=np.int64)
 
 
-def _log_classes(counts: Counter[str], earlier: int) -> None:
-    classes = ", ".join(f"{label} {count}" for label, count in counts.most_common())
+def _log_classes(counts: Counter[str], earlier: int, named: Collection[str]) -> None:
+    listed = ", ".join(f"{label} {count}" for label, count in counts.most_common())
     of_earlier = f", {earlier} of them of earlier rounds" if earlier else ""
-    log.info("%d labels%s; classes: %s", counts.total(), of_earlier, classes)
+    log.info("%d labels%s; classes: %s", counts.total(), of_earlier, listed)
     alike: dict[str, list[str]] = {}
-    for label in counts:
+    for label in dict.fromkeys([*counts, *named]):
         alike.setdefault(annotations.plain_number("".join(label.casefold().split())), []).append(label)
     if pairs := [names for names in alike.values() if len(names) > 1]:
         log.warning("classes that differ in case or blanks only: %s. Are they meant to be one?", listing(pairs))

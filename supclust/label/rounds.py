@@ -1,5 +1,6 @@
 """A round of labelling: what was picked, and why."""
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +63,8 @@ class Round:
     @property
     def classes(self) -> tuple[str, ...]:
         """Those that were named, and those that labels have shown."""
-        return tuple(dict.fromkeys([*self.request.classes, *self.source.classes, *sorted(set(self.labels.values()))]))
+        named = (unicodedata.normalize("NFC", name) for name in self.request.classes)
+        return tuple(dict.fromkeys([*named, *self.source.classes, *sorted(set(self.labels.values()))]))
 
 
 def describe(pool: strategies.Pool, points: np.ndarray, budget: int) -> tuple[Pick, ...]:
