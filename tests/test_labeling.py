@@ -263,7 +263,7 @@ def test_picks_without_a_label_are_not_picked_again(points, tmp_path, caplog):
         assert not set(picks(tmp_path / f"next-{source.name}")["id"]) & set(table["id"])
         assert found.labels == {found.source.ids.index(table["id"][0]): "group0"}
         assert len(found.pool.labeled) == 5
-    assert "4 images that were picked before have no label" in caplog.text
+    assert "4 images that were picked or skipped before have no label" in caplog.text
     run(out, tmp_path / "unlabeled")
     assert not set(picks(tmp_path / "unlabeled")["id"]) & set(table["id"])
 
@@ -273,10 +273,10 @@ def test_picks_without_a_label_are_known_by_the_round_beside(points, tmp_path, c
     labels = answer(first(points, tmp_path), tmp_path / "labels.csv", lambda name: "a" if name.startswith("group1") else "")
     run(points, tmp_path / "beside", labeled=(labels,))
     assert not set(picks(tmp_path / "beside")["id"]) & set(picks(tmp_path / "first")["id"])
-    assert "images that were picked before have no label" in caplog.text
+    assert "images that were picked or skipped before have no label" in caplog.text
     caplog.clear()
     run(points, tmp_path / "elsewhere" / "alone", labeled=(labels,))
-    assert "images that were picked before have no label" not in caplog.text
+    assert "images that were picked or skipped before have no label" not in caplog.text
 
 
 def test_embeddings_and_images_may_be_moved_between_rounds(folder, tmp_path):
@@ -590,7 +590,6 @@ def is_number(text):
             r"other.csv is known: the first is 'x.png', and ids here look like 'group0/",
         ),
         ({"labeled": ["columns.csv"]}, r"columns.csv.*column"),
-        ({"labeled": ["conflict.csv"]}, "group0/00.png"),
         ({"seed": -1}, "the seed must be a whole number of at least 0, not -1"),
         ({"classes": ("a", " b")}, "names of classes"),
         ({"strategy": "supclust:temperature=abc"}, "'abc' is no value such as 0.05, True or None"),
@@ -616,7 +615,6 @@ def test_what_cannot_be_used_is_refused_with_a_sentence(points, tmp_path, option
     np.save(tmp_path / "nan.npy", points_with_nan)
     (tmp_path / "other.csv").write_text("id,label\nx.png,a\n")
     (tmp_path / "columns.csv").write_text("a,b\n1,2\n")
-    (tmp_path / "conflict.csv").write_text("id,label\ngroup0/00.png,a\ngroup0/00.png,b\n")
     before = sorted(tmp_path.rglob("*"))
     for name in ("source", "out", "pictures"):
         options = options | ({name: tmp_path / options[name]} if name in options else {})

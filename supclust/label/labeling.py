@@ -143,8 +143,6 @@ def _match(source: Source, given: Sequence[Label], picked: Collection[str]) -> a
         log.warning("%d ids of %s are found by a part of the name: %s", len(found.by_name), files, some)
     if found.problems:
         some = listing((f"{image}: {problem}" for image, problem in found.problems.items()), str)
-        if not found.labels:
-            raise ValueError(f"no label of {files} can be used: {some}")
         log.warning("%d images have no single label, they are listed in %s: %s", len(found.problems), results.SKIPPED, some)
     return found
 
@@ -152,13 +150,15 @@ def _match(source: Source, given: Sequence[Label], picked: Collection[str]) -> a
 def _known(source: Source, matched: annotations.Matched, classes: Collection[str]) -> tuple[dict[int, str], np.ndarray]:
     """Labels by point, and all the points that are done: labelled, picked in earlier rounds, or skipped by an annotator."""
     points = {name: point for point, name in enumerate(source.ids)}
-    earlier = {points[name]: label for name, label in source.labels.items()}
+    earlier = {points[name]: label for name, label in source.labels.items() if name in points}
     labels = earlier | matched.labels
     if changed := sum(labels[point] != label for point, label in earlier.items()):
         log.warning("%d labels of earlier rounds are replaced", changed)
     done = {*matched.done, *(points[name] for name in source.earlier if name in points)} - set(labels)
     if done:
-        log.warning("%d images that were picked before have no label; they count as done and are not picked again", len(done))
+        log.warning(
+            "%d images that were picked or skipped before have no label; they count as done and are not picked again", len(done)
+        )
     if labels:
         _log_classes(Counter(labels.values()), len(earlier), classes)
     return labels, np.array(sorted({*labels, *done}), dtype=np.int64)
