@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -38,8 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code, message = 1, error.strerror or error
         elif error.filename:  # a path that cannot be used
             code, message = 2, f"{os.fspath(error.filename)}: {error.strerror}"
-        else:
+        else:  # a file that must not grow, a library for which there is no memory
+            code, message = 2, error.strerror or error
+    except (MemoryError, ImportError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or re.search("allocate|failed to map|out of memory", str(error))):
             raise
+        code, message = 1, f"there is not enough memory ({error or 'MemoryError'})"
     except KeyboardInterrupt:
         code, message = 130, "interrupted; what was finished is kept"
     print(f"supclust {options.command}: {message}", file=sys.stderr)
@@ -57,11 +62,26 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         for name in names.split():
             command.add_argument(*name.split(","), **OPTIONS.get(f"{run.__name__[1:]} {name}", OPTIONS.get(name)))
     options, rest = parser.parse_known_args(arguments)
+    if options.command == "label":
+        _find_source(options, rest, parser)
     if rest and (options.command != "figures" or any(argument.startswith("-") for argument in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         options.notebooks += rest
     return options
+
+
+def _find_source(options: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> None:
+    """IMAGES may stand after --labeled or --classes, which take it for one of theirs."""
+    for given in (options.labeled, options.classes):
+        last = Path(*given[-1:])
+        if options.source is None and given and (last.is_dir() or last.suffix in (".npy", ".npz", ".parquet")):
+            options.source = Path(given.pop())
+    if options.source is None:
+        parser.error("the following arguments are required: IMAGES (name them first, as in: supclust label IMAGES --labeled FILE)")
+    if rest and not any(argument.startswith("-") for argument in rest):
+        where = options.source if options.source.is_dir() else options.source.parent
+        parser.error(f"IMAGES is one folder, and not {1 + len(rest)} names, as in: supclust label {where}")
 
 
 def _path(text: str) -> Path:
@@ -92,10 +112,12 @@ SEVERAL = dict(nargs="+", action="extend", default=[])
 PART = dict(nargs="+", metavar="NAME", help="only these (default: those of the profile)")
 OPTIONS = {
     # label
-    "source": dict(type=_path, metavar="IMAGES", help="a folder of images, embeddings (.npy, .npz, .parquet), or an earlier round"),
+    "source": dict(type=_path, nargs="?", metavar="IMAGES", help="folder of images or of a round; .npy, .npz, .parquet"),
     "--budget": dict(type=int, default=50, metavar="N", help="how many to pick (default: 50)"),
-    "--labeled": dict(type=_path, **SEVERAL, metavar="FILE", help="after IMAGES: CSV with columns id, label; Label Studio's JSON"),
-    "--classes": dict(**SEVERAL, metavar="NAME", help="after IMAGES; names to choose from on the sheet and in Label Studio"),
+    "--labeled": dict(type=_path, **SEVERAL, metavar="FILE", help="CSV with columns id, label; Label Studio's JSON and others"),
+    "--classes": dict(**SEVERAL, metavar="NAME", help="names to choose from on the sheet and in Label Studio"),
+    "--id-column": dict(metavar="NAME", help="of the ids, in files of labels or embeddings that call it otherwise"),
+    "--label-column": dict(metavar="NAME", help="of the labels, or the name of the choices in Label Studio"),
     "--strategy": dict(default="supclust", metavar="NAME", help="supclust (default), typiclust ..., or supclust:top_fraction=0.05"),
     "--keep-duplicates": dict(action="store_true", help="near-duplicates may be picked, too (default: one of each group)"),
     "--explain": dict(action="store_true", help="print why each image was picked"),
@@ -157,6 +179,7 @@ def _label(options: argparse.Namespace) -> int:
         source=options.source, out=options.out or Path("picks"), budget=options.budget, labeled=tuple(options.labeled),
         classes=tuple(options.classes), strategy=options.strategy, seed=options.seed, pictures=options.images, force=options.force,
         keep_duplicates=options.keep_duplicates,
+        id_column=options.id_column, label_column=options.label_column,
         encoder=labeling.EncoderOptions(
             options.encoder, options.train_minutes, options.train_epochs, options.from_scratch, options.download
         ),
@@ -299,8 +322,8 @@ def _ship(options: argparse.Namespace) -> int:
 COMMANDS = {
     _label: (
         "pick images of your own to label",
-        "source --budget --out --labeled --classes --strategy --keep-duplicates --explain --seed --force --images --encoder "
-        "--train-minutes --train-epochs --from-scratch --download",
+        "source --budget --out --labeled --classes --id-column --label-column --strategy --keep-duplicates --explain --seed "
+        "--force --images --encoder --train-minutes --train-epochs --from-scratch --download",
     ),
     _compare: (
         "compare strategies on labelled features",

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-import logging
+import time
 import unicodedata
 from contextlib import suppress
 from pathlib import Path
@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from supclust.label import annotations, results
-from supclust.label.annotations import Label
+from supclust.label import annotations, columns, results
+from supclust.label.annotations import Columns, Label
 from supclust.label.request import Request
 from tests.mutations import mutated
 
@@ -52,13 +52,14 @@ def said(given):
     return Said(labels, tuple(dict.fromkeys(one.id for one in given if one.id not in labels)))
 
 
-def labels_of(labels, unlabeled=(), file="f"):
-    return [Label(name, labels.get(name), file) for name in (*labels, *unlabeled)]
+def labels_of(labels, skipped=(), file="f"):
+    return [Label(name, labels.get(name), file, done=name in skipped) for name in (*labels, *skipped)]
 
 
-def match(labels, ids, aliases=()):
+def match(labels, ids, aliases=(), folder=None):
     given = labels_of(labels.labels, labels.unlabeled) if isinstance(labels, Said) else labels
-    return annotations.match(given, ids, dict(aliases))
+    found = annotations.match(given, ids, dict(aliases), folder)
+    return found.labels, found.done, list(found.unknown)
 
 
 def written(folder, content, name="labels.csv"):
@@ -85,7 +86,7 @@ def refusal(folder, content, name="labels.csv"):
 
 def test_a_plain_table_gives_labels_and_those_that_are_missing(tmp_path):
     labels = read(tmp_path, "id,label\na.png, cat \nb.png,\n\n c.png ,dog\n")
-    assert labels == ({"a.png": "cat", " c.png ": "dog"}, ("b.png",))
+    assert labels == ({"a.png": "cat", "c.png ": "dog"}, ("b.png",))
 
 
 @pytest.mark.parametrize(
@@ -110,17 +111,70 @@ def test_a_quoted_field_may_hold_line_ends_and_quotation_marks(tmp_path):
     assert read(tmp_path, 'id,label\n"a\n""b"".png","two\r\nlines"\n').labels == {'a\n"b".png': "two\r\nlines"}
 
 
-def test_ids_and_labels_stand_in_any_of_the_columns_that_people_name_so(tmp_path):
-    for column in annotations.ID_COLUMNS:
-        assert read(tmp_path, f"label,{column.upper()}\ncat,1\n").labels == {"1": "cat"}
-    for column in annotations.LABEL_COLUMNS:
-        assert read(tmp_path, f"id,{column.title()}\n1,cat\n").labels == {"1": "cat"}
+@pytest.mark.parametrize(
+    "spell", [str, str.upper, str.title, lambda name: f" {name[:3]}_{name[3:]} ", lambda name: f"{name[:2]} {name[2:]}"]
+)
+def test_ids_and_labels_stand_in_any_of_the_columns_that_tools_name_so(tmp_path, spell):
+    for column in columns.IDS:
+        assert read(tmp_path, f"label,{spell(column)}\ncat,1\n").labels == {"1": "cat"}
+    for column in columns.LABELS:
+        assert read(tmp_path, f"id,{spell(column)}\n1,cat\n").labels == {"1": "cat"}
 
 
-def test_the_first_of_the_known_columns_counts(tmp_path):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "filename",
+        "file_name",
+        "filepath",
+        "file",
+        "path",
+        "image",
+        "image_path",
+        "image_id",
+        "name",
+        "uuid",
+        "key",
+        "id",
+        "File-Name",
+    ],
+)
+@pytest.mark.parametrize("label", ["label", "labels", "class", "class_name", "label_name", "category", "tag", "dx", "target"])
+def test_the_names_of_other_tools_are_known_in_csv_and_json(tmp_path, name, label):
+    assert read(tmp_path, f"{name},{label}\na.png,cat\n").labels == {"a.png": "cat"}
+    assert read_json(tmp_path, [{name: "a.png", label: "cat"}]).labels == {"a.png": "cat"}
+    lines = "".join(json.dumps({name: f"{k}.png", label: "cat"}) + "\n" for k in range(3))
+    assert read(tmp_path, lines).labels == {f"{k}.png": "cat" for k in range(3)}
+
+
+def test_the_likeliest_of_the_known_columns_counts_and_the_others_help(tmp_path):
     text = "y,name,class,file,id,label,supclust_id\n0,n,1,f,i,cat,s\n"
-    assert read(tmp_path, text).labels == {"s": "cat"}
+    [found] = annotations.read(written(tmp_path, text))
+    assert (found.id, found.label, found.others) == ("s", "cat", ("i", "f", "n"))
     assert read(tmp_path, text.replace("supclust_id", "x").replace("label", "z")).labels == {"i": "1"}
+    assert match([found], ["a", "f"])[0] == {1: "cat"}
+    numbered = annotations.read(written(tmp_path, "id,file_name,label\n1,2.png,cat\n2,1.png,dog\n"))
+    assert match(numbered, ["1.png", "2.png"])[0] == {1: "cat", 0: "dog"}
+
+
+def test_columns_may_be_named(tmp_path, caplog):
+    text, wanted = "photo,id,label,Animal kind\na.png,1,x,cat\n", Columns("photo", "animal_kind")
+    assert said(annotations.read(written(tmp_path, text), wanted)).labels == {"a.png": "cat"}
+    results = [choice("good", control="quality"), choice("cat")]
+    path = written(tmp_path, json.dumps([task({"photo": "a.png", "id": 1}, results)]))
+    assert said(annotations.read(path, Columns("photo", "quality"))).labels == {"a.png": "good"}
+    assert said(annotations.read(written(tmp_path, "id,label\n1,cat\n"), wanted)).labels == {"1": "cat"}
+    assert "has no column 'photo': 'id' is read" in caplog.text
+    with pytest.raises(ValueError, match="no column of labels: its columns are 'photo', 'z'; animal_kind is wanted"):
+        annotations.read(written(tmp_path, "photo,z\n1,cat\n"), wanted)
+
+
+def test_a_column_of_zeros_and_ones_for_each_class_is_read(tmp_path):
+    table = "image,MEL,NV,UNK\nISIC_1,0.0,1.0,0.0\nISIC_2,1.0,0.0,0.0\nISIC_3,0.0,0.0,0.0\nISIC_4,1,1,0\n"
+    found = annotations.read(written(tmp_path, table))
+    assert [one.label for one in found] == ["NV", "MEL", None, None]
+    assert "row 5: the label is ['MEL', 'NV']. An image has one label" in found[3].problem
+    assert "no column of labels" in refusal(tmp_path, "image,MEL,age\na,1,30\n")
 
 
 def test_the_table_that_label_studio_exports_is_read(tmp_path):
@@ -132,16 +186,18 @@ def test_the_table_that_label_studio_exports_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("cell", ['{"choices": ["a","b"]}', '[{"choices": ["a", "b"]}]', '[{"x": 1, "rectanglelabels": ["a"]}]'])
-def test_several_choices_in_one_cell_are_refused(tmp_path, cell):
+def test_several_choices_in_one_cell_are_a_problem_of_that_image(tmp_path, cell):
     quoted = cell.replace('"', '""')
-    assert "row 3: the label is" in refusal(tmp_path, f'id,label\n0,cat\n1,"{quoted}"\n')
+    found = annotations.read(written(tmp_path, f'id,label\n0,cat\n1,"{quoted}"\n'))
+    assert [one.label for one in found] == ["cat", None]
+    assert "row 3: the label is" in found[1].problem
 
 
 def test_numbers_are_known_again_after_programs_that_read_tables_as_numbers(tmp_path):
     labels = read(tmp_path, "id,label\n7,3.0\n8.0,4\n")
     assert match(labels, ["007", "8", "9"]) == ({0: "3", 1: "4"}, [], [])
     assert match(labels, ["7", "007", "08"]) == ({0: "3", 2: "4"}, [], [])  # the one that is spelt so
-    assert match(labels, ["07", "007", "8.png"])[2] == ["7", "8.0"]  # could be two, and is none
+    assert match(labels, ["07", "007", "8.png"]) == ({2: "4"}, [], ["7"])  # could be two, and is none
 
 
 def test_blanks_around_an_id_and_a_line_about_the_separator_do_no_harm(tmp_path):
@@ -155,7 +211,7 @@ def test_a_header_may_stand_below_blank_rows_and_hold_other_separators_in_quotes
 
 
 @pytest.mark.parametrize(
-    "label", ["[a]", "{a}", "[]", "{}", "[1]", '["a", "b"]', "[" * 50_000, "007", "1.5", "v1.0", "NaN", "None"]
+    "label", ["[a]", "{a}", "[]", "{}", "[1]", '["a", "b"]', "[" * 50_000, "007", "1.5", "v1.0", "NaNa", "none of these", "-", "?"]
 )
 def test_a_label_may_look_like_anything(tmp_path, label):
     quoted = label.replace('"', '""')
@@ -171,10 +227,35 @@ def test_the_sign_against_formulas_is_taken_off(tmp_path):
     assert labels.labels == {"=a": "-b", "'tis.png": "'n'", "'=a": "'@"}
 
 
-def test_a_header_alone_is_fine_and_logged(tmp_path, caplog):
-    with caplog.at_level(logging.INFO, logger="supclust"):
-        assert read(tmp_path, "id,label\n") == ({}, ())
-    assert "no labels yet" in caplog.text
+@pytest.mark.parametrize("cell", ["NA", "N/A", "#N/A", "nan", "NaN", "None", "null", "NULL", "<NA>", " NA ", "", "  "])
+def test_what_programs_write_for_a_missing_value_is_no_label_unless_it_is_a_class(tmp_path, caplog, cell):
+    path = written(tmp_path, f"id,label\n1,{cell}\n2,cat\n")
+    assert said(annotations.read(path)) == ({"2": "cat"}, ("1",))
+    assert (f"1 {cell.strip()!r} in the column of labels are no labels" in caplog.text) == bool(cell.strip())
+    assert said(annotations.read(path, Columns(classes=("cat", cell.strip())))).labels == {"2": "cat"} | (
+        {"1": cell.strip()} if cell.strip() else {}
+    )
+
+
+def test_a_choice_may_be_called_none(tmp_path):
+    assert read_json(tmp_path, [task({"id": "1"}, [choice("None")])]).labels == {"1": "None"}
+
+
+def test_labels_are_spelt_in_one_way(tmp_path):
+    for label in ("caf\u00e9", "cafe\u0301"):
+        assert read(tmp_path, f"id,label\n1,{label}\n").labels == {"1": "caf\u00e9"}
+        assert read_json(tmp_path, [task({"id": "1"}, [choice(label)])]).labels == {"1": "caf\u00e9"}
+
+
+@pytest.mark.parametrize(
+    "text", ['id, label\n"a, b.png", "cat"\n', 'id ; label\n"a, b.png"; cat\n', '"id",\t"label"\n"a, b.png", cat \n']
+)
+def test_blanks_after_the_separator_do_no_harm(tmp_path, text):
+    assert read(tmp_path, text.replace("\t", " ")).labels == {"a, b.png": "cat"}
+
+
+def test_a_header_alone_is_fine(tmp_path):
+    assert read(tmp_path, "id,label\n") == ({}, ())
 
 
 def test_missing_columns_are_named_with_those_that_are_there_and_an_example(tmp_path):
@@ -192,13 +273,17 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
     assert "several columns 'label'" in refusal(tmp_path, "id,Label,label\n1,cat,dog\n")
 
 
-def test_rows_of_another_length_are_refused_with_their_number(tmp_path):
+def test_rows_that_are_too_long_are_refused_with_their_number(tmp_path):
     assert "row 4: 3 field(s), and the header has 2. Put text with ','" in refusal(tmp_path, 'id,label\n"1\n2",cat\n\n2,cat,dog\n')
-    assert "row 2: 1 field(s), and the header has 2" in refusal(tmp_path, "id,label\n1\n")
+
+
+def test_what_is_empty_at_the_end_of_a_row_may_be_missing_or_too_much(tmp_path):
+    assert read(tmp_path, "id;label;path;order\n1;cat;x;1\n2;dog\n3\n4;cow;;;;\n") == ({"1": "cat", "2": "dog", "4": "cow"}, ("3",))
+    assert read(tmp_path, "order,id,label\n1,a,cat\n2,b\n") == ({"a": "cat"}, ("b",))
 
 
 def test_a_label_without_an_id_is_refused_with_its_row(tmp_path):
-    assert "row 3: the id of the image is empty" in refusal(tmp_path, "id,label\n1,cat\n,dog\n")
+    assert "row 3: nothing says which image this is: 'id' must be" in refusal(tmp_path, "id,label\n1,cat\n,dog\n")
 
 
 def test_a_quotation_mark_that_is_never_closed_is_refused(tmp_path):
@@ -233,31 +318,47 @@ def test_what_cannot_be_read_is_refused(tmp_path):
         annotations.read(tmp_path / "nothing.csv")
 
 
-# -- conflicts -----------------------------------------------------------------------------------------------------------------
-
-
-def conflict(labels, ids, aliases=()):
-    with pytest.raises(ValueError, match=r"Keep one label of each image") as caught:
-        match(labels, ids, aliases)
-    return str(caught.value)
+# -- several labels of an image ------------------------------------------------------------------------------------------------
 
 
 def test_one_label_given_twice_is_fine_and_a_label_beats_none(tmp_path):
     labels = annotations.read(written(tmp_path, "id,label\n1,\n1,cat\n1,cat\n2,\n2,\n"))
-    assert match(labels, ["1", "2"]) == ({0: "cat"}, [1], [])
+    assert match(labels, ["1", "2"]) == ({0: "cat"}, [], [])
 
 
-def test_different_labels_of_an_image_are_refused_with_where_they_stand(tmp_path):
-    path = written(tmp_path, "id,label\n" + "".join(f"{k},cat\n{k},dog\n{k},cow\n" for k in range(7)))
-    sentence = conflict(annotations.read(path), [str(k) for k in range(7)])
-    assert sentence.startswith(
-        f"7 image(s) have different labels: '0' is 'cat' in {path} and '0' is 'dog' in {path} and '0' is 'cow'"
-    )
-    assert "and 2 more. Keep" in sentence
+def test_the_majority_counts_and_a_tie_is_left_out_with_where_it_stands(tmp_path):
+    path = written(tmp_path, "id,label\n1,cat\n1,dog\n2,cat\n2,dog\n2,cat\n")
+    found = annotations.match(annotations.read(path), ["1", "2"], {})
+    assert found.labels == {1: "cat"}
+    assert found.problems == {"1": f"different labels: 'cat' in {path} and 'dog' in {path}"}
     several = labels_of({"1": "cat"}, ["2"], "a.csv") + labels_of({"2": "dog", "1": "cow"}, file="c.csv")
-    assert "1 image(s) have different labels: '1' is 'cat' in a.csv and '1' is 'cow' in c.csv. Keep" in conflict(
-        several, ["1", "2"]
-    )
+    found = annotations.match(several, ["1", "2"], {})
+    assert (found.labels, found.done) == ({1: "dog"}, [])
+    assert found.problems == {"1": "different labels: 'cat' in a.csv and 'cow' in c.csv"}
+
+
+@pytest.mark.parametrize(
+    ("given", "label"),
+    [
+        ([("cat", False), ("cat", False), ("dog", False)], "cat"),
+        ([("cat", False), ("cat", False), ("dog", True)], "dog"),
+        ([("cat", True), ("dog", True), ("dog", False), ("dog", False)], None),
+        ([("cat", False), ("dog", False)], None),
+        ([("cat", False), ("cat", False), ("dog", False), ("dog", False), ("cow", False)], None),
+        ([(None, False), ("dog", False)], "dog"),
+    ],
+)
+def test_of_several_annotators_ground_truth_counts_else_the_majority(tmp_path, given, label):
+    notes = [{"result": [choice(one)] if one else [], "ground_truth": truth} for one, truth in given]
+    path = written(tmp_path, json.dumps([{"data": {"image": "a.png"}, "annotations": notes}]))
+    found = annotations.match(annotations.read(path), ["a.png"], {})
+    assert found.labels == ({0: label} if label else {})
+    assert (found.problems == {}) == (label is not None)
+    if not any(truth for _, truth in given):
+        rows = [{"image": "a.png", "id": 7, "annotator": k, "annotation_id": k, "choice": one} for k, (one, _) in enumerate(given)]
+        assert annotations.match(annotations.read(written(tmp_path, json.dumps(rows))), ["a.png"], {}).labels == found.labels
+        text = "annotation_id,id,image,choice\n" + "".join(f"{k},7,a.png,{one or ''}\n" for k, (one, _) in enumerate(given))
+        assert annotations.match(annotations.read(written(tmp_path, text)), ["a.png"], {}).labels == found.labels
 
 
 # -- Label Studio --------------------------------------------------------------------------------------------------------------
@@ -295,10 +396,23 @@ def test_skipped_tasks_and_predictions_give_no_labels(tmp_path):
     assert (labels.labels, labels.unlabeled) == ({}, ("1", "2"))
 
 
-def test_annotators_may_agree_and_not_contradict_each_other(tmp_path):
-    assert read_json(tmp_path, [task({"id": "1"}, [choice("cat")], [choice("cat")], [])]).labels == {"1": "cat"}
-    path = written(tmp_path, json.dumps([task({"id": "1"}, [choice("cat")], [choice("dog")])]))
-    assert "'1' is 'cat' in" in conflict(annotations.read(path), ["1"])
+def test_only_what_was_picked_or_skipped_is_done(tmp_path):
+    tasks = [
+        task({"image": "0"}),
+        task({"image": "1"}, [choice("cat")], cancelled=True),
+        task({"image": "2"}, []),
+        task({"image": "3"}, [choice("cat")]),
+    ]
+    tasks += [task({"image": "4", "supclust_id": "4"})]
+    path, ids = written(tmp_path, json.dumps(tasks)), list("012345")
+    assert match(annotations.read(path), ids) == ({3: "cat"}, [1, 4], [])
+    assert match(annotations.read(written(tmp_path, "id,label\n0,cat\n1,\n2,\n")), ids) == ({0: "cat"}, [], [])
+    assert match(annotations.read(written(tmp_path, "id,label,cluster_size\n0,cat,7\n1,,7\n")), ids) == ({0: "cat"}, [1], [])
+    old = [
+        {"id": 1, "data": {"image": "0"}, "completions": [{"result": [choice("cat")]}]},
+        {"data": {"image": "1"}, "completions": [{"skipped": True}]},
+    ]
+    assert match(annotations.read(written(tmp_path, json.dumps(old))), ids) == ({0: "cat"}, [1], [])
 
 
 def test_our_choices_count_where_there_are_others_and_remarks(tmp_path):
@@ -308,20 +422,31 @@ def test_our_choices_count_where_there_are_others_and_remarks(tmp_path):
     assert read_json(tmp_path, [task({"id": "1"}, [remark, choice("cat", control="animal")])]).labels == {"1": "cat"}
 
 
-def test_what_is_not_one_choice_is_refused_with_the_number_of_the_task(tmp_path):
-    fine, rectangle = task({"id": "0"}, [choice("cat")]), {"type": "rectanglelabels", "value": {"rectanglelabels": ["cat"]}}
-    assert "task 2: the label is {'choices': ['a', 'b']}" in json_refusal(tmp_path, [fine, task({"id": "1"}, [choice("a", "b")])])
-    assert "task 2: the annotation is of type 'rectanglelabels'" in json_refusal(tmp_path, [fine, task({"id": "1"}, [rectangle])])
-    assert "2 results with choices" in json_refusal(tmp_path, [task({"id": "1"}, [choice("a"), choice("b")])])
-    nested = choice(["animal", "cat"], ["animal", "dog"])
-    assert "the label is {'choices': [['animal', 'cat']" in json_refusal(tmp_path, [task({"id": "1"}, [nested])])
+@pytest.mark.parametrize(
+    ("results", "problem"),
+    [
+        ([choice("a", "b")], "the label is [{'choices': ['a', 'b']}]"),
+        ([{"type": "rectanglelabels", "value": {"rectanglelabels": ["cat"]}}], "the label is {'no choice': ['rectanglelabels']}"),
+        ([{"type": "textarea", "value": {"text": ["blurred"]}}], "the label is {'no choice': ['textarea']}"),
+        ([choice("a"), choice("b")], "the label is [{'choices': ['a']}, {'choices': ['b']}]"),
+        ([choice(["animal", "cat"], ["animal", "dog"])], "the label is [{'choices': [['animal', 'cat']"),
+        ([{"type": "choices", "value": {}}], "the label is [{}]"),
+    ],
+)
+def test_what_is_not_one_choice_is_a_problem_of_that_task(tmp_path, results, problem):
+    path = written(tmp_path, json.dumps([task({"id": "0"}, [choice("cat")]), task({"id": "1"}, results)]))
+    found = annotations.match(annotations.read(path), ["0", "1"], {})
+    assert (found.labels, found.done, list(found.problems)) == ({0: "cat"}, [], ["1"])
+    assert f"{path}, task 2: {problem}" in found.problems["1"]
 
 
 def test_an_image_is_known_by_the_address_if_by_nothing_else(tmp_path):
     tasks = [task({"image": "/data/local-files/?d=a%20b.png", "order": 1}, [choice("cat")])]
     assert read_json(tmp_path, tasks).labels == {"/data/local-files/?d=a%20b.png": "cat"}
-    for data in ({"order": 1.5}, {"id": True}, {"id": ""}, {"image": ["a"]}, {}):
+    for data in ({"id": True}, {"id": ""}, {"image": ["a"]}):
         assert "task 1: nothing says which image this is" in json_refusal(tmp_path, [task(data)])
+    for data in ({"order": 1.5}, {}):
+        assert "task 1 has no column of ids: its columns are" in json_refusal(tmp_path, [task(data)])
 
 
 def test_the_short_export_is_read(tmp_path):
@@ -338,11 +463,39 @@ def test_the_short_export_is_read(tmp_path):
 
 
 def test_the_short_export_of_another_name_of_the_choices_is_refused(tmp_path):
-    assert "no task has a label: the keys of the first are 'image', 'animal'" in json_refusal(
-        tmp_path, [{"image": "a", "animal": "cat"}]
-    )
+    assert "no column of labels: its columns are 'image', 'animal'" in json_refusal(tmp_path, [{"image": "a", "animal": "cat"}])
     for value in ([{"choices": ["a", "b"]}], [{"rectanglelabels": ["a"]}], True, 1.5, [["a", "b"], "c"]):
-        assert "task 1: the label is" in json_refusal(tmp_path, [{"image": "a", "label": value}])
+        [found] = annotations.read(written(tmp_path, json.dumps([{"image": "a", "label": value}])))
+        assert "task 1: the label is" in found.problem
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a.png": "cat", "b.png": 1, "c.png": None},
+        {"classes": ["dog", "cat"], "labels": {"a.png": 1, "b.png": "1", "c.png": None}},
+        {"labels": {"a.png": {"label": "cat", "confidence": 0.5}, "b.png": {"label": "1"}, "c.png": None}},
+        {
+            "samples": [
+                {"filepath": f"{name}.png", "ground_truth": one}
+                for name, one in (("a", {"label": "cat"}), ("b", {"label": "1"}), ("c", None))
+            ]
+        },
+    ],
+)
+def test_json_of_others_is_read(tmp_path, value):
+    labels = read_json(tmp_path, value)
+    assert (labels.labels, labels.unlabeled) == ({"a.png": "cat", "b.png": "1"}, ("c.png",))
+
+
+def test_a_storage_of_label_studio_holds_annotations(tmp_path):
+    stored = {"id": 3, "result": [choice("cat")], "was_cancelled": False, "task": {"id": 17, "data": {"image": "a.png"}}}
+    assert read_json(tmp_path, stored).labels == read_json(tmp_path, [stored]).labels == {"a.png": "cat"}
+
+
+def test_coco_is_named(tmp_path):
+    coco = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 1, "category_id": 1}], "categories": []}
+    assert "is COCO, which labels boxes in images" in json_refusal(tmp_path, coco)
 
 
 def test_tasks_that_nobody_has_annotated_are_read(tmp_path):
@@ -353,16 +506,15 @@ def test_tasks_that_nobody_has_annotated_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ('[{"data": ', "is not JSON that Label Studio exports: Expecting value: line 1 column 11"),
-        ("{}{}", "is not JSON that Label Studio exports: Extra data: line 1 column 3"),
-        ("[" * 100_000, "is not JSON that Label Studio exports"),
-        ("[" + "9" * 5000 + "]", "is not JSON that Label Studio exports"),
+        ('[{"data": ', "is not JSON that can be read: Expecting value: line 1 column 11"),
+        ("{}{}", "is not JSON that can be read: Extra data: line 1 column 3"),
+        ("[" * 100_000, "is not JSON that can be read"),
+        ("[" + "9" * 5000 + "]", "is not JSON that can be read"),
         ("[1]", "tasks should be objects, not [1]"),
         ('[{"data": []}]', "task 1: data should be objects, not [[]]"),
         ('[{"data": {"id": "1"}, "annotations": [5]}]', "task 1: annotations should be objects, not [5]"),
         ('[{"data": {"id": "1"}, "annotations": {"result": []}}]', "task 1: annotations should be objects, not {'result': []}"),
         ('[{"data": {"id": "1"}, "annotations": [{"result": [5]}]}]', "result should be objects, not [5]"),
-        ('[{"data": {"id": "1"}, "annotations": [{"result": [{"type": "choices", "value": {}}]}]}]', "the label is {}"),
     ],
 )
 def test_json_of_another_make_is_refused_with_the_place(tmp_path, text, problem):
@@ -406,6 +558,72 @@ def test_an_image_is_found_under_the_names_that_programs_give_it(name, position)
     assert (found, waiting, unknown) == ({}, [] if position is None else [position], [name] if position is None else [])
 
 
+NESTED = ["cat/001.jpg", "dog/001.jpg", "dog/my photo (1).jpg", "dog/ISIC_2.jpg", "dog/a&b.png", "007.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "position", "how"),
+    [
+        ("cat/001.jpg", 0, ""),
+        ("pets/dog/001.jpg", 1, ""),
+        ("./dog/001.jpg", 1, ""),
+        ("../pets/dog/001.jpg", 1, ""),
+        ("/mnt/other/pets/dog/001.jpg", 1, ""),
+        ("C:\\data\\pets\\dog\\001.jpg", 1, ""),
+        ("pets%5Cdog%5C001.jpg", 1, ""),
+        ("/data/local-files/?d=pets/dog/a&b.png", 4, ""),
+        ("/data/local-files/?d=pets/dog/a%26b.png&x=1", 4, ""),
+        ("dog/a&amp;b.png", 4, ""),
+        ("/mnt/animals/dog/001.jpg", 1, "by a part"),  # of a machine where the folder has another name
+        ("s3://bucket/animals/dog/001.jpg", 1, "by a part"),
+        ("my photo (1).jpg", 2, "by a part"),
+        ("ISIC_2", 3, "by a part"),
+        ("dog/ISIC_2", 3, "by a part"),
+        ("isic_2.JPG", 3, "by a part"),
+        ("7", 5, "by a part"),
+        ("/data/upload/3/1a2b3c4d-my_photo_1.jpg", 2, "by a part"),
+        ("1a2b3c4d-my_photo_1.jpg", 2, "by a part"),
+        ("/data/upload/1a2b3c4d-aaaa-bbbb-cccc-1a2b3c4d5e6f-ISIC_2.jpg", 3, "by a part"),
+        ("/tasks/1/presign/?fileuri=czM6Ly9iL2RvZy9JU0lDXzIuanBn", 3, ""),  # s3://b/dog/ISIC_2.jpg
+        ("001.jpg", None, annotations.UNCLEAR),
+        ("001", None, annotations.UNCLEAR),
+        ("cow/001.jpg", None, annotations.ELSEWHERE),
+        ("plants/dog/001.jpg", None, annotations.ELSEWHERE),
+        ("cat/ISIC_2.jpg", None, annotations.ELSEWHERE),
+        ("/home/me/plants/dog/001.jpg", None, annotations.ELSEWHERE),
+        ("/home/me/plants/cow/001.jpg", None, annotations.ELSEWHERE),
+        ("/data/upload/3/1a2b3c4d-002.jpg", None, annotations.UNKNOWN),
+        ("002", None, annotations.UNKNOWN),
+    ],
+)
+def test_as_many_folders_agree_as_both_paths_have(name, position, how):
+    found = annotations.match([Label(name, "x", "f")], NESTED, {}, Path("/home/me/pets"))
+    assert found.labels == ({} if position is None else {position: "x"})
+    assert found.unknown == ({name: how} if position is None else {})
+    assert found.by_name == ({name: NESTED[position]} if how == "by a part" else {})
+
+
+def test_images_of_the_folder_beside_are_others(tmp_path):
+    (tmp_path / "dog").mkdir()
+    (tmp_path / "dog" / "001.jpg").touch()
+    (tmp_path / "pets").symlink_to(tmp_path / "cat")
+    for name in ("dog/001.jpg", str(tmp_path / "dog" / "001.jpg"), f"/elsewhere/{tmp_path.name}/dog/001.jpg", "..\\dog\\001.jpg"):
+        assert match(labels_of({name: "dog"}), ["001.jpg"], folder=tmp_path / "cat") == ({}, [], [name])
+    (tmp_path / "cat").mkdir()
+    for name in ("cat/001.jpg", "pets/001.jpg", "001.jpg", "/other/machine/001.jpg"):
+        assert match(labels_of({name: "cat"}), ["001.jpg"], folder=tmp_path / "pets")[0] == {0: "cat"}
+
+
+def test_a_hundred_thousand_paths_take_seconds():
+    ids = [f"class{k % 100}/IMG_{k:06d}.jpg" for k in range(100_000)]
+    for spell in ("/home/x/pics/{}".format, lambda name: name[-14:-4], lambda name: f"none/{name}/at all"):
+        labels = [Label(spell(name), "x", "f") for name in ids]
+        start = time.process_time()
+        found = annotations.match(labels, ids, {}, Path("/data/pics"))
+        assert time.process_time() - start < 10  # two, on an idle core
+        assert len(found.labels) in (len(ids), 0)
+
+
 def test_an_id_as_it_stands_comes_before_every_other_way(tmp_path):
     ids = ["'=a", "=a", "x\\y", "x/y", "%41", "A"]
     labels = labels_of({name: str(position) for position, name in enumerate(ids)})
@@ -413,11 +631,8 @@ def test_an_id_as_it_stands_comes_before_every_other_way(tmp_path):
 
 
 def test_a_name_that_could_be_of_two_images_is_unknown():
-    assert match(labels_of({"/data/cats/b.png": "cat"}), ["b.png", "cats/b.png"]) == (
-        {},
-        [],
-        ["/data/cats/b.png"],
-    )
+    assert match(labels_of({"b": "cat"}), ["b.png", "cats/b.png", "b.jpg"])[2] == ["b"]
+    assert match(labels_of({"/data/cats/b.png": "cat"}), ["b.png", "cats/b.png"])[0] == {1: "cat"}  # as much agrees as can
     assert match(labels_of({"\u00e4": "1"}), ["a\u0308\\x", "a\u0308/x"])[2] == ["\u00e4"]
     assert match(labels_of({"\u212b/x": "1"}), ["A\u030a\\x", "\u00c5\\x"])[2] == ["\u212b/x"]
 
@@ -425,9 +640,8 @@ def test_a_name_that_could_be_of_two_images_is_unknown():
 def test_two_names_of_one_image_must_agree():
     labels = labels_of({"a.png": "cat", "x/a.png": "cat"}, ["copy.png", "y/a.png"])
     assert match(labels, ["a.png"], {"copy.png": "a.png"}) == ({0: "cat"}, [], [])
-    labels = labels_of({"a.png": "cat", "copy.png": "dog"}, file="f.csv")
-    sentence = conflict(labels, ["a.png"], {"copy.png": "a.png"})
-    assert "1 image(s) have different labels: 'a.png' is 'cat' in f.csv and 'copy.png' is 'dog' in f.csv" in sentence
+    found = annotations.match(labels_of({"a.png": "cat", "copy.png": "dog"}, file="f.csv"), ["a.png"], {"copy.png": "a.png"})
+    assert found.problems == {"a.png": "different labels: 'cat' in f.csv and 'dog' in f.csv"}
 
 
 # -- writing CSV ---------------------------------------------------------------------------------------------------------------
@@ -467,10 +681,9 @@ labels_ = st.just("") | names.map(str.strip)
 def test_a_table_of_any_ids_and_labels_comes_back_as_it_was(tmp_path, table):
     path = tmp_path / "table.csv"
     results.write_csv(path, [{"id": name, "label": label} for name, label in table.items()])
-    found, waiting, unknown = match(annotations.read(path), list(table))
-    assert found == {position: label for position, label in enumerate(table.values()) if label}
-    assert waiting == [position for position, label in enumerate(table.values()) if not label]
-    assert unknown == []
+    found, waiting, unknown = match(annotations.read(path, Columns(classes=tuple(table.values()))), list(table))
+    assert found == {position: unicodedata.normalize("NFC", label) for position, label in enumerate(table.values()) if label}
+    assert (waiting, unknown) == ([], [])
 
 
 @SAME_FOLDER
@@ -544,7 +757,7 @@ def exported(tasks, answers):
 @given(st.dictionaries(names, st.none() | labels_, min_size=1))
 def test_answers_to_tasks_come_back_through_both_exports(tmp_path, answers):
     tasks = tasks_of(tmp_path, answers)
-    wanted = {position: label for position, label in enumerate(answers.values()) if label}
+    wanted = {position: unicodedata.normalize("NFC", label) for position, label in enumerate(answers.values()) if label}
     for export in exported(tasks, answers.values()):
         found, waiting, unknown = match(read_json(tmp_path, export), list(answers))
         assert (found, unknown) == (wanted, [])

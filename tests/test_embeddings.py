@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from supclust.label import embeddings
+from supclust.label import columns, embeddings
 from supclust.label.embeddings import Embeddings
 from tests.mutations import mutated
 
@@ -227,15 +227,53 @@ def test_no_file_makes_code_run(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("name", embeddings.IDS)
+@pytest.mark.parametrize("name", sorted(set(columns.IDS) - {"file"}))  # which numpy.savez takes for its own
 def test_ids_stand_under_one_of_several_names(tmp_path, name):
     assert embeddings.read(npz(tmp_path, x=POINTS, **{name: np.array(NAMES)})).ids == tuple(NAMES)
 
 
-@pytest.mark.parametrize("name", embeddings.PATHS)
+@pytest.mark.parametrize(
+    "name",
+    ["filename", "file_name", "filepath", "File Name", "image_id", "image", "name", "image_path", "uuid", "key", "path", "ID"],
+)
+def test_every_name_that_tools_give_to_ids_is_known_in_parquet_files(pyarrow, tmp_path, name):
+    numbers = parquet(tmp_path, {name: NAMES, "x": [1.0] * 6, "y": [2.0] * 6})
+    assert embeddings.read(numbers).ids == tuple(NAMES)
+    assert embeddings.read(numbers).features.shape == (6, 2)
+    pd.DataFrame({"emb": list(POINTS)}, index=pd.Index(NAMES, name=name)).to_parquet(tmp_path / "e.parquet")
+    assert embeddings.read(tmp_path / "e.parquet").ids == tuple(NAMES)
+
+
+def test_an_index_of_another_name_or_of_none_is_the_ids(pyarrow, tmp_path):
+    for name in ("photo", None):
+        pd.DataFrame({"emb": list(POINTS)}, index=pd.Index(NAMES, name=name)).to_parquet(tmp_path / "e.parquet")
+        assert embeddings.read(tmp_path / "e.parquet").ids == tuple(NAMES)
+    pd.DataFrame({"emb": list(POINTS), "id": NAMES}, index=pd.Index(range(6), name="row")).to_parquet(tmp_path / "e.parquet")
+    assert embeddings.read(tmp_path / "e.parquet").ids == tuple(NAMES)
+
+
+def test_ids_of_a_column_of_ones_own(pyarrow, tmp_path, caplog):
+    path = parquet(tmp_path, {"photo": NAMES, "id": list(range(6)), "x": [1.0] * 6})
+    assert embeddings.read(path, id_column="photo").ids == tuple(NAMES)
+    with pytest.raises(ValueError, match="it has no column 'phot' of ids"):
+        embeddings.read(path, id_column="phot")
+    caplog.set_level(logging.INFO, logger="supclust")
+    assert embeddings.read(parquet(tmp_path, {"photo": NAMES, "x": [1.0] * 6})).ids[0] == "0"
+    assert "has no column of ids: the images are called by the numbers of their rows" in caplog.text
+
+
+def test_ids_are_the_first_column_that_tells_images_apart(pyarrow, tmp_path):
+    path = parquet(tmp_path, {"name": ["cat"] * 6, "key": NAMES, "x": [1.0] * 6})
+    assert embeddings.read(path).ids == tuple(NAMES)
+    images = [{"bytes": b"x", "path": name} for name in NAMES]  # as Hugging Face writes them
+    assert embeddings.read(parquet(tmp_path, {"image": images, "x": [1.0] * 6})).ids == tuple(NAMES)
+
+
+@pytest.mark.parametrize("name", columns.PATHS)
 def test_paths_stand_under_one_of_several_names_and_may_be_missing(tmp_path, name):
     paths = np.array(["a", "", "c", "c", "", ""])
-    assert embeddings.read(npz(tmp_path, x=POINTS, **{name: paths})).paths == ("a", None, "c", "c", None, None)
+    found = embeddings.read(npz(tmp_path, x=POINTS, **{name: paths}))
+    assert (found.paths, found.ids[-1]) == (("a", None, "c", "c", None, None), "5")
 
 
 @pytest.mark.parametrize(
@@ -367,7 +405,7 @@ def test_a_parquet_file_of_many_row_groups_is_read_whole(pyarrow, tmp_path):
         ({"emb": [[1.0, 2.0], [1.0]]}, "are missing or of different lengths: 2, 1"),
         ({"emb": [[1.0, 2.0], None]}, "the lists of column emb are missing or of different lengths: 2.0, nan"),
         ({"emb": [["a"], ["b"]]}, "no column holds lists or numbers: 'emb'"),
-        ({"id": [1, 2]}, "no column holds lists or numbers: 'id'"),
+        ({"id": [1, 2]}, "no column holds lists or numbers"),
         ({"one": [[1.0]], "two": [[1.0]]}, "several columns hold lists: 'one', 'two'"),
         ({"x": [1, 2], "id": ["a", None]}, "these rows' are not: 1"),
         ({"x": [1, 2], "id": ["a", "a"]}, "come up again: 'a'"),
@@ -392,8 +430,8 @@ def test_a_damaged_parquet_file_is_refused(pyarrow, tmp_path):
 
 
 def test_missing_numbers_of_a_parquet_file_are_nan(pyarrow, tmp_path):
-    for columns in ({"x": [1.0, None], "y": [2, 3]}, {"emb": [[1.0, 2.0], [None, 3.0]]}):
-        np.testing.assert_array_equal(embeddings.read(parquet(tmp_path, columns)).features, [[1, 2], [np.nan, 3]])
+    for table in ({"x": [1.0, None], "y": [2, 3]}, {"emb": [[1.0, 2.0], [None, 3.0]]}):
+        np.testing.assert_array_equal(embeddings.read(parquet(tmp_path, table)).features, [[1, 2], [np.nan, 3]])
 
 
 # -- damaged files -------------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from tests.conftest import make_blobs
 from tests.drawn_images import draw
 
 BLOBS, SIZE = 6, 20
-COLUMNS = ["id", "path", "cluster", "cluster_size", "group_size", "typicality", "sup", "order", "label"]
+COLUMNS = ["id", "label", "path", "cluster", "cluster_size", "group_size", "typicality", "sup", "order"]
 
 
 def write_points(path):
@@ -263,9 +263,20 @@ def test_picks_without_a_label_are_not_picked_again(points, tmp_path, caplog):
         assert not set(picks(tmp_path / f"next-{source.name}")["id"]) & set(table["id"])
         assert found.labels == {found.source.ids.index(table["id"][0]): "group0"}
         assert len(found.pool.labeled) == 5
-    assert "4 images that were picked or listed have no label" in caplog.text
+    assert "4 images that were picked or skipped before have no label" in caplog.text
     run(out, tmp_path / "unlabeled")
     assert not set(picks(tmp_path / "unlabeled")["id"]) & set(table["id"])
+
+
+def test_picks_without_a_label_are_known_by_the_round_beside(points, tmp_path, caplog):
+    """The contact sheet's table lists them as any other table would."""
+    labels = answer(first(points, tmp_path), tmp_path / "labels.csv", lambda name: "a" if name.startswith("group1") else "")
+    run(points, tmp_path / "beside", labeled=(labels,))
+    assert not set(picks(tmp_path / "beside")["id"]) & set(picks(tmp_path / "first")["id"])
+    assert "images that were picked or skipped before have no label" in caplog.text
+    caplog.clear()
+    run(points, tmp_path / "elsewhere" / "alone", labeled=(labels,))
+    assert "images that were picked or skipped before have no label" not in caplog.text
 
 
 def test_embeddings_and_images_may_be_moved_between_rounds(folder, tmp_path):
@@ -387,6 +398,198 @@ def test_images_that_the_encoder_does_not_tell_apart_are_told(tmp_path, caplog):
     assert len(set(picks(tmp_path / "picks")["id"])) == 4
 
 
+# --- labels that are known, and what is said of them ----------------------------------------------------------------------
+
+
+def test_labels_of_earlier_rounds_are_kept_by_the_round(points, tmp_path, caplog):
+    """The command of about.md, followed in each round with the labels of that round only."""
+    run(points, tmp_path / "r1", classes=("group9",))
+    first = answer(tmp_path / "r1", tmp_path / "labels.csv")
+    run(tmp_path / "r1", tmp_path / "r2", labeled=(first,))
+    second = answer(tmp_path / "r2", tmp_path / "labels.csv")
+    caplog.clear()
+    caplog.set_level(logging.INFO, logger="supclust")
+    third = run(tmp_path / "r2", tmp_path / "r3", labeled=(second,), strategy="margin")
+    assert {third.source.ids[point] for point in third.labels} == {*picks(tmp_path / "r1")["id"], *picks(tmp_path / "r2")["id"]}
+    assert "group9" in third.classes
+    assert "10 labels, 5 of them of earlier rounds; classes: group" in caplog.text
+    assert "have no label" not in caplog.text
+    both = run(
+        tmp_path / "r2", tmp_path / "again", labeled=(answer(tmp_path / "r1", tmp_path / "more.csv"), second), strategy="margin"
+    )
+    assert both.labels == third.labels
+    changed = answer(tmp_path / "r1", tmp_path / "more.csv", lambda name: "other")
+    assert set(run(tmp_path / "r2", tmp_path / "changed", labeled=(changed,)).labels.values()) == {"other"}
+    assert "5 labels of earlier rounds are replaced" in caplog.text
+    shutil.rmtree(tmp_path / "r1")  # which is not needed any more
+    assert len(run(tmp_path / "r3", tmp_path / "r4").labels) == 10
+
+
+def test_a_list_of_all_images_leaves_those_without_a_label_free(started, tmp_path):
+    points = started / "points.npz"
+    ids = embeddings.read(points).ids
+    rows = "".join(f"{name},{'cat' if k % 12 == 0 else ''}\n" for k, name in enumerate(ids))
+    (tmp_path / "all.csv").write_text(f"id,label\n{rows}")
+    tasks = [{"data": {"image": f"/data/local-files/?d=x/{name}"}, "annotations": []} for name in ids]
+    (tmp_path / "all.json").write_text(json.dumps(tasks))
+    found = run(points, tmp_path / "a", labeled=(tmp_path / "all.csv", tmp_path / "all.json"), budget=110)
+    assert len(found.labels) == 10
+    assert len(found.pool.labeled) == 10
+    assert len(run(started / "first", tmp_path / "b", labeled=(tmp_path / "all.csv",), budget=100).picks) == 100
+
+
+def test_a_file_without_labels_says_so(points, tmp_path, caplog):
+    for text in (
+        "id,label\ngroup0/00.png,\n",
+        "id,label\ngroup0/00.png,NA\n",
+        '[{"data": {"image": "group0/00.png"}, "annotations": []}]',
+    ):
+        caplog.clear()
+        (tmp_path / "labels.csv").write_text(text)
+        assert run(points, tmp_path / "picks", labeled=(tmp_path / "labels.csv",), force=True).pool.labeled.size == 0
+        assert "labels.csv has no labels (1 images are listed)" in caplog.text
+
+
+def test_classes_are_counted_and_those_that_look_alike_are_named(points, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="supclust")
+    labels = ["cat", "cat", "Cat", "NA", "tabby cat", "tabbycat", "01", "1"]
+    rows = "".join(f"group1/{k:02}.png,{label}\n" for k, label in enumerate(labels))
+    (tmp_path / "labels.csv").write_text(f"id,label\n{rows}")
+    run(points, tmp_path / "picks", labeled=(tmp_path / "labels.csv",))
+    assert "7 labels; classes: cat 2, Cat 1, tabby cat 1, tabbycat 1, 01 1, 1 1\n" in caplog.text
+    assert "1 'NA' in the column of labels are no labels, unless --classes names them" in caplog.text
+    assert "['cat', 'Cat'], ['tabby cat', 'tabbycat'], ['01', '1']. Are they meant to be one?" in caplog.text
+    assert run(points, tmp_path / "nfc", classes=("cafe\u0301",)).classes == ("caf\u00e9",)
+    found = run(points, tmp_path / "named", labeled=(tmp_path / "labels.csv",), classes=("NA", "TABBYCAT"))
+    assert "['tabby cat', 'tabbycat', 'TABBYCAT']" in caplog.text
+    assert list(found.labels.values()).count("NA") == 1
+
+
+def test_one_task_that_cannot_be_used_is_listed_and_the_others_count(points, tmp_path, caplog):
+    def task(name, *choices):
+        result = [{"type": "choices", "from_name": "label", "value": {"choices": list(choices)}}]
+        return {"data": {"image": name}, "annotations": [{"result": result}]}
+
+    (tmp_path / "export.json").write_text(json.dumps([task("group0/00.png", "a", "b"), task("group0/01.png", "cat")]))
+    (tmp_path / "tie.csv").write_text("id,label\ngroup0/02.png,a\ngroup0/02.png,b\n")
+    found = run(points, tmp_path / "picks", labeled=(tmp_path / "export.json", tmp_path / "tie.csv"))
+    assert list(found.labels.values()) == ["cat"]
+    listed = {row["path"]: row["reason"] for row in csv.DictReader((tmp_path / "picks" / "skipped.csv").open(newline=""))}
+    assert list(listed) == ["group0/00.png", "group0/02.png"]
+    assert "task 1: the label is [{'choices': ['a', 'b']}]" in listed["group0/00.png"]
+    assert "different labels: 'a' in" in listed["group0/02.png"]
+    assert "2 images have no single label, they are listed in skipped.csv: group0/00.png: " in caplog.text
+
+
+def test_labels_of_another_folder_with_the_same_names_are_not_taken(folder, tmp_path, caplog):
+    names = sorted(path.name for path in (folder / "left").glob("[0-9]*"))
+    for where, label in (("left", "mine"), ("right", "foreign")):
+        rows = "".join(f"{where}/{name},{label}\n" for name in names)
+        (tmp_path / f"{where}.csv").write_text(f"path,label\n{rows}")
+    with pytest.raises(ValueError, match=r"none of the ids in .*right.csv is known: .* they are in other folders"):
+        run(folder / "left", tmp_path / "picks", labeled=(tmp_path / "right.csv",))
+    found = run(folder / "left", tmp_path / "picks", labeled=(tmp_path / "right.csv", tmp_path / "left.csv"), budget=1)
+    assert set(found.labels.values()) == {"mine"}
+    assert f"{len(names)} ids of" in caplog.text
+    assert "are in other folders than the images of that name and left out: 'right/" in caplog.text
+    (tmp_path / "stems.csv").write_text("".join(("image,label\n", *(f"{name[:2]},mine\n" for name in names))))
+    again = run(folder / "left", tmp_path / "stems", labeled=(tmp_path / "stems.csv",), budget=1)
+    assert again.labels == found.labels
+    assert f"{len(names)} ids of {tmp_path / 'stems.csv'} are found by a part of the name: " in caplog.text
+
+
+# --- rounds at the same time ----------------------------------------------------------------------------------------------
+
+
+def test_a_folder_takes_one_run_at_a_time(points, tmp_path):
+    with results.held(tmp_path / "picks"), pytest.raises(ValueError, match=r"another run writes into .*picks: name another folder"):
+        run(points, tmp_path / "picks")
+    assert not (tmp_path / "picks").exists()
+    run(points, tmp_path / "picks")
+
+
+def test_of_two_commands_into_one_folder_one_is_refused(points, tmp_path):
+    command = [sys.executable, "-m", "supclust", "label", points, "--out", tmp_path / "two", "--budget"]
+    both = [subprocess.Popen([*command, budget], stderr=subprocess.PIPE, text=True) for budget in ("5", "7")]
+    said = [process.communicate()[1] for process in both]
+    codes = [process.returncode for process in both]
+    assert sorted(codes) == [0, 2], said
+    assert len(picks(tmp_path / "two")) == (5, 7)[codes.index(0)]
+    assert "two: name another folder" in said[codes.index(2)] or "holds results already" in said[codes.index(2)]
+    assert not list((tmp_path / "two").glob(".*"))
+
+
+def test_rounds_that_go_on_from_one_never_hand_out_the_same(points, tmp_path, caplog):
+    run(points, tmp_path / "r1")
+    outs = [tmp_path / "r2", tmp_path / "elsewhere" / "r2", tmp_path / "r3"]
+    for source, out in zip((tmp_path / "r1", tmp_path / "r1", tmp_path / "r2"), outs, strict=True):
+        run(source, out)
+    names = [name for out in (tmp_path / "r1", *outs) for name in picks(out)["id"]]
+    assert len(set(names)) == 20
+    assert "5 images were handed out in '../r2', and are not picked again" in caplog.text
+    assert "5 images were handed out in '../elsewhere/r2', and are not picked again" in caplog.text
+    before = list(picks(outs[1])["id"])
+    shutil.rmtree(outs[1])  # it is done again, and the same comes out
+    run(tmp_path / "r1", outs[1])
+    assert not set(picks(outs[1])["id"]) & {*names} - {*before}
+    run(tmp_path / "r1", tmp_path / "all", budget=115)
+    assert (
+        "15 images were handed out in '../r2', '../elsewhere/r2', '../r3', and may be picked again, as too few others are left"
+        in caplog.text
+    )
+
+
+def test_an_interrupted_round_burns_no_picks(points, tmp_path, monkeypatch):
+    run(points, tmp_path / "r1")
+    with monkeypatch.context() as patch:
+        patch.setattr(contact_sheet, "png", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "r1", tmp_path / "r2")
+    assert not (tmp_path / "r1" / labeling.HANDED_OUT).exists()
+    run(tmp_path / "r1", tmp_path / "r2")
+    assert not (tmp_path / "r2" / ".part-results").exists()
+    assert json.loads((tmp_path / "r1" / labeling.HANDED_OUT).read_text())["value"]["../r2"] == list(picks(tmp_path / "r2")["id"])
+
+
+def interrupt(sheet):
+    raise KeyboardInterrupt
+
+
+def test_first_rounds_that_picked_the_same_are_named(points, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="supclust")
+    run(points, tmp_path / "a")
+    assert "picked" not in caplog.text
+    run(points, tmp_path / "b")
+    assert "5 of these images were picked in a, too: go on from there to get others" in caplog.text
+
+
+def test_embeddings_that_were_changed_since_are_named(points, tmp_path):
+    run(points, tmp_path / "r1")
+    embeddings.write(points, Embeddings(make_blobs(2, 4, 8), tuple("abcdefgh")))
+    with pytest.raises(ValueError, match=r"points.npz is not what the round in .*r1 was made from: it has no 'group"):
+        run(tmp_path / "r1", tmp_path / "r2")
+
+
+def test_a_column_of_ids_that_was_named_stays_named(tmp_path):
+    pytest.importorskip("pyarrow")
+    features = make_blobs(3, 10, 4)
+    names = [f"p{k}" for k in range(30)]
+    pd.DataFrame({"vector": list(features), "id": range(30), "photo": names}).to_parquet(tmp_path / "e.parquet")
+    run(tmp_path / "e.parquet", tmp_path / "r1", id_column="photo")
+    assert set(picks(tmp_path / "r1")["id"]) <= set(names)
+    (tmp_path / "labels.csv").write_text("Photo,kind\n" + "".join(f"{name},cat\n" for name in picks(tmp_path / "r1")["id"]))
+    found = run(tmp_path / "r1", tmp_path / "r2", labeled=(tmp_path / "labels.csv",), id_column="photo", label_column="kind")
+    assert len(found.labels) == 5
+
+
+def test_picks_come_back_from_a_spreadsheet_that_leaves_out_empty_fields(points, tmp_path):
+    run(points, tmp_path / "r1", budget=50)
+    rows = list(csv.reader((tmp_path / "r1" / "picks.csv").open(newline="")))
+    filled = [rows[0], *([row[0], "cat", *row[2:]] for row in rows[1:21]), *(row[:1] for row in rows[21:])]
+    (tmp_path / "excel.csv").write_text("\r\n".join(";".join(row) for row in filled))
+    assert len(run(tmp_path / "r1", tmp_path / "r2", labeled=(tmp_path / "excel.csv",)).labels) == 20
+
+
 # --- strange names --------------------------------------------------------------------------------------------------------
 
 
@@ -463,7 +666,6 @@ def is_number(text):
             r"other.csv is known: the first is 'x.png', and ids here look like 'group0/",
         ),
         ({"labeled": ["columns.csv"]}, r"columns.csv.*column"),
-        ({"labeled": ["conflict.csv"]}, "group0/00.png"),
         ({"seed": -1}, "the seed must be a whole number of at least 0, not -1"),
         ({"classes": ("a", " b")}, "names of classes"),
         ({"strategy": "supclust:temperature=abc"}, "'abc' is no value such as 0.05, True or None"),
@@ -489,7 +691,6 @@ def test_what_cannot_be_used_is_refused_with_a_sentence(points, tmp_path, option
     np.save(tmp_path / "nan.npy", points_with_nan)
     (tmp_path / "other.csv").write_text("id,label\nx.png,a\n")
     (tmp_path / "columns.csv").write_text("a,b\n1,2\n")
-    (tmp_path / "conflict.csv").write_text("id,label\ngroup0/00.png,a\ngroup0/00.png,b\n")
     before = sorted(tmp_path.rglob("*"))
     for name in ("source", "out", "pictures"):
         options = options | ({name: tmp_path / options[name]} if name in options else {})
@@ -527,9 +728,9 @@ def test_results_are_overwritten_with_force_only_and_nothing_else_is(folder, poi
     assert set(picks(out)["id"]) <= set(embeddings.read(points).ids)
 
 
-@pytest.mark.parametrize(("old", "new"), [(b',""\n', b',"caf\xe9"\n'), (b',""\n', b"\n")])
+@pytest.mark.parametrize(("old", "new"), [(b',"",', b',"caf\xe9",'), (b',"",', b',"","",')])
 def test_force_overwrites_no_picks_that_cannot_be_read(folder, tmp_path, old, new):
-    """As a spreadsheet may leave them: in another encoding, or a field short."""
+    """As a spreadsheet may leave them in another encoding, or somebody with a field too many."""
     run(folder, tmp_path / "out")
     file = tmp_path / "out" / "picks.csv"
     file.write_bytes(file.read_bytes().replace(old, new, 1))
@@ -624,6 +825,65 @@ def test_labels_may_be_named_one_by_one(points, tmp_path, capsys):
     assert len(json.loads((tmp_path / "picks" / MARKER).read_text())["asked"]["labeled"]) == 2
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["--labeled", "labels.csv", "first"],
+        ["--labeled", "labels.csv", "--classes", "a", "b", "first"],
+        ["--classes", "a", "b", "first", "--labeled", "labels.csv"],
+        ["first", "--labeled", "labels.csv", "--classes", "a", "b"],
+    ],
+)
+def test_images_may_be_named_after_labels_and_classes(points, tmp_path, monkeypatch, line):
+    monkeypatch.chdir(tmp_path)
+    answer(first(points, tmp_path), tmp_path / "labels.csv")
+    assert __main__.main(["label", "--out", "next", *line]) == 0
+    asked = json.loads((tmp_path / "next" / MARKER).read_text())["asked"]
+    assert (asked["source"], list(asked["labeled"])) == ("../first", ["labels.csv"])
+
+
+def test_files_in_the_place_of_a_folder_are_told(tmp_path, capsys):
+    for line in (["photos/1.png", "photos/2.png"], [tmp_path, "b"], [], ["--labeled", "x.csv"]):
+        with pytest.raises(SystemExit) as stopped:
+            __main__.main(["label", *map(str, line)])
+        assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert "IMAGES is one folder, and not 2 names, as in: supclust label photos\n" in said
+    assert f"supclust label {tmp_path}\n" in said
+    assert said.count("required: IMAGES (name them first") == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "code"),
+    [
+        (OSError(27, "File too large"), "supclust label: File too large", 2),
+        (OSError("libtorch.so: failed to map segment from shared object"), "supclust label: libtorch.so: failed to map", 2),
+        (MemoryError(), "supclust label: there is not enough memory", 1),
+        (
+            ImportError("libc10.so: failed to map segment from shared object"),
+            "supclust label: there is not enough memory (libc10",
+            1,
+        ),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "supclust label: there is not enough memory (Default", 1),
+    ],
+)
+def test_what_the_system_refuses_ends_in_a_line(points, tmp_path, monkeypatch, capsys, error, message, code):
+    def fail(sheet):
+        raise error
+
+    monkeypatch.setattr(contact_sheet, "png", fail)
+    assert __main__.main(["label", str(points), "--out", str(tmp_path / "picks")]) == code
+    assert capsys.readouterr().err.splitlines()[-1].startswith(message)
+    assert not (tmp_path / "picks").exists()
+
+
+def test_without_docstrings_everything_works(points, tmp_path):
+    command = [sys.executable, "-OO", "-m", "supclust", "label", points, "--out", tmp_path / "picks", "--budget", "3", "--explain"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Picked by supclust: " in done.stdout
+
+
 def test_what_is_printed_cannot_play_tricks_on_a_terminal(tmp_path):
     ids = np.array([f"\x1b[31m{i}\n日本\u202e" for i in range(12)])
     np.savez(tmp_path / "points.npz", features=make_blobs(3, 4, 4), ids=ids)
@@ -665,7 +925,7 @@ def test_a_run_that_fails_while_writing_leaves_no_results(points, tmp_path, monk
     monkeypatch.setattr(contact_sheet, "png", lambda sheet: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(points, tmp_path / "picks")
-    assert list((tmp_path / "picks").iterdir()) == []
+    assert not (tmp_path / "picks").exists()
 
 
 KILLED = """

@@ -1,53 +1,86 @@
-"""Labels as people hand them in, plain CSV files and Label Studio's JSON, and which of the images they mean."""
+"""Labels as people hand them in, CSV tables and JSON of Label Studio and others, and which of the images they mean."""
 
+import base64
 import csv
+import functools
+import html
 import io
 import json
 import logging
+import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+from supclust.images.files import SUFFIXES
+from supclust.label import columns
+
 log = logging.getLogger(__name__)
 
 SHOWN = 5  # examples in a message
-ID_COLUMNS = ("supclust_id", "id", "image_id", "path", "image", "file", "filename", "file_name", "name")
-LABEL_COLUMNS = ("label", "class", "category", "choice", "choices", "annotation", "target", "y")
 EXAMPLE = "A file of labels looks like this:\nid,label\ncats/1.png,cat"
 ADVICE = "Save the table as 'CSV UTF-8', or export JSON from Label Studio"
 ONE_LABEL = "An image has one label: in Label Studio, one <Choices> tag with choice='single'"
 LOCAL_FILES = "/data/local-files/?d="  # where Label Studio serves files of its own machine, by their path below a root
-UPLOADED = "/data/upload/"  # where it serves files that were uploaded, under a name of its own: 1a2b3c4d-name.png
 CONTROL = "label"  # the name of the choices in Label Studio, and so of the column in what it exports
+ONES, ZEROS = ("1", "1.0"), ("0", "0.0", "")  # in a column for each class
+SEVERAL = -1  # instead of the position of an image
+PARTLY = "by a part of its name"
+UNKNOWN, UNCLEAR, ELSEWHERE = "not among the images", "of several images", "in other folders than the images of that name"
+MISSING = ("na", "n/a", "#n/a", "<na>", "nan", "none", "null")  # what programs write into a cell without a value
 
 NUMBER = re.compile(r"[0-9]{1,18}(\.0+)?")  # a whole one, as an id
-SEPARATOR = re.compile(r'\A"?sep=."?\r?\n')  # a line with which spreadsheets are told the separator
+BEFORE_TABLE = re.compile(r'\A(?:(?:"?sep=."?|[,;\t ]*)[\r\n]+)*')  # blank rows, and a line that tells spreadsheets the separator
+ABSOLUTE = re.compile(r"[\\/~]|[A-Za-z]:[\\/]|[a-z][a-z0-9+.-]*://")
+BEGINNING = re.compile("^(?:[.]{0,2}/|[A-Za-z]:/)+")  # of paths: says nothing about the image
+SIGNS = re.compile("[%&?#]|://|upload/")  # of addresses, and of what is written in another way
+UPLOADED = re.compile(r"(?:^|/)upload/(?:[0-9]+/)?([^/]*)$")  # where Label Studio serves uploads, under names of its own:
+PREFIX = re.compile(r"\A[0-9a-f]{8}-(?:(?:[0-9a-f]{4}-){3}[0-9a-f]{12}-)?")  # 1a2b3c4d-name.png, or a whole UUID
 
 
 class Label(NamedTuple):
     """What a file says about an image."""
 
     id: str  # as it is written there
-    label: str | None  # None if it is listed without one: skipped, or not done yet
+    label: str | None  # None if it is listed without one
     file: str
+    others: tuple[str, ...] = ()  # what else the image is called there
+    certain: bool = False  # ground truth: counts more than other annotations
+    done: bool = False  # not to be picked again, with or without a label: picked before, or skipped by an annotator
+    problem: str = ""  # why there is no label where one was given
 
 
-def read(path: Path) -> list[Label]:
-    """The labels in a CSV file or in JSON of Label Studio, told apart by how they begin, not by the name.
+class Columns(NamedTuple):
+    """How to read tables, where the names of their columns do not say it."""
 
-    CSV: UTF-8, or UTF-16 with a byte order mark; comma, semicolon or tab; a header with one of ID_COLUMNS and one of LABEL_COLUMNS.
-    JSON: Label Studio's exports JSON and JSON-MIN, and tasks that nobody has annotated. Predictions are not labels.
-    Raises ValueError with the file and the row or task, for whatever cannot be read.
+    id: str | None = None
+    label: str | None = None
+    classes: tuple[str, ...] = ()  # names that are labels, be they NA or None
+
+
+Row = tuple[str, dict[str, Any]]  # where it stands, and the cells by column
+
+
+def read(path: Path, wanted: Columns = Columns()) -> list[Label]:  # noqa: B008  (it cannot be changed)
+    """The labels in a CSV or JSON file, told apart by how they begin, not by the name.
+
+    CSV: UTF-8, or UTF-16 with a byte order mark; comma, semicolon or tab; a header with one of columns.IDS, and one of
+    columns.LABELS or a column of 0 and 1 for each class. JSON: Label Studio's exports and tasks, JSON lines, {name: label} and
+    FiftyOne's labels.json. Predictions are no labels.
+    What is no single label is a problem of that image. ValueError with the file and the row or task, for what cannot be read.
     """
     text = _text(path)
-    pairs = _json_pairs if text.lstrip()[:1] in ("[", "{") else _csv_pairs
-    labels = [Label(name, label, str(path)) for name, label in pairs(path, text)]
-    if not any(one.label for one in labels):
-        log.info("%s has no labels yet (%d images are listed)", path, len(labels))
-    return labels
+    if text.lstrip()[:1] in ("[", "{"):
+        given = _of_json(path, text, wanted)
+    else:
+        given = _of_table(path, *_csv_rows(path, text), wanted, is_csv=True)
+    return [one._replace(file=str(path)) for one in given]
 
 
 def listing(examples: Iterable[Any], show: Callable[[Any], str] | None = None) -> str:
@@ -81,49 +114,94 @@ def _text(path: Path) -> str:
     return text
 
 
-# -- CSV -----------------------------------------------------------------------------------------------------------------------
+# -- tables --------------------------------------------------------------------------------------------------------------------
 
 
-def _csv_pairs(path: Path, text: str) -> Iterator[tuple[str, str | None]]:
-    text = SEPARATOR.sub("", text).lstrip("\r\n")
-    delimiter = max(",;\t", key=re.sub('"[^"]*"', "", re.split("[\r\n]", text, maxsplit=1)[0]).count)
-    table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+def _csv_rows(path: Path, text: str) -> tuple[list[str], list[Row]]:
+    """Columns and rows. Fields that are missing at the end of a row are empty: spreadsheets leave them out."""
+    blank = BEFORE_TABLE.match(text).end()
+    delimiter = max(",;\t", key=re.sub('"[^"]*"', "", re.split("[\r\n]", text[blank:], maxsplit=1)[0]).count)
+    lines = io.StringIO(text[blank:], newline="")
     try:
-        rows = [(number, row) for number, row in enumerate(table, start=1) if any(map(str.strip, row))]
+        names, *rows = [*csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)] or [[]]
     except csv.Error as error:
         raise ValueError(f"{path} is not a CSV file: {error}. Is a quotation mark missing, or not doubled?") from error
-    names = [unsafe(name.strip()).strip().lower() for name in rows[0][1]] if rows else []
-    id_column, label_column = _column(path, names, _id_columns(names), "ids"), _column(path, names, LABEL_COLUMNS, "labels")
-    for number, row in rows[1:]:
-        where = f"{path}, row {number}"
-        if len(row) != len(names):
-            raise ValueError(
-                f"{where}: {len(row)} field(s), and the header has {len(names)}. Put text with {delimiter!r} in quotes"
-            )
-        if not row[id_column]:
-            raise ValueError(f"{where}: the id of the image is empty. Fill it in, or remove the row")
-        yield unsafe(row[id_column]), _cell_label(where, row[label_column])
+    names, found = [unsafe(name.strip()).strip() for name in names], []
+    for number, row in enumerate(rows, start=2 + len(re.findall("\r\n|\r|\n", text[:blank]))):
+        if any(map(str.strip, row[len(names) :])):
+            fields = f"{len(row)} field(s), and the header has {len(names)}"
+            raise ValueError(f"{path}, row {number}: {fields}. Put text with {delimiter!r} in quotes")
+        if any(map(str.strip, row)):
+            cells = zip_longest(names, map(unsafe, row[: len(names)]), fillvalue="")
+            found.append((f"{path}, row {number}", dict(cells)))
+    return names, found
 
 
-def _id_columns(names: Iterable[str]) -> tuple[str, ...]:
-    """In tables that Label Studio exports, id is the number of its task; it says more than that about the image."""
-    return ID_COLUMNS if "annotation_id" not in names else (*(name for name in ID_COLUMNS if name != "id"), "id")
+def _of_table(path: Path, names: Sequence[str], rows: Sequence[Row], wanted: Columns, is_csv: bool) -> Iterator[Label]:
+    """The labels of a table with a row for each image, or for each annotation."""
+    ids = _columns(path, names, columns.IDS, wanted.id, "id")
+    exported, picked = columns.find(names, [columns.LABEL_STUDIO]), bool(columns.find(names, columns.PICKED))
+    nobody = exported and all(row.get(exported[0]) is None for _, row in rows)  # has annotated anything
+    classes = _one_hot(names, rows) if is_csv and not columns.find(names, columns.LABELS, wanted.label) else []
+    labels = [] if classes or nobody else _columns(path, names, columns.LABELS, wanted.label, "label")
+    missing: Counter[str] = Counter()
+    for where, row in rows:
+        value = next((row[name] for name in labels if name in row), None)
+        if classes:
+            value = [name for name in classes if row[name] in ONES]
+        elif is_csv:
+            value = _cell(value)
+            if str(value).lower() in MISSING and value not in wanted.classes:
+                missing[value] += 1
+                value = None
+        task = exported and exported[0] in row
+        image = _names(where, row, [name for name in ids if not task or columns.plain(name) != "id"] or ids)
+        yield _label(where, image, value, done=picked)
+    if missing:
+        cells = ", ".join(f"{count} {value!r}" for value, count in missing.items())
+        log.warning("%s: %s in the column of labels are no labels, unless --classes names them", path, cells)
 
 
-def _column(path: Path, header: Sequence[str], wanted: Sequence[str], what: str) -> int:
-    found = next((name for name in wanted if name in header), None)
-    if found is None:
-        raise ValueError(
-            f"{path} has no column of {what}: its columns are {listing(header)}; one of {', '.join(wanted)} is wanted. {EXAMPLE}"
-        )
-    if header.count(found) > 1:
-        raise ValueError(f"{path} has several columns {found!r}, and it is not clear which is meant; rename the others")
-    return header.index(found)
+def _columns(where: Path | str, names: Collection[str], known: Sequence[str], asked: str | None, what: str) -> list[str]:
+    found = columns.find(names, known, asked)
+    if asked and not found and (found := columns.find(names, known)):
+        log.warning("%s has no column %r: %r is read", where, asked, found[0])
+    if not found:
+        wanted = asked or f"one of {', '.join(known[:9])} ..., or what --{what}-column names,"
+        raise ValueError(f"{where} has no column of {what}s: its columns are {listing(names)}; {wanted} is wanted. {EXAMPLE}")
+    if [*map(columns.plain, names)].count(columns.plain(found[0])) > 1 and found[0] != asked:
+        raise ValueError(f"{where} has several columns {found[0].lower()!r}, and it is not clear which is meant; rename the others")
+    return found
 
 
-def _cell_label(where: str, cell: str) -> str | None:
-    """The label in a cell. Label Studio writes JSON into one that holds several choices; other texts stand, brackets or not."""
-    text = unsafe(cell.strip()).strip()
+def _one_hot(names: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    """The columns that hold 0 and 1 only, one for each class, if there are several."""
+    others = [name for name in names if columns.plain(name) not in columns.IDS]
+    found = [name for name in others if all(row[name] in (*ONES, *ZEROS) for _, row in rows)]
+    return found if len(found) > 1 and rows else []
+
+
+def _names(where: str, row: Mapping[str, Any], ids: Sequence[str]) -> tuple[str, ...]:
+    """What a row or a task calls its image, the likeliest first."""
+    found = [row.get(name) for name in ids]
+    names = tuple(str(value) for value in found if type(value) is int or (isinstance(value, str) and value))
+    if not names:
+        wanted = f"{listing(ids)} must be text or a whole number, not {shown(found[0])}"
+        raise ValueError(f"{where}: nothing says which image this is: {wanted}")
+    return names
+
+
+def _label(where: str, names: Sequence[str], value: Any, **more: bool) -> Label:
+    try:
+        label, problem = _choice(value), ""
+    except ValueError as error:
+        label, problem = None, f"{where}: {error}"
+    return Label(names[0], label, "", tuple(names[1:]), problem=problem, **more)
+
+
+def _cell(cell: str) -> Any:
+    """The value in a cell. Label Studio writes JSON into one that holds several choices; other texts stand, brackets or not."""
+    text = cell.strip()
     if text.endswith(".0"):  # of a column of numbers in which some are missing
         text = plain_number(text)
     try:
@@ -131,85 +209,17 @@ def _cell_label(where: str, cell: str) -> str | None:
     except (ValueError, RecursionError):
         value = None
     several = isinstance(value, list) and value and all(isinstance(item, dict) for item in value)
-    return _choice(where, value if several or (isinstance(value, dict) and "choices" in value) else text)
+    return value if several or (isinstance(value, dict) and "choices" in value) else text
 
 
-# -- Label Studio --------------------------------------------------------------------------------------------------------------
-
-
-def _json_pairs(path: Path, text: str) -> Iterator[tuple[str, str | None]]:
-    for number, task in enumerate(_tasks(path, text), start=1):
-        where = f"{path}, task {number}"
-        if "data" not in task:  # JSON-MIN
-            value = next((task[name] for name in LABEL_COLUMNS if name in task), None)
-            yield _identity(where, task, _id_columns(task)), _choice(where, value)
-            continue
-        [data] = _objects(where, [task["data"]], "data")
-        name = _identity(where, data, ID_COLUMNS)
-        yield name, None
-        for annotation in _objects(where, task.get("annotations"), "annotations"):
-            if not annotation.get("was_cancelled"):
-                yield name, _annotation_label(where, annotation)
-
-
-def _tasks(path: Path, text: str) -> list[dict[str, Any]]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:  # the latter of thousands of brackets
-        raise ValueError(f"{path} is not JSON that Label Studio exports: {error}") from error
-    tasks = _objects(str(path), [value] if isinstance(value, dict) else value, "tasks")
-    # JSON-MIN has the labels under the name that the choices have in the project, which its owner chooses.
-    flat = [task for task in tasks if "data" not in task and task.get("annotation_id", "") is not None]
-    if flat and not any(name in task for task in flat for name in LABEL_COLUMNS):
-        raise ValueError(
-            f"{path}: no task has a label: the keys of the first are {listing(flat[0])}; one of {', '.join(LABEL_COLUMNS)} is "
-            "wanted. Rename it, or export as JSON, which needs no name"
-        )
-    return tasks
-
-
-def _identity(where: str, data: Mapping[str, Any], names: Sequence[str]) -> str:
-    for name in names:
-        value = data.get(name)
-        if type(value) is int or (isinstance(value, str) and value):
-            return str(value)
-    raise ValueError(
-        f"{where}: nothing says which image this is: the keys are {listing(data)}; one of {', '.join(names)} is wanted, as text or "
-        "a whole number"
-    )
-
-
-def _objects(where: str, value: Any, what: str) -> list[dict[str, Any]]:
-    if value is None:
-        return []
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise ValueError(
-            f"{where}: {what} should be objects, not {shown(value)}. Export the whole annotations, not only their numbers"
-        )
-    return value
-
-
-def _annotation_label(where: str, annotation: dict[str, Any]) -> str | None:
-    """The one choice of an annotation; None if it was handed in without one."""
-    results = _objects(where, annotation.get("result"), "result")
-    choices = [result for result in results if result.get("type") == "choices"]
-    choices = [result for result in choices if result.get("from_name") == CONTROL] or choices
-    if results and not choices:
-        kinds = listing(result.get("type") for result in results)
-        raise ValueError(f"{where}: the annotation is of type {kinds}, and not a choice for the whole image. {ONE_LABEL}")
-    if len(choices) > 1:
-        raise ValueError(f"{where}: the annotation holds {len(choices)} results with choices. {ONE_LABEL}")
-    return _choice(where, choices[0].get("value") if choices else None)
-
-
-def _choice(where: str, value: Any) -> str | None:
-    """The label, of what stands where a label should: a text, or Label Studio's choices of which there is one."""
+def _choice(value: Any) -> str | None:
+    """The label, of what stands where a label should: a text, or choices of which there is one. ValueError for everything else."""
     found = _only(value)
-    if isinstance(found, dict) and isinstance(found.get("choices"), list):
-        found = _only(found["choices"])
+    if isinstance(found, dict):  # Label Studio's, FiftyOne's
+        found = _only(next((found[name] for name in ("choices", "label") if name in found), found))
     if type(found) not in (str, int, type(None)):
-        raise ValueError(f"{where}: the label is {shown(value)}. {ONE_LABEL}")
-    return None if found is None else str(found).strip() or None
+        raise ValueError(f"the label is {shown(value)}. {ONE_LABEL}")
+    return None if found is None else unicodedata.normalize("NFC", str(found)).strip() or None
 
 
 def _only(value: Any) -> Any:
@@ -217,77 +227,237 @@ def _only(value: Any) -> Any:
     return next(iter(value), None) if isinstance(value, list) and len(value) <= 1 else value
 
 
+# -- JSON ----------------------------------------------------------------------------------------------------------------------
+
+
+def _of_json(path: Path, text: str, wanted: Columns) -> Iterator[Label]:
+    flat = []
+    for number, task in enumerate(_tasks(path, text), start=1):
+        where = f"{path}, task {number}"
+        if "data" in task:
+            yield from _of_task(where, task, wanted)
+        else:
+            flat.append((where, task))
+    if flat:
+        yield from _of_table(path, list(dict.fromkeys(name for _, row in flat for name in row)), flat, wanted, is_csv=False)
+
+
+def _tasks(path: Path, text: str) -> list[dict[str, Any]]:
+    """Tasks of Label Studio, or flat records, whatever is around them."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:  # the latter of thousands of brackets
+        try:
+            value = [json.loads(line) for line in text.split("\n") if line.strip()]  # JSON lines
+        except (ValueError, RecursionError):
+            raise ValueError(f"{path} is not JSON that can be read: {error}") from error
+    tasks = _objects(str(path), _records(path, value) if isinstance(value, dict) else value, "tasks")
+    # What Label Studio writes into a storage is an annotation, with its task inside.
+    return [{**task["task"], "annotations": [task]} if isinstance(task.get("task"), dict) else task for task in tasks]
+
+
+def _records(path: Path, value: dict[str, Any]) -> Any:
+    if {"images", "annotations"} <= set(value):
+        raise ValueError(f"{path} is COCO, which labels boxes in images. Write a table of the labels of whole images. {EXAMPLE}")
+    if isinstance(value.get("samples"), list):  # FiftyOne's data set
+        return value["samples"]
+    names = value.get("labels")
+    if isinstance(names, dict):  # FiftyOne's labels.json: numbers of classes, or labels
+        classes = dict(enumerate(value.get("classes") or ()))
+        plain = {name: one.get("label") if isinstance(one, dict) else one for name, one in names.items()}
+        return [{"id": name, "label": classes.get(one, one) if type(one) is int else one} for name, one in plain.items()]
+    if columns.find(value, columns.IDS) or {"data", "task"} & set(value) or any(isinstance(one, dict) for one in value.values()):
+        return [value]
+    return [{"id": name, "label": label} for name, label in value.items()]
+
+
+def _of_task(where: str, task: dict[str, Any], wanted: Columns) -> Iterator[Label]:
+    """The labels of a task of Label Studio: one of each annotation, and one that says that it is listed."""
+    [data] = _objects(where, [task["data"]], "data")
+    names = _names(where, data, _columns(where, data, columns.IDS, wanted.id, "id"))
+    yield _label(where, names, None, done=bool(columns.find(data, columns.PICKED)))
+    for annotation in _objects(where, task.get("annotations", task.get("completions")), "annotations"):
+        if annotation.get("was_cancelled") or annotation.get("skipped"):
+            yield _label(where, names, None, done=True)
+            continue
+        results = _objects(where, annotation.get("result"), "result")
+        choices = [result for result in results if result.get("type") == "choices"]
+        choices = [result for result in choices if result.get("from_name") == (wanted.label or CONTROL)] or choices
+        value = [result.get("value") for result in choices]
+        if results and not choices:
+            value = {"no choice": [result.get("type") for result in results]}
+        yield _label(where, names, value, certain=bool(annotation.get("ground_truth")))
+
+
+def _objects(where: str, value: Any, what: str) -> list[dict[str, Any]]:
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        advice = "Export the whole annotations, not only their numbers"
+        raise ValueError(f"{where}: {what} should be objects, not {shown(value)}. {advice}")
+    return value
+
+
 # -- which image it is ---------------------------------------------------------------------------------------------------------
 
 
-def match(labels: Iterable[Label], ids: Sequence[str], aliases: Mapping[str, str]) -> tuple[dict[int, str], list[int], list[str]]:
-    """Labels by position in ids (n,), which are distinct; positions that are listed without a label; and ids that are unknown.
+class Matched(NamedTuple):
+    """What labels say about the images, by position."""
 
-    aliases: id of an image that was left out as a copy -> id of the one that was kept.
-    An id is found as it stands; else with or without the ' of `safe`; else, if that names one image only, in another spelling
-    (Unicode normalisation NFC, slashes for backslashes, no blanks around it, 7 for 007) or as the end of a path or an address.
-    Raises ValueError naming images that get different labels, be it under one name or two, in one file or several.
+    labels: dict[int, str]
+    done: list[int]  # images without a label that are not to be picked again
+    unknown: dict[str, str]  # id -> why it is none of the images
+    by_name: dict[str, str]  # id -> the image that it means, found by a part of its name
+    problems: dict[str, str]  # image -> why it has no label, although one was given
+
+
+def match(
+    labels: Iterable[Label],
+    ids: Sequence[str],
+    aliases: Mapping[str, str],
+    folder: Path | None = None,
+    picked: Collection[str] = (),
+) -> Matched:
+    """Which images are meant, and their labels: ground truth, else what most say; images of which as many say another are problems.
+
+    ids: (n,), distinct. aliases: id of an image that was left out as a copy -> id of the one that was kept. folder: around the ids.
+    picked: ids that are done if they are listed, even without a label.
+    An id is found as it stands; else with or without the ' of `safe`; else in another spelling (Unicode normalisation NFC, slashes,
+    blanks around it, 7 for 007), as a path of which as many folders agree as both have; without its suffix; as Label Studio names
+    what is uploaded; in all these ways if that is one image only. A path through other folders is another image.
     """
     known = {name: position for position, name in enumerate(ids)}
     known |= {alias: known[name] for alias, name in aliases.items() if name in known and alias not in known}
-    spelled = _unambiguous(known)
-    said: dict[int, dict[str, Label]] = {}  # position -> label -> who said so first
-    unknown: dict[str, None] = {}  # a set that keeps its order
+    find, said = _finder(known, folder), {}
+    unknown, by_name, found, problems = {}, {}, {}, {}
     for one in labels:
-        position = _position(one.id, known, spelled)
+        position, how = find(one)
         if position is None:
-            unknown[one.id] = None
+            unknown[one.id] = how
             continue
-        different = said.setdefault(position, {})
-        if one.label:
-            different.setdefault(one.label, one)
-    if conflicts := [different.values() for different in said.values() if len(different) > 1]:
-        raise ValueError(
-            f"{len(conflicts)} image(s) have different labels: {listing(conflicts, _contradiction)}. Keep one label of each image"
-        )
-    found = {position: next(iter(different)) for position, different in said.items() if different}
-    return found, [position for position in said if position not in found], list(unknown)
+        said.setdefault(position, []).append(one)
+        if how:
+            by_name[one.id] = ids[position]
+    for position, given in said.items():
+        votes = [one for one in given if one.label]
+        votes = [one for one in votes if one.certain] or votes
+        most = Counter(one.label for one in votes).most_common(2)
+        if len(most) == 2 and most[0][1] == most[1][1]:
+            different = dict.fromkeys(f"{shown(one.label)} in {one.file}" for one in votes)
+            problems[ids[position]] = f"different labels: {' and '.join(different)}"
+        elif most:
+            found[position] = most[0][0]
+        elif problem := "; ".join(one.problem for one in given if one.problem):
+            problems[ids[position]] = problem
+    without = {position: given for position, given in said.items() if position not in found}
+    done = [position for position, given in without.items() if ids[position] in picked or any(one.done for one in given)]
+    return Matched(found, done, unknown, by_name, problems)
 
 
-def _contradiction(labels: Iterable[Label]) -> str:
-    return " and ".join(f"{shown(one.id)} is {shown(one.label)} in {one.file}" for one in labels)
+def _finder(known: Mapping[str, int], folder: Path | None) -> Callable[[Label], tuple[int | None, str]]:
+    """A function that gives the position of an image, and PARTLY if not by its whole name; or None, and the reason."""
+    folders = {Path(os.path.abspath(folder)), folder.resolve()} if folder else set()
+    parents = {_spelling(one.parent.name) for one in folders}
+
+    @functools.cache
+    def index(spellings: Callable[[str], Iterable[str]]) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+        """Positions by whole ids, by ids with the folder around them, and by the last parts of ids; SEVERAL if that is not one."""
+        roots = [spelt for one in folders for spelt in spellings(one.name)]
+        whole, rooted, ends = {}, {}, {}
+        for name, position in known.items():
+            for path in spellings(name):
+                whole[path] = position if whole.get(path, position) == position else SEVERAL
+                rooted.update((f"{root}/{path}", whole[path]) for root in roots)
+                for end in _ends(path):
+                    ends[end] = position if ends.get(end, position) == position else SEVERAL
+        return whole, rooted, ends
+
+    def look_up(spellings: Callable[[str], Iterable[str]], path: str, absolute: bool) -> tuple[int | None, str]:
+        whole, rooted, ends = index(spellings)
+        if path in whole or path in rooted:
+            return whole.get(path, rooted.get(path)), ""
+        if path in ends:
+            return ends[path], PARTLY
+        for end in _ends(path):
+            if end in rooted or (end in whole and not folders):
+                return rooted.get(end, whole.get(end)), ""
+            if end in whole:
+                parent = path.removesuffix(end).split("/")[-3:-2]
+                return (whole[end], PARTLY) if absolute and parents.isdisjoint(parent) else (None, ELSEWHERE)
+        last = path.rpartition("/")[2]
+        return None, ELSEWHERE if last != path and (last in whole or last in ends) else UNKNOWN
+
+    def find(one: Label) -> tuple[int | None, str]:
+        names, reason = (one.id, *one.others), UNKNOWN
+        for name in names:
+            for exact in (name, unsafe(name), safe(name)):  # the last, as reading took a ' off that may have been meant
+                if exact in known:
+                    return known[exact], ""
+        # Of another machine, a folder may have another name.
+        absolute = {name: ABSOLUTE.match(name) and LOCAL_FILES not in name and not os.path.isfile(name) for name in names}
+        paths = [(path, bool(absolute[name])) for name in names for path in _paths(name)]
+        for ours, theirs in ((_spelt, _spelling), (_loosely, _uploaded)):
+            for path, elsewhere in paths:
+                position, how = look_up(ours, theirs(path), elsewhere)
+                if position == SEVERAL:
+                    return None, UNCLEAR
+                if position is not None:
+                    return position, how if ours is _spelt else PARTLY
+                reason = how if how == ELSEWHERE else reason
+        return None, reason
+
+    return find
 
 
-def _unambiguous(known: Mapping[str, int]) -> dict[str, int]:
-    """Positions by the one spelling of their ids, without the spellings that two images share."""
-    meant: dict[str, set[int]] = {}
-    for name, position in known.items():
-        meant.setdefault(_spelling(name), set()).add(position)
-    return {name: positions.pop() for name, positions in meant.items() if len(positions) == 1}
-
-
-def _position(name: str, known: Mapping[str, int], spelled: Mapping[str, int]) -> int | None:
-    """Where the image is; None if it is not, or if it could be two."""
-    for exact in (name, unsafe(name), safe(name)):  # the last, as reading took a ' off that may have been meant
-        if exact in known:
-            return known[exact]
-    for path in map(_spelling, _paths(name)):
-        if path in spelled:
-            return spelled[path]
-        parts = path.split("/")
-        ends = {spelled.get(_spelling("/".join(parts[start:]))) for start in range(1, len(parts))} - {None}
-        if ends:
-            return ends.pop() if len(ends) == 1 else None
-    return None
+def _ends(path: str) -> Iterator[str]:
+    """The path without its first folder, without its first two, ..."""
+    start = path.find("/") + 1
+    while start:
+        yield plain_number(path[start:])
+        start = path.find("/", start) + 1
 
 
 def _spelling(name: str) -> str:
     """One spelling of what programs and file systems spell in several ways."""
-    return plain_number(unicodedata.normalize("NFC", name).replace("\\", "/").strip())
+    path = unicodedata.normalize("NFC", name).replace("\\", "/").strip()
+    return plain_number(BEGINNING.sub("", path) or path)
 
 
-def _paths(name: str) -> list[str]:
+def _spelt(name: str) -> tuple[str, ...]:
+    return (_spelling(name),)
+
+
+def _loosely(name: str) -> tuple[str, ...]:
+    """As Label Studio, which is to say Django, calls uploaded files, in small letters; with suffix and without."""
+    path = re.sub(r"[^-\w./]", "", _spelling(name).replace(" ", "_")).lower()
+    stem, suffix = os.path.splitext(path)
+    return (path, plain_number(stem)) if suffix in SUFFIXES else (path,)
+
+
+def _uploaded(path: str) -> str:
+    folder, slash, file = _loosely(path)[0].rpartition("/")
+    return folder + slash + PREFIX.sub("", file)
+
+
+def _paths(name: str) -> Iterable[str]:
     """The paths that a path or an address may mean, the likeliest first."""
-    if LOCAL_FILES in name:
-        return [unquote(name.partition(LOCAL_FILES)[2].partition("&")[0])]
-    if UPLOADED in name:
-        return [re.sub("/[0-9a-f]{8}-([^/]*)$", r"/\1", unquote(name.partition("?")[0]))]
-    return [unquote(re.split("[?#]", name)[0]), name] if "://" in name else [name, unquote(name)]
+    if not SIGNS.search(name):
+        return [name]
+    if signed := re.search("[?&]fileuri=([^&]+)", name):
+        with suppress(ValueError):
+            name = base64.b64decode(unquote(signed[1])).decode()
+    found = []
+    for text in dict.fromkeys((name, html.unescape(name))):
+        address = re.sub("^[^/]*://[^/]*/", "", text)  # without host or bucket
+        path = re.split("[?#]", address)[0]
+        if LOCAL_FILES in text:
+            path = text.partition(LOCAL_FILES)[2]
+            found += [unquote(path), unquote(path.partition("&")[0]), path]
+        elif uploaded := UPLOADED.search(path):
+            found += [PREFIX.sub("", unquote(uploaded[1])), address]
+        else:
+            found += [unquote(path), address] if address != text else [text, unquote(text)]
+    return dict.fromkeys(found)
 
 
 # -- ids as spreadsheets spell them --------------------------------------------------------------------------------------------
@@ -295,7 +465,7 @@ def _paths(name: str) -> list[str]:
 
 def plain_number(name: str) -> str:
     """One spelling of whole numbers: programs that read tables make 7 of 007, and 7.0 where a number is missing."""
-    return str(int(name.partition(".")[0])) if NUMBER.fullmatch(name) else name
+    return str(int(name.partition(".")[0])) if name[:1].isdecimal() and NUMBER.fullmatch(name) else name
 
 
 def safe(text: str) -> str:

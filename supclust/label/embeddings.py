@@ -4,7 +4,7 @@ import logging
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,23 +14,20 @@ import pandas as pd
 
 from supclust import kept
 from supclust.engine import geometry
+from supclust.label import columns
 from supclust.label.annotations import listing
 
 log = logging.getLogger(__name__)
 
 FEATURES = ("features", "embeddings", "X", "x", "arr_0")
 LISTS = ("embedding", "embeddings", "features", "vector", "emb")  # columns of a Parquet file that hold a list in each row
-IDS = ("ids", "id", "names", "filenames")
-PATHS = ("paths", "path", "files")
-ANSWERS = ("label", "labels", "class", "target", "category")  # numeric columns that must not slip in among the features
 NOT_TEXT = re.compile("[\0\ud800-\udfff]")  # what UTF-8 cannot hold, as in the name of a file in another encoding, and NUL
 HOW_TO_SAVE = (
     "This makes a file that can be read: numpy.savez('mine.npz', features=numpy.asarray(features, dtype='float32'), "
     "ids=numpy.asarray(ids, dtype=str))"
 )
 
-Found = tuple[np.ndarray | None, ...]  # features, ids, paths, labels
-Names = tuple[tuple[str, ...], ...]  # of ids, of paths, of labels
+Found = tuple[np.ndarray, dict[str, np.ndarray]]  # features, and columns that have a known name
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +54,12 @@ class Embeddings:
             raise ValueError(f"each point needs a label, and these rows have none: {listing(missing)}")
 
 
-def read(path: Path, labels: bool = False) -> Embeddings:
+def read(path: Path, labels: bool = False, id_column: str | None = None) -> Embeddings:
     """Embeddings from a .npy file (memory-mapped), a .npz archive or a Parquet file. No file can make this run code.
 
-    .npz: the first of FEATURES, or the only 2-d array of numbers; ids and paths from one of IDS and of PATHS.
-    Parquet: a column of lists of one length, or all columns of numbers; ids and paths as above; it needs pyarrow.
-    labels: whether there must be labels, too, as one of ANSWERS or y.
+    .npz: the first of FEATURES, or the only 2-d array of numbers. Parquet (needs pyarrow): a column of lists of one length, or all
+    columns of numbers. Ids and paths from one of columns.IDS and columns.PATHS, or ids from id_column, or a Parquet file's index.
+    labels: whether there must be labels, too, as one of columns.LABELS.
     Raises ValueError with the file's name for whatever cannot be read. Whether the features are finite is not looked at.
     """
     readers = {".npy": _read_npy, ".npz": _read_npz, ".parquet": _read_parquet}
@@ -70,11 +67,14 @@ def read(path: Path, labels: bool = False) -> Embeddings:
     if suffix not in readers:
         raise ValueError(f"{path} must end in .npy, .npz or .parquet, so that it is clear how to read it; not in {path.suffix!r}")
     try:
-        features, ids, paths, answers = readers[suffix](path, (IDS, PATHS, (*ANSWERS, "y") if labels else ()))
+        known = (*columns.IDS, *(columns.LABELS if labels else ()), *([columns.plain(id_column)] if id_column else ()))
+        features, table = readers[suffix](path, known)
+        answers = next((table[name] for name in columns.find(table, columns.LABELS)), None) if labels else None
         if labels and answers is None:
             raise ValueError("it holds no labels: name them 'labels'")
-        names = tuple(map(str, range(features.shape[0] if features.ndim else 0))) if ids is None else tuple(_texts(ids))
-        files = None if paths is None else tuple(name or None for name in _texts(paths))
+        files = next((tuple(name or None for name in _texts(table[one])) for one in columns.find(table, columns.PATHS)), None)
+        rows = features.shape[0] if features.ndim else 0
+        names = _ids(path, table, rows, id_column) or tuple(map(str, range(rows)))
         return Embeddings(features, names, files, tuple(_texts(answers)) if labels else None)
     except Exception as error:  # numpy, zipfile and pyarrow raise whatever damaged bytes lead them to
         reason = " ".join(str(error).split())[:300] or type(error).__name__
@@ -92,18 +92,31 @@ def write(path: Path, embeddings: Embeddings) -> None:
         np.savez(file, features=features, ids=np.array(embeddings.ids, dtype=str), **paths)
 
 
+def _ids(path: Path, table: Mapping[str, np.ndarray], rows: int, asked: str | None) -> tuple[str, ...]:
+    """The first column of ids without gaps and repetitions; else one to be refused; none where there are only such paths."""
+    found = {name: tuple(_texts(table[name])) for name in columns.find(table, columns.IDS, asked)}
+    if asked and not found:
+        raise ValueError(f"it has no column {asked!r} of ids")
+    distinct = [names for names in found.values() if all(names) and len(set(names)) == len(names) == rows]
+    others = [names for name, names in found.items() if columns.plain(name) not in columns.PATHS]
+    if not distinct and not others and path.suffix != ".npy":
+        log.info("%s has no column of ids: the images are called by the numbers of their rows", path)
+    return next(iter((*distinct, *others)), ())
+
+
 def _texts(values: np.ndarray) -> Iterator[str]:
     """Text, bytes or numbers as texts; nothing for a missing one."""
     for value in values.ravel().tolist():
+        value = value.get("path") if isinstance(value, dict) else value  # an image in a data set of Hugging Face
         value = int(value) if isinstance(value, float) and value.is_integer() else value
         yield value.decode("utf-8") if isinstance(value, bytes) else "" if pd.isna(value) else str(value)
 
 
-def _read_npy(path: Path, names: Names) -> Found:
-    return np.lib.format.open_memmap(path, mode="r"), None, None, None
+def _read_npy(path: Path, known: Sequence[str]) -> Found:
+    return np.lib.format.open_memmap(path, mode="r"), {}
 
 
-def _read_npz(path: Path, names: Names) -> Found:
+def _read_npz(path: Path, known: Sequence[str]) -> Found:
     with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:  # the first says what is no archive
         tables, named = list(_tables(archive)), [name for name in FEATURES if name in archive]
         tables = [name for name in named if name in tables][:1] or tables or named[:1]
@@ -111,7 +124,7 @@ def _read_npz(path: Path, names: Names) -> Found:
             raise ValueError(
                 f"it holds {listing(archive.files)}: it is not clear which are the features; name them {FEATURES[0]!r}"
             )
-        return archive[tables[0]], *(next((archive[name] for name in some if name in archive), None) for some in names)
+        return archive[tables[0]], {name: archive[name] for name in columns.find(archive.files, known) if name != tables[0]}
 
 
 def _tables(archive: np.lib.npyio.NpzFile) -> Iterator[str]:
@@ -125,23 +138,27 @@ def _tables(archive: np.lib.npyio.NpzFile) -> Iterator[str]:
 # -- Parquet -------------------------------------------------------------------------------------------------------------------
 
 
-def _read_parquet(path: Path, names: Names) -> Found:
+def _read_parquet(path: Path, known: Sequence[str]) -> Found:
     table = pd.read_parquet(path, engine="pyarrow")
-    if table.index.name in (*IDS, *PATHS):
+    index = table.index
+    if columns.find([index.name], known):
         table = table.reset_index()
-    columns = [next((name for name in some if name in table), None) for some in names]
-    found = [None if name is None else table[name].to_numpy() for name in columns]
-    table = table.drop(columns=columns[2:], errors="ignore")  # labels are no features, whatever they are
+    elif (index.name is not None or index.dtype.kind not in "iuf") and index.nlevels == 1 and not columns.find(table, columns.IDS):
+        table = table.reset_index(names="id")
+    answers = [name for name in columns.find(table, columns.LABELS) if columns.plain(name) in known][:1]
+    names = [name for name in columns.find(table, known) if columns.plain(name) not in columns.LABELS]
+    found = {name: table[name].to_numpy() for name in (*names, *answers)}
+    table = table.drop(columns=list(found))  # they are no features, whatever they are
     lists = [name for name in table if _holds_lists(table[name])]
     named = [name for name in LISTS if name in lists] or lists
     if not named:
-        return _numbers(path, table), *found
+        return _numbers(path, table), found
     if len(named) > 1 and named[0] not in LISTS:
         raise ValueError(f"several columns hold lists: {listing(lists)}. Name one of them {LISTS[0]!r}")
     lengths = table[named[0]].map(len, na_action="ignore").unique().tolist()
     if len(lengths) > 1:
         raise ValueError(f"the lists of column {named[0]} are missing or of different lengths: {listing(lengths)}")
-    return np.stack(table[named[0]].to_list()), *found
+    return np.stack(table[named[0]].to_list()), found
 
 
 def _holds_lists(column: pd.Series) -> bool:
@@ -151,12 +168,13 @@ def _holds_lists(column: pd.Series) -> bool:
 
 
 def _numbers(path: Path, table: pd.DataFrame) -> np.ndarray:
-    """The columns of numbers side by side, without ids and answers."""
-    numeric = [name for name in table.select_dtypes("number", exclude="timedelta") if name not in (*IDS, *PATHS)]
-    columns = [name for name in numeric if str(name).lower() not in ANSWERS]
-    if not columns:
+    """The columns of numbers side by side, without answers."""
+    numeric = list(table.select_dtypes("number", exclude="timedelta"))
+    answers = [name for name in columns.find(numeric, columns.LABELS) if columns.plain(name) not in columns.MEASURED]
+    features = [name for name in numeric if name not in answers]
+    if not features:
         raise ValueError(f"no column holds lists or numbers: {listing(table.columns)}. Name the one of lists {LISTS[0]!r}")
-    if left_out := sorted(set(numeric) - set(columns)):
-        log.warning("%s: columns %s look like answers, not like features; they are left out", path, listing(left_out))
-    log.info("%s: the features are its %d columns of numbers, %s", path, len(columns), listing(columns))
-    return table[columns].to_numpy(dtype=float, na_value=np.nan)
+    if answers:
+        log.warning("%s: columns %s look like answers, not like features; they are left out", path, listing(answers))
+    log.info("%s: the features are its %d columns of numbers, %s", path, len(features), listing(features))
+    return table[features].to_numpy(dtype=float, na_value=np.nan)

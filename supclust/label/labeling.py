@@ -3,13 +3,18 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
-from supclust import strategies
+from supclust import kept, strategies
+from supclust.images.files import MARKER
 from supclust.label import annotations, duplicates, results, sources
-from supclust.label.annotations import Label
+from supclust.label.annotations import Columns, Label, listing
 from supclust.label.request import EncoderOptions, Request
 from supclust.label.results import RESULTS, SHEET
 from supclust.label.rounds import Pick, Round, describe, explain
@@ -19,26 +24,38 @@ __all__ = ["RESULTS", "SHEET", "EncoderOptions", "Pick", "Request", "Round", "ex
 
 log = logging.getLogger(__name__)
 
+HANDED_OUT = "handed_out.json"  # in the folder of the first round of a chain: what the others picked
+
 
 def run(request: Request) -> Round:
     """Pick, and write the results into request.out.
 
     Raises ValueError and FileNotFoundError, with a sentence that says what to do, for whatever cannot be used; nothing is written
-    then, but for an encoder that was trained. Nothing is written outside of out, unless weights are to be downloaded.
+    then, but for an encoder that was trained. Nothing is written outside of out, unless weights are to be downloaded, but for a
+    note of the picks in the first round of the chain.
     """
     results.check(request)
-    given = [label for path in request.labeled for label in annotations.read(path)]
-    source = sources.read(request)
-    results.check_stays(request, [source.kept, *request.labeled])
-    _log_skipped(source)
-    labels, labeled = _known(source, given)
-    candidates = _candidates(source, labeled, request.budget)
-    source = source.embedded(request.out)
-    pool = _pool(source, labeled, candidates, request)
-    pool, group = _without_duplicates(pool, source, request)
-    picks = describe(pool, _query(pool, labels, request), request.budget)
-    found = Round(request, source, pool, picks, labels, group=group)
-    results.write(found)
+    first = sources.first_round(request.source)
+    with ExitStack() as held:
+        held.enter_context(results.held(request.out))
+        results.check(request)  # again, as another run may have ended meanwhile
+        if first and os.access(first, os.W_OK):
+            held.enter_context(FileLock(first / f".{HANDED_OUT}.lock"))  # rounds of one chain wait for each other
+        given = list(_read_labels(request))
+        source = _without_handed_out(sources.read(request), request, first)
+        results.check_stays(request, [source.kept, *request.labeled])
+        _log_skipped(source)
+        beside = {} if first else _beside(request, source)
+        matched = _match(source, given, set().union(*beside.values()))
+        labels, labeled = _known(source, matched, (*request.classes, *source.classes))
+        candidates = _candidates(source, labeled, request.budget)
+        source = source.embedded(request.out)
+        pool = _pool(source, labeled, candidates, request)
+        pool, group = _without_duplicates(pool, source, request)
+        picks = describe(pool, _query(pool, labels, request), request.budget)
+        found = Round(request, source, pool, picks, labels, first, matched.problems, group)
+        results.write(found)
+        _hand_out(found, beside)
     return found
 
 
@@ -49,20 +66,114 @@ def _log_skipped(source: Source) -> None:
         log.warning("%d files are left out, they are listed in %s: %s", len(source.skipped), results.SKIPPED, listed)
 
 
-def _known(source: Source, given: Sequence[Label]) -> tuple[dict[int, str], np.ndarray]:
-    """Labels by point, and all the points that are done: labelled, listed in a file of labels, or picked in earlier rounds."""
-    labels, unlabeled, unknown = annotations.match(given, source.ids, source.copies)
+# -- rounds that go on from one ------------------------------------------------------------------------------------------------
+
+
+def _handed_out(first: Path | None) -> dict[str, list[str]]:
+    """What the rounds of a chain picked, by their folders relative to the first one."""
+    found = kept.read(first / HANDED_OUT) if first else None
+    return found[0] if found else {}
+
+
+def _without_handed_out(source: Source, request: Request, first: Path | None) -> Source:
+    """The source, of which nothing is picked again that another round of the chain has picked, as long as enough is left."""
+    earlier, others = set(source.earlier), {}
+    for name, picks in _handed_out(first).items():
+        if (first / name).resolve() != request.out.resolve():
+            others |= {pick: name for pick in picks if pick not in earlier}
+    enough = len(source.ids) - len(earlier | others.keys()) >= request.budget
+    if others:
+        again = "are not picked again" if enough else "may be picked again, as too few others are left"
+        log.warning("%d images were handed out in %s, and %s", len(others), listing(dict.fromkeys(others.values())), again)
+    return replace(source, earlier=(*source.earlier, *others)) if enough else source
+
+
+def _hand_out(found: Round, beside: Mapping[str, set[str]]) -> None:
+    """Note the picks in the first round of the chain; where this is the first, say which ones beside it picked the same."""
+    out, picks = found.request.out, [found.source.ids[pick.point] for pick in found.picks]
+    if found.first:
+        rounds = _handed_out(found.first) | {Path(os.path.relpath(out, found.first)).as_posix(): picks}
+        try:
+            kept.write(found.first / HANDED_OUT, rounds, None)
+        except OSError as error:
+            log.warning("other rounds may pick the same: %s cannot be written (%s)", found.first / HANDED_OUT, error.strerror)
+        return
+    (out / HANDED_OUT).unlink(missing_ok=True)  # of the chain that began here and is overwritten
+    for name, others in beside.items():
+        if same := others.intersection(picks):
+            log.info("%d of these images were picked in %s, too: go on from there to get others", len(same), name)
+
+
+def _beside(request: Request, source: Source) -> dict[str, set[str]]:
+    """What rounds in the folder around out have picked from the same images or embeddings, by the names of their folders."""
+    found = {}
+    for round_ in sorted(marker.parent for marker in request.out.absolute().parent.glob(f"*/{MARKER}")):
+        with suppress(ValueError):  # of a damaged record
+            record, name = sources.read_record(round_ / MARKER), "folder" if source.kept is None else "embeddings"
+            same = (round_ / (record[name] or "")).resolve() == (source.kept or source.folder).resolve()
+            if same and round_.resolve() != request.out.resolve():
+                found[round_.name] = set(record["picks"])
+    return found
+
+
+# -- labels --------------------------------------------------------------------------------------------------------------------
+
+
+def _read_labels(request: Request) -> Iterator[Label]:
+    for path in request.labeled:
+        given = annotations.read(path, Columns(request.id_column, request.label_column, request.classes))
+        if not any(one.label for one in given):
+            log.warning("%s has no labels (%d images are listed)", path, len({one.id for one in given}))
+        yield from given
+
+
+def _match(source: Source, given: Sequence[Label], picked: Collection[str]) -> annotations.Matched:
+    """Which images the labels mean; ValueError if none."""
+    around = source.folder if source.about.get("kind") == "images" else None
+    found = annotations.match(given, source.ids, source.copies, around, picked)
     files = ", ".join(dict.fromkeys(label.file for label in given))
-    if unknown and not labels and not unlabeled:
-        here = f"the first is {unknown[0]!r}, and ids here look like {source.ids[0]!r}"
+    if found.unknown and len(found.unknown) == len({one.id for one in given}):
+        name, reason = next(iter(found.unknown.items()))
+        here = f"the first is {name!r}, and ids here look like {source.ids[0]!r}: they are {reason}"
         raise ValueError(f"none of the ids in {files} is known: {here}")
-    if unknown:
-        log.warning("%d ids of %s are not among the images and left out: %s", len(unknown), files, annotations.listing(unknown))
-    earlier = set(source.earlier)
-    done = {*unlabeled, *(point for point, name in enumerate(source.ids) if name in earlier)} - set(labels)
+    for reason in dict.fromkeys(found.unknown.values()):
+        names = [name for name, why in found.unknown.items() if why == reason]
+        log.warning("%d ids of %s are %s and left out: %s", len(names), files, reason, listing(names))
+    if found.by_name:
+        some = listing(f"{name} is {image}" for name, image in found.by_name.items())
+        log.warning("%d ids of %s are found by a part of the name: %s", len(found.by_name), files, some)
+    if found.problems:
+        some = listing((f"{image}: {problem}" for image, problem in found.problems.items()), str)
+        log.warning("%d images have no single label, they are listed in %s: %s", len(found.problems), results.SKIPPED, some)
+    return found
+
+
+def _known(source: Source, matched: annotations.Matched, classes: Collection[str]) -> tuple[dict[int, str], np.ndarray]:
+    """Labels by point, and all the points that are done: labelled, picked in earlier rounds, or skipped by an annotator."""
+    points = {name: point for point, name in enumerate(source.ids)}
+    earlier = {points[name]: label for name, label in source.labels.items() if name in points}
+    labels = earlier | matched.labels
+    if changed := sum(labels[point] != label for point, label in earlier.items()):
+        log.warning("%d labels of earlier rounds are replaced", changed)
+    done = {*matched.done, *(points[name] for name in source.earlier if name in points)} - set(labels)
     if done:
-        log.warning("%d images that were picked or listed have no label; they count as done and are not picked again", len(done))
+        log.warning(
+            "%d images that were picked or skipped before have no label; they count as done and are not picked again", len(done)
+        )
+    if labels:
+        _log_classes(Counter(labels.values()), len(earlier), classes)
     return labels, np.array(sorted({*labels, *done}), dtype=np.int64)
+
+
+def _log_classes(counts: Counter[str], earlier: int, named: Collection[str]) -> None:
+    listed = ", ".join(f"{label} {count}" for label, count in counts.most_common())
+    of_earlier = f", {earlier} of them of earlier rounds" if earlier else ""
+    log.info("%d labels%s; classes: %s", counts.total(), of_earlier, listed)
+    alike: dict[str, list[str]] = {}
+    for label in dict.fromkeys([*counts, *named]):
+        alike.setdefault(annotations.plain_number("".join(label.casefold().split())), []).append(label)
+    if pairs := [names for names in alike.values() if len(names) > 1]:
+        log.warning("classes that differ in case or blanks only: %s. Are they meant to be one?", listing(pairs))
 
 
 def _candidates(source: Source, labeled: np.ndarray, budget: int) -> np.ndarray:

@@ -9,7 +9,8 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from supclust import __version__, kept
 from supclust.images import files as images
@@ -36,7 +38,7 @@ SHEET, SHEET_PICTURE = "contact_sheet.html", "contact_sheet.png"
 TASKS, CONFIG = "label_studio.json", "label_studio.xml"
 RESULTS = (PICKS, SKIPPED, ABOUT, SHEET, SHEET_PICTURE, TASKS, CONFIG, EMBEDDINGS, MARKER)
 FACTS = ("order", "cluster", "cluster_size", "typicality", "sup")  # what a task says about its pick, to sort by
-PART = ".part-"  # begins the name of the folder in which results are made
+PART = ".part-results"  # in which results are made, by the one run that holds the lock in there
 
 
 # -- checks, before anything that takes long -----------------------------------------------------------------------------------
@@ -56,7 +58,7 @@ def check(request: Request) -> None:
     if folders := [out / name for name in RESULTS if (out / name).is_dir()]:
         raise ValueError(f"{folders[0]} is a folder, in the place of a file: move it away")
     try:
-        typed = sum(bool(one.label) for one in annotations.read(out / PICKS)) if (out / PICKS).exists() else 0
+        typed = sum(bool(one.label or one.problem) for one in annotations.read(out / PICKS)) if (out / PICKS).exists() else 0
     except ValueError as error:
         raise ValueError(f"{error}. It may hold labels that somebody typed: move it away before it is overwritten") from error
     if typed:
@@ -70,16 +72,34 @@ def check_stays(request: Request, read: Iterable[Path | None]) -> None:
         raise ValueError(f"{lost[0]} is read from and would be overwritten: name another folder than {request.out} for the results")
 
 
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """The folder, for this run alone; if nothing comes of it, it goes again. ValueError where another run holds it."""
+    part = out / PART
+    made = [one for one in (out, *out.parents) if not one.exists()]
+    part.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(part / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"another run writes into {out}: name another folder, or wait until it has ended") from None
+    try:
+        yield
+    finally:
+        shutil.rmtree(part)  # with what a run left there that was killed
+        lock.release()
+        for folder in made:
+            with suppress(OSError):  # there is something in it
+                folder.rmdir()
+
+
 # -- writing -------------------------------------------------------------------------------------------------------------------
 
 
 def write(found: Round) -> None:
     """All results, or none: they are made in a folder beside them, then moved; the record, which makes a round of them, last."""
     out = found.request.out
-    out.mkdir(parents=True, exist_ok=True)
-    for left_over in out.glob(f"{PART}*"):  # of a run that was killed in here
-        shutil.rmtree(left_over)
-    with tempfile.TemporaryDirectory(prefix=PART, dir=out) as part:
+    with tempfile.TemporaryDirectory(dir=out / PART) as part:
         _write_into(found, Path(part))
         for name in RESULTS:
             if (Path(part) / name).exists():
@@ -94,8 +114,8 @@ def _write_into(found: Round, folder: Path) -> None:
         paths = tuple(file and _relative(file, found.request.out) for file in source.files)
         embeddings.write(folder / EMBEDDINGS, Embeddings(source.features, source.ids, paths))
     write_csv(folder / PICKS, rows)
-    if source.skipped:
-        write_csv(folder / SKIPPED, [{"path": name, "reason": reason} for name, reason in source.skipped.items()])
+    if left_out := {**source.skipped, **found.problems}:
+        write_csv(folder / SKIPPED, [{"path": name, "reason": reason} for name, reason in left_out.items()])
     with_images = [row | {"path": _relative(Path(row["path"]), source.folder)} for row in rows if row["path"]]
     if with_images:
         tasks = label_studio_tasks(with_images, source.folder)
@@ -117,6 +137,7 @@ def _row(found: Round, pick: Pick) -> dict[str, Any]:
     file = found.source.files[pick.point]
     return {
         "id": found.source.ids[pick.point],
+        "label": "",  # not last: spreadsheets leave out what is empty at the end of a row
         "path": "" if file is None else images.printable(str(file)),
         "cluster": pick.cluster,
         "cluster_size": pick.cluster_size,
@@ -124,7 +145,6 @@ def _row(found: Round, pick: Pick) -> dict[str, Any]:
         "typicality": float(f"{pick.typicality:.6g}"),  # the digits that float32 knows
         "sup": float(f"{pick.sup:.6g}"),
         "order": pick.order,
-        "label": "",
     }
 
 
@@ -169,7 +189,8 @@ def _next_command(request: Request) -> str:
     out, following = (f"./{path}" if path.startswith("-") else path for path in (f"{request.out}", f"{request.out}-next"))
     words = ["supclust", "label", out, "--labeled", "labels.csv", "--budget", str(request.budget)]
     words += ["--keep-duplicates"] * request.keep_duplicates
-    return shlex.join([*words, "--out", following, "--strategy", request.strategy, "--seed", str(request.seed)])
+    words += ["--out", following, "--strategy", request.strategy, "--seed", str(request.seed)]
+    return shlex.join([*words, "--images", str(request.pictures)] if request.pictures else words)
 
 
 def _record(found: Round) -> dict[str, Any]:
@@ -191,6 +212,10 @@ def _record(found: Round) -> dict[str, Any]:
         "copies": dict(source.copies),
         "earlier": list(source.earlier),
         "picks": [source.ids[pick.point] for pick in found.picks],
+        "labels": {source.ids[point]: label for point, label in found.labels.items()},
+        "classes": list(found.classes),
+        "first": _relative(found.first, request.out) if found.first else ".",
+        "id_column": source.id_column,
     }
 
 

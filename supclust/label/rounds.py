@@ -1,7 +1,9 @@
 """A round of labelling: what was picked, and why."""
 
+import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -50,6 +52,8 @@ class Round:
     pool: strategies.Pool
     picks: tuple[Pick, ...]
     labels: Mapping[int, str]  # of points, known before
+    first: Path | None = None  # folder of the first round of the chain; None if this is it
+    problems: Mapping[str, str] = field(default_factory=dict)  # ids whose labels cannot be used, and why
     group: np.ndarray | None = None  # (n,) the first of each point's near-duplicates
 
     @property
@@ -64,7 +68,8 @@ class Round:
     @property
     def classes(self) -> tuple[str, ...]:
         """Those that were named, and those that labels have shown."""
-        return tuple(dict.fromkeys([*self.request.classes, *sorted(set(self.labels.values()))]))
+        named = (unicodedata.normalize("NFC", name) for name in self.request.classes)
+        return tuple(dict.fromkeys([*named, *self.source.classes, *sorted(set(self.labels.values()))]))
 
 
 def describe(pool: strategies.Pool, points: np.ndarray, budget: int) -> tuple[Pick, ...]:
@@ -114,5 +119,5 @@ def _rule(found: Round) -> str:
         return "a random draw, as there are no labels yet to train a model on."
     if name.startswith("supclust") and found.clusters == 1:
         return "the most typical point, or one of them, as a single cluster has no SUP."
-    text = strategies.STRATEGIES[name].__doc__.strip().splitlines()[0]
-    return text.rpartition(": ")[2]
+    text = strategies.STRATEGIES[name].__doc__ or "its rule is in docs/method.md."  # python -OO keeps no docstrings
+    return text.strip().splitlines()[0].rpartition(": ")[2]

@@ -15,6 +15,7 @@ import numpy as np
 from supclust.images import files as images
 from supclust.images.files import MARKER
 from supclust.label import embeddings
+from supclust.label.annotations import listing
 from supclust.label.embeddings import Embeddings
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ class Source:
     skipped: Mapping[str, str] = field(default_factory=dict)  # files and folders that are left out, and why
     copies: Mapping[str, str] = field(default_factory=dict)  # id of an image that is left out -> id of the one it is a copy of
     earlier: tuple[str, ...] = ()  # ids that earlier rounds picked
+    labels: Mapping[str, str] = field(default_factory=dict)  # of ids, known to the earlier round
+    classes: tuple[str, ...] = ()  # that were named there
+    id_column: str | None = None  # of the embeddings
     kept: Path | None = None  # where the embeddings are; None where they have to be written
 
     def embedded(self, out: Path) -> Source:
@@ -63,8 +67,8 @@ def read(request: Request) -> Source:
     if pictures is not None and not pictures.is_dir():
         raise FileNotFoundError(f"there is no folder of images {pictures}")
     if (path / MARKER).is_file():
-        return _of_round(path, pictures)
-    return _of_folder(request) if path.is_dir() else _of_embeddings(path, pictures)
+        return _of_round(request)
+    return _of_folder(request) if path.is_dir() else _of_embeddings(path, pictures, request.id_column)
 
 
 def _of_folder(request: Request) -> Source:
@@ -109,13 +113,13 @@ def _check_apart(folder: Path, out: Path) -> None:
             )
 
 
-def _of_embeddings(path: Path, pictures: Path | None) -> Source:
-    found = embeddings.read(path)
+def _of_embeddings(path: Path, pictures: Path | None, id_column: str | None) -> Source:
+    found = embeddings.read(path, id_column=id_column)
     files = _files(found, path.absolute().parent, pictures)
     parents = [file.parent for file in files if file is not None]
     folder = pictures.absolute() if pictures is not None else Path(os.path.commonpath(parents)) if parents else None
     about = {"kind": "embeddings", "name": path.name, "encoder": "given embeddings"}
-    return Source(found.ids, files, about, folder, found.features, kept=path.absolute())
+    return Source(found.ids, files, about, folder, found.features, kept=path.absolute(), id_column=id_column)
 
 
 def _files(found: Embeddings, folder: Path, pictures: Path | None) -> tuple[Path | None, ...]:
@@ -131,22 +135,37 @@ def _files(found: Embeddings, folder: Path, pictures: Path | None) -> tuple[Path
     return (None,) * len(files)
 
 
-def _of_round(folder: Path, pictures: Path | None) -> Source:
-    """What the earlier rounds of a folder's chain have not picked yet, on the embeddings that the first one made or was given."""
-    record = _read_record(folder / MARKER)
+def _of_round(request: Request) -> Source:
+    """What the rounds of a folder's chain have not picked yet, on the embeddings that the first one made or was given."""
+    folder, pictures = request.source, request.pictures
+    record = read_record(folder / MARKER)
     path = folder / record["embeddings"]
     if not path.is_file():
         raise FileNotFoundError(f"the embeddings of the round in {folder} are no longer at {path}: put them back, or start anew")
-    source = _of_embeddings(path, pictures)
+    source = _of_embeddings(path, pictures, record["id_column"])
     if pictures is None and source.folder is not None and record["folder"] is not None:
         source = replace(source, folder=Path(os.path.normpath(folder.absolute() / record["folder"])))
-    return replace(source, about=record["source"], copies=record["copies"], earlier=(*record["earlier"], *record["picks"]))
+    earlier = (*record["earlier"], *record["picks"])
+    if gone := set(earlier).difference(source.ids):
+        raise ValueError(f"{path} is not what the round in {folder} was made from: it has no {listing(gone)}")
+    known = {"labels": record["labels"], "classes": tuple(record["classes"])}
+    return replace(source, about=record["source"], copies=record["copies"], earlier=earlier, **known)
 
 
-def _read_record(file: Path) -> dict[str, Any]:
+def first_round(source: Path) -> Path | None:
+    """The folder of the first round of the chain that a folder belongs to; None where that is no round."""
+    if not (source / MARKER).is_file():
+        return None
+    first = source / read_record(source / MARKER)["first"]
+    return first if (first / MARKER).is_file() else source
+
+
+def read_record(file: Path) -> dict[str, Any]:
     """What a round wrote about itself; ValueError naming the file if it is damaged."""
+    new = {"labels": {}, "classes": [], "first": ".", "id_column": None}  # what records of earlier versions lack
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        return {name: record[name] for name in ("embeddings", "folder", "source", "copies", "earlier", "picks")}
+        record = new | json.loads(file.read_text(encoding="utf-8"))
+        names = ("asked", "embeddings", "folder", "source", "copies", "earlier", "picks", *new)
+        return {name: record[name] for name in names}
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file} is damaged: {error!r}. Remove it to take {file.parent} for a folder of images") from error

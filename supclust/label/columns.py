@@ -1,0 +1,31 @@
+"""What tools call the columns of images and of labels: one list for every file that is read."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+# Without case, blanks and signs: file_name, "File Name" and FileName are one. The likeliest first.
+IDS = (
+    *("supclustid", "id", "ids", "filename", "filenames", "filepath", "filepaths", "file", "files", "path", "paths"),
+    *("image", "imagepath", "imageid", "imagename", "imagefile", "img", "imgpath", "imgname", "name", "names", "uuid", "key"),
+)
+PATHS = ("paths", "path", "files", "filepath", "filepaths", "imagepath")  # those of IDS that lead to the image itself
+LABELS = (
+    *("label", "labels", "class", "classname", "labelname", "category", "categoryname", "choice", "choices", "annotation"),
+    *("tag", "tags", "dx", "target", "y", "groundtruth"),
+)
+MEASURED = ("dx", "y")  # of LABELS, what may as well be a feature
+PICKED = ("supclustid", "clustersize")  # in what a round hands out: everything that is listed there was picked
+LABEL_STUDIO = "annotationid"  # in its flat exports, where id is the number of a task
+
+
+def plain(name: object) -> str:
+    """The name of a column without case, blanks and signs."""
+    return re.sub(r"[\W_]", "", str(name)).lower()
+
+
+def find(names: Iterable[str], known: Sequence[str], asked: str | None = None) -> list[str]:
+    """The columns that have one of the known names, the likeliest first; or the one that is asked for, if it is there."""
+    if asked is not None:
+        names = list(names)
+        return [asked] if asked in names else [name for name in names if plain(name) == plain(asked)]
+    return sorted((name for name in names if plain(name) in known), key=lambda name: known.index(plain(name)))
