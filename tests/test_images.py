@@ -195,9 +195,9 @@ def test_copies_are_found_by_content_not_by_name_or_size(tmp_path):
         ("page.jpg", b"\n<!DOCTYPE html><html lang=en>", "its content is a web page, which is not read"),
         ("pointer.png", b"version https://git-lfs.github.com/spec/v1\n", "its content is a pointer of Git LFS to the image"),
         ("scan.jpg", bytes(128) + b"DICM" + bytes(20), "its content is DICOM, which is not read"),
-        ("bands.tif", tiff(13, 16), "a TIFF of 13 bands of 16-bit numbers is not read: save 3 of 8 bits, or 1"),
-        ("float.tif", tiff(3, 32, 3), "a TIFF of 3 bands of 32-bit floating-point numbers is not read"),
-        ("double.jpg", tiff(1, 64, 3, ">"), "a TIFF of 1 bands of 64-bit floating-point numbers is not read"),
+        ("bands.tif", tiff(13, 16), "a TIFF of 13 band(s) of 16-bit numbers is not read: save 3 of 8 bits, or 1"),
+        ("float.tif", tiff(3, 32, 3), "a TIFF of 3 band(s) of 32-bit floating-point numbers is not read"),
+        ("double.jpg", tiff(1, 64, 3, ">"), "a TIFF of 1 band(s) of 64-bit floating-point numbers is not read"),
         ("cut.tif", tiff(13, 16)[:60], "its content is no image that can be read"),
     ],
 )

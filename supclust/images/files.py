@@ -273,7 +273,7 @@ def _content(file: Path) -> str:
     with open(file, "rb") as opened:
         head = opened.read(200)
         if kind := next((kind for kind, signs in SIGNS.items() if any(sign in head for sign in signs)), None):
-            return f"its content is {kind}, which is not read"
+            return f"its content is {kind}, which is not read; JPEG and PNG are"
         if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             with suppress(Exception):  # of a damaged file
                 tags = TiffImagePlugin.ImageFileDirectory_v2(head[:16] if b"+" in head[:4] else head[:8])
@@ -282,7 +282,7 @@ def _content(file: Path) -> str:
                 bits, bands = tags[TiffImagePlugin.BITSPERSAMPLE][0], tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
                 numbers = {2: "signed ", 3: "floating-point ", 5: "complex ", 6: "complex "}
                 kind = numbers.get(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0], "")
-                return f"a TIFF of {bands} bands of {bits}-bit {kind}numbers is not read: save 3 of 8 bits, or 1"
+                return f"a TIFF of {bands} band(s) of {bits}-bit {kind}numbers is not read: save 3 of 8 bits, or 1"
     return NO_IMAGE if head else "an empty file"
 
 
