@@ -122,7 +122,7 @@ def training(history: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
     left.plot("epoch", "loss", data=table, color="0.2")
     left.set(xlabel="epoch", ylabel="NT-Xent loss", title="Loss")
     right.plot("epoch", "knn", data=table.dropna(), color="0.2", marker="o")
-    right.set(xlabel="epoch", ylabel="20-NN accuracy (%)", title="20-NN accuracy, held out")
+    right.set(xlabel="epoch", ylabel="20-NN accuracy (%)", title="20-NN accuracy, training images")
     figure.suptitle(title)
     return figure
 
