@@ -11,6 +11,7 @@ import safetensors.numpy
 from PIL import Image
 
 from supclust import datasets, features, kept, profiles, simclr
+from supclust.engine import knn
 from supclust.features import Features
 from supclust.profiles import SimCLR
 
@@ -183,7 +184,7 @@ def test_extract_claims_no_training_it_does_not_know(encoder):
 
 
 def test_knn_accuracy_is_at_hand():
-    assert features.knn_accuracy is simclr.knn_accuracy
+    assert features.knn_accuracy is knn.knn_accuracy
 
 
 def test_obtain_trains_once_then_reads(out, monkeypatch):

@@ -15,9 +15,8 @@ DIRECTION = 2403_03741  # seeds the direction of the canonical order
 
 def check_features(features: ArrayLike) -> np.ndarray:
     """The features as a C-contiguous float32 array (n, d); ValueError if not 2-d, empty, or not finite (naming the first rows)."""
-    features = check_shape(features)
     with np.errstate(over="ignore"):
-        features = np.ascontiguousarray(features, dtype=np.float32)
+        features = np.ascontiguousarray(check_shape(features), dtype=np.float32)
     check_finite(np.flatnonzero(~np.isfinite(features).all(axis=1)))
     return features
 

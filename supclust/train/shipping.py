@@ -121,10 +121,8 @@ def fidelity(full: Features, stored: Features) -> dict[str, float]:
 
 
 def _scores(points: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Typicality and SUP of all the points, given their clusters."""
-    points, typicality, centers = geometry.normalise(points), np.empty(len(points)), []
-    for own in (clusters == k for k in range(clusters.max() + 1)):
-        typicality[own] = method.typicality(points[own])
-        centers.append(points[own].mean(axis=0))
-    centers = np.stack(centers)
+    """Typicality, cluster by cluster, and SUP of all the points, given their clusters."""
+    points = geometry.normalise(points)
+    own = [points[clusters == k] for k in range(clusters.max() + 1)]
+    typicality, centers = np.concatenate([*map(method.typicality, own)]), np.stack([some.mean(axis=0) for some in own])
     return typicality, method.sup(points, clusters, centers, method.default_temperature(centers))
