@@ -282,7 +282,7 @@ def train(
     first_step, epoch_began = step, began - seconds
     batches = hardware.loaded(images, islice(_rows(len(images), batch_size, config), step, None), device)
     with hardware.conditions(config.width, config.side), hardware.kept_memory():
-        for batch in threads.progress(batches, "SimCLR" if rank() == 0 else None, config.epochs * steps, step):
+        for batch in threads.progress(batches, "SimCLR" if rank() == 0 else None, config.epochs * steps - step):
             if minutes is not None and hardware.of_first(time.monotonic() - began) >= 60 * minutes:
                 break
             losses[step % steps] = fit(batch, step, steps)

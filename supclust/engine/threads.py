@@ -48,14 +48,11 @@ def map(function: Callable[[Any], Any], pieces: Iterable[Any], desc: str | None 
                 executor.shutdown(cancel_futures=True)
 
 
-def progress(items: Iterable[Any], desc: str | None, total: int | None = None, done: int = 0) -> Iterable[Any]:
-    """The items under a progress bar, which appears after some seconds; without desc, and inside a piece, there is none.
-
-    done: how many of the total have gone before.
-    """
+def progress(items: Iterable[Any], desc: str | None, total: int | None = None) -> Iterable[Any]:
+    """The items under a progress bar, which appears after some seconds; without desc, and inside a piece, there is none."""
     if desc is None or _here.stop:
         return items
-    return tqdm(items, desc, total, initial=done, leave=False, delay=SECONDS_BEFORE_BAR)
+    return tqdm(items, desc, total, leave=False, delay=SECONDS_BEFORE_BAR)
 
 
 def raise_if_stopped() -> None:
