@@ -269,12 +269,11 @@ def train(
     started_from = start and [start.checksum, start.head and _checksum(start.head)]
     made_from = {**dataclasses.asdict(config), "images": images_checksum(images), "start": started_from}
     model, optimizer, fit = make_step(config, device, start, compiled)
-    parts = {"model": model, "optimizer": optimizer}
-    step, seconds, losses, history = checkpoints.resume(checkpoint, made_from, parts) or (0, 0.0, torch.zeros(steps), [])
-    losses = losses.to(device)
+    parts, nothing = {"model": model, "optimizer": optimizer}, (0, 0.0, torch.zeros(steps, device=device), [])
+    step, seconds, losses, history = checkpoints.resume(checkpoint, made_from, parts, device) or nothing
 
     def save() -> None:
-        _check_finite(model, losses)
+        checkpoints.check_finite(model, losses)
         if rank() == 0:
             checkpoints.save(checkpoint, made_from, parts, (step, seconds, losses, history))
 
@@ -288,7 +287,7 @@ def train(
             losses[step % steps] = fit(batch, step, steps)
             step, seconds = step + 1, time.monotonic() - epoch_began
             if step % steps == 0:
-                _check_finite(model, losses)
+                checkpoints.check_finite(model, losses)
                 epoch, loss = step // steps, losses.mean().item()
                 due = labels is not None and config.knn_every > 0 and (epoch % config.knn_every == 0 or epoch == config.epochs)
                 here = due and rank() == 0
@@ -311,11 +310,6 @@ def _rows(n: int, batch_size: int, config: SimCLR) -> Iterator[Tensor]:
     for epoch in range(config.epochs):
         order = torch.randperm(n, generator=generator(CPU, (config.seed, ORDER_STREAM, epoch)))
         yield from (batch.chunk(world_size())[rank()] for batch in order[: n // batch_size * batch_size].split(batch_size))
-
-
-def _check_finite(model: nn.Module, losses: Tensor) -> None:
-    if not all(torch.isfinite(values).all() for values in (losses, *model.parameters())):
-        raise FloatingPointError("loss or weights are not finite: training diverged, try a smaller learning_rate")
 
 
 # -- weights -------------------------------------------------------------------------------------------------------------------
@@ -376,7 +370,6 @@ def load_weights(path: Path) -> Encoder:
     try:
         with safetensors.safe_open(path, "pt") as file:
             about, stored = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        stored = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in stored.items()}
         head = {f"layers.{key[2:]}": tensor for key, tensor in stored.items() if key.startswith("h.")}
         network = {key.removeprefix("b."): tensor for key, tensor in stored.items() if not key.startswith("h.")}
         width, _, _, kernel = network["conv1.weight"].shape

@@ -7,11 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from supclust import kept
 
 PROGRESS = ("step", "seconds", "losses", "history")  # steps done; seconds and losses of the epoch; records of the others
 PHRASES = {"images": "it was trained on other images", "start": "it went on from other weights"}
+
+
+def check_finite(model: nn.Module, losses: Tensor) -> None:
+    """Raise FloatingPointError for weights or losses that are not."""
+    if not all(torch.isfinite(values).all() for values in (losses, *model.parameters())):
+        raise FloatingPointError("loss or weights are not finite: training diverged, try a smaller learning_rate")
 
 
 def save(file: Path, made_from: dict[str, Any], parts: Mapping[str, Any], progress: tuple[Any, ...]) -> None:
@@ -21,7 +28,7 @@ def save(file: Path, made_from: dict[str, Any], parts: Mapping[str, Any], progre
     kept.write_bytes(file, buffer.getvalue())  # a full disk is then an OSError
 
 
-def resume(file: Path, made_from: dict[str, Any], parts: Mapping[str, Any]) -> list[Any] | None:
+def resume(file: Path, made_from: dict[str, Any], parts: Mapping[str, Any], device: torch.device) -> list[Any] | None:
     """Give the parts their states in a file of `save`, and return its PROGRESS; None if there is no file.
 
     Raises ValueError for a damaged file and for one of other images, start or config, naming the difference.
@@ -33,7 +40,7 @@ def resume(file: Path, made_from: dict[str, Any], parts: Mapping[str, Any]) -> l
     try:
         if damaged := zipfile.ZipFile(file).testzip():
             raise ValueError(f"the checksum of {damaged} differs")
-        saved = torch.load(file, map_location="cpu", weights_only=True)
+        saved = torch.load(file, map_location=device, weights_only=True)
         theirs, *progress = (saved[key] for key in ("made_from", *PROGRESS))
     except Exception as error:  # a damaged archive fails in whatever part of it is read first
         raise ValueError(f"the checkpoint {file} cannot be read ({error}); remove it to train anew") from error
