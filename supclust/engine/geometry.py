@@ -51,7 +51,7 @@ def normalise(points: np.ndarray) -> np.ndarray:
     return points / np.sqrt(np.where(squares > 0, squares, 1))[:, None]
 
 
-def slices(end: int, step: int = ROWS_PER_BLOCK, start: int = 0) -> list[slice]:
+def slices(end: int, step: int, start: int = 0) -> list[slice]:
     """Consecutive slices of start..end of at most step."""
     return [slice(i, min(i + step, end)) for i in range(start, end, step)]
 
