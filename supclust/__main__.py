@@ -249,20 +249,20 @@ def _train(options: argparse.Namespace) -> int:
     same command continues from its checkpoint. On several GPUs or machines: torchrun ... -m supclust train ...
     """
     from supclust import datasets, features, profiles, simclr
-    from supclust.train import distributed, planning
+    from supclust.train import hardware, planning
 
     if "seed" in dict(options.parameter):
         raise ValueError("the seed, which also draws pools, is given as --seed")
     config = profiles.parsed(profiles.recipe(options.recipe, options.pool), dict(options.parameter), seed=options.seed)
     folder = options.folder or features.folder(options.recipe, options.pool, options.seed)
     start = options.start and simclr.load_weights(options.start)
-    with distributed.joined():
-        pool = datasets.load(options.pool, seed=options.seed, side=config.side, missing=options.missing)
-        if options.within:
-            config = planning.within(options.within, pool.images, config, folder, start)
-        running = {"labels": pool.labels, "minutes": options.minutes, "on_epoch": _report_epoch, "start": start}
-        encoder = simclr.train(pool.images, config, folder, **running)
-        first, alone = simclr.rank() == 0, simclr.world_size() == 1
+    hardware.join()
+    pool = datasets.load(options.pool, seed=options.seed, side=config.side, missing=options.missing)
+    if options.within:
+        config = planning.within(options.within, pool.images, config, folder, start)
+    running = {"labels": pool.labels, "minutes": options.minutes, "on_epoch": _report_epoch, "start": start}
+    encoder = simclr.train(pool.images, config, folder, **running)
+    first, alone = simclr.rank() == 0, simclr.world_size() == 1
     if first and encoder.finished:
         simclr.save_weights(encoder, folder / "encoder.safetensors")
         print(folder / "encoder.safetensors")

@@ -123,8 +123,9 @@ def network(train: Dataset, test: Dataset, config: FSL) -> Fit:
 
     def fit(pool: strategies.Pool) -> tuple[Outputs, np.ndarray]:
         rows, seed = pool.labeled, (pool.seed, len(pool.labeled))
-        trained = supervised.fit_network(train.images[rows], train.labels[rows], len(train.classes), config, seed)
-        return Outputs(trained.head, lambda: trained.embed(pool_images()), learned=True), trained.predict(test_images)
+        body, head = supervised.fit_network(train.images[rows], train.labels[rows], len(train.classes), config, seed)
+        predicted = head.predict(supervised.embed(body, test_images, config))
+        return Outputs(head, lambda: supervised.embed(body, pool_images(), config), learned=True), predicted
 
     return fit
 
