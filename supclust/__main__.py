@@ -182,7 +182,8 @@ def _compare(options: argparse.Namespace) -> int:
     wanted = options.strategies or compare.STRATEGIES, options.strategy
     curves, failed = compare.run(given.features, given.labels, *wanted, folder / "records", title=title, **sizes)
     pairs = compare.write(curves, folder)
-    print(analysis.final_accuracy(curves).to_string(), pairs.round(2).to_string(index=False), folder / "curves.png", sep="\n\n")
+    leads = "random alone: there is nothing to compare it with" if pairs.empty else pairs.round(2).to_string(index=False)
+    print(analysis.final_accuracy(curves).to_string(), leads, folder / "curves.png", sep="\n\n")
     return 1 if failed else 0
 
 

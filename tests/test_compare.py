@@ -26,13 +26,8 @@ OURS = ["--strategies", "margin", "typiclust"]
 
 @pytest.fixture(autouse=True)
 def as_before(monkeypatch):
-    """Strategies from files stay known to the process that ran them, which is this one; so does the command's log level.
-
-    And figures take longer than all the rest.
-    """
-    monkeypatch.setattr(strategies, "STRATEGIES", dict(strategies.STRATEGIES))
-    monkeypatch.setattr(plots, "STYLES", dict(plots.STYLES))
-    monkeypatch.setattr(plots, "curves", lambda *_: plt.figure(figsize=(1, 1)))
+    """Figures take longer than all the rest; and the command sets a log level."""
+    monkeypatch.setattr(plots, "curves", lambda *_, **__: plt.figure(figsize=(1, 1)))
     level = logging.getLogger("supclust").level
     yield
     logging.getLogger("supclust").setLevel(level)
@@ -108,9 +103,19 @@ def test_the_tables_are_printed_and_a_figure_is_drawn(file, capsys, tmp_path, re
     assert not (tmp_path / "compare").exists()
 
 
-def test_random_alone_has_no_pairs(file):
+def test_random_alone_has_no_pairs(file, capsys):
     assert run(file, "--strategies", "random") == 0
     assert set(table(file)["strategy"]) == {"random"}
+    assert table(file, "compare").empty
+    printed = capsys.readouterr().out
+    assert "random alone: there is nothing to compare it with" in printed
+    assert "Empty DataFrame" not in printed
+
+
+def test_a_link_to_a_folder_that_is_not_there_yet_may_be_named(file, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "results")
+    assert run(file, "--strategies", "random", "--out", tmp_path / "link") == 0
+    assert (tmp_path / "disk" / "results" / "curves.csv").exists()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -145,6 +150,8 @@ def test_a_strategy_from_a_file_gets_its_rows(file, tmp_path):
     picks = [one["picks"] for one in kept.load(records / "animals--ssl--mine--5--1.json")[0]["rounds"]]
     assert picks == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11, 12, 13, 14]]
     assert set(table(file, "compare").query("strategy == 'mine'")["against"]) == {"random", "margin"}
+    assert "mine" not in strategies.STRATEGIES  # nor does another comparison in this process know it
+    assert "mine" not in plots.STYLES
 
 
 @pytest.mark.slow
@@ -269,6 +276,7 @@ def test_features_that_cannot_be_compared_on_are_refused_in_one_line(tmp_path, c
         ("--strategy mine.py:", "'mine.py' does not name a function of a file"),
         ("--strategy nowhere.py:mine", "No such file or directory: '{folder}/nowhere.py'"),
         ("--strategy mine.py:margin", "there is a strategy margin already: the one in mine.py needs another name"),
+        ("--strategy mine.py:badge", "there is a strategy badge already: the one in mine.py needs another name"),
         ("--strategy a.py:mine --strategy b.py:mine", "there is a strategy mine already: the one in b.py needs another name"),
         ("--budget 65", "the budget is 65, but beside the test set there are only 64 points"),
         ("--budget 0", "budget, rounds and seeds must be at least 1, not 0, 3 and 2"),
