@@ -57,10 +57,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         for name in names.split():
             command.add_argument(*name.split(","), **OPTIONS.get(f"{run.__name__[1:]} {name}", OPTIONS.get(name)))
     options, rest = parser.parse_known_args(arguments)
-    if rest and (options.command != "figures" or any(argument.startswith("-") for argument in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
+    if options.command == "figures" and not any(argument.startswith("-") for argument in rest):
         options.notebooks += rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return options
 
 
@@ -195,7 +195,7 @@ def _figures(options: argparse.Namespace) -> int:
     from supclust.report import reproduce
 
     outcomes = reproduce.figures(options.profile, options.notebooks, dict(options.parameter), options.recompute)
-    failed = [outcome.notebook for outcome in outcomes if outcome.status == "failed"]
+    failed = [outcome["notebook"] for outcome in outcomes if outcome["status"] == "failed"]
     print(kept.reports(options.profile) / "index.html")
     if failed:
         print(f"{len(failed)} of {len(outcomes)} notebooks failed: {', '.join(failed)}", file=sys.stderr)

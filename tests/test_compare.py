@@ -1,12 +1,7 @@
-"""`supclust compare`: the table of runs on splits of a file, strategies from files, whatever they do, and a kill in the middle."""
+"""`supclust compare`: the table of runs on splits of a file, and strategies from files, whatever they do.
 
-import json
-import logging
-import os
-import signal
-import subprocess
-import sys
-import time
+That a killed comparison goes on where it stopped is tested of the sweep, whose records it has.
+"""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,17 +20,9 @@ OURS = ["--strategies", "margin", "typiclust"]
 
 
 @pytest.fixture(autouse=True)
-def as_before(monkeypatch):
-    """Figures take longer than all the rest; and the command sets a log level."""
+def no_figures(monkeypatch, log_level):
+    """Figures take longer than all the rest."""
     monkeypatch.setattr(plots, "curves", lambda *_, **__: plt.figure(figsize=(1, 1)))
-    level = logging.getLogger("supclust").level
-    yield
-    logging.getLogger("supclust").setLevel(level)
-
-
-@pytest.fixture
-def real_figures(monkeypatch):
-    monkeypatch.setattr(plots, "curves", CURVES)
 
 
 @pytest.fixture
@@ -93,7 +80,8 @@ def test_each_strategy_is_paired_with_random_and_with_the_first(file):
         assert row.verdict == ("higher" if low > 0 else "lower" if high < 0 else "no clear difference")
 
 
-def test_the_tables_are_printed_and_a_figure_is_drawn(file, capsys, tmp_path, real_figures):
+def test_the_tables_are_printed_and_a_figure_is_drawn(file, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "curves", CURVES)
     assert run(file, *OURS, "--out", tmp_path / "out") == 0
     printed = capsys.readouterr().out
     assert all(text in printed for text in ("typiclust", " ± ", "no clear difference", str(tmp_path / "out" / "curves.png")))
@@ -209,31 +197,6 @@ def test_what_is_mended_or_changed_is_run_again_and_nothing_else(file, tmp_path,
     assert run(file, *OURS, mine) == 1
     assert "mine" not in set(table(file)["strategy"])
     assert others == {path: path.stat().st_mtime_ns for path in records.iterdir() if "mine" not in path.name}
-
-
-@pytest.mark.slow
-def test_killed_in_the_middle_it_ends_with_the_same_table(file, tmp_path, real_figures):
-    hold, records = tmp_path / "hold", file.parent / "compare" / "animals" / "records"
-    body = f"import pathlib, time\n    while pathlib.Path({str(hold)!r}).exists():\n        time.sleep(0.01)\n    "
-    mine = strategy(tmp_path, body + "return pool.queryable[:budget]")
-    hold.touch()
-    line = [sys.executable, "-m", "supclust", "compare", str(file), *OURS, mine, *sizes()]
-    process = subprocess.Popen(line, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while len(list(records.glob("*.json"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    written = {path: path.stat().st_mtime_ns for path in records.glob("*.json")}
-    assert len(written) == 3
-    assert all(len(json.loads(path.read_text())["value"]["rounds"]) == 3 for path in written)
-    assert not list(records.parent.glob("*.csv"))
-    hold.unlink()
-    assert run(file, *OURS, mine) == 0
-    assert run(file, *OURS, mine, "--out", tmp_path / "clean") == 0
-    assert written.items() <= {path: path.stat().st_mtime_ns for path in records.glob("*.json")}.items()
-    for name in ("curves.csv", "compare.csv", "curves.png", "curves.pdf"):
-        assert (records.parent / name).read_bytes() == (tmp_path / "clean" / name).read_bytes()
 
 
 # -- bad input -----------------------------------------------------------------------------------------------------------------
