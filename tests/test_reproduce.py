@@ -216,24 +216,16 @@ def test_a_notebook_without_parameters_cell_is_refused(notebooks, nothing_runs):
         reproduce.figures("quick")
 
 
-def test_the_profile_is_no_parameter_and_must_be_known(notebooks, nothing_runs):
+def test_the_profile_is_no_parameter(notebooks, nothing_runs):
     samples.write(notebooks, n00_a=make("1"))
     with pytest.raises(ValueError, match="--profile"):
         reproduce.figures("quick", parameters={"profile": "paper"})
-    with pytest.raises(ValueError, match="unknown profile 'fast'; known: quick, laptop, paper"):
-        reproduce.figures("fast")
 
 
 def test_parameters_left_at_their_default_are_in_the_plan(notebooks):
     samples.write(notebooks, n00_a=make("1", parameters=samples.PARAMETERS + "\nscale: float = 1e-3"))
     [parameters] = reproduce.plan("quick", reproduce.find_notebooks(), {}, recompute=False).values()
     assert parameters == {"profile": "quick", "seed": 0, "scale": 1e-3}
-
-
-def test_recompute_goes_to_those_that_have_it(notebooks):
-    samples.write(notebooks, n00_a=make("1"), n01_b=make("1", parameters=RECOMPUTE))
-    tasks = reproduce.plan("quick", reproduce.find_notebooks(), {}, recompute=True)
-    assert [parameters.get("recompute") for parameters in tasks.values()] == [None, True]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,6 @@ STRATEGIES = ("supclust", "typiclust", "coreset", "margin", "random")
 MEASURES = ("accuracy", "balanced_accuracy")
 TEST_SHARE = 0.2  # of each class, drawn from the seed
 COLORS = ("#8C510A", "#01665E", "#F0E442", "#7F0000")  # of strategies that have none
-PAIR = ["measure", "strategy", "against", "mean", "low", "high", "seeds", "verdict"]
 
 
 def run(
@@ -114,7 +113,7 @@ def write(curves: pd.DataFrame, folder: Path) -> pd.DataFrame:
     figure = plots.curves(curves, names, "random", f"Mean over {curves['seed'].nunique()} seeds, 95 % intervals", styles)
     plots.write(figure, folder / "curves")
     plt.close(figure)
-    tables = {"curves": curves, "compare": pd.DataFrame(pairs, columns=PAIR)}
-    for name, table in tables.items():
+    leads = pd.DataFrame(pairs, columns=["measure", "strategy", "against", "mean", "low", "high", "seeds", "verdict"])
+    for name, table in (("curves", curves), ("compare", leads)):
         kept.write_text(folder / f"{name}.csv", table.to_csv(index=False))
-    return tables["compare"]
+    return leads

@@ -18,10 +18,6 @@ if TYPE_CHECKING:
 
 MERGED = 64  # results of blocks that a worker holds before it merges them
 GROUPS_AHEAD = 2  # groups under way for each of the workers' threads, whose points are then in memory
-NEED_MEMORY = (
-    "these features are in shards on a cluster and are not gathered: supclust, supclust-no-sup, supclust-no-typicality, typiclust "
-    "and random work on them; other strategies need all the features in memory, as one array"
-)
 
 
 class Mapped(geometry.Points):
@@ -88,7 +84,10 @@ class Shards(geometry.Points):
         self.order = np.argsort(np.concatenate(along), kind="stable")
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        raise TypeError(NEED_MEMORY)
+        raise TypeError(
+            "these features are in shards on a cluster and are not gathered: supclust, supclust-no-sup, supclust-no-typicality, "
+            "typiclust and random work on them; other strategies need all the features in memory, as one array"
+        )
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         return self.map_rows(np.asarray, rows)
@@ -154,10 +153,10 @@ class Shards(geometry.Points):
 def _current_client() -> Client:
     try:
         from distributed import get_client
+
+        return get_client()
     except ImportError as error:
         raise ImportError("features in shards are worked on by Dask: pip install distributed") from error
-    try:
-        return get_client()
     except ValueError as error:
         raise ValueError("no Dask client is running: make one with distributed.Client(...), or pass client=") from error
 
