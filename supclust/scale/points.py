@@ -142,7 +142,7 @@ class Shards(geometry.Points):
             raise
 
     def _sent(self, shard: Any) -> Any:
-        """What `_Shard` takes: a path, or the future of an array."""
+        """What `_checked` takes: a path, or the future of an array."""
         from distributed import Future
 
         if isinstance(shard, str | Path):
