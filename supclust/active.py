@@ -2,7 +2,7 @@
 
 import logging
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -74,16 +74,18 @@ def step_size(budget: str, n_classes: int) -> int:
 
 
 def run(
-    features: Features, pool: strategies.Pool, strategy: str, budget: str, rounds: int = 6, fsl: Fit | None = None
-) -> Iterator[Round]:
+    features: Features, pool: strategies.Pool, strategy: str, budget: str, rounds: int = 6, fsl: Fit | None = None,
+    known: Mapping[str, strategies.Strategy] = strategies.STRATEGIES,
+) -> Iterator[Round]:  # fmt: skip
     """Query, label, fit and evaluate, starting from nothing; yields a Round after each, while the pool has enough points left.
 
     pool: of features.train, with the run's seed; runs on the same pool share its clusters. strategy: see `strategies.parse`.
     fsl: `network(...)`, for the fully supervised framework; the self-supervised one, `linear(features)`, is the default.
+    known: the strategies, by name.
     A strategy that asks for a model that is not there yet gets a random first batch, the same for all of them at a seed; in FSL,
     so does Coreset, which goes by what the network has learned. Raises ValueError for an unknown strategy, setting or budget.
     """
-    name, changes = strategies.parse(strategy)
+    name, changes = strategies.parse(strategy, known)
     n_classes, fit, labels = len(features.classes), fsl or linear(features), features.test_labels
     step, tail = step_size(budget, n_classes), tail_classes(features.train_labels, n_classes)
     rng = np.random.default_rng([pool.seed, zlib.crc32(name.encode())])  # does not depend on what runs before
@@ -93,7 +95,7 @@ def run(
             log.info("%s ends at %d labels: its pool holds no further %d points", strategy, len(pool.labeled), step)
             return
         shared = name == "coreset" and fsl and pool.model is None
-        picks = strategies.first_batch(pool, step) if shared else strategies.query(name, pool, step, rng)
+        picks = strategies.first_batch(pool, step) if shared else strategies.query(name, pool, step, rng, known)
         labeled = np.concatenate([pool.labeled, picks])
         model, predicted = fit(pool.with_labeled(labeled))
         pool = pool.with_labeled(labeled, model)

@@ -87,7 +87,7 @@ def shipped_weights(dataset: str) -> Path:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; it replaces path if the block succeeds, and is removed if it fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.resolve().mkdir(parents=True, exist_ok=True)  # where a link leads, too
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # another process may write the same file
     try:
         yield temporary

@@ -229,7 +229,9 @@ def sup_against_typicality(
 
 
 @NARROW
-def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title: str) -> Figure:
+def curves(
+    table: pd.DataFrame, strategies: Sequence[str], reference: str, title: str, styles: Mapping[str, tuple] = STYLES
+) -> Figure:
     """Figure 5: accuracy against labels with 95 % intervals over seeds, and below it the paired difference to `reference`.
 
     table: as sweep.run gives it. A framework starts a row of panels. Of more than five strategies the highlighted ones stand out,
@@ -238,9 +240,9 @@ def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title
     width = 3.6 if table["dataset"].nunique() == 1 else 1.75
     figure, found = panels(table, strategies, "accuracy", heights=(2, 1.7), width=width)
     for (above, below), values in found.values():
-        draw_lines(above, values)
+        draw_lines(above, values, styles)
         below.axhline(0, color=STYLES[reference][0], linewidth=1.5, zorder=1)
-        draw_lines(below, values.sub(values[reference], axis=0).assign(**{reference: np.nan}))
+        draw_lines(below, values.sub(values[reference], axis=0).assign(**{reference: np.nan}), styles)
         above.tick_params(labelbottom=False)
         below.sharex(above)
         below.set_xlabel("labels")
@@ -369,10 +371,10 @@ def panels(
     return figure, found
 
 
-def draw_lines(ax: Axes, values: pd.DataFrame) -> None:
+def draw_lines(ax: Axes, values: pd.DataFrame, styles: Mapping[str, tuple] = STYLES) -> None:
     """Mean over the seeds, against labels: a line for each strategy, with a 95 % interval if it stands out, as all of a few do."""
     for strategy, column in values.dropna(axis=1, how="all").items():
-        color, marker, line = STYLES[strategy]
+        color, marker, line = styles[strategy]
         stands_out = values.shape[1] <= len(HIGHLIGHTED) or strategy in HIGHLIGHTED or strategy not in LABELS
         width, size, order = (1.8, 4, 3) if stands_out else (1, 3, 2)
         style = {"color": color, "marker": marker, "linestyle": line, "linewidth": width, "markersize": size, "mec": color}

@@ -64,7 +64,7 @@ class Key(NamedTuple):
 
 
 Sources = dict[Key, tuple[str, dict[str, Any]]]  # what runs are made from, under a name in a table: see _sources
-Prepared = tuple[features.Features, Pool, active.Fit | None]  # data, pool and framework, which the runs of a task share
+Prepared = tuple[features.Features, Pool, dict[str, Any]]  # data, pool, and what else active.run takes: runs of a task share them
 
 
 def keys(
@@ -176,8 +176,8 @@ def _run_task(prepare: Callable[[Key], Prepared], sources: Sources, folder: Path
                 continue
             begin, made_from = time.perf_counter(), {"key": key._asdict(), **source[1]}
             try:
-                data, pool, fsl = prepared()
-                rounds = [asdict(one) for one in active.run(data, pool, key.strategy, key.budget, source[1]["rounds"], fsl)]
+                data, pool, more = prepared()
+                rounds = [asdict(one) for one in active.run(data, pool, key.strategy, key.budget, source[1]["rounds"], **more)]
             except Exception as error:
                 if getattr(error, "errno", None) in kept.DISK_FULL:
                     raise
@@ -191,7 +191,7 @@ def _prepare(profile: Profile, key: Key) -> Prepared:
     data = features.obtain(profile, key.dataset, key.seed)
     pool = Pool(data.train, seed=key.seed, labels=data.train_labels)
     if key.framework == "ssl":
-        return data, pool, None
+        return data, pool, {}
     config = profiles.adapted(profile.fsl.network, key.dataset)
     options = {"seed": key.seed, "side": config.side, "missing": profile.missing}
     train, test = (load(key.dataset, split, **options) for split in SPLITS)
@@ -199,7 +199,7 @@ def _prepare(profile: Profile, key: Key) -> Prepared:
         where, there = features.folder(profile.name, key.dataset, key.seed), f"({len(data.train)} + {len(data.test)})"
         message = f"the features of {key.dataset} are of other images {there} than those here ({len(train)} + {len(test)}): "
         raise ValueError(f"{message}remove {where}, and they are made anew")
-    return data, pool, active.network(train, test, config)
+    return data, pool, {"fsl": active.network(train, test, config)}
 
 
 def records_folder(profile: Profile) -> Path:

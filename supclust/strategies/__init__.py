@@ -2,7 +2,7 @@
 
 import ast
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -97,7 +97,7 @@ LABELS = {  # what a reader calls them
 FIRST_BATCH = 2012  # sets the draw of the first batch apart from others of the same seed
 
 
-def query(name: str, pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
+def query(name: str, pool: Pool, budget: int, rng: np.random.Generator, known: Mapping[str, Strategy] = STRATEGIES) -> np.ndarray:
     """The indices (budget,) int64 that the strategy or control of that name wants labelled next: distinct, none of them labelled.
 
     Where the pool names candidates, only these are picked. A strategy that goes by a model gets `first_batch` while the pool has
@@ -105,11 +105,11 @@ def query(name: str, pool: Pool, budget: int, rng: np.random.Generator) -> np.nd
     Raises ValueError for an unknown strategy (listing the known ones) and a budget that is not a positive whole number or larger
     than the number of points that may be queried.
     """
-    check_name(name)
+    check_name(name, known)
     budget = pool.check_budget(budget)
     if name in MODEL_BASED and pool.model is None:
         return first_batch(pool, budget)
-    return (STRATEGIES | CONTROLS)[name](pool, budget, rng)
+    return (known | CONTROLS)[name](pool, budget, rng)
 
 
 def first_batch(pool: Pool, budget: int) -> np.ndarray:
@@ -118,19 +118,19 @@ def first_batch(pool: Pool, budget: int) -> np.ndarray:
     return random(pool, budget, np.random.default_rng([pool.seed, FIRST_BATCH]))
 
 
-def check_name(name: str) -> None:
+def check_name(name: str, known: Mapping[str, Strategy] = STRATEGIES) -> None:
     """ValueError for what is neither a strategy nor a control, listing those that are."""
-    if name not in STRATEGIES and name not in CONTROLS:
-        raise ValueError(f"unknown strategy {name!r}; known: {', '.join(STRATEGIES)}; controls: {', '.join(CONTROLS)}")
+    if name not in known and name not in CONTROLS:
+        raise ValueError(f"unknown strategy {name!r}; known: {', '.join(known)}; controls: {', '.join(CONTROLS)}")
 
 
-def parse(strategy: str) -> tuple[str, dict[str, Any]]:
+def parse(strategy: str, known: Mapping[str, Strategy] = STRATEGIES) -> tuple[str, dict[str, Any]]:
     """Read `supclust:top_fraction=0.05,n_neighbors=10`: the strategy, and the settings that differ from the default.
 
     Raises ValueError for an unknown strategy or setting.
     """
     name, _, text = strategy.partition(":")
-    check_name(name)
+    check_name(name, known)
     try:
         changes = {key: _value(value) for key, value in (part.split("=") for part in text.split(",") if text)}
         Settings(**changes)
