@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from supclust.engine import geometry
 from supclust.engine.geometry import Points
 from supclust.engine.neighbours import mean_distances
-from supclust.pool import Clusters, Pool, Settings, check_positive, is_count
+from supclust.pool import Clusters, Pool, Settings, check_count, check_positive
 
 SMALL_CLUSTER = 5  # points; clusters up to this size are used only when nothing else is left (TypiClust's code)
 
@@ -27,8 +27,7 @@ def typicality(points: ArrayLike, n_neighbors: int = 20, *, squared: bool = Fals
     Returns (n,) float64; inf for a point with K exact copies, 0 for a point that is alone. Raises ValueError for points that are
     not finite and 2-d, and for n_neighbors that is not a whole number of at least 1.
     """
-    if not is_count(n_neighbors):
-        raise ValueError(f"n_neighbors must be a whole number of at least 1, not {n_neighbors!r}")
+    check_count("n_neighbors", n_neighbors)
     return _inverse(mean_distances(geometry.check_features(points), n_neighbors, squared))
 
 
@@ -165,13 +164,13 @@ def supclust_scores(pool: Pool, clusters: Clusters, cluster: int, candidates: np
     """
     if len(clusters.centers) == 1:
         return candidates, _inverse(pool.neighbor_distances(clusters, [cluster])[candidates])
-    typical = _most_typical_fraction(pool, clusters, cluster, candidates)
+    typical = most_typical(pool, clusters, cluster, candidates, pool.settings.top_fraction)
     return typical, sup_in_cluster(pool, clusters, cluster, typical)
 
 
 def supclust_no_sup(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """Ablation (Fig. 5): a random point among the most typical tenth of each queried cluster."""
-    return query_clusters(pool, budget, lambda *cluster: rng.choice(_most_typical_fraction(pool, *cluster)))
+    return query_clusters(pool, budget, lambda *cluster: rng.choice(most_typical(pool, *cluster, pool.settings.top_fraction)))
 
 
 def supclust_no_typicality(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
@@ -187,7 +186,7 @@ def supclust_no_typicality(pool: Pool, budget: int, rng: np.random.Generator) ->
 
 def typiclust(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """TypiClust-rp (Hacohen et al., 2022): the most typical point of each queried cluster."""
-    return query_clusters(pool, budget, lambda *cluster: most_typical(pool, *cluster, 1)[0])
+    return query_clusters(pool, budget, lambda *cluster: most_typical(pool, *cluster, 0)[0])
 
 
 def query_clusters(
@@ -216,9 +215,8 @@ def clusters_to_query(clusters: Clusters, pool: Pool, budget: int) -> Iterator[i
     them, those with the fewest labelled points. Clusters of five points and fewer come only when the larger ones are used up. A
     cluster is used up when none of its points may be queried any more.
     """
-    covered, left = (
-        np.bincount(clusters.assignments[points], minlength=len(clusters.sizes)) for points in (pool.labeled, pool.queryable)
-    )
+    assignments, n_clusters = clusters.assignments, len(clusters.sizes)
+    covered, left = (np.bincount(assignments[some], minlength=n_clusters) for some in (pool.labeled, pool.free))
     order = np.lexsort((-clusters.sizes, covered))
     large = clusters.sizes[order] > SMALL_CLUSTER
     for group in (order[large], order[~large]):
@@ -231,29 +229,20 @@ def clusters_to_query(clusters: Clusters, pool: Pool, budget: int) -> Iterator[i
                 budget -= 1
 
 
-def most_typical(pool: Pool, clusters: Clusters, cluster: int, candidates: np.ndarray, count: int) -> np.ndarray:
-    """The count most typical of some points (m,) of a cluster, in their order; of those that tie, the first."""
+def most_typical(pool: Pool, clusters: Clusters, cluster: int, candidates: np.ndarray, fraction: float) -> np.ndarray:
+    """That fraction of some points (m,) of a cluster, rounded up and at least one: the most typical, in the order of the points."""
     distances = pool.neighbor_distances(clusters, [cluster])[candidates]
+    count = max(1, math.ceil(round(fraction * len(candidates), 9)))  # 0.1 * 30 is a hair above 3
     return candidates[np.sort(np.argsort(distances, kind="stable")[:count])]
-
-
-def _most_typical_fraction(pool: Pool, clusters: Clusters, cluster: int, candidates: np.ndarray) -> np.ndarray:
-    share = round(pool.settings.top_fraction * len(candidates), 9)  # 0.1 * 30 is a hair above 3
-    return most_typical(pool, clusters, cluster, candidates, max(1, math.ceil(share)))
 
 
 def sup_in_cluster(pool: Pool, clusters: Clusters, cluster: int, some: np.ndarray) -> np.ndarray:
     """SUP (m,) float64 of some points (m,) of a cluster; NaN where it is the only one."""
     if len(clusters.centers) == 1:
         return np.full(len(some), np.nan)
-    centers, weights = clusters.centers, weights_of(pool, clusters)[cluster]
+    centers, key = clusters.centers, (len(clusters.centers), pool.settings.temperature, pool.settings.relative_temperature)
+    weights = pool.shared(("weights", *key), lambda: cluster_weights(centers, temperature_of(pool, clusters)))[cluster]
     return pool.normalised.map_rows(lambda points: -geometry.distances(points, centers) @ weights, some)
-
-
-def weights_of(pool: Pool, clusters: Clusters) -> np.ndarray:
-    """w_ij of Eq. 2 between the clusters, (K, K), at the temperature of the pool's settings."""
-    key = ("weights", len(clusters.sizes), pool.settings.temperature, pool.settings.relative_temperature)
-    return pool.shared(key, lambda: cluster_weights(clusters.centers, temperature_of(pool, clusters)))
 
 
 def temperature_of(pool: Pool, clusters: Clusters) -> float:

@@ -1,4 +1,4 @@
-"""Query strategies: which points of a pool to label next. A new one is a function and a line in STRATEGIES."""
+"""Query strategies: which points of a pool to label next. A new one is a function and a line in ADDED."""
 
 import ast
 import logging
@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from supclust import method
 from supclust.pool import Pool, Settings
@@ -34,66 +35,44 @@ def class_balanced(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndar
     if pool.labels is None:
         raise ValueError("class-balanced sees the labels of all points, and the pool has none: pass Pool(..., labels=labels)")
     labels, free = np.unique(pool.labels, return_inverse=True)[1], pool.queryable
-    tie_breakers = pool.tie_breakers(rng)
-    free = free[np.lexsort((tie_breakers[free], labels[free]))]  # class by class, in random order
-    starts = np.searchsorted(labels[free], labels[free])
+    free = free[np.argsort(pool.tie_breakers(rng)[free])]
+    own = pd.Series(labels[free])
     # how many of its class are labelled when the turn comes to a point, if it comes in this order
-    turn = np.bincount(labels[pool.labeled], minlength=labels.max() + 1)[labels[free]] + np.arange(len(free)) - starts
+    turn = np.bincount(labels[pool.labeled], minlength=labels.max() + 1)[own] + own.groupby(own).cumcount()
     return free[np.lexsort((pool.tie_breakers(rng)[free], turn))[:budget]]
 
 
-STRATEGIES: dict[str, Strategy] = {
-    "random": random,
-    "margin": uncertainty.margin,
-    "least-confidence": uncertainty.least_confidence,
-    "entropy": uncertainty.entropy,
-    "bald": uncertainty.bald,
-    "dbal": uncertainty.dbal,
-    "coreset": coverage.coreset,
-    "typiclust": method.typiclust,
-    "probcover": coverage.probcover,
-    "supclust": method.supclust,
-    "supclust-no-sup": method.supclust_no_sup,
-    "supclust-no-typicality": method.supclust_no_typicality,
+# By name: what a reader calls a strategy, and the strategy. The paper's, which every profile runs:
+OF_THE_PAPER: dict[str, tuple[str, Strategy]] = {
+    "random": ("Random", random),
+    "margin": ("Margin", uncertainty.margin),
+    "least-confidence": ("Least confidence", uncertainty.least_confidence),
+    "entropy": ("Entropy", uncertainty.entropy),
+    "bald": ("BALD", uncertainty.bald),
+    "dbal": ("DBAL", uncertainty.dbal),
+    "coreset": ("Coreset", coverage.coreset),
+    "typiclust": ("TypiClust", method.typiclust),
+    "probcover": ("ProbCover", coverage.probcover),
+    "supclust": ("SUPClust", method.supclust),
+    "supclust-no-sup": ("SUPClust without SUP", method.supclust_no_sup),
+    "supclust-no-typicality": ("SUPClust without typicality", method.supclust_no_typicality),
 }
-NAMES = tuple(STRATEGIES)  # the paper's, which every profile runs
-STRATEGIES |= {
-    "maxherding": later.maxherding,
-    "uherding": later.uherding,
-    "balanced-herding": later.balanced_herding,
-    "kmeans-centroid": later.kmeans_centroid,
-    "tcm": later.tcm,
-    "dropquery": later.dropquery,
-    "dcom": later.dcom,
-    "badge": later.badge,
+ADDED: dict[str, tuple[str, Strategy]] = {  # which run where they are named
+    "maxherding": ("MaxHerding", later.maxherding),
+    "uherding": ("UHerding", later.uherding),
+    "balanced-herding": ("balanced herding", later.balanced_herding),
+    "kmeans-centroid": ("k-means centroid", later.kmeans_centroid),
+    "tcm": ("TCM", later.tcm),
+    "dropquery": ("DropQuery", later.dropquery),
+    "dcom": ("DCoM", later.dcom),
+    "badge": ("BADGE", later.badge),
 }
-LATER = tuple(STRATEGIES)[len(NAMES) :]  # came after the paper's, and run where they are named
+NAMES, LATER = tuple(OF_THE_PAPER), tuple(ADDED)
+STRATEGIES = {name: strategy for name, (_, strategy) in (OF_THE_PAPER | ADDED).items()}
+CONTROLS: dict[str, Strategy] = {"class-balanced": class_balanced}  # see labels that no strategy sees
+LABELS = {name: label for name, (label, _) in (OF_THE_PAPER | ADDED).items()} | {"class-balanced": "class-balanced oracle"}
 MODEL_BASED = frozenset({"margin", "least-confidence", "entropy", "bald", "dbal", "badge"})  # cannot query before there is a model
 MODEL_AIDED = frozenset({"uherding", "balanced-herding", "tcm", "dropquery", "dcom"})  # ask one as soon as there is one
-CONTROLS: dict[str, Strategy] = {"class-balanced": class_balanced}  # see labels that no strategy sees; not among NAMES
-LABELS = {  # what a reader calls them
-    "random": "Random",
-    "margin": "Margin",
-    "least-confidence": "Least confidence",
-    "entropy": "Entropy",
-    "bald": "BALD",
-    "dbal": "DBAL",
-    "coreset": "Coreset",
-    "typiclust": "TypiClust",
-    "probcover": "ProbCover",
-    "supclust": "SUPClust",
-    "supclust-no-sup": "SUPClust without SUP",
-    "supclust-no-typicality": "SUPClust without typicality",
-    "maxherding": "MaxHerding",
-    "uherding": "UHerding",
-    "balanced-herding": "balanced herding",
-    "kmeans-centroid": "k-means centroid",
-    "tcm": "TCM",
-    "dropquery": "DropQuery",
-    "dcom": "DCoM",
-    "badge": "BADGE",
-    "class-balanced": "class-balanced oracle",
-}
 FIRST_BATCH = 2012  # sets the draw of the first batch apart from others of the same seed
 
 

@@ -42,7 +42,7 @@ def uherding(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     apart = pdist(pool.normalised[pool.labeled])
     apart = apart[apart > COPIES]
     s = pool.settings.radius or (apart.min() if len(apart) else 1.0)
-    weights = np.ones(len(pool.features)) if pool.model is None else uncertainty.margin_uncertainty(pool.model.log_probabilities())
+    weights = np.ones(len(pool.features)) if pool.model is None else uncertainty.margin_uncertainty(pool)
     return _herd(pool, budget, rng, s, weights)
 
 
@@ -150,9 +150,9 @@ def dcom(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """
     if pool.model is None or not len(pool.labeled):
         return coverage.probcover(pool, budget, rng)
-    points, logs, covered = on_sphere(pool.points), pool.model.log_probabilities(), np.zeros(len(pool.features), dtype=bool)
+    points, classes, covered = on_sphere(pool.points), pool.model.log_probabilities().argmax(axis=1), np.zeros(1)
     for _ in range(2):
-        radii, covered = _pure_balls(points, logs.argmax(axis=1), pool.labeled, 0.4 + 0.2 * covered.mean())
+        radii, covered = _pure_balls(points, classes, pool.labeled, 0.4 + 0.2 * covered.mean())
     competence = (1 + np.exp(-STEEPNESS * (1 - CENTER))) / (1 + np.exp(-STEEPNESS * (covered.mean() - CENTER)))
     needed = 1 - max(radii.mean() ** 2 / 2, 2 * rounding_of_products(points.shape[1]))  # product with a point in the ball
 
@@ -161,7 +161,7 @@ def dcom(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
 
     free, tie_breakers, picks = pool.free, pool.tie_breakers(rng), np.empty(budget, dtype=np.int64)
     left = np.argsort(np.where(covered, np.inf, tie_breakers))[: min(HERDED, np.count_nonzero(~covered))]
-    scores, counts = np.round(uncertainty.margin_uncertainty(logs), DIGITS), in_balls(left)
+    scores, counts = np.round(uncertainty.margin_uncertainty(pool), DIGITS), in_balls(left)
     for i in threads.progress(range(budget), "DCoM"):
         u, m = ((one - low) / (one[free].max() - low or 1) for one, low in ((scores, scores.min()), (counts, 0)))
         picks[i] = largest(np.where(free, competence * u + (1 - competence) * m, -1), tie_breakers)
