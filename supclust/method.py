@@ -24,8 +24,7 @@ def typicality(points: ArrayLike, n_neighbors: int = 20, *, squared: bool = Fals
 
     points (n, d), taken as they are: normalise them first, and pass the points of one cluster. K = min(n_neighbors, n // 2), at
     least 1. squared=True takes squared distances, as the code of TypiClust does, where the paper has plain ones.
-    Returns (n,) float64; inf for a point with K exact copies, 0 for a point that is alone. Raises ValueError for points that are
-    not finite and 2-d, and for n_neighbors that is not a whole number of at least 1.
+    Returns (n,) float64; inf for a point with K exact copies, 0 for a point that is alone. ValueError unless points are finite.
     """
     check_count("n_neighbors", n_neighbors)
     return _inverse(mean_distances(geometry.check_features(points), n_neighbors, squared))
@@ -66,8 +65,8 @@ def cluster_weights(centers: ArrayLike, temperature: float) -> np.ndarray:
 def sup(points: ArrayLike, assignments: ArrayLike, centers: ArrayLike, temperature: float) -> np.ndarray:
     """SUP(x) = - sum over j != i of w_ij ||x - c_j|| for x in cluster i (Eq. 3); larger is nearer to the decision boundary.
 
-    points (n, d), assignments (n,) in 0..K-1, centers (K, d), temperature > 0. Returns (n,) float64. With a single cluster there
-    is no boundary and the score is undefined: NaN. Raises ValueError for arrays that are not finite or do not fit together.
+    points (n, d), assignments (n,) in 0..K-1, centers (K, d), temperature > 0. Returns (n,) float64: NaN with a single cluster,
+    which has no boundary. Raises ValueError for arrays that are not finite or do not fit together.
     """
     points, centers = geometry.check_features(points), geometry.check_features(centers)
     assignments = np.asarray(assignments)
@@ -79,7 +78,7 @@ def sup(points: ArrayLike, assignments: ArrayLike, centers: ArrayLike, temperatu
         raise ValueError(f"assignments must lie in 0..{len(centers) - 1}")
     weights = cluster_weights(centers, temperature)
     if len(centers) == 1:
-        return np.full(len(points), math.nan)
+        return np.full(len(points), np.nan)
     return -np.einsum("nk,nk->n", weights[assignments], geometry.distances(points, centers))
 
 
@@ -102,20 +101,19 @@ def select(
 ) -> np.ndarray | tuple[np.ndarray, Details]:
     """Choose which points to label next, by SUPClust (arXiv 2403.03741, section 3).
 
+    The pool is clustered by k-means into min(labelled + budget, max_clusters) clusters. In each of the largest clusters without a
+    label, the point of largest SUP among the top_fraction most typical ones is taken.
+
     features (n, d), finite, for example SimCLR features; they are L2-normalised here. Those of a memory-mapped file
     (np.load(..., mmap_mode="r")) are never copied whole; those in shards on a cluster come as `scale.Shards`. labeled: indices
-    that have labels already.
-    The pool is clustered by k-means into min(labelled + budget, max_clusters) clusters. In each of the largest clusters without a
-    label, the point of largest SUP among the top_fraction most typical ones is taken. temperature is T of Eq. 2, in units of
-    distance between normalised features; None = a tenth of the mean distance between the centres (`default_temperature`).
-    exact: whether neighbours are exact in clusters of more than 16,384 points too; None = in pools of less than a million points.
-    The recall of approximate ones is logged. candidates: indices of the points that may be picked while they have no label; None =
-    all. The others still count in clusters and typicality.
+    that have labels already. temperature: T of Eq. 2, in units of distance between normalised features; None: see
+    `default_temperature`. exact: whether neighbours are exact in clusters of more than 16,384 points too; None = in pools of less
+    than a million points. candidates: indices of the points that may be picked while they have no label; None = all. The others
+    still count in clusters and typicality.
 
-    Returns indices (budget,) int64, distinct, of candidates without a label; with return_details also the Details. With one
-    cluster only (nothing labelled, budget 1) SUP is undefined (NaN in the details) and the most typical point is taken.
-    Raises ValueError for features that are not finite and 2-d, indices out of range or repeated, a budget that is not positive or
-    larger than what is left to query, and a temperature that is not positive.
+    Returns indices (budget,) int64, distinct; with return_details also the Details. With one cluster only (nothing labelled, budget
+    1) SUP is undefined (NaN in the details) and the most typical point is taken. Raises ValueError for features that are not finite
+    and 2-d, indices out of range or repeated, a budget larger than what is left to query, and settings out of their range.
     """
     settings = Settings(n_neighbors, max_clusters, top_fraction, temperature, exact=exact)
     pool = Pool(features, labeled, seed, settings, candidates=candidates)

@@ -39,10 +39,7 @@ def check_positive(name: str, value: float, at_most: float = np.inf) -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """The numbers of the clustering strategies (paper, section 3); the defaults are the experiment's.
-
-    Raises ValueError for a number out of its range.
-    """
+    """The numbers of the clustering strategies (paper, section 3), the experiment's by default. ValueError for one out of range."""
 
     n_neighbors: int = 20  # K of typicality
     max_clusters: int | None = 500  # as in TypiClust's code; None = no cap
@@ -85,11 +82,9 @@ class Pool:
 
     candidates: indices of the points that may be queried while they have no label; None = all. The others still count in clusters,
     typicality and coverage.
-    Features in shards on a Dask cluster come as `scale.Shards`; the clustering strategies and the random one work on them.
     Pools made by `with_labeled` share the normalised features and the clusters, which depend on (features, K, seed) only.
     Strategies go through the points in canonical order, so the order of the features does not change which points are picked,
-    unless two of them tie.
-    Raises ValueError for features that are not finite and 2-d, and for indices that are out of range or repeated.
+    unless two of them tie. Raises ValueError for features that are not finite and 2-d, and for indices out of range or repeated.
     """
 
     features: np.ndarray | Points
@@ -170,10 +165,7 @@ class Pool:
         return self.shared(("k-means", n_clusters), compute)
 
     def neighbor_distances(self, clusters: Clusters, some: Iterable[int]) -> np.ndarray:
-        """Mean distance (n,) from each point to its K nearest in its cluster; NaN but in some clusters, and those asked for before.
-
-        Each cluster is searched once for each value of the settings that matter here, several clusters side by side.
-        """
+        """Mean distance (n,) to the K nearest in a point's cluster; NaN but in some clusters, and those asked for before."""
         settings = self.settings
         key = ("neighbours", len(clusters.sizes), settings.n_neighbors, settings.squared, settings.exact)
         known = self.shared(key, lambda: np.full(len(self.features), np.nan))
@@ -198,11 +190,11 @@ def _normalised(features: ArrayLike | Points) -> Points:
     if isinstance(features, Points):
         return features
     features = check_shape(features)
-    if isinstance(features, np.memmap) or 4 * features.size > COPIED_BYTES:
-        from supclust.scale.points import Mapped
+    if not isinstance(features, np.memmap) and 4 * features.size <= COPIED_BYTES:
+        return Points(features)
+    from supclust.scale.points import Mapped
 
-        return Mapped(features)
-    return Points(features)
+    return Mapped(features)
 
 
 def check_indices(name: str, indices: ArrayLike | Sequence[int], n: int) -> np.ndarray:

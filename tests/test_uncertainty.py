@@ -18,7 +18,7 @@ MODEL_BASED = sorted(strategies.MODEL_BASED.intersection(strategies.NAMES))
 class StubModel:
     """Answers with log-probabilities that it is given, (n, C), with dropout (passes, n, C). The last layer takes probabilities."""
 
-    penultimate, head = None, SimpleNamespace(predict=lambda points: points.argmax(axis=1))
+    learned, head = False, SimpleNamespace(predict=lambda points: points.argmax(axis=1))
 
     def __init__(self, log_probabilities, passes=None):
         self._log_probabilities, self.points = log_probabilities, np.exp(log_probabilities)
