@@ -152,7 +152,7 @@ def supclust(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
         compared, scores = supclust_scores(pool, clusters, cluster, candidates)
         return compared[np.argmax(scores)]
 
-    return query_clusters(pool, budget, choose)
+    return query_clusters(pool, budget, choose, by_typicality=pool.settings.top_fraction < 1)
 
 
 def supclust_scores(pool: Pool, clusters: Clusters, cluster: int, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -173,13 +173,7 @@ def supclust_no_sup(pool: Pool, budget: int, rng: np.random.Generator) -> np.nda
 
 def supclust_no_typicality(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """Ablation (Fig. 5): the point of largest SUP of the whole of each queried cluster; in a single cluster, the most typical."""
-    if len(pool.clusters_for(budget).centers) == 1:
-        return typiclust(pool, budget, rng)
-
-    def choose(clusters: Clusters, cluster: int, candidates: np.ndarray) -> int:
-        return candidates[np.argmax(sup_in_cluster(pool, clusters, cluster, candidates))]
-
-    return query_clusters(pool, budget, choose, by_typicality=False)
+    return supclust(pool.with_settings(top_fraction=1.0), budget, rng)
 
 
 def typiclust(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
@@ -229,8 +223,10 @@ def clusters_to_query(clusters: Clusters, pool: Pool, budget: int) -> Iterator[i
 
 def most_typical(pool: Pool, clusters: Clusters, cluster: int, candidates: np.ndarray, fraction: float) -> np.ndarray:
     """That fraction of some points (m,) of a cluster, rounded up and at least one: the most typical, in the order of the points."""
-    distances = pool.neighbor_distances(clusters, [cluster])[candidates]
     count = max(1, math.ceil(round(fraction * len(candidates), 9)))  # 0.1 * 30 is a hair above 3
+    if count == len(candidates):
+        return candidates
+    distances = pool.neighbor_distances(clusters, [cluster])[candidates]
     return candidates[np.sort(np.argsort(distances, kind="stable")[:count])]
 
 

@@ -18,17 +18,15 @@ HERDED = 14_000  # points a side of the kernel's matrix, 784 MB in float32
 ROWS = 256, 64  # of it that are filled, and gone through, together: as fast as they are here
 DIGITS = 7  # of a mean that float32 knows
 COPIES = 1e-3  # labelled points as near as that are copies
-TYPICLUST_ROUNDS = 3  # of TCM
 PASSES, DROPPED = 3, 0.75  # of DropQuery; probability that dropout drops an input
 LARGEST_BALL, CENTER, STEEPNESS = 1.1, 0.8, 50  # of DCoM: Delta_max, and a and k of its competence
-SMALLEST = 1e-300  # squared distance that k-means++ never draws while there are others
 
 
 def maxherding(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """MaxHerding (Bae et al., 2024): the points that most raise the mean kernel between a point and the nearest labelled one.
 
-    k(x, y) = exp(-|x - y|^2 / s^2) of normalised features, with s = settings.radius or 1. In pools of more than 14,000 points, the
-    mean goes over so many, drawn at random, and so many that may be queried are compared; the authors draw 35,000.
+    k(x, y) = exp(-|x - y|^2 / s^2) of normalised features, with s = settings.radius or 1. The mean goes over 14,000 random points
+    at most, and so many that may be queried are compared; the authors draw 35,000.
     """
     return _herd(pool, budget, rng, pool.settings.radius or 1.0, np.ones(len(pool.features)))
 
@@ -49,9 +47,8 @@ def uherding(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
 def balanced_herding(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """MaxHerding where all classes weigh the same: ours, for long tails.
 
-    MaxHerding covers the distribution of the pool, and accuracy is asked for on a balanced one. As in the correction of a label
-    shift, a point's weight is sum_c p_c / m_c of its probabilities p and of the mass m_c = sum_i p_ic that class c is predicted to
-    have. Without a model, all weights are 1.
+    As in the correction of a label shift, a point's weight is sum_c p_c / m_c of its probabilities p and of the predicted mass
+    m_c = sum_i p_ic of class c. Without a model, all weights are 1.
     """
     weights = np.ones(len(pool.features))
     if pool.model is not None:
@@ -113,7 +110,7 @@ def tcm(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
 
     A round is the third as long as fewer than three budgets are labelled. Without a model TypiClust goes on.
     """
-    early = pool.model is None or len(pool.labeled) < TYPICLUST_ROUNDS * budget
+    early = pool.model is None or len(pool.labeled) < 3 * budget
     return (method.typiclust if early else uncertainty.margin)(pool, budget, rng)
 
 
@@ -199,6 +196,7 @@ def badge(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     for i in range(budget):
         pick = picks[i] = largest(np.where(free, scores, -np.inf), pool.tie_breakers(rng))
         products = (errors @ errors[pick]) * (points @ points[pick])
-        nearest, free[pick] = np.minimum(nearest, np.maximum(squares + squares[pick] - 2 * products, SMALLEST)), False
+        apart = np.maximum(squares + squares[pick] - 2 * products, 1e-300)  # copies are drawn when nothing else is left
+        nearest, free[pick] = np.minimum(nearest, apart), False
         scores = np.log1p(-pool.tie_breakers(rng)) / nearest  # the largest belongs to a point with a probability like that
     return picks
