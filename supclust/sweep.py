@@ -221,9 +221,8 @@ def table(
 ) -> pd.DataFrame:
     """The table of the runs that `keys` gives: read from NAME.csv where the same features and experiment made it, else run.
 
-    recompute=True passes the file over, but not the records. Runs on request, and runs whose features cannot be made
-    here, are left out. name: "curves", of all the profile's runs, or another one, of these runs only. on_request: run with
-    recompute=True only, and read what is kept otherwise.
+    name: "curves", of all the profile's runs, or another one, of these only. recompute=True passes the file over, but not the
+    records; with on_request nothing is run without it. Runs on request, and those whose features cannot be made here, are left out.
     """
     wanted = keys(profile, **part)
     rows, _ = kept_rows(profile, wanted, name)
