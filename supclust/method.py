@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import softmax
 
 from supclust.engine import geometry
 from supclust.engine.geometry import Points
@@ -51,15 +52,9 @@ def cluster_weights(centers: ArrayLike, temperature: float) -> np.ndarray:
     centers = geometry.check_features(centers).astype(float)
     if len(centers) == 1:
         return np.zeros((1, 1))
-    between = geometry.distances(centers, centers)
-    np.fill_diagonal(between, np.inf)
-    # exp of the excess over the nearest centre: no row can underflow to zeros, however small T is
-    excess = between - between.min(axis=1, keepdims=True)
-    np.fill_diagonal(excess, 0)  # else inf / inf where T is infinite
-    with np.errstate(over="ignore"):
-        weights = np.exp(-excess / temperature)
-    np.fill_diagonal(weights, 0)
-    return weights / weights.sum(axis=1, keepdims=True)
+    logits = -geometry.distances(centers, centers) / temperature
+    np.fill_diagonal(logits, -np.inf)
+    return softmax(logits, axis=1)
 
 
 def sup(points: ArrayLike, assignments: ArrayLike, centers: ArrayLike, temperature: float) -> np.ndarray:

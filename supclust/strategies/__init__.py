@@ -7,7 +7,6 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from supclust import method
 from supclust.pool import Pool, Settings
@@ -35,10 +34,10 @@ def class_balanced(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndar
     if pool.labels is None:
         raise ValueError("class-balanced sees the labels of all points, and the pool has none: pass Pool(..., labels=labels)")
     labels, free = np.unique(pool.labels, return_inverse=True)[1], pool.queryable
-    free = free[np.argsort(pool.tie_breakers(rng)[free])]
-    own = pd.Series(labels[free])
+    free = free[np.lexsort((pool.tie_breakers(rng)[free], labels[free]))]  # class by class, in random order
+    starts = np.searchsorted(labels[free], labels[free])
     # how many of its class are labelled when the turn comes to a point, if it comes in this order
-    turn = np.bincount(labels[pool.labeled], minlength=labels.max() + 1)[own] + own.groupby(own).cumcount()
+    turn = np.bincount(labels[pool.labeled], minlength=labels.max() + 1)[labels[free]] + np.arange(len(free)) - starts
     return free[np.lexsort((pool.tie_breakers(rng)[free], turn))[:budget]]
 
 
