@@ -12,9 +12,6 @@ from supclust import method
 from supclust.pool import Pool, Settings
 from supclust.strategies import coverage, later, uncertainty
 
-__all__ = ["CONTROLS", "LATER", "MODEL_AIDED", "MODEL_BASED", "NAMES", "STRATEGIES", "Pool", "Settings"]
-__all__ += ["check_name", "first_batch", "parse", "query"]
-
 log = logging.getLogger(__name__)
 
 Strategy = Callable[[Pool, int, np.random.Generator], np.ndarray]
@@ -78,10 +75,8 @@ FIRST_BATCH = 2012  # sets the draw of the first batch apart from others of the 
 def query(name: str, pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """The indices (budget,) int64 that the strategy or control of that name wants labelled next: distinct, none of them labelled.
 
-    Where the pool names candidates, only these are picked. A strategy that goes by a model gets `first_batch` while the pool has
-    none.
-    Raises ValueError for an unknown strategy (listing the known ones) and a budget that is not a positive whole number or larger
-    than the number of points that may be queried.
+    A strategy that goes by a model gets `first_batch` while the pool has none. Raises ValueError for an unknown strategy, listing
+    the known ones, and for a budget that is not a positive whole number or larger than the number of points that may be queried.
     """
     check_name(name)
     budget = pool.check_budget(budget)
@@ -112,7 +107,7 @@ def parse(strategy: str) -> tuple[str, dict[str, Any]]:
     try:
         changes = {key: _value(value) for key, value in (part.split("=") for part in text.split(",") if text)}
         Settings(**changes)
-    except (TypeError, ValueError, SyntaxError) as error:
+    except (TypeError, ValueError) as error:
         known = ", ".join(one.name for one in fields(Settings))
         wanted = "does not name settings of a strategy as in 'supclust:top_fraction=0.05'"
         raise ValueError(f"{strategy!r} {wanted} (known: {known}): {error}") from error
