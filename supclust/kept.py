@@ -128,10 +128,9 @@ def template(path: Path, **filters: Callable[..., Any]) -> Any:
     import jinja2
 
     options = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    loader = jinja2.FileSystemLoader(path.parent)
-    environment = jinja2.Environment(loader=loader, autoescape=".html" in path.suffixes, **options)
-    environment.filters |= filters
-    return environment.get_template(path.name)
+    found = jinja2.Environment(loader=jinja2.FileSystemLoader(path.parent), autoescape=".html" in path.suffixes, **options)
+    found.filters |= filters
+    return found.get_template(path.name)
 
 
 def read_or_make(profile: str, name: str, made_from: Any, make: Callable[[], Any], *, recompute: bool = False) -> Any:

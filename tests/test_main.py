@@ -178,7 +178,7 @@ def test_a_full_disk_is_one_line(monkeypatch, capsys):
 
 
 def test_claims_are_written_printed_and_put_into_the_readme(monkeypatch, tmp_path, capsys):
-    found = claims.verdicts(profiles.get("quick"), pd.DataFrame(columns=sweep.COLUMNS))
+    found = claims.verdicts(profiles.get("quick"), pd.DataFrame(columns=sweep.COLUMNS), pd.DataFrame(columns=claims.EVIDENCE))
     monkeypatch.setattr(claims, "run", lambda profile: found)
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- claims:begin -->\nold\n<!-- claims:end -->\nafter\n")
@@ -196,7 +196,7 @@ def test_claims_are_written_before_they_are_printed(monkeypatch, tmp_path):
         monkeypatch.undo()
         raise KeyboardInterrupt
 
-    found = claims.verdicts(profiles.get("quick"), pd.DataFrame(columns=sweep.COLUMNS))
+    found = claims.verdicts(profiles.get("quick"), pd.DataFrame(columns=sweep.COLUMNS), pd.DataFrame(columns=claims.EVIDENCE))
     (readme := tmp_path / "README.md").write_text("<!-- claims:begin -->\n<!-- claims:end -->\n")
     monkeypatch.setattr(claims, "run", lambda profile: found)
     monkeypatch.setattr(__main__, "print", stop, raising=False)
