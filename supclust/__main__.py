@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             raise
     except KeyboardInterrupt:
-        code, message = 130, "interrupted; what was finished is kept"
+        code, message = 130, "interrupted. Finished work is kept"
     print(f"supclust {options.command}: {message}", file=sys.stderr)
     return code
 
@@ -66,7 +66,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _path(text: str) -> Path:
     if not text:
-        raise argparse.ArgumentTypeError("a path must not be empty: is a variable of the shell not set?")
+        raise argparse.ArgumentTypeError("a path must not be empty: is a shell variable unset?")
     return Path(text).expanduser()
 
 
@@ -268,13 +268,13 @@ def _train(options: argparse.Namespace) -> int:
         simclr.save_weights(encoder, folder / "encoder.safetensors")
         print(folder / "encoder.safetensors")
     elif first:
-        print(f"{len(encoder.history)} of {config.epochs} epochs are done; the same command continues", file=sys.stderr)
+        print(f"{len(encoder.history)} of {config.epochs} epochs done. Run the same command to continue", file=sys.stderr)
     return 3 if alone and not encoder.finished else 0  # torchrun would take 3 for a crash
 
 
 def _report_epoch(history: list[dict]) -> None:
     last = history[-1]
-    knn = "" if last["knn"] is None else f", 20-NN accuracy of held-out images {last['knn']:.2%}"
+    knn = "" if last["knn"] is None else f", 20-NN accuracy on a tenth of the training images {last['knn']:.2%}"
     logging.getLogger(__name__).info("epoch %d: loss %.4f, %.0f s%s", last["epoch"], last["loss"], last["seconds"], knn)
 
 

@@ -147,7 +147,7 @@ def run(profile: Profile, table: pd.DataFrame | None = None, *, recompute: bool 
         if table.empty:
             raise ValueError(f"there is no run of profile {profile.name!r} yet: run `supclust sweep --profile {profile.name}`")
         if (done := len(table.drop_duplicates(sweep.RUN))) < len(wanted):
-            log.warning("%d runs of %d are done; the verdicts are on these", done, len(wanted))
+            log.warning("%d of %d runs are done; the verdicts use these", done, len(wanted))
     variants, _ = sweep.kept_rows(profile, sweep.keys(profile, strategies=VARIANTS), "later")
     table = table if variants.empty else pd.concat([table, variants])
     return verdicts(profile, table, evidence(profile, recompute=recompute))
@@ -159,7 +159,7 @@ def evidence(profile: Profile, *, recompute: bool = False) -> pd.DataFrame:
     for name in profile.datasets:
         draws = range(profile.seeds if features.seeded(profile, name) else 1)
         if not all(found := [features.find(profile, name, seed) for seed in draws]):
-            log.warning("claims 1 and 8 are not measured on %s, whose features are not there; what is kept is taken", name)
+            log.warning("claims 1 and 8 are not measured anew on %s, whose features are missing; kept rows are used", name)
             continue
         source = {"experiment": sweep.EXPERIMENT["ssl"], "features": [one.checksum for one in found]}
         if recompute or source != made_from.get(name):

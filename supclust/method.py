@@ -1,4 +1,4 @@
-"""SUPClust as the paper has it (arXiv 2403.03741, section 3): typicality, cluster weights, SUP, the queries and the ablations."""
+"""SUPClust as in the paper (arXiv 2403.03741, section 3): typicality, cluster weights, SUP, the queries and the ablations."""
 
 from __future__ import annotations
 

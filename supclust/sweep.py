@@ -137,7 +137,7 @@ def complete(sources: Sources, prepare: Callable[[Key], Prepared], folder: Path,
         ended = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(work)
         list(threads.progress(ended, "groups of runs", len(tasks)))
     except BrokenExecutor as error:
-        message = "a process was killed, perhaps because memory ran out: try fewer --jobs. What was finished is kept"
+        message = "a process was killed, perhaps because memory ran out: try fewer --jobs. Finished runs are kept"
         raise ChildProcessError(message) from error
     except OSError as error:
         if error.errno not in kept.DISK_FULL:
@@ -193,7 +193,7 @@ def _prepare(profile: Profile, key: Key) -> Prepared:
     if not (np.array_equal(train.labels, data.train_labels) and np.array_equal(test.labels, data.test_labels)):
         where, there = features.folder(profile.name, key.dataset, key.seed), f"({len(data.train)} + {len(data.test)})"
         message = f"the features of {key.dataset} are of other images {there} than those here ({len(train)} + {len(test)}): "
-        raise ValueError(f"{message}remove {where}, and they are made anew")
+        raise ValueError(f"{message}delete {where} to compute them again")
     return data, pool, {"fsl": active.network(train, test, config)}
 
 

@@ -102,7 +102,7 @@ def test_an_interruption_ends_with_130(monkeypatch, capsys):
 
     monkeypatch.setattr(reproduce, "figures", interrupted)
     assert __main__.main(["figures"]) == 130
-    assert capsys.readouterr().err == "supclust figures: interrupted; what was finished is kept\n"
+    assert capsys.readouterr().err == "supclust figures: interrupted. Finished work is kept\n"
 
 
 # --- sweep, data and others -------------------------------------------------------------------------------------------------------

@@ -118,4 +118,4 @@ def _value(text: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        raise ValueError(f"{text!r} is no value such as 0.05, True or None") from None
+        raise ValueError(f"{text!r} is not a valid value, such as 0.05, True or None") from None

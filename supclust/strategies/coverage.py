@@ -166,7 +166,7 @@ def ball_graph(points: np.ndarray, radius: float) -> csr_array:
         pairs += 2 * np.count_nonzero(inside)
         if pairs > PAIRS:
             raise ValueError(
-                f"of {n} points more than {PAIRS} pairs are within ProbCover's radius {radius:.3f}: probcover:radius= sets one"
+                f"more than {PAIRS} pairs of the {n} points lie within ProbCover's radius {radius:.3f}: set probcover:radius="
             )
         return a[inside], b[inside]
 
