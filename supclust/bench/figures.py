@@ -71,8 +71,7 @@ def critical_difference(accuracies: pd.DataFrame, title: str) -> Figure:
     """
     import scikit_posthocs  # takes a second, and one figure needs it
 
-    ranks, unlike = accuracies.rank(axis=1, ascending=False).mean(), scikit_posthocs.posthoc_nemenyi_friedman(accuracies.to_numpy())
-    unlike = unlike.set_axis(accuracies.columns).set_axis(accuracies.columns, axis=1)
+    ranks, unlike = accuracies.rank(axis=1, ascending=False).mean(), scikit_posthocs.posthoc_nemenyi_friedman(accuracies)
     figure, ax = plt.subplots(figsize=(8, 0.6 + 0.2 * len(ranks)), layout="constrained")
     styles = {"label_fmt_left": "{label} ({rank:.1f})", "label_fmt_right": "({rank:.1f}) {label}", "text_h_margin": 0.2}
     colors = {name: look[0] for name, look in STYLES.items()} | VARIANT_COLORS
