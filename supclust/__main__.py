@@ -57,10 +57,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         for name in names.split():
             command.add_argument(*name.split(","), **OPTIONS.get(f"{run.__name__[1:]} {name}", OPTIONS.get(name)))
     options, rest = parser.parse_known_args(arguments)
-    if rest and (options.command != "figures" or any(argument.startswith("-") for argument in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
+    if options.command == "figures" and not any(argument.startswith("-") for argument in rest):
         options.notebooks += rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return options
 
 
@@ -182,7 +182,8 @@ def _compare(options: argparse.Namespace) -> int:
     wanted = options.strategies or compare.STRATEGIES, options.strategy
     curves, failed = compare.run(given.features, given.labels, *wanted, folder / "records", title=title, **sizes)
     pairs = compare.write(curves, folder)
-    print(analysis.final_accuracy(curves).to_string(), pairs.round(2).to_string(index=False), folder / "curves.png", sep="\n\n")
+    leads = "random alone: there is nothing to compare it with" if pairs.empty else pairs.round(2).to_string(index=False)
+    print(analysis.final_accuracy(curves).to_string(), leads, folder / "curves.png", sep="\n\n")
     return 1 if failed else 0
 
 
@@ -194,7 +195,7 @@ def _figures(options: argparse.Namespace) -> int:
     from supclust.report import reproduce
 
     outcomes = reproduce.figures(options.profile, options.notebooks, dict(options.parameter), options.recompute)
-    failed = [outcome.notebook for outcome in outcomes if outcome.status == "failed"]
+    failed = [outcome["notebook"] for outcome in outcomes if outcome["status"] == "failed"]
     print(kept.reports(options.profile) / "index.html")
     if failed:
         print(f"{len(failed)} of {len(outcomes)} notebooks failed: {', '.join(failed)}", file=sys.stderr)
@@ -249,20 +250,20 @@ def _train(options: argparse.Namespace) -> int:
     same command continues from its checkpoint. On several GPUs or machines: torchrun ... -m supclust train ...
     """
     from supclust import datasets, features, profiles, simclr
-    from supclust.train import distributed, planning
+    from supclust.train import hardware, planning
 
     if "seed" in dict(options.parameter):
         raise ValueError("the seed, which also draws pools, is given as --seed")
     config = profiles.parsed(profiles.recipe(options.recipe, options.pool), dict(options.parameter), seed=options.seed)
     folder = options.folder or features.folder(options.recipe, options.pool, options.seed)
     start = options.start and simclr.load_weights(options.start)
-    with distributed.joined():
-        pool = datasets.load(options.pool, seed=options.seed, side=config.side, missing=options.missing)
-        if options.within:
-            config = planning.within(options.within, pool.images, config, folder, start)
-        running = {"labels": pool.labels, "minutes": options.minutes, "on_epoch": _report_epoch, "start": start}
-        encoder = simclr.train(pool.images, config, folder, **running)
-        first, alone = simclr.rank() == 0, simclr.world_size() == 1
+    hardware.join()
+    pool = datasets.load(options.pool, seed=options.seed, side=config.side, missing=options.missing)
+    if options.within:
+        config = planning.within(options.within, pool.images, config, folder, start)
+    running = {"labels": pool.labels, "minutes": options.minutes, "on_epoch": _report_epoch, "start": start}
+    encoder = simclr.train(pool.images, config, folder, **running)
+    first, alone = simclr.rank() == 0, simclr.world_size() == 1
     if first and encoder.finished:
         simclr.save_weights(encoder, folder / "encoder.safetensors")
         print(folder / "encoder.safetensors")

@@ -109,7 +109,7 @@ def training(history: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
     left.plot("epoch", "loss", data=table, color="0.2")
     left.set(xlabel="epoch", ylabel="NT-Xent loss", title="Loss")
     right.plot("epoch", "knn", data=table.dropna(), color="0.2", marker="o")
-    right.set(xlabel="epoch", ylabel="20-NN accuracy (%)", title="20-NN accuracy, held out")
+    right.set(xlabel="epoch", ylabel="20-NN accuracy (%)", title="20-NN accuracy, training images")
     figure.suptitle(title)
     return figure
 
@@ -216,7 +216,9 @@ def sup_against_typicality(
 
 
 @NARROW
-def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title: str) -> Figure:
+def curves(
+    table: pd.DataFrame, strategies: Sequence[str], reference: str, title: str, styles: Mapping[str, tuple] = STYLES
+) -> Figure:
     """Figure 5: accuracy against labels with 95 % intervals over seeds, and below it the paired difference to `reference`.
 
     table: as sweep.run gives it. A framework starts a row of panels. Of more than five strategies the highlighted ones stand out,
@@ -225,9 +227,9 @@ def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title
     width = 3.6 if table["dataset"].nunique() == 1 else 1.75
     figure, found = panels(table, strategies, "accuracy", heights=(2, 1.7), width=width)
     for (above, below), values in found.values():
-        draw_lines(above, values)
+        draw_lines(above, values, styles)
         below.axhline(0, color=STYLES[reference][0], linewidth=1.5, zorder=1)
-        draw_lines(below, values.sub(values[reference], axis=0).assign(**{reference: np.nan}))
+        draw_lines(below, values.sub(values[reference], axis=0).assign(**{reference: np.nan}), styles)
         above.tick_params(labelbottom=False)
         below.sharex(above)
         below.set_xlabel("labels")
@@ -323,13 +325,13 @@ def panels(
     return figure, found
 
 
-def draw_lines(ax: Axes, values: pd.DataFrame, bands: Sequence[str] = tuple(STYLES)) -> None:
+def draw_lines(ax: Axes, values: pd.DataFrame, styles: Mapping[str, tuple] = STYLES, bands: Sequence[str] = ()) -> None:
     """Mean over the seeds, against labels: a line for each strategy; it stands out where it is highlighted, as all of a few are.
 
-    bands: strategies that have a 95 % interval, if they stand out.
+    bands: strategies that have a 95 % interval, all that stand out unless some are named.
     """
     for strategy, column in values.dropna(axis=1, how="all").items():
-        color, marker, line = STYLES[strategy]
+        color, marker, line = styles[strategy]
         stands_out = values.shape[1] <= len(HIGHLIGHTED) or strategy in HIGHLIGHTED or strategy not in LABELS
         width, size, order = (1.8, 4, 3) if stands_out else (1, 3, 2)
         style = {"color": color, "marker": marker, "linestyle": line, "linewidth": width, "markersize": size, "mec": color}
@@ -340,7 +342,7 @@ def draw_lines(ax: Axes, values: pd.DataFrame, bands: Sequence[str] = tuple(STYL
             rows,
             x="labels",
             y="value",
-            errorbar=interval if stands_out and strategy in bands else None,
+            errorbar=interval if stands_out and strategy in (bands or values) else None,
             legend=False,
             ax=ax,
             **style,

@@ -67,7 +67,7 @@ def claim(number, table, profile=PROFILE, evidence=None):
     """One of the claims; all of them take a second."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(claims.PAPER, "claim", [claims.PAPER["claim"][number - 1]])
-        return claims.verdicts(profile, table, evidence)[0]
+        return claims.verdicts(profile, table, make_evidence(seeds=0) if evidence is None else evidence)[0]
 
 
 def verdict_of(number, table):
@@ -190,7 +190,7 @@ def test_only_seeds_that_both_have_count():
 
 
 def test_an_empty_table_is_no_data_and_no_error():
-    found = claims.verdicts(PROFILE, make_runs({}))
+    found = claims.verdicts(PROFILE, make_runs({}), make_evidence(seeds=0))
     assert {claim.verdict for claim in found} == {NO_DATA}
     assert "not measured" in claims.as_markdown(found, PROFILE)
 

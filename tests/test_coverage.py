@@ -81,7 +81,7 @@ def test_coreset_goes_by_what_the_model_has_learned_else_by_the_raw_features():
     features, learned = rng.standard_normal((2, 50, 4)).astype(np.float32)
     model = StubModel(np.zeros((50, 1)))
     assert query("coreset", pool_of(features).with_labeled([0], model), 9).tolist() == reference.coreset(features, [0], 9)
-    model.penultimate = learned
+    model.learned, model.points = True, learned
     assert query("coreset", pool_of(features).with_labeled([0], model), 9).tolist() == reference.coreset(learned, [0], 9)
 
 

@@ -66,8 +66,8 @@ def growing_budgets(table: pd.DataFrame, title: str) -> Figure:
     bands = ("supclust", "typiclust")
     for (dataset, *_), ((above, below), values) in panels.items():
         above.axhline(0, color=STYLES["random"][0], linewidth=1.5, zorder=1)
-        plots.draw_lines(above, values.sub(values["random"], axis=0).assign(random=np.nan), bands)
-        plots.draw_lines(below, values, bands)
+        plots.draw_lines(above, values.sub(values["random"], axis=0).assign(random=np.nan), bands=bands)
+        plots.draw_lines(below, values, bands=bands)
         above.set_title(TITLES.get(dataset, dataset), fontsize=12)
         plots.name_row(above, "points above Random")
         plots.name_row(below, "test accuracy (%)")
