@@ -174,7 +174,9 @@ def test_a_column_of_zeros_and_ones_for_each_class_is_read(tmp_path):
     found = annotations.read(written(tmp_path, table))
     assert [one.label for one in found] == ["NV", "MEL", None, None]
     assert "row 5: the label is ['MEL', 'NV']. An image has one label" in found[3].problem
-    assert "no column of labels" in refusal(tmp_path, "image,MEL,age\na,1,30\n")
+    assert read(tmp_path, "image,cat,dog\na,True,False\nb,False,True\n").labels == {"a": "cat", "b": "dog"}
+    for table in ("image,MEL,age\na,1,30\n", "image,note,remark\na,,\n", "image,MEL,NV\n"):
+        assert "no column of labels" in refusal(tmp_path, table)
 
 
 def test_the_table_that_label_studio_exports_is_read(tmp_path):

@@ -592,7 +592,7 @@ def is_number(text):
         ({"labeled": ["columns.csv"]}, r"columns.csv.*column"),
         ({"seed": -1}, "the seed must be a whole number of at least 0, not -1"),
         ({"classes": ("a", " b")}, "names of classes"),
-        ({"strategy": "supclust:temperature=abc"}, "'abc' is no value such as 0.05, True or None"),
+        ({"strategy": "supclust:temperature=abc"}, "'abc' is not a valid value, such as 0.05, True or None"),
         ({"strategy": "supclust:top_fraction='x'"}, "top_fraction must lie in"),
         ({"source": "nan.npy"}, r"nan.npy: features are NaN, infinite or too large for float32 in 1 row\(s\): 3"),
         ({"source": "one.png"}, "one.png is one image: name the folder that holds the images"),
@@ -738,7 +738,7 @@ def test_the_way_on_is_a_command_that_works(points, tmp_path, monkeypatch, capsy
 def test_an_empty_path_is_not_the_working_folder(line, capsys):
     with pytest.raises(SystemExit):
         __main__.main(line.split(" "))
-    assert "a path must not be empty: is a variable of the shell not set?" in capsys.readouterr().err
+    assert "a path must not be empty: is a shell variable unset?" in capsys.readouterr().err
 
 
 def test_labels_may_be_named_one_by_one(points, tmp_path, capsys):

@@ -29,7 +29,7 @@ ADVICE = "Save the table as 'CSV UTF-8', or export JSON from Label Studio"
 ONE_LABEL = "An image has one label: in Label Studio, one <Choices> tag with choice='single'"
 LOCAL_FILES = "/data/local-files/?d="  # where Label Studio serves files of its own machine, by their path below a root
 CONTROL = "label"  # the name of the choices in Label Studio, and so of the column in what it exports
-ONES, ZEROS = ("1", "1.0"), ("0", "0.0", "")  # in a column for each class
+ONES, ZEROS = ("1", "1.0", "true"), ("0", "0.0", "false")  # in a column for each class
 SEVERAL = -1  # instead of the position of an image
 PARTLY = "by a part of its name"
 UNKNOWN, UNCLEAR, ELSEWHERE = "not among the images", "of several images", "in other folders than the images of that name"
@@ -142,13 +142,16 @@ def _of_table(path: Path, names: Sequence[str], rows: Sequence[Row], wanted: Col
     ids = _columns(path, names, columns.IDS, wanted.id, "id")
     exported, picked = columns.find(names, [columns.LABEL_STUDIO]), bool(columns.find(names, columns.PICKED))
     nobody = exported and all(row.get(exported[0]) is None for _, row in rows)  # has annotated anything
-    classes = _one_hot(names, rows) if is_csv and not columns.find(names, columns.LABELS, wanted.label) else []
+    others = [name for name in names if name not in ids] if is_csv and rows else []
+    classes = [name for name in others if all(row[name].lower() in (*ONES, *ZEROS) for _, row in rows)]
+    if len(classes) < 2 or columns.find(names, columns.LABELS, wanted.label):
+        classes = []
     labels = [] if classes or nobody else _columns(path, names, columns.LABELS, wanted.label, "label")
     missing: Counter[str] = Counter()
     for where, row in rows:
         value = next((row[name] for name in labels if name in row), None)
         if classes:
-            value = [name for name in classes if row[name] in ONES]
+            value = [name for name in classes if row[name].lower() in ONES]
         elif is_csv:
             value = _cell(value)
             if str(value).lower() in MISSING and value not in wanted.classes:
@@ -172,13 +175,6 @@ def _columns(where: Path | str, names: Collection[str], known: Sequence[str], as
     if [*map(columns.plain, names)].count(columns.plain(found[0])) > 1 and found[0] != asked:
         raise ValueError(f"{where} has several columns {found[0].lower()!r}, and it is not clear which is meant; rename the others")
     return found
-
-
-def _one_hot(names: Sequence[str], rows: Sequence[Row]) -> list[str]:
-    """The columns that hold 0 and 1 only, one for each class, if there are several."""
-    others = [name for name in names if columns.plain(name) not in columns.IDS]
-    found = [name for name in others if all(row[name] in (*ONES, *ZEROS) for _, row in rows)]
-    return found if len(found) > 1 and rows else []
 
 
 def _names(where: str, row: Mapping[str, Any], ids: Sequence[str]) -> tuple[str, ...]:
@@ -360,8 +356,9 @@ def _finder(known: Mapping[str, int], folder: Path | None) -> Callable[[Label], 
     parents = {_spelling(one.parent.name) for one in folders}
 
     @functools.cache
-    def index(spellings: Callable[[str], Iterable[str]]) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+    def index(loose: bool) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
         """Positions by whole ids, by ids with the folder around them, and by the last parts of ids; SEVERAL if that is not one."""
+        spellings = _loosely if loose else lambda name: (_spelling(name),)
         roots = [spelt for one in folders for spelt in spellings(one.name)]
         whole, rooted, ends = {}, {}, {}
         for name, position in known.items():
@@ -372,8 +369,8 @@ def _finder(known: Mapping[str, int], folder: Path | None) -> Callable[[Label], 
                     ends[end] = position if ends.get(end, position) == position else SEVERAL
         return whole, rooted, ends
 
-    def look_up(spellings: Callable[[str], Iterable[str]], path: str, absolute: bool) -> tuple[int | None, str]:
-        whole, rooted, ends = index(spellings)
+    def look_up(loose: bool, path: str, absolute: bool) -> tuple[int | None, str]:
+        whole, rooted, ends = index(loose)
         if path in whole or path in rooted:
             return whole.get(path, rooted.get(path)), ""
         if path in ends:
@@ -396,13 +393,13 @@ def _finder(known: Mapping[str, int], folder: Path | None) -> Callable[[Label], 
         # Of another machine, a folder may have another name.
         absolute = {name: ABSOLUTE.match(name) and LOCAL_FILES not in name and not os.path.isfile(name) for name in names}
         paths = [(path, bool(absolute[name])) for name in names for path in _paths(name)]
-        for ours, theirs in ((_spelt, _spelling), (_loosely, _uploaded)):
+        for loose in (False, True):
             for path, elsewhere in paths:
-                position, how = look_up(ours, theirs(path), elsewhere)
+                position, how = look_up(loose, _uploaded(path) if loose else _spelling(path), elsewhere)
                 if position == SEVERAL:
                     return None, UNCLEAR
                 if position is not None:
-                    return position, how if ours is _spelt else PARTLY
+                    return position, PARTLY if loose else how
                 reason = how if how == ELSEWHERE else reason
         return None, reason
 
@@ -421,10 +418,6 @@ def _spelling(name: str) -> str:
     """One spelling of what programs and file systems spell in several ways."""
     path = unicodedata.normalize("NFC", name).replace("\\", "/").strip()
     return plain_number(BEGINNING.sub("", path) or path)
-
-
-def _spelt(name: str) -> tuple[str, ...]:
-    return (_spelling(name),)
 
 
 def _loosely(name: str) -> tuple[str, ...]:
