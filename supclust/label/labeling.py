@@ -13,8 +13,9 @@ from filelock import FileLock
 
 from supclust import kept, strategies
 from supclust.images.files import MARKER
-from supclust.label import annotations, results, sources
+from supclust.label import annotations, matching, results, sources
 from supclust.label.annotations import Columns, Label, listing
+from supclust.label.matching import Matched
 from supclust.label.request import EncoderOptions, Request
 from supclust.label.results import RESULTS, SHEET
 from supclust.label.rounds import Pick, Round, describe, explain
@@ -126,10 +127,10 @@ def _read_labels(request: Request) -> Iterator[Label]:
         yield from given
 
 
-def _match(source: Source, given: Sequence[Label], picked: Collection[str]) -> annotations.Matched:
+def _match(source: Source, given: Sequence[Label], picked: Collection[str]) -> Matched:
     """Which images the labels mean; ValueError if none."""
     around = source.folder if source.about.get("kind") == "images" else None
-    found = annotations.match(given, source.ids, source.copies, around, picked)
+    found = matching.match(given, source.ids, source.copies, around, picked)
     files = ", ".join(dict.fromkeys(label.file for label in given))
     if found.unknown and len(found.unknown) == len({one.id for one in given}):
         name, reason = next(iter(found.unknown.items()))
@@ -147,7 +148,7 @@ def _match(source: Source, given: Sequence[Label], picked: Collection[str]) -> a
     return found
 
 
-def _known(source: Source, matched: annotations.Matched, classes: Collection[str]) -> tuple[dict[int, str], np.ndarray]:
+def _known(source: Source, matched: Matched, classes: Collection[str]) -> tuple[dict[int, str], np.ndarray]:
     """Labels by point, and all the points that are done: labelled, picked in earlier rounds, or skipped by an annotator."""
     points = {name: point for point, name in enumerate(source.ids)}
     earlier = {points[name]: label for name, label in source.labels.items() if name in points}
