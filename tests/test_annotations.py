@@ -589,7 +589,9 @@ NESTED = ["cat/001.jpg", "dog/001.jpg", "dog/my photo (1).jpg", "dog/ISIC_2.jpg"
         ("/tasks/1/presign/?fileuri=czM6Ly9iL2RvZy9JU0lDXzIuanBn", 3, ""),  # s3://b/dog/ISIC_2.jpg
         ("001.jpg", None, matching.UNCLEAR),
         ("001", None, matching.UNCLEAR),
+        ("upload/3/1a2b3c4d-ISIC_2.jpg", 3, "by a part"),
         ("cow/001.jpg", None, matching.ELSEWHERE),
+        ("upload/ISIC_2.jpg", None, matching.ELSEWHERE),
         ("plants/dog/001.jpg", None, matching.ELSEWHERE),
         ("cat/ISIC_2.jpg", None, matching.ELSEWHERE),
         ("/home/me/plants/dog/001.jpg", None, matching.ELSEWHERE),

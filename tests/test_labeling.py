@@ -194,12 +194,15 @@ def test_embeddings_of_all_kinds_give_the_same_picks(points, tmp_path, suffix):
     assert not (tmp_path / "picks" / "embeddings.npz").exists()  # they are there already
 
 
-def test_images_of_embeddings_are_shown_where_they_are_named(folder, round_of_images, tmp_path):
+def test_images_of_embeddings_are_shown_where_they_are_named(folder, round_of_images, tmp_path, caplog):
     made = embeddings.read(round_of_images / "embeddings.npz")
     np.savez(tmp_path / "mine.npz", features=made.features, ids=np.array(made.ids))
     found = run(tmp_path / "mine.npz", tmp_path / "picks", pictures=folder)
     assert [pick.point for pick in found.picks] == supclust.select(made.features, 5).tolist()
     assert (tmp_path / "picks" / "contact_sheet.html").read_text().count("<img") == 25
+    np.savez(tmp_path / "rows.npz", features=made.features)
+    run(tmp_path / "rows.npz", tmp_path / "rows", pictures=folder)
+    assert f"none of the ids is the name of an image in {folder}: the first is '0'. Ids are shown" in caplog.text
     run(tmp_path / "mine.npz", tmp_path / "without")
     assert (tmp_path / "without" / "contact_sheet.html").read_text().count("<img") == 0
     assert not (tmp_path / "without" / "label_studio.json").exists()

@@ -22,7 +22,9 @@ UNKNOWN, UNCLEAR, ELSEWHERE = "not among the images", "of several images", "in o
 ABSOLUTE = re.compile(r"[\\/~]|[A-Za-z]:[\\/]|[a-z][a-z0-9+.-]*://")
 BEGINNING = re.compile("^(?:[.]{0,2}/|[A-Za-z]:/)+")  # of paths: says nothing about the image
 SIGNS = re.compile("[%&?#]|://|upload/")  # of addresses, and of what is written in another way
-UPLOADED = re.compile(r"(?:^|/)upload/(?:[0-9]+/)?([^/]*)$")  # where Label Studio serves uploads, under names of its own:
+UPLOADED = re.compile(
+    r"(?:^|/)(?:data/upload|upload/[0-9]+)/([^/]*)$"
+)  # where Label Studio serves uploads, under names of its own:
 PREFIX = re.compile(r"\A[0-9a-f]{8}-(?:(?:[0-9a-f]{4}-){3}[0-9a-f]{12}-)?")  # 1a2b3c4d-name.png, or a whole UUID
 
 
