@@ -475,7 +475,18 @@ def test_an_interrupted_round_burns_no_picks(points, tmp_path, monkeypatch):
     assert not (tmp_path / "r1" / labeling.HANDED_OUT).exists()
     run(tmp_path / "r1", tmp_path / "r2")
     assert not (tmp_path / "r2" / ".part-results").exists()
-    assert json.loads((tmp_path / "r1" / labeling.HANDED_OUT).read_text())["value"]["../r2"] == list(picks(tmp_path / "r2")["id"])
+    noted = json.loads((tmp_path / "r1" / labeling.HANDED_OUT).read_text())["value"]
+    assert noted == dict.fromkeys(picks(tmp_path / "r2")["id"], "../r2")
+
+
+def test_a_first_round_that_takes_no_notes_is_told(points, tmp_path, monkeypatch, caplog):
+    run(points, tmp_path / "r1")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / "r1")
+    (tmp_path / "r1" / labeling.HANDED_OUT).mkdir()  # it cannot be written then, whoever runs this
+    monkeypatch.setattr(labeling.kept, "read", lambda path: None)
+    run(tmp_path / "r1", tmp_path / "r2")
+    assert len(picks(tmp_path / "r2")) == 5
+    assert f"other rounds may pick the same: {tmp_path / 'r1' / labeling.HANDED_OUT} cannot be written" in caplog.text
 
 
 def interrupt(sheet):
