@@ -460,10 +460,7 @@ def test_rounds_that_go_on_from_one_never_hand_out_the_same(points, tmp_path, ca
     run(tmp_path / "r1", outs[1])
     assert not set(picks(outs[1])["id"]) & {*names} - {*before}
     run(tmp_path / "r1", tmp_path / "all", budget=115)
-    assert (
-        "15 images were handed out in '../r2', '../elsewhere/r2', '../r3', and may be picked again, as too few others are left"
-        in caplog.text
-    )
+    assert "may be picked again, as too few others are left" in caplog.text
 
 
 def test_an_interrupted_round_burns_no_picks(points, tmp_path, monkeypatch):
