@@ -1,4 +1,4 @@
-"""What nbval's word is worth: the outputs of 61 cells are compared, of them 22 computed anew; the others read a kept table back.
+"""What nbval's word is worth: the outputs of 65 cells are compared, of them 23 computed anew; the others read a kept table back.
 
 It skips pictures, and cells tagged nbval-ignore-output. In cells tagged nbval-close numbers may differ by two units of their last
 place or 2 %: shares, correlations and accuracies that are measured on a machine's own clusters. tests/test_notebooks.py counts.

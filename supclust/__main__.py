@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         code, message = 1, f"there is not enough memory ({error or 'MemoryError'})"
     except KeyboardInterrupt:
-        code, message = 130, "interrupted; what was finished is kept"
+        code, message = 130, "interrupted. Finished work is kept"
     print(f"supclust {options.command}: {message}", file=sys.stderr)
     return code
 
@@ -64,10 +64,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options, rest = parser.parse_known_args(arguments)
     if options.command == "label":
         _find_source(options, rest, parser)
-    if rest and (options.command != "figures" or any(argument.startswith("-") for argument in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
+    if options.command == "figures" and not any(argument.startswith("-") for argument in rest):
         options.notebooks += rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return options
 
 
@@ -86,7 +86,7 @@ def _find_source(options: argparse.Namespace, rest: Sequence[str], parser: argpa
 
 def _path(text: str) -> Path:
     if not text:
-        raise argparse.ArgumentTypeError("a path must not be empty: is a variable of the shell not set?")
+        raise argparse.ArgumentTypeError("a path must not be empty: is a shell variable unset?")
     return Path(text).expanduser()
 
 
@@ -207,7 +207,8 @@ def _compare(options: argparse.Namespace) -> int:
     wanted = options.strategies or compare.STRATEGIES, options.strategy
     curves, failed = compare.run(given.features, given.labels, *wanted, folder / "records", title=title, **sizes)
     pairs = compare.write(curves, folder)
-    print(analysis.final_accuracy(curves).to_string(), pairs.round(2).to_string(index=False), folder / "curves.png", sep="\n\n")
+    leads = "random alone: there is nothing to compare it with" if pairs.empty else pairs.round(2).to_string(index=False)
+    print(analysis.final_accuracy(curves).to_string(), leads, folder / "curves.png", sep="\n\n")
     return 1 if failed else 0
 
 
@@ -219,7 +220,7 @@ def _figures(options: argparse.Namespace) -> int:
     from supclust.report import reproduce
 
     outcomes = reproduce.figures(options.profile, options.notebooks, dict(options.parameter), options.recompute)
-    failed = [outcome.notebook for outcome in outcomes if outcome.status == "failed"]
+    failed = [outcome["notebook"] for outcome in outcomes if outcome["status"] == "failed"]
     print(kept.reports(options.profile) / "index.html")
     if failed:
         print(f"{len(failed)} of {len(outcomes)} notebooks failed: {', '.join(failed)}", file=sys.stderr)
@@ -274,31 +275,31 @@ def _train(options: argparse.Namespace) -> int:
     same command continues from its checkpoint. On several GPUs or machines: torchrun ... -m supclust train ...
     """
     from supclust import datasets, features, profiles, simclr
-    from supclust.train import distributed, planning
+    from supclust.train import hardware, planning
 
     if "seed" in dict(options.parameter):
         raise ValueError("the seed, which also draws pools, is given as --seed")
     config = profiles.parsed(profiles.recipe(options.recipe, options.pool), dict(options.parameter), seed=options.seed)
     folder = options.folder or features.folder(options.recipe, options.pool, options.seed)
     start = options.start and simclr.load_weights(options.start)
-    with distributed.joined():
-        pool = datasets.load(options.pool, seed=options.seed, side=config.side, missing=options.missing)
-        if options.within:
-            config = planning.within(options.within, pool.images, config, folder, start)
-        running = {"labels": pool.labels, "minutes": options.minutes, "on_epoch": _report_epoch, "start": start}
-        encoder = simclr.train(pool.images, config, folder, **running)
-        first, alone = simclr.rank() == 0, simclr.world_size() == 1
+    hardware.join()
+    pool = datasets.load(options.pool, seed=options.seed, side=config.side, missing=options.missing)
+    if options.within:
+        config = planning.within(options.within, pool.images, config, folder, start)
+    running = {"labels": pool.labels, "minutes": options.minutes, "on_epoch": _report_epoch, "start": start}
+    encoder = simclr.train(pool.images, config, folder, **running)
+    first, alone = simclr.rank() == 0, simclr.world_size() == 1
     if first and encoder.finished:
         simclr.save_weights(encoder, folder / "encoder.safetensors")
         print(folder / "encoder.safetensors")
     elif first:
-        print(f"{len(encoder.history)} of {config.epochs} epochs are done; the same command continues", file=sys.stderr)
+        print(f"{len(encoder.history)} of {config.epochs} epochs done. Run the same command to continue", file=sys.stderr)
     return 3 if alone and not encoder.finished else 0  # torchrun would take 3 for a crash
 
 
 def _report_epoch(history: list[dict]) -> None:
     last = history[-1]
-    knn = "" if last["knn"] is None else f", 20-NN accuracy of held-out images {last['knn']:.2%}"
+    knn = "" if last["knn"] is None else f", 20-NN accuracy on a tenth of the training images {last['knn']:.2%}"
     logging.getLogger(__name__).info("epoch %d: loss %.4f, %.0f s%s", last["epoch"], last["loss"], last["seconds"], knn)
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -43,13 +43,8 @@ class Outputs:
 
     @cached_property
     def points(self) -> np.ndarray:
-        """The inputs of the head, (n, d)."""
+        """What `embed` returns."""
         return self.embed()
-
-    @property
-    def penultimate(self) -> np.ndarray | None:
-        """The points, (n, d), where training has changed them; else None."""
-        return self.points if self.learned else None
 
     def log_probabilities(self) -> np.ndarray:
         """Logarithms of the class probabilities, (n, C)."""
@@ -74,18 +69,19 @@ def step_size(budget: str, n_classes: int) -> int:
 
 
 def run(
-    features: Features, pool: strategies.Pool, strategy: str, budget: str, rounds: int = 6, fsl: Fit | None = None
-) -> Iterator[Round]:
+    features: Features, pool: strategies.Pool, strategy: str, budget: str, rounds: int = 6, fsl: Fit | None = None,
+    known: Mapping[str, strategies.Strategy] = strategies.STRATEGIES,
+) -> Iterator[Round]:  # fmt: skip
     """Query, label, fit and evaluate, starting from nothing; yields a Round after each, while the pool has enough points left.
 
-    pool: of features.train, with the run's seed; runs on the same pool share its clusters. strategy: see `strategies.parse`.
+    pool: of features.train, with the run's seed. strategy: see `strategies.parse`; known: the strategies, by name.
     fsl: `network(...)`, for the fully supervised framework; the self-supervised one, `linear(features)`, is the default.
-    A strategy that asks for a model that is not there yet gets a random first batch, the same for all of them at a seed; in FSL,
-    so does Coreset, which goes by what the network has learned. Raises ValueError for an unknown strategy, setting or budget.
+    In FSL Coreset, which goes by what the network has learned, gets a random first batch, too. Raises ValueError for an unknown
+    strategy, setting or budget.
     """
-    name, changes = strategies.parse(strategy)
+    name, changes = strategies.parse(strategy, known)
     n_classes, fit, labels = len(features.classes), fsl or linear(features), features.test_labels
-    step, tail = step_size(budget, n_classes), tail_classes(features.train_labels, n_classes)
+    step, tail = step_size(budget, n_classes), tail_classes(features.train_labels)
     rng = np.random.default_rng([pool.seed, zlib.crc32(name.encode())])  # does not depend on what runs before
     pool = pool.with_settings(**{"n_classes": n_classes} | changes)
     for _ in range(rounds):
@@ -93,7 +89,7 @@ def run(
             log.info("%s ends at %d labels: its pool holds no further %d points", strategy, len(pool.labeled), step)
             return
         shared = name == "coreset" and fsl and pool.model is None
-        picks = strategies.first_batch(pool, step) if shared else strategies.query(name, pool, step, rng)
+        picks = strategies.first_batch(pool, step) if shared else strategies.query(name, pool, step, rng, known)
         labeled = np.concatenate([pool.labeled, picks])
         model, predicted = fit(pool.with_labeled(labeled))
         pool = pool.with_labeled(labeled, model)
@@ -123,15 +119,15 @@ def network(train: Dataset, test: Dataset, config: FSL) -> Fit:
 
     def fit(pool: strategies.Pool) -> tuple[Outputs, np.ndarray]:
         rows, seed = pool.labeled, (pool.seed, len(pool.labeled))
-        trained = supervised.fit_network(train.images[rows], train.labels[rows], len(train.classes), config, seed)
-        return Outputs(trained.head, lambda: trained.embed(pool_images()), learned=True), trained.predict(test_images)
+        body, head = supervised.fit_network(train.images[rows], train.labels[rows], len(train.classes), config, seed)
+        predicted = head.predict(supervised.embed(body, test_images, config))
+        return Outputs(head, lambda: supervised.embed(body, pool_images(), config), learned=True), predicted
 
     return fit
 
 
-def tail_classes(labels: np.ndarray, n_classes: int) -> np.ndarray:
-    """The rarest third of the pool's classes, rarest first; none of a pool whose largest class is less than twice its smallest."""
-    counts = np.bincount(labels, minlength=n_classes)
-    there = np.flatnonzero(counts)  # of an incomplete ISIC-2019, classes may be absent
-    rarest = there[np.argsort(counts[there], kind="stable")]
-    return rarest[: len(there) // 3] if counts.max() >= 2 * counts[there].min() else rarest[:0]
+def tail_classes(labels: np.ndarray) -> np.ndarray:
+    """The rarest third of the classes that a pool has, rarest first; none where the largest is less than twice the smallest."""
+    classes, counts = np.unique(labels, return_counts=True)
+    imbalanced = counts.max() >= 2 * counts.min()
+    return classes[np.argsort(counts, kind="stable")][: imbalanced * (len(classes) // 3)]

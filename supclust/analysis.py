@@ -1,5 +1,6 @@
 """From tables of runs, and from scores, to the numbers that a claim rests on: means, paired differences, correlations, maps."""
 
+import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -117,10 +118,9 @@ def win_matrix(table: pd.DataFrame, strategies: Sequence[str]) -> pd.DataFrame:
     """
     wide = table.pivot(index=[*PANEL, "round", "seed"], columns="strategy", values="accuracy")
     wins = pd.DataFrame(np.nan, list(strategies), list(strategies))
-    for a, b in wins.stack(future_stack=True).index:
-        if {a, b} <= set(wide):
-            cells = [values for _, values in (wide[a] - wide[b]).dropna().groupby([*PANEL, "round"]) if len(values) > 1]
-            wins.loc[a, b] = np.mean([mean_interval(values).low > 0 for values in cells]) if cells else np.nan
+    for a, b in itertools.product(wins.index.intersection(wide.columns), repeat=2):
+        cells = [values for _, values in (wide[a] - wide[b]).dropna().groupby([*PANEL, "round"]) if len(values) > 1]
+        wins.loc[a, b] = np.mean([mean_interval(values).low > 0 for values in cells]) if cells else np.nan
     return wins
 
 
@@ -140,18 +140,18 @@ def rank_correlation(first: np.ndarray, second: np.ndarray, assignments: np.ndar
     return Correlation(float(stats.spearmanr(first, second).statistic), np.array(within))
 
 
-def in_majority(labels: np.ndarray, assignments: np.ndarray) -> np.ndarray:
-    """Whether each point, of a class (n,) and in a cluster (n,), has the most frequent class of its cluster: bool (n,)."""
-    return labels == majority(labels, assignments)
-
-
 def majority(labels: np.ndarray, assignments: np.ndarray) -> np.ndarray:
-    """The most frequent class (n,) of each point's cluster."""
+    """The most frequent class (n,) of each point's cluster, of the classes and clusters (n,) of all points."""
     return pd.crosstab(assignments, labels).idxmax(axis=1).loc[assignments].to_numpy()
 
 
+def in_majority(labels: np.ndarray, assignments: np.ndarray) -> np.ndarray:
+    """Whether each point has the most frequent class of its cluster: bool (n,)."""
+    return labels == majority(labels, assignments)
+
+
 def purity(labels: np.ndarray, assignments: np.ndarray) -> float:
-    """Share of the points, of classes (n,) and in clusters (n,), that have the most frequent class of their cluster."""
+    """Share of the points that have the most frequent class of their cluster."""
     return float(in_majority(labels, assignments).mean())
 
 
@@ -177,14 +177,14 @@ class Maps:
 
 def embedding_maps(profile: Profile, features: Features, *, recompute: bool = False, seed: int = 0) -> Maps:
     """Points drawn at random, and all queries of notebook 03, by t-SNE and UMAP; kept, because these differ between machines."""
-    name, made_from = f"embedding-{seed}.safetensors", {"features": features.checksum}
 
     def make() -> dict[str, np.ndarray]:
-        pool, picks = strategies.Pool(features.train, seed=seed), []
-        for strategy in ("typiclust", "supclust"):
-            picks += [pick for one in active.run(features, pool, strategy, "tiny", profile.rounds) for pick in one.picks]
+        pool = strategies.Pool(features.train, seed=seed)
+        runs = (active.run(features, pool, name, "tiny", profile.rounds) for name in ("typiclust", "supclust"))
+        picks = [pick for one in itertools.chain(*runs) for pick in one.picks]
         return make_maps(features.train, profile.embedding_points, seed, picks)
 
+    name, made_from = f"embedding-{seed}.safetensors", {"features": features.checksum}
     arrays = kept.read_or_make(profile.name, name, made_from, make, recompute=recompute)
     return Maps(arrays["indices"], {method: arrays[method] for method in ("t-SNE", "UMAP")})
 

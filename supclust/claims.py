@@ -70,9 +70,8 @@ def judge(interval: analysis.Interval, expected: str) -> str:
     return CONTRADICTED if interval.high < start or interval.low > end else OPEN
 
 
-def verdicts(profile: Profile, table: pd.DataFrame, evidence: pd.DataFrame | None = None) -> list[Claim]:
-    """The eight claims; table: as sweep.run gives it, runs may be missing; evidence: as `evidence` gives it, if measured."""
-    measured = pd.DataFrame(columns=EVIDENCE) if evidence is None else evidence
+def verdicts(profile: Profile, table: pd.DataFrame, measured: pd.DataFrame) -> list[Claim]:
+    """The eight claims; table: as sweep.run gives it, runs may be missing; measured: as `evidence` gives it."""
     rows = ([*_of_evidence(profile, measured, one["compare"]), *_of_runs(profile, table, one["compare"])] for one in PAPER["claim"])
     return [Claim(**claim, comparisons=pd.DataFrame(some)) for claim, some in zip(PAPER["claim"], rows, strict=True)]
 
@@ -140,8 +139,7 @@ def seeds_needed(seeds: int, interval: analysis.Interval, expected: str) -> str:
 def run(profile: Profile, table: pd.DataFrame | None = None, *, recompute: bool = False) -> list[Claim]:
     """The verdicts on the runs of a table, or on what a profile's kept one holds, seeds beyond the profile's included.
 
-    Runs of VARIANTS are read where they are kept, and `evidence` is measured, with recompute=True anew; no run is made. Raises
-    ValueError, saying what to do, where there is no run at all.
+    `evidence` is measured, with recompute=True anew; no run is made. Raises ValueError where there is no run at all.
     """
     if table is None:
         wanted = sweep.keys(profile, frameworks=active.FRAMEWORKS)
@@ -149,23 +147,19 @@ def run(profile: Profile, table: pd.DataFrame | None = None, *, recompute: bool 
         if table.empty:
             raise ValueError(f"there is no run of profile {profile.name!r} yet: run `supclust sweep --profile {profile.name}`")
         if (done := len(table.drop_duplicates(sweep.RUN))) < len(wanted):
-            log.warning("%d runs of %d are done; the verdicts are on these", done, len(wanted))
+            log.warning("%d of %d runs are done; the verdicts use these", done, len(wanted))
     variants, _ = sweep.kept_rows(profile, sweep.keys(profile, strategies=VARIANTS), "later")
     table = table if variants.empty else pd.concat([table, variants])
     return verdicts(profile, table, evidence(profile, recompute=recompute))
 
 
 def evidence(profile: Profile, *, recompute: bool = False) -> pd.DataFrame:
-    """A row of EVIDENCE for each data set and seed of the profile, kept in evidence.csv.
-
-    Data sets whose features have changed are measured anew, with recompute=True all; where the features are not there, the kept
-    rows are taken.
-    """
+    """A row of EVIDENCE for each data set and seed of the profile, kept in evidence.csv while the features stay the same."""
     rows, made_from = next(kept.read_all(profile.name, "evidence.csv"), (pd.DataFrame(columns=EVIDENCE), {}))
     for name in profile.datasets:
         draws = range(profile.seeds if features.seeded(profile, name) else 1)
         if not all(found := [features.find(profile, name, seed) for seed in draws]):
-            log.warning("claims 1 and 8 are not measured on %s, whose features are not there; what is kept is taken", name)
+            log.warning("claims 1 and 8 are not measured anew on %s, whose features are missing; kept rows are used", name)
             continue
         source = {"experiment": sweep.EXPERIMENT["ssl"], "features": [one.checksum for one in found]}
         if recompute or source != made_from.get(name):
@@ -179,10 +173,7 @@ def evidence(profile: Profile, *, recompute: bool = False) -> pd.DataFrame:
 
 
 def measure(profile: Profile, dataset: str, seed: int, folders: dict[str, str]) -> tuple[str | float, ...]:
-    """One row of EVIDENCE, on the clusters of the first tiny query; folders: kept.folders().
-
-    Spearman's rho of SUP and typicality is over all points, and the median over clusters; gaps are means (see analysis.gap).
-    """
+    """One row of EVIDENCE, on the clusters of the first tiny query: rho_within is a median over clusters, gaps are means."""
     with sweep.alone(folders):
         data = features.obtain(profile, dataset, seed)
         pool, budget = strategies.Pool(data.train, seed=seed), len(data.classes)

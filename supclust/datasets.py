@@ -62,7 +62,11 @@ def load(
     if name == "digits":
         return _load_digits(split)
     if name in CIFAR:
-        return _load_cifar(name, split, seed, download)
+        from supclust.images import cifar
+
+        whole = Dataset(name, *cifar.load(CIFAR[name], kept.data(), split, download))
+        drawn = (name, split) == ("cifar10-lt50", "train")  # the test set stays balanced
+        return whole.subset(long_tail_indices(whole.labels, seed)) if drawn else whole
     if name in ("isic2019", "ham10000"):
         from supclust.images import isic2019
 
@@ -101,11 +105,3 @@ def _load_digits(split: str) -> Dataset:
     rows = np.sort(parts[SPLITS.index(split)])
     images = np.repeat(np.rint(digits.images[rows] * (255 / 16)).astype(np.uint8)[:, None], 3, axis=1)
     return Dataset("digits", images, digits.target[rows].astype(np.int64), tuple(map(str, digits.target_names)))
-
-
-def _load_cifar(name: str, split: str, seed: int, download: bool) -> Dataset:
-    """CIFAR, see images.cifar. Of the long-tailed variant only the pool is a draw: its test set stays balanced."""
-    from supclust.images import cifar
-
-    whole = Dataset(name, *cifar.load(CIFAR[name], kept.data(), split, download))
-    return whole.subset(long_tail_indices(whole.labels, seed)) if (name, split) == ("cifar10-lt50", "train") else whole

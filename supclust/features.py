@@ -97,8 +97,7 @@ def load(path: Path) -> Features:
         advice = "CIFAR's come with the package (install it again); any others are made by features.obtain or notebook 01"
         raise FileNotFoundError(f"there is no feature file {path}. {advice}") from error
     except ValueError as error:
-        message = f"the feature file {path} is damaged ({error.__cause__}). Remove it, and make or fetch it again"
-        raise ValueError(message) from error
+        raise ValueError(f"{error}. Remove it, and make or fetch it again") from error
     checksum = kept.checksum(arrays)
     if arrays["train"].dtype == np.uint8:  # each dimension is stored in 256 even steps
         arrays |= {name: arrays[name] * arrays["step"] + arrays["offset"] for name in ARRAYS[:2]}

@@ -87,7 +87,7 @@ def shipped_weights(dataset: str) -> Path:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; it replaces path if the block succeeds, and is removed if it fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.resolve().mkdir(parents=True, exist_ok=True)  # where a link leads, too
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # another process may write the same file
     try:
         yield temporary
@@ -128,10 +128,9 @@ def template(path: Path, **filters: Callable[..., Any]) -> Any:
     import jinja2
 
     options = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    loader = jinja2.FileSystemLoader(path.parent)
-    environment = jinja2.Environment(loader=loader, autoescape=".html" in path.suffixes, **options)
-    environment.filters |= filters
-    return environment.get_template(path.name)
+    found = jinja2.Environment(loader=jinja2.FileSystemLoader(path.parent), autoescape=".html" in path.suffixes, **options)
+    found.filters |= filters
+    return found.get_template(path.name)
 
 
 def read_or_make(profile: str, name: str, made_from: Any, make: Callable[[], Any], *, recompute: bool = False) -> Any:

@@ -1,4 +1,4 @@
-"""SUPClust as the paper has it (arXiv 2403.03741, section 3): typicality, cluster weights, SUP, the queries and the ablations."""
+"""SUPClust as in the paper (arXiv 2403.03741, section 3): typicality, cluster weights, SUP, the queries and the ablations."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import softmax
 
 from supclust.engine import geometry
 from supclust.engine.geometry import Points
 from supclust.engine.neighbours import mean_distances
-from supclust.pool import Clusters, Pool, Settings, check_positive, is_count
+from supclust.pool import Clusters, Pool, Settings, check_count, check_positive
 
 SMALL_CLUSTER = 5  # points; clusters up to this size are used only when nothing else is left (TypiClust's code)
 
@@ -24,11 +25,9 @@ def typicality(points: ArrayLike, n_neighbors: int = 20, *, squared: bool = Fals
 
     points (n, d), taken as they are: normalise them first, and pass the points of one cluster. K = min(n_neighbors, n // 2), at
     least 1. squared=True takes squared distances, as the code of TypiClust does, where the paper has plain ones.
-    Returns (n,) float64; inf for a point with K exact copies, 0 for a point that is alone. Raises ValueError for points that are
-    not finite and 2-d, and for n_neighbors that is not a whole number of at least 1.
+    Returns (n,) float64; inf for a point with K exact copies, 0 for a point that is alone. ValueError unless points are finite.
     """
-    if not is_count(n_neighbors):
-        raise ValueError(f"n_neighbors must be a whole number of at least 1, not {n_neighbors!r}")
+    check_count("n_neighbors", n_neighbors)
     return _inverse(mean_distances(geometry.check_features(points), n_neighbors, squared))
 
 
@@ -53,22 +52,16 @@ def cluster_weights(centers: ArrayLike, temperature: float) -> np.ndarray:
     centers = geometry.check_features(centers).astype(float)
     if len(centers) == 1:
         return np.zeros((1, 1))
-    between = geometry.distances(centers, centers)
-    np.fill_diagonal(between, np.inf)
-    # exp of the excess over the nearest centre: no row can underflow to zeros, however small T is
-    excess = between - between.min(axis=1, keepdims=True)
-    np.fill_diagonal(excess, 0)  # else inf / inf where T is infinite
-    with np.errstate(over="ignore"):
-        weights = np.exp(-excess / temperature)
-    np.fill_diagonal(weights, 0)
-    return weights / weights.sum(axis=1, keepdims=True)
+    logits = -geometry.distances(centers, centers) / temperature
+    np.fill_diagonal(logits, -np.inf)
+    return softmax(logits, axis=1)
 
 
 def sup(points: ArrayLike, assignments: ArrayLike, centers: ArrayLike, temperature: float) -> np.ndarray:
     """SUP(x) = - sum over j != i of w_ij ||x - c_j|| for x in cluster i (Eq. 3); larger is nearer to the decision boundary.
 
-    points (n, d), assignments (n,) in 0..K-1, centers (K, d), temperature > 0. Returns (n,) float64. With a single cluster there
-    is no boundary and the score is undefined: NaN. Raises ValueError for arrays that are not finite or do not fit together.
+    points (n, d), assignments (n,) in 0..K-1, centers (K, d), temperature > 0. Returns (n,) float64: NaN with a single cluster,
+    which has no boundary. Raises ValueError for arrays that are not finite or do not fit together.
     """
     points, centers = geometry.check_features(points), geometry.check_features(centers)
     assignments = np.asarray(assignments)
@@ -80,7 +73,7 @@ def sup(points: ArrayLike, assignments: ArrayLike, centers: ArrayLike, temperatu
         raise ValueError(f"assignments must lie in 0..{len(centers) - 1}")
     weights = cluster_weights(centers, temperature)
     if len(centers) == 1:
-        return np.full(len(points), math.nan)
+        return np.full(len(points), np.nan)
     return -np.einsum("nk,nk->n", weights[assignments], geometry.distances(points, centers))
 
 
@@ -103,20 +96,19 @@ def select(
 ) -> np.ndarray | tuple[np.ndarray, Details]:
     """Choose which points to label next, by SUPClust (arXiv 2403.03741, section 3).
 
+    The pool is clustered by k-means into min(labelled + budget, max_clusters) clusters. In each of the largest clusters without a
+    label, the point of largest SUP among the top_fraction most typical ones is taken.
+
     features (n, d), finite, for example SimCLR features; they are L2-normalised here. Those of a memory-mapped file
     (np.load(..., mmap_mode="r")) are never copied whole; those in shards on a cluster come as `scale.Shards`. labeled: indices
-    that have labels already.
-    The pool is clustered by k-means into min(labelled + budget, max_clusters) clusters. In each of the largest clusters without a
-    label, the point of largest SUP among the top_fraction most typical ones is taken. temperature is T of Eq. 2, in units of
-    distance between normalised features; None = a tenth of the mean distance between the centres (`default_temperature`).
-    exact: whether neighbours are exact in clusters of more than 16,384 points too; None = in pools of less than a million points.
-    The recall of approximate ones is logged. candidates: indices of the points that may be picked while they have no label; None =
-    all. The others still count in clusters and typicality.
+    that have labels already. temperature: T of Eq. 2, in units of distance between normalised features; None: see
+    `default_temperature`. exact: whether neighbours are exact in clusters of more than 16,384 points too; None = in pools of less
+    than a million points. candidates: indices of the points that may be picked while they have no label; None = all. The others
+    still count in clusters and typicality.
 
-    Returns indices (budget,) int64, distinct, of candidates without a label; with return_details also the Details. With one
-    cluster only (nothing labelled, budget 1) SUP is undefined (NaN in the details) and the most typical point is taken.
-    Raises ValueError for features that are not finite and 2-d, indices out of range or repeated, a budget that is not positive or
-    larger than what is left to query, and a temperature that is not positive.
+    Returns indices (budget,) int64, distinct; with return_details also the Details. With one cluster only (nothing labelled, budget
+    1) SUP is undefined (NaN in the details) and the most typical point is taken. Raises ValueError for features that are not finite
+    and 2-d, indices out of range or repeated, a budget larger than what is left to query, and settings out of their range.
     """
     settings = Settings(n_neighbors, max_clusters, top_fraction, temperature, exact=exact)
     pool = Pool(features, labeled, seed, settings, candidates=candidates)
@@ -155,7 +147,7 @@ def supclust(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
         compared, scores = supclust_scores(pool, clusters, cluster, candidates)
         return compared[np.argmax(scores)]
 
-    return query_clusters(pool, budget, choose)
+    return query_clusters(pool, budget, choose, by_typicality=pool.settings.top_fraction < 1)
 
 
 def supclust_scores(pool: Pool, clusters: Clusters, cluster: int, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -165,29 +157,23 @@ def supclust_scores(pool: Pool, clusters: Clusters, cluster: int, candidates: np
     """
     if len(clusters.centers) == 1:
         return candidates, _inverse(pool.neighbor_distances(clusters, [cluster])[candidates])
-    typical = _most_typical_fraction(pool, clusters, cluster, candidates)
+    typical = most_typical(pool, clusters, cluster, candidates, pool.settings.top_fraction)
     return typical, sup_in_cluster(pool, clusters, cluster, typical)
 
 
 def supclust_no_sup(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """Ablation (Fig. 5): a random point among the most typical tenth of each queried cluster."""
-    return query_clusters(pool, budget, lambda *cluster: rng.choice(_most_typical_fraction(pool, *cluster)))
+    return query_clusters(pool, budget, lambda *cluster: rng.choice(most_typical(pool, *cluster, pool.settings.top_fraction)))
 
 
 def supclust_no_typicality(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """Ablation (Fig. 5): the point of largest SUP of the whole of each queried cluster; in a single cluster, the most typical."""
-    if len(pool.clusters_for(budget).centers) == 1:
-        return typiclust(pool, budget, rng)
-
-    def choose(clusters: Clusters, cluster: int, candidates: np.ndarray) -> int:
-        return candidates[np.argmax(sup_in_cluster(pool, clusters, cluster, candidates))]
-
-    return query_clusters(pool, budget, choose, by_typicality=False)
+    return supclust(pool.with_settings(top_fraction=1.0), budget, rng)
 
 
 def typiclust(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """TypiClust-rp (Hacohen et al., 2022): the most typical point of each queried cluster."""
-    return query_clusters(pool, budget, lambda *cluster: most_typical(pool, *cluster, 1)[0])
+    return query_clusters(pool, budget, lambda *cluster: most_typical(pool, *cluster, 0)[0])
 
 
 def query_clusters(
@@ -216,9 +202,8 @@ def clusters_to_query(clusters: Clusters, pool: Pool, budget: int) -> Iterator[i
     them, those with the fewest labelled points. Clusters of five points and fewer come only when the larger ones are used up. A
     cluster is used up when none of its points may be queried any more.
     """
-    covered, left = (
-        np.bincount(clusters.assignments[points], minlength=len(clusters.sizes)) for points in (pool.labeled, pool.queryable)
-    )
+    assignments, n_clusters = clusters.assignments, len(clusters.sizes)
+    covered, left = (np.bincount(assignments[some], minlength=n_clusters) for some in (pool.labeled, pool.free))
     order = np.lexsort((-clusters.sizes, covered))
     large = clusters.sizes[order] > SMALL_CLUSTER
     for group in (order[large], order[~large]):
@@ -231,29 +216,22 @@ def clusters_to_query(clusters: Clusters, pool: Pool, budget: int) -> Iterator[i
                 budget -= 1
 
 
-def most_typical(pool: Pool, clusters: Clusters, cluster: int, candidates: np.ndarray, count: int) -> np.ndarray:
-    """The count most typical of some points (m,) of a cluster, in their order; of those that tie, the first."""
+def most_typical(pool: Pool, clusters: Clusters, cluster: int, candidates: np.ndarray, fraction: float) -> np.ndarray:
+    """That fraction of some points (m,) of a cluster, rounded up and at least one: the most typical, in the order of the points."""
+    count = max(1, math.ceil(round(fraction * len(candidates), 9)))  # 0.1 * 30 is a hair above 3
+    if count == len(candidates):
+        return candidates
     distances = pool.neighbor_distances(clusters, [cluster])[candidates]
     return candidates[np.sort(np.argsort(distances, kind="stable")[:count])]
-
-
-def _most_typical_fraction(pool: Pool, clusters: Clusters, cluster: int, candidates: np.ndarray) -> np.ndarray:
-    share = round(pool.settings.top_fraction * len(candidates), 9)  # 0.1 * 30 is a hair above 3
-    return most_typical(pool, clusters, cluster, candidates, max(1, math.ceil(share)))
 
 
 def sup_in_cluster(pool: Pool, clusters: Clusters, cluster: int, some: np.ndarray) -> np.ndarray:
     """SUP (m,) float64 of some points (m,) of a cluster; NaN where it is the only one."""
     if len(clusters.centers) == 1:
         return np.full(len(some), np.nan)
-    centers, weights = clusters.centers, weights_of(pool, clusters)[cluster]
+    centers, key = clusters.centers, (len(clusters.centers), pool.settings.temperature, pool.settings.relative_temperature)
+    weights = pool.shared(("weights", *key), lambda: cluster_weights(centers, temperature_of(pool, clusters)))[cluster]
     return pool.normalised.map_rows(lambda points: -geometry.distances(points, centers) @ weights, some)
-
-
-def weights_of(pool: Pool, clusters: Clusters) -> np.ndarray:
-    """w_ij of Eq. 2 between the clusters, (K, K), at the temperature of the pool's settings."""
-    key = ("weights", len(clusters.sizes), pool.settings.temperature, pool.settings.relative_temperature)
-    return pool.shared(key, lambda: cluster_weights(clusters.centers, temperature_of(pool, clusters)))
 
 
 def temperature_of(pool: Pool, clusters: Clusters) -> float:

@@ -18,6 +18,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from supclust import analysis, kept
 from supclust.analysis import Maps
+from supclust.claims import BOUNDS
 from supclust.profiles import TITLES
 from supclust.strategies import LABELS, LATER
 
@@ -41,15 +42,6 @@ LATER_MARKERS = ("8", "H", (5, 1, 0), (4, 1, 0), (6, 1, 0), (4, 1, 45), (5, 1, 3
 STYLES |= {name: (*look, "-.") for name, *look in zip(LATER, LATER_COLORS, LATER_MARKERS, strict=True)}
 HIGHLIGHTED = ("random", "coreset", "typiclust", "supclust", "supclust-no-sup")  # stand out where there are more than these five
 VERDICTS = {"supported": "#0072B2", "contradicted": "#D55E00", "open": "#999999"}
-UNITS = {"points": "points", "rho": "Spearman's ρ", "distance": "distance"}
-SETTINGS = {
-    "relative_temperature": "T of SUP, in mean\ndistances of centres",
-    "top_fraction": "share of a cluster that is typical",
-    "n_neighbors": "neighbours K of typicality",
-    "max_clusters": "cap on the clusters",
-    "squared": "squared distances in typicality",
-    "radius": "ProbCover: radius\n(None: by purity)",
-}
 NARROW = sns.plotting_context("paper")  # of figures 8 inches wide: a page has 800 pixels for them, so 8 points are 11 pixels
 CLASS_COLORS = [*sns.color_palette("colorblind", 7), *sns.color_palette(["#332288", "#882255", "#56B4E9"])]  # none grey or pale
 CLUSTER_COLORS = CLASS_COLORS[3:] + CLASS_COLORS[:3]  # in another order: cluster 3 is not class 3
@@ -58,14 +50,9 @@ DATASETS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # where lines are data 
 
 def set_style() -> None:
     """Set the look of all figures."""
-    look = {
-        "figure.dpi": 100,
-        "savefig.dpi": 125,
-        "axes.titleweight": "bold",
-        "figure.titleweight": "bold",
-        "legend.frameon": False,
-    }
-    sns.set_theme(style="ticks", rc=look | {"axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42})
+    look = {"figure.dpi": 100, "savefig.dpi": 125, "pdf.fonttype": 42, "legend.frameon": False}
+    look |= {"axes.titleweight": "bold", "figure.titleweight": "bold", "axes.spines.top": False, "axes.spines.right": False}
+    sns.set_theme(style="ticks", rc=look)
 
 
 def save(figure: Figure, name: str, profile: str) -> None:
@@ -122,7 +109,7 @@ def training(history: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
     left.plot("epoch", "loss", data=table, color="0.2")
     left.set(xlabel="epoch", ylabel="NT-Xent loss", title="Loss")
     right.plot("epoch", "knn", data=table.dropna(), color="0.2", marker="o")
-    right.set(xlabel="epoch", ylabel="20-NN accuracy (%)", title="20-NN accuracy, held out")
+    right.set(xlabel="epoch", ylabel="20-NN accuracy (%)", title="20-NN accuracy, training images")
     figure.suptitle(title)
     return figure
 
@@ -229,7 +216,9 @@ def sup_against_typicality(
 
 
 @NARROW
-def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title: str) -> Figure:
+def curves(
+    table: pd.DataFrame, strategies: Sequence[str], reference: str, title: str, styles: Mapping[str, tuple] = STYLES
+) -> Figure:
     """Figure 5: accuracy against labels with 95 % intervals over seeds, and below it the paired difference to `reference`.
 
     table: as sweep.run gives it. A framework starts a row of panels. Of more than five strategies the highlighted ones stand out,
@@ -238,9 +227,9 @@ def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title
     width = 3.6 if table["dataset"].nunique() == 1 else 1.75
     figure, found = panels(table, strategies, "accuracy", heights=(2, 1.7), width=width)
     for (above, below), values in found.values():
-        draw_lines(above, values)
+        draw_lines(above, values, styles)
         below.axhline(0, color=STYLES[reference][0], linewidth=1.5, zorder=1)
-        draw_lines(below, values.sub(values[reference], axis=0).assign(**{reference: np.nan}))
+        draw_lines(below, values.sub(values[reference], axis=0).assign(**{reference: np.nan}), styles)
         above.tick_params(labelbottom=False)
         below.sharex(above)
         below.set_xlabel("labels")
@@ -296,39 +285,6 @@ def _name_ends(ax: Axes, ends: pd.Series, names: Mapping[str, str] = LABELS) -> 
 
 
 @NARROW
-def seeds(table: pd.DataFrame, strategies: Sequence[str], reference: str, title: str) -> Figure:
-    """The lead of each strategy over the reference in points, paired and averaged over the rounds: a dot a seed, a bar the mean.
-
-    table: as sweep.run gives it; a row of panels for each framework, on the scale of the one above it.
-    """
-    known = table[analysis.PANEL].drop_duplicates()
-    rows = [list(part.itertuples(index=False, name=None)) for _, part in known.groupby("framework", sort=False)]
-    figure, places = grid(rows, (2.3,), width=7 / max(map(len, rows), default=1))
-    top: dict[tuple, Axes] = {}
-    for panel, (ax,) in places.items():
-        part = analysis.panel_of(table, panel).groupby("strategy")
-        curve = {name: analysis.by_round(part.get_group(name)) for name in [*strategies, reference] if name in part.groups}
-        leads = pd.DataFrame({name: analysis.seed_differences(one, curve[reference]) for name, one in curve.items()})
-        for name, column in leads.drop(columns=reference).items():
-            y, color = strategies.index(name), STYLES[name][0]
-            ax.scatter(column, [y] * len(column), s=9, color=color, alpha=0.5)
-            ax.scatter(column.mean(), y, marker="|", s=110, linewidths=2, color=color)
-        ax.axvline(0, color=STYLES[reference][0], linewidth=1)
-        name, size = TITLES.get(panel[0], panel[0]).replace(" ", "\n", 1), f"{panel[2]}, n = {len(leads)}"
-        ax.set_title(f"{name}\n{size}", fontsize=8)
-        ax.sharex(top.setdefault((panel[0], panel[2]), ax))
-        ax.set_ylim(len(strategies) - 0.5, -0.5)
-        ax.set_yticks(range(len(strategies)), [LABELS[name] for name in strategies])
-        ax.set_ylabel(panel[1].upper(), fontweight="bold")
-        ax.label_outer(remove_inner_ticks=False)
-        ax.tick_params(labelbottom=True)
-        ax.locator_params(axis="x", nbins=4, steps=[1, 2, 5, 10])
-    _title(figure, title)
-    figure.supxlabel(f"points of accuracy above {LABELS[reference]}", fontsize="medium")
-    return figure
-
-
-@NARROW
 def class_coverage(table: pd.DataFrame, strategies: Sequence[str], title: str, n_classes: Mapping) -> Figure:
     """Number of classes with a label, against labels, with 95 % intervals over seeds; dashed: all of a data set's n_classes."""
     figure, found = panels(table, strategies, "classes", heights=(2.2,), width=3.5, columns=2)
@@ -369,17 +325,28 @@ def panels(
     return figure, found
 
 
-def draw_lines(ax: Axes, values: pd.DataFrame) -> None:
-    """Mean over the seeds, against labels: a line for each strategy, with a 95 % interval if it stands out, as all of a few do."""
+def draw_lines(ax: Axes, values: pd.DataFrame, styles: Mapping[str, tuple] = STYLES, bands: Sequence[str] = ()) -> None:
+    """Mean over the seeds, against labels: a line for each strategy; it stands out where it is highlighted, as all of a few are.
+
+    bands: strategies that have a 95 % interval, all that stand out unless some are named.
+    """
     for strategy, column in values.dropna(axis=1, how="all").items():
-        color, marker, line = STYLES[strategy]
+        color, marker, line = styles[strategy]
         stands_out = values.shape[1] <= len(HIGHLIGHTED) or strategy in HIGHLIGHTED or strategy not in LABELS
         width, size, order = (1.8, 4, 3) if stands_out else (1, 3, 2)
         style = {"color": color, "marker": marker, "linestyle": line, "linewidth": width, "markersize": size, "mec": color}
         style |= {"zorder": order, "label": LABELS.get(strategy, strategy)}
         style |= {"err_kws": {"alpha": 0.15, "linewidth": 0, "zorder": 1}}
         rows, interval = column.dropna().rename("value").reset_index(), lambda some: analysis.mean_interval(some)[1:]
-        sns.lineplot(rows, x="labels", y="value", errorbar=interval if stands_out else None, legend=False, ax=ax, **style)
+        sns.lineplot(
+            rows,
+            x="labels",
+            y="value",
+            errorbar=interval if stands_out and strategy in (bands or values) else None,
+            legend=False,
+            ax=ax,
+            **style,
+        )
     ax.set(xlabel="", ylabel="")
     # With two or three seeds intervals are so wide that the means would lie on one line: the axis then ends before they do. And
     # the oracle, which no strategy is near where the test images are imbalanced, may lie outside.
@@ -389,26 +356,6 @@ def draw_lines(ax: Axes, values: pd.DataFrame) -> None:
         ax.set_ylim(max(bottom, 2 * low - high), min(top, 2 * high - low))
 
 
-@NARROW
-def win_matrix(matrix: pd.DataFrame, title: str) -> Figure:
-    """analysis.win_matrix as a heat map, in per cent, the strategy that wins most on top, with the mean of each row."""
-    order = matrix.mean(axis=1).sort_values(ascending=False, kind="stable").index
-    shares = 100 * matrix.loc[order, order].mask(np.eye(len(order), dtype=bool)).rename(index=LABELS, columns=LABELS)
-    side = 2 + 0.5 * len(order)
-    figure, ax = plt.subplots(figsize=(side + 1, side - 0.5), layout="constrained")
-    heat_map(ax, shares.assign(mean=shares.mean(axis=1)), vmin=0, vmax=100, cmap="Blues", annot=True)
-    ax.axvline(len(order), color="white", linewidth=8)  # sets the means apart
-    ax.set(ylabel="this strategy ...", xlabel="... is clearly better than this one (% of panels and rounds)", title=title)
-    return figure
-
-
-def heat_map(ax: Axes, values: pd.DataFrame, **style: Any) -> None:
-    """A table as colours and whole numbers, the names of its columns at a slant; style: seaborn's."""
-    sns.heatmap(values, ax=ax, cbar=False, fmt=".0f", linewidths=1, **style)
-    ax.tick_params(length=0, rotation=0)
-    plt.setp(ax.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
-
-
 def forest(comparisons: pd.DataFrame, title: str) -> Figure:
     """A dot and a 95 % interval for each comparison, an axes for each claim, FSL's panels in one of their own beside it.
 
@@ -416,40 +363,35 @@ def forest(comparisons: pd.DataFrame, title: str) -> Figure:
     A row holds all panels of one comparison; where a claim has more than six, of all of them.
     """
     shown = comparisons[(comparisons["role"] != "extra") & comparisons["verdict"].isin(list(VERDICTS))]
+    shown = shown.assign(fsl=shown["framework"] == "fsl").sort_values("subject", ascending=False, kind="stable")
     shapes = dict(zip(shown["dataset"].unique(), itertools.cycle("osD^"), strict=False))
-    parts = [_in_rows(rows.sort_values("subject", ascending=False, kind="stable")) for _, rows in shown.groupby("claim")]
-    heights = [0.4 + np.clip(0.034 * rows["row"].value_counts(), 0.25, 0.8).sum() for rows in parts]  # inches
+    by_claim, names = shown.groupby("claim"), shown["what"]
+    names = names.mask(by_claim["what"].transform("nunique") > 6, names.str.split(",").str[0])
+    names = names.mask(by_claim["expected"].transform("nunique") > 1, names + ", claimed " + shown["expected"])
+    claims = dict(iter(shown.assign(row=names).groupby("claim")))
+    heights = [0.4 + np.clip(0.034 * rows["row"].value_counts(), 0.25, 0.8).sum() for rows in claims.values()]  # inches
     figure = plt.figure(figsize=(8, 1 + sum(heights)), layout="constrained")
-    grid = figure.add_gridspec(max(1, len(parts)), 2, height_ratios=heights or None, width_ratios=(5, 2))
-    for i, rows in enumerate(parts):
-        fsl = rows["framework"] == "fsl"
-        ax = figure.add_subplot(grid[i, 0] if fsl.any() else grid[i, :])
-        name = f"{rows['claim'].iloc[0]} ({UNITS[rows['unit'].iloc[0]]})"
-        ax.set_title(name, loc="left", fontsize=9, x=-0.42 if fsl.any() else -0.3)  # both at the figure's edge
-        for label, look in () if i else _claim_legend(shapes):
-            ax.scatter([], [], label=label, **look)
-        _draw_claim(ax, rows, rows[~fsl], shapes)
-        if fsl.any():
-            beside = figure.add_subplot(grid[i, 1])
-            beside.set_title("FSL", fontsize=9)
-            _draw_claim(beside, rows, rows[fsl], shapes)
-            beside.tick_params(labelleft=False)
-            beside.locator_params(axis="x", nbins=4)
+    cells = [[claim, f"{claim}|FSL" if rows["fsl"].any() else claim] for claim, rows in claims.items()]
+    places = figure.subplot_mosaic(cells, height_ratios=heights, width_ratios=(5, 2)) if cells else {}
+    looks = {TITLES.get(name, name): {"marker": shape} for name, shape in shapes.items()}
+    looks |= {"tiny budget": {}, "small budget": {"color": "white", "edgecolor": "0.3"}}
+    looks |= {verdict: {"color": color, "marker": "_", "s": 150, "linewidth": 3} for verdict, color in VERDICTS.items()}
+    for label, look in looks.items() if places else ():
+        figure.axes[0].scatter([], [], label=label, **{"color": "0.3"} | look)
+    for cell, ax in places.items():
+        claim, _, beside = cell.partition("|")
+        rows = claims[claim]
+        _draw_claim(ax, rows, rows[rows["fsl"] == bool(beside)], shapes)
+        if beside:
+            ax.set_title(beside, fontsize=9)
+            ax.tick_params(labelleft=False)
+            ax.locator_params(axis="x", nbins=4)
+        else:
+            unit = rows["unit"].iloc[0].replace("rho", "Spearman's ρ")
+            left = -0.42 if rows["fsl"].any() else -0.3  # both at the figure's edge
+            ax.set_title(f"{claim} ({unit})", loc="left", fontsize=9, x=left)
     with plt.rc_context({"legend.fontsize": 8}):
         return finish(figure, title)
-
-
-def _in_rows(rows: pd.DataFrame) -> pd.DataFrame:
-    """A claim's comparisons with the column row, what stands beside them."""
-    names = rows["what"] if rows["what"].nunique() <= 6 else rows["what"].str.partition(",")[0]
-    return rows.assign(row=names + ", claimed " + rows["expected"] if rows["expected"].nunique() > 1 else names)
-
-
-def _claim_legend(shapes: Mapping[str, str]) -> list[tuple[str, dict[str, Any]]]:
-    plain = {"edgecolor": "0.3", "facecolor": "0.3"}
-    looks = [(TITLES.get(name, name), plain | {"marker": shape}) for name, shape in shapes.items()]
-    looks += [("tiny budget", plain), ("small budget", plain | {"facecolor": "white"})]
-    return looks + [(verdict, {"color": color, "marker": "_", "s": 150, "linewidth": 3}) for verdict, color in VERDICTS.items()]
 
 
 def _draw_claim(ax: Axes, rows: pd.DataFrame, part: pd.DataFrame, shapes: Mapping[str, str]) -> None:
@@ -462,8 +404,7 @@ def _draw_claim(ax: Axes, rows: pd.DataFrame, part: pd.DataFrame, shapes: Mappin
         face = "white" if one.budget == "small" else color
         ax.scatter(one.mean, y, s=18, marker=shapes[one.dataset], facecolor=face, edgecolor=color, linewidth=1, zorder=3)
     for i, expected in enumerate(rows.drop_duplicates("row")["expected"]):
-        margin = float(expected.partition("±")[2] or 0)
-        where = (-margin, margin) if margin else (0, 1e9) if expected.startswith(">") else (-1e9, 0)
+        where = np.clip(BOUNDS[expected], -1e9, 1e9)
         ax.fill_between(where, i - 0.46, i + 0.46, color="#56B4E9", alpha=0.15, linewidth=0, zorder=0, label="as claimed")
     ax.axvline(0, color="0.3", linewidth=1)
     ends = rows[["mean", "low", "high"]].replace([np.inf, -np.inf], np.nan)
@@ -471,33 +412,3 @@ def _draw_claim(ax: Axes, rows: pd.DataFrame, part: pd.DataFrame, shapes: Mappin
     ax.set(xlim=(ends[0] - 0.04 * np.ptp(ends), ends[1] + 0.04 * np.ptp(ends)), ylim=(len(names) - 0.5, -0.5))
     ax.set_yticks(range(len(names)), names)
     ax.tick_params(labelsize=8, left=False, pad=2)
-
-
-@NARROW
-def sensitivity(table: pd.DataFrame, defaults: Mapping[str, Any], rival: pd.DataFrame, title: str) -> Figure:
-    """The effect of each setting: points of accuracy against its default (marked), with 95 % intervals, a panel for each setting.
-
-    table: as sensitivity.differences gives it. rival: rows with dataset, strategy, and the mean by which the one in the column
-    rival is ahead of that strategy's default, a line for settings to reach.
-    """
-    looks = dict(zip(table["dataset"].unique(), itertools.cycle(zip(DATASETS, "osD^", strict=True)), strict=False))
-    settings = list(table["setting"].unique())
-    figure, places = grid([settings[i : i + 3] for i in range(0, len(settings), 3)], (2.2,), width=7 / 3)
-    for setting, (ax,) in places.items():
-        part = table[table["setting"] == setting]
-        values = list(part["value"].unique())
-        ax.axhline(0, color="0.6", linewidth=1, zorder=1)
-        for i, (dataset, rows) in enumerate(part.groupby("dataset", sort=False)):
-            color, marker = looks[dataset]
-            style = {"color": color, "fmt": marker, "markersize": 5, "capsize": 2, "label": TITLES.get(dataset, dataset)}
-            places, spread = np.arange(len(rows)) + 0.2 * (i - 0.5), (rows["mean"] - rows["low"], rows["high"] - rows["mean"])
-            ax.errorbar(places, rows["mean"], spread, **style)
-        for row in rival[rival["strategy"].isin(part["strategy"])].itertuples():
-            label = f"{LABELS[row.rival]}, {TITLES.get(row.dataset, row.dataset)}"
-            ax.axhline(row.mean, color=looks[row.dataset][0], linewidth=1.2, linestyle=(0, (5, 3)), label=label)
-        marks = [f"{value}\ndefault" if value == defaults[setting] else f"{value}" for value in values]
-        ax.set_xticks(range(len(values)), marks)
-        low, high = ax.get_ylim()
-        ax.set(xlim=(-0.5, len(values) - 0.5), ylim=(min(low, -6), max(high, 6)), title=SETTINGS.get(setting, setting))
-        name_row(ax, "points above the default")
-    return finish(figure, title, columns=4)

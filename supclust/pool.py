@@ -21,11 +21,14 @@ log = logging.getLogger(__name__)
 
 COPIED_BYTES = 2**29  # as float32; larger features, and those in mapped files, are normalised block by block whenever they are read
 APPROXIMATE_FROM = 1_000_000, 16_384  # points of a pool, and of a cluster in it, whose neighbours are then approximate
+SHARES = ("top_fraction", "ball_share")  # settings of at most 1
 
 
-def is_count(value: object) -> bool:
-    """Whether value is a whole number of at least 1."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
+def check_count(name: str, value: int, least: int = 1) -> int:
+    """The value as an int; ValueError unless it is a whole number, and at least that large."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+    return int(value)
 
 
 def check_positive(name: str, value: float, at_most: float = np.inf) -> None:
@@ -36,10 +39,7 @@ def check_positive(name: str, value: float, at_most: float = np.inf) -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """The numbers of the clustering strategies (paper, section 3); the defaults are the experiment's.
-
-    Raises ValueError for a number out of its range.
-    """
+    """The numbers of the clustering strategies (paper, section 3), the experiment's by default. ValueError for one out of range."""
 
     n_neighbors: int = 20  # K of typicality
     max_clusters: int | None = 500  # as in TypiClust's code; None = no cap
@@ -53,18 +53,15 @@ class Settings:
     exact: bool | None = None  # neighbours in clusters of more than 16,384 points; None = exact below a million points in all
 
     def __post_init__(self) -> None:
-        for name, optional in (("n_neighbors", False), ("max_clusters", True), ("n_classes", True)):
-            value = getattr(self, name)
-            if not is_count(value) and not (optional and value is None):
-                raise ValueError(f"{name} must be a whole number of at least 1{', or None' * optional}, not {value!r}")
-        check_positive("top_fraction", self.top_fraction, 1)
-        if self.ball_share is not None:
-            check_positive("ball_share", self.ball_share, 1)
-        for name in ("temperature", "relative_temperature", "radius"):
-            if getattr(self, name) is not None:
-                check_positive(name, getattr(self, name))
-        if self.exact not in (None, False, True):
-            raise ValueError(f"exact must be True, False or None, not {self.exact!r}")
+        for name, value, kind in ((one.name, getattr(self, one.name), one.type) for one in dataclasses.fields(self)):
+            if value is None and kind.endswith("None"):
+                continue
+            if kind.startswith("int"):
+                check_count(name, value)
+            elif kind.startswith("float"):
+                check_positive(name, value, 1 if name in SHARES else np.inf)
+            elif not isinstance(value, bool):
+                raise ValueError(f"{name} must be True or False, not {value!r}")
         if self.squared:
             log.info("typicality from squared distances, as in the code of TypiClust and not as in the paper")
 
@@ -85,11 +82,9 @@ class Pool:
 
     candidates: indices of the points that may be queried while they have no label; None = all. The others still count in clusters,
     typicality and coverage.
-    Features in shards on a Dask cluster come as `scale.Shards`; the clustering strategies and the random one work on them.
     Pools made by `with_labeled` share the normalised features and the clusters, which depend on (features, K, seed) only.
     Strategies go through the points in canonical order, so the order of the features does not change which points are picked,
-    unless two of them tie.
-    Raises ValueError for features that are not finite and 2-d, and for indices that are out of range or repeated.
+    unless two of them tie. Raises ValueError for features that are not finite and 2-d, and for indices out of range or repeated.
     """
 
     features: np.ndarray | Points
@@ -102,8 +97,7 @@ class Pool:
     _shared: dict[tuple, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.seed, bool) or not isinstance(self.seed, Integral) or self.seed < 0:
-            raise ValueError(f"seed must be a whole number of at least 0, not {self.seed!r}")
+        check_count("seed", self.seed, least=0)
         self.normalised = self.shared(("normalised",), lambda: _normalised(self.features))  # Points, handed out in blocks
         self.labeled = check_indices("labeled", self.labeled, len(self.features))
         if self.candidates is not None:
@@ -131,9 +125,8 @@ class Pool:
     @property
     def free(self) -> np.ndarray:
         """Whether each of the points (n,) may be queried: it is a candidate and has no label yet."""
-        free = np.full(len(self.features), self.candidates is None)
-        if self.candidates is not None:
-            free[self.candidates] = True
+        free = np.zeros(len(self.features), dtype=bool)
+        free[slice(None) if self.candidates is None else self.candidates] = True
         free[self.labeled] = False
         return free
 
@@ -144,9 +137,7 @@ class Pool:
 
     def check_budget(self, budget: int) -> int:
         """The budget as an int; ValueError unless it is positive, whole, and at most the number of points that may be queried."""
-        if not is_count(budget):
-            raise ValueError(f"budget must be a positive whole number, not {budget!r}")
-        if budget > (left := np.count_nonzero(self.free)):
+        if check_count("budget", budget) > (left := np.count_nonzero(self.free)):
             points = "points" if self.candidates is None else "candidates"
             raise ValueError(f"budget is {budget}, but only {left} {points} are unlabelled")
         return int(budget)
@@ -174,37 +165,36 @@ class Pool:
         return self.shared(("k-means", n_clusters), compute)
 
     def neighbor_distances(self, clusters: Clusters, some: Iterable[int]) -> np.ndarray:
-        """Mean distance (n,) from each point to its K nearest in its cluster; NaN but in some clusters, and those asked for before.
-
-        Each cluster is searched once for each value of the settings that matter here, several clusters side by side.
-        """
+        """Mean distance (n,) to the K nearest in a point's cluster; NaN but in some clusters, and those asked for before."""
         settings = self.settings
         key = ("neighbours", len(clusters.sizes), settings.n_neighbors, settings.squared, settings.exact)
         known = self.shared(key, lambda: np.full(len(self.features), np.nan))
         new = [clusters.members[cluster] for cluster in dict.fromkeys(some) if np.isnan(known[clusters.members[cluster][:1]]).any()]
         exact = settings.exact if settings.exact is not None else len(self.features) < APPROXIMATE_FROM[0]
         largest = len(self.features) if exact else APPROXIMATE_FROM[1]  # cluster that is searched exactly
-        searches = [(mean_distances, [members for members in new if len(members) <= largest])]
-        if large := [members for members in new if len(members) > largest]:
-            from supclust.scale import approximate
-
-            searches.append((approximate.mean_distances, large))
-        for search, groups in searches:
-            function = partial(search, n_neighbors=settings.n_neighbors, squared=settings.squared)
-            for members, means in zip(groups, self.normalised.map_groups(function, groups, "typicality"), strict=True):
-                known[members] = means
+        search = partial(_search, largest=largest, n_neighbors=settings.n_neighbors, squared=settings.squared)
+        for members, means in zip(new, self.normalised.map_groups(search, new, "typicality"), strict=True):
+            known[members] = means
         return known
+
+
+def _search(points: np.ndarray, largest: int, **options: Any) -> np.ndarray:
+    if len(points) <= largest:
+        return mean_distances(points, **options)
+    from supclust.scale import approximate
+
+    return approximate.mean_distances(points, **options)
 
 
 def _normalised(features: ArrayLike | Points) -> Points:
     if isinstance(features, Points):
         return features
     features = check_shape(features)
-    if isinstance(features, np.memmap) or 4 * features.size > COPIED_BYTES:
-        from supclust.scale.points import Mapped
+    if not isinstance(features, np.memmap) and 4 * features.size <= COPIED_BYTES:
+        return Points(features)
+    from supclust.scale.points import Mapped
 
-        return Mapped(features)
-    return Points(features)
+    return Mapped(features)
 
 
 def check_indices(name: str, indices: ArrayLike | Sequence[int], n: int) -> np.ndarray:
@@ -212,12 +202,10 @@ def check_indices(name: str, indices: ArrayLike | Sequence[int], n: int) -> np.n
     given = np.asarray(indices)
     if given.size == 0:
         return np.empty(0, dtype=np.int64)
-    if given.dtype == bool:
-        raise ValueError(f"{name} must be a list of indices, not a mask: pass np.flatnonzero(mask)")
     if given.ndim != 1 or given.dtype.kind not in "iu":
-        raise ValueError(f"{name} must be a list of indices, not {given.dtype} of shape {given.shape}")
-    outside = given[(given < 0) | (given >= n)]
-    if len(outside):
+        mask = " (of a mask, pass np.flatnonzero)" * (given.dtype == bool)
+        raise ValueError(f"{name} must be a list of indices, not {given.dtype} of shape {given.shape}{mask}")
+    if len(outside := given[(given < 0) | (given >= n)]):
         raise ValueError(f"{name} indices must lie in 0..{n - 1}; out of range: {outside[:5].tolist()}")
     values, counts = np.unique(given, return_counts=True)
     if (counts > 1).any():

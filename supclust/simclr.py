@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,12 @@ from lightly.loss import NTXentLoss
 from lightly.models.modules.heads import ProjectionHead
 from lightly.utils.dist import rank, world_size
 from torch import Generator, Tensor, nn
-from tqdm import tqdm
+from torchvision.transforms.v2.functional import normalize
 
 from supclust import kept
 from supclust.engine import threads
 from supclust.engine.colours import adjust, luma, turn_hue
-from supclust.engine.knn import knn_accuracy
+from supclust.engine.knn import held_out_accuracy
 from supclust.profiles import SimCLR
 
 Images = Any  # uint8 (n, 3, height, width): a numpy array, or files that stand in for one (supclust.images.ImageFiles)
@@ -38,6 +38,7 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # CIFAR-10's, fo
 JITTER = (0.4, 0.4, 0.4, 0.1)  # strengths of brightness, contrast, saturation, and hue in turns of the colour circle, at most 1/6
 LARGEST_RATIO, CROP_ATTEMPTS = 4 / 3, 10  # of a crop's sides; tries for one that fits, before it is the whole image
 CPU = torch.device("cpu")
+normalise = partial(normalize, mean=MEAN, std=STD)  # images, float in [0, 1], (n, 3, height, width), as the networks take them
 CHECKPOINT = "checkpoint.pt"
 WEIGHTS_STREAM, ORDER_STREAM, VIEWS_STREAM = 1, 2, 3  # ids of random streams
 
@@ -120,11 +121,10 @@ def embed(network: ResNet, images: Images, side: int, batch_size: int = 256) -> 
 @torch.inference_mode()
 def in_batches(network: nn.Module, images: Images, side: int, batch_size: int, prepare: Callable[[Tensor], Tensor]) -> np.ndarray:
     """The network's outputs, float32 (n, d), for images uint8 resized to side, in [0, 1], and prepared; a batch after the other."""
-    device, starts, found = next(network.parameters()).device, range(0, len(images), batch_size), []
-    for start in threads.progress(starts, "features"):
-        batch = prepare(resize(torch.from_numpy(images[start : start + batch_size]).to(device), side))
-        found.append(network(batch.contiguous(memory_format=torch.channels_last)).float().cpu())
-    return torch.cat(found).numpy()
+    device, starts = next(network.parameters()).device, threads.progress(range(0, len(images), batch_size), "features")
+    resized = (resize(torch.from_numpy(images[start : start + batch_size]).to(device), side) for start in starts)
+    batches = (prepare(batch).contiguous(memory_format=torch.channels_last) for batch in resized)
+    return torch.cat([network(batch).float().cpu() for batch in batches]).numpy()
 
 
 # -- views ---------------------------------------------------------------------------------------------------------------------
@@ -173,12 +173,6 @@ def _resampling(size: Tensor, center: Tensor, extent: int, side: int) -> Tensor:
     return weights.div_(weights.sum(dim=2, keepdim=True))
 
 
-def normalise(images: Tensor) -> Tensor:
-    """Images, float in [0, 1], (n, 3, height, width), as the networks take them."""
-    mean, std = (torch.tensor(v, dtype=images.dtype).to(images.device, non_blocking=True).view(3, 1, 1) for v in (MEAN, STD))
-    return (images - mean).div_(std)
-
-
 def resize(images: Tensor, side: int) -> Tensor:
     """Images uint8 (n, 3, height, width) as floats in [0, 1], (n, 3, side, side)."""
     same = images.shape[-2:] == (side, side)
@@ -214,16 +208,10 @@ def make_step(
             model.load_state_dict(nn.Sequential(start.network, start.head or model[1]).state_dict())
         except RuntimeError as error:
             raise ValueError(f"the encoder to start from is another network: {error}") from error
-    layout, numbers = hardware.memory_format(config.width), {"momentum": config.momentum, "weight_decay": config.weight_decay}
+    layout = hardware.memory_format(config.width)
     model.to(device, memory_format=layout).train()
-    optimizer = torch.optim.SGD(model.parameters(), config.learning_rate, **numbers, fused=True)
-    fast_model, fast_render, several = model, render, world_size() > 1
-    if compiled is None and config.width * config.side <= 256:  # digits train faster than they compile
-        compiled = False
-    if several or compiled is not False:
-        from supclust.train import distributed
-
-        fast_model, fast_render = hardware.accelerated(model, device, compiled)
+    optimizer = torch.optim.SGD(model.parameters(), momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
+    fast_model, fast_render = hardware.accelerated(model, device, config, compiled)
 
     def fit(images: Tensor, step: int, steps: int) -> Tensor:
         side = config.small_side if step < steps * config.small_epochs else config.side
@@ -237,7 +225,7 @@ def make_step(
         loss.backward()
         optimizer.param_groups[0]["lr"] = learning_rate(step, steps, config)
         optimizer.step()
-        return distributed.mean(loss) if several else loss.detach()
+        return hardware.mean(loss)
 
     return model, optimizer, fit
 
@@ -266,14 +254,11 @@ def train(
     Under torchrun, all processes train together, and the first one writes. Raises ValueError for a checkpoint that cannot be read
     or is of other images, start or config, naming the difference; FloatingPointError if training diverges.
     """
-    from supclust.train import hardware
+    from supclust.train import checkpoints, hardware
 
-    if several := world_size() > 1:
-        from supclust.train import distributed
     check_images(images)
     if min(len(images), config.batch_size) < 2 * world_size():
-        few = f"{len(images)} images in batches of {config.batch_size} are too few, each process needs 2"
-        raise ValueError(f"SimCLR contrasts images: {few}")
+        raise ValueError(f"{len(images)} images in batches of {config.batch_size} are too few to contrast: each process needs 2")
     if config.epochs < 1:
         raise ValueError(f"epochs must be at least 1, not {config.epochs}")
     if labels is not None and len(labels) != len(images):
@@ -284,74 +269,47 @@ def train(
     started_from = start and [start.checksum, start.head and _checksum(start.head)]
     made_from = {**dataclasses.asdict(config), "images": images_checksum(images), "start": started_from}
     model, optimizer, fit = make_step(config, device, start, compiled)
-    step, seconds, losses, history = 0, 0.0, torch.zeros(steps, device=device), []
-    for left_over in checkpoint.parent.glob(f".{CHECKPOINT}.*.tmp"):  # of a process that was killed while it wrote
-        left_over.unlink(missing_ok=True)
-    if checkpoint.exists():
-        from supclust.train import checkpoints
-
-        step, seconds, losses, history = checkpoints.resume(checkpoint, made_from, model, optimizer, device)
+    parts, nothing = {"model": model, "optimizer": optimizer}, (0, 0.0, torch.zeros(steps, device=device), [])
+    step, seconds, losses, history = checkpoints.resume(checkpoint, made_from, parts, device) or nothing
 
     def save() -> None:
-        _check_finite(model, losses)
+        checkpoints.check_finite(model, losses)
         if rank() == 0:
-            state = {"made_from": made_from, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save({**state, "step": step, "seconds": seconds, "losses": losses, "history": history}, buffer := io.BytesIO())
-            kept.write_bytes(checkpoint, buffer.getvalue())  # a full disk is then an OSError
+            checkpoints.save(checkpoint, made_from, parts, (step, seconds, losses, history))
 
     began = last_save = time.monotonic()
-    first_step, epoch_began, hidden = step, began - seconds, {"disable": True} if rank() > 0 else {}
-    bar = tqdm(total=config.epochs * steps, initial=step, desc="SimCLR", unit="step", leave=False, **hidden)
-    with bar, hardware.conditions(config.width, config.side), hardware.kept_memory():
-        for batch in _batches(images, config, batch_size, step, device):
-            over = minutes is not None and time.monotonic() - began >= 60 * minutes
-            if distributed.first_decides(over, device) if several and minutes is not None else over:
+    first_step, epoch_began = step, began - seconds
+    batches = hardware.loaded(images, islice(_rows(len(images), batch_size, config), step, None), device)
+    with hardware.conditions(config.width, config.side), hardware.kept_memory():
+        for batch in threads.progress(batches, "SimCLR" if rank() == 0 else None, config.epochs * steps - step):
+            if minutes is not None and hardware.of_first(time.monotonic() - began) >= 60 * minutes:
                 break
             losses[step % steps] = fit(batch, step, steps)
             step, seconds = step + 1, time.monotonic() - epoch_began
             if step % steps == 0:
-                _check_finite(model, losses)
+                checkpoints.check_finite(model, losses)
                 epoch, loss = step // steps, losses.mean().item()
-                due = config.knn_every > 0 and (epoch % config.knn_every == 0 or epoch == config.epochs) and rank() == 0
-                knn = _held_out_knn(model[0], images, labels, config) if due and labels is not None else None
+                due = labels is not None and config.knn_every > 0 and (epoch % config.knn_every == 0 or epoch == config.epochs)
+                here = due and rank() == 0
+                knn = held_out_accuracy(embed(model[0], images, config.side), labels, config.seed) if here else None
                 history.append({"epoch": epoch, "loss": loss, "knn": knn, "seconds": round(seconds, 3)})
                 seconds, epoch_began = 0.0, time.monotonic()
             if time.monotonic() - last_save >= save_every:
                 save()
                 last_save = time.monotonic()
-            if step % steps == 0 and on_epoch is not None and rank() == 0:
+            if step % steps == 0 and on_epoch and rank() == 0:
                 on_epoch(list(history))
-            bar.update()
     if step > first_step:
         save()
-    if several:
-        distributed.share_buffers(model)
-    return _encoder(config, model[0].state_dict(), model[1].state_dict(), history)
+    network, head = hardware.of_first([part.cpu().state_dict() for part in model])  # on CPUs, running statistics differ
+    return _encoder(config, network, head, history)
 
 
-def _batches(images: Images, config: SimCLR, batch_size: int, step: int, device: torch.device) -> Iterator[Tensor]:
-    """This process's part of each batch from that step on: uint8, on the device."""
-    orders = (torch.randperm(len(images), generator=generator(CPU, (config.seed, ORDER_STREAM, e))) for e in range(config.epochs))
-    batches = (batch for order in orders for batch in order[: len(order) // batch_size * batch_size].split(batch_size))
-    rows = (batch.chunk(world_size())[rank()] for batch in islice(batches, step, None))
-    if not isinstance(images, np.ndarray):
-        from supclust.train.hardware import decoded
-
-        return decoded(images, rows, device)
-    resident = torch.from_numpy(images).to(device)
-    return (resident[batch.to(device)] for batch in rows)
-
-
-def _held_out_knn(network: ResNet, images: Images, labels: np.ndarray, config: SimCLR) -> float:
-    order = np.random.default_rng(config.seed).permutation(len(images))
-    held_out, rest = np.split(order, [max(1, round(len(order) / 10))])
-    features = embed(network, images, config.side)
-    return knn_accuracy(features[rest], labels[rest], features[held_out], labels[held_out])
-
-
-def _check_finite(model: nn.Module, losses: Tensor) -> None:
-    if not all(torch.isfinite(values).all() for values in (losses, *model.parameters())):
-        raise FloatingPointError("loss or weights are not finite: training diverged, try a smaller learning_rate")
+def _rows(n: int, batch_size: int, config: SimCLR) -> Iterator[Tensor]:
+    """This process's part of each batch of rows, epoch by epoch."""
+    for epoch in range(config.epochs):
+        order = torch.randperm(n, generator=generator(CPU, (config.seed, ORDER_STREAM, epoch)))
+        yield from (batch.chunk(world_size())[rank()] for batch in order[: n // batch_size * batch_size].split(batch_size))
 
 
 # -- weights -------------------------------------------------------------------------------------------------------------------
@@ -412,7 +370,6 @@ def load_weights(path: Path) -> Encoder:
     try:
         with safetensors.safe_open(path, "pt") as file:
             about, stored = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        stored = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in stored.items()}
         head = {f"layers.{key[2:]}": tensor for key, tensor in stored.items() if key.startswith("h.")}
         network = {key.removeprefix("b."): tensor for key, tensor in stored.items() if not key.startswith("h.")}
         width, _, _, kernel = network["conv1.weight"].shape

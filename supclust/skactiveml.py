@@ -2,7 +2,6 @@
 
 import numbers
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -102,15 +101,14 @@ class SupClust(SingleAnnotatorPoolQueryStrategy):
         _, mapping = self._transform_candidates(candidates, X, y, enforce_mapping=True)
         settings = strategies.Settings(self.n_neighbors, self.max_clusters, self.top_fraction, self.temperature)
         labeled = labeled_indices(y, missing_label=self.missing_label_)
-        may_be_picked = np.unique(np.arange(len(X))[mapping])  # theirs may be negative
         given = isinstance(self.random_state, numbers.Integral)  # an int as it is, as their strategies give it to k-means
         seed = int(self.random_state if given else self.random_state_.randint(2**31 - 1))
-        pool = strategies.Pool(X, labeled, seed, settings, candidates=may_be_picked)
+        pool = strategies.Pool(
+            X, labeled, seed, settings, candidates=np.unique(np.arange(len(X))[mapping])
+        )  # theirs may be negative
         if (n := min(batch_size, np.count_nonzero(pool.free))) < batch_size:  # theirs counts candidates that are labeled, too
-            told = (
-                f"'batch_size={batch_size}' is larger than the number of unlabeled candidates. Instead, 'batch_size={n}' was set."
-            )
-            warnings.warn(told, stacklevel=2)
+            larger = f"'batch_size={batch_size}' is larger than the number of unlabeled candidates."
+            warnings.warn(f"{larger} Instead, 'batch_size={n}' was set.", stacklevel=2)
         compared = []
 
         def choose(clusters: Clusters, cluster: int, free: np.ndarray) -> int:
@@ -118,14 +116,11 @@ class SupClust(SingleAnnotatorPoolQueryStrategy):
             return compared[-1][0][np.argmax(compared[-1][1])]
 
         query_indices = method.query_clusters(pool, n, choose) if n else np.empty(0, dtype=int)
-        return (query_indices, _utilities(pool.free, query_indices, compared)) if return_utilities else query_indices
-
-
-def _utilities(free: np.ndarray, picks: np.ndarray, compared: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Utilities (batch_size, n) of the picks: free (n,) are the points before the first one, compared what each was chosen from."""
-    utilities, free = np.full((len(picks), len(free)), np.nan), free.copy()
-    for row, pick, (points, scores) in zip(utilities, picks, compared, strict=True):
-        row[free] = -np.inf
-        row[points] = np.nan_to_num(scores)  # typicality of copies is infinite
-        free[pick] = False
-    return utilities
+        if not return_utilities:
+            return query_indices
+        utilities, free = np.full((n, len(X)), np.nan), pool.free
+        for row, pick, (points, scores) in zip(utilities, query_indices, compared, strict=True):
+            row[free] = -np.inf
+            row[points] = np.nan_to_num(scores)  # typicality of copies is infinite
+            free[pick] = False
+        return query_indices, utilities

@@ -64,7 +64,7 @@ class Key(NamedTuple):
 
 
 Sources = dict[Key, tuple[str, dict[str, Any]]]  # what runs are made from, under a name in a table: see _sources
-Prepared = tuple[features.Features, Pool, active.Fit | None]  # data, pool and framework, which the runs of a task share
+Prepared = tuple[features.Features, Pool, dict[str, Any]]  # data, pool, and what else active.run takes: runs of a task share them
 
 
 def keys(
@@ -79,11 +79,10 @@ def keys(
 
     strategies: as `strategies.parse` reads them. Raises ValueError for an unknown name, and for less than one seed.
     """
-    grids = {framework: grid for framework, grid in (("ssl", profile), ("fsl", profile.fsl)) if grid}
+    grids = {framework: grid for framework, grid in zip(active.FRAMEWORKS, (profile, profile.fsl), strict=True) if grid}
     known = dict.fromkeys(name for grid in grids.values() for name in grid.datasets)
-    for name in frameworks or ():
-        if name not in active.FRAMEWORKS:
-            raise ValueError(f"unknown framework {name!r}; known: {', '.join(active.FRAMEWORKS)}")
+    if unknown := set(frameworks or ()) - set(active.FRAMEWORKS):
+        raise ValueError(f"unknown framework {min(unknown)!r}; known: {', '.join(active.FRAMEWORKS)}")
     for name in datasets or ():
         if features.split_encoder(name)[0] not in known:
             raise ValueError(f"profile {profile.name!r} has no data set {name!r}; it has: {', '.join(known)}")
@@ -109,11 +108,9 @@ def run(
     """Run what has no valid record yet, and return the table of the runs asked for that are done, a row per round.
 
     part: as `keys` takes it. shard: see `shard_of`. folder: of the records, by default records/ in the profile's reports. A run
-    that fails leaves its traceback as a record and is tried again next time. The table does not depend on the number of jobs.
-    Raises OSError when the disk is full, ChildProcessError when a process was killed; the records so far stay valid.
+    that fails leaves its traceback as a record and is tried again next time. Raises OSError when the disk is full,
+    ChildProcessError when a process was killed; the records so far stay valid.
     """
-    if jobs == 0:
-        raise ValueError("jobs must not be 0: a number of processes, or -1 for one on each core")
     wanted, folder = keys(profile, **part), (folder or records_folder(profile)).absolute()
     sources = _sources(profile, shard_of(wanted, *shard), features.obtain)  # features that are not there are made first
     complete(sources, functools.partial(_prepare, profile), folder, jobs)
@@ -140,7 +137,7 @@ def complete(sources: Sources, prepare: Callable[[Key], Prepared], folder: Path,
         ended = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(work)
         list(threads.progress(ended, "groups of runs", len(tasks)))
     except BrokenExecutor as error:
-        message = "a process was killed, perhaps because memory ran out: try fewer --jobs. What was finished is kept"
+        message = "a process was killed, perhaps because memory ran out: try fewer --jobs. Finished runs are kept"
         raise ChildProcessError(message) from error
     except OSError as error:
         if error.errno not in kept.DISK_FULL:
@@ -148,14 +145,12 @@ def complete(sources: Sources, prepare: Callable[[Key], Prepared], folder: Path,
         whole = len(set(folder.glob("*.json")) - set(folder.glob("*.failed.json")))
         message = f"the disk is full; the {whole} records in {folder} are whole. Make room, and run the same command again"
         raise OSError(error.errno, message) from error
-    failed = failures(sources, folder)
-    reasons = {trace.strip().splitlines()[-1]: key for key, trace in reversed(failed.items())}  # each once, of the first run
-    for reason, key in itertools.islice(reversed(reasons.items()), 10):
-        log.error("failed: %s: %s", " ".join(map(str, key)), reason)
-    if failed:
-        log.error(
-            "%d runs failed; the same command tries them again. Their tracebacks are in the records *.failed.json", len(failed)
-        )
+    if failed := failures(sources, folder):
+        reasons = {trace.strip().splitlines()[-1]: key for key, trace in reversed(failed.items())}  # each once, of the first run
+        for reason, key in itertools.islice(reversed(reasons.items()), 10):
+            log.error("failed: %s: %s", " ".join(map(str, key)), reason)
+        told = "%d runs failed; the same command tries them again. Their tracebacks are in the records *.failed.json"
+        log.error(told, len(failed))
 
 
 @contextmanager
@@ -176,8 +171,8 @@ def _run_task(prepare: Callable[[Key], Prepared], sources: Sources, folder: Path
                 continue
             begin, made_from = time.perf_counter(), {"key": key._asdict(), **source[1]}
             try:
-                data, pool, fsl = prepared()
-                rounds = [asdict(one) for one in active.run(data, pool, key.strategy, key.budget, source[1]["rounds"], fsl)]
+                data, pool, more = prepared()
+                rounds = [asdict(one) for one in active.run(data, pool, key.strategy, key.budget, source[1]["rounds"], **more)]
             except Exception as error:
                 if getattr(error, "errno", None) in kept.DISK_FULL:
                     raise
@@ -191,15 +186,15 @@ def _prepare(profile: Profile, key: Key) -> Prepared:
     data = features.obtain(profile, key.dataset, key.seed)
     pool = Pool(data.train, seed=key.seed, labels=data.train_labels)
     if key.framework == "ssl":
-        return data, pool, None
+        return data, pool, {}
     config = profiles.adapted(profile.fsl.network, key.dataset)
     options = {"seed": key.seed, "side": config.side, "missing": profile.missing}
     train, test = (load(key.dataset, split, **options) for split in SPLITS)
     if not (np.array_equal(train.labels, data.train_labels) and np.array_equal(test.labels, data.test_labels)):
         where, there = features.folder(profile.name, key.dataset, key.seed), f"({len(data.train)} + {len(data.test)})"
         message = f"the features of {key.dataset} are of other images {there} than those here ({len(train)} + {len(test)}): "
-        raise ValueError(f"{message}remove {where}, and they are made anew")
-    return data, pool, active.network(train, test, config)
+        raise ValueError(f"{message}delete {where} to compute them again")
+    return data, pool, {"fsl": active.network(train, test, config)}
 
 
 def records_folder(profile: Profile) -> Path:
@@ -226,9 +221,8 @@ def table(
 ) -> pd.DataFrame:
     """The table of the runs that `keys` gives: read from NAME.csv where the same features and experiment made it, else run.
 
-    recompute=True passes the file over, but not the records. Runs on request, and runs whose features cannot be made
-    here, are left out. name: "curves", of all the profile's runs, or another one, of these runs only. on_request: run with
-    recompute=True only, and read what is kept otherwise.
+    name: "curves", of all the profile's runs, or another one, of these only. recompute=True passes the file over, but not the
+    records; with on_request nothing is run without it. Runs on request, and those whose features cannot be made here, are left out.
     """
     wanted = keys(profile, **part)
     rows, _ = kept_rows(profile, wanted, name)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import logging
 import os
 from collections.abc import Sequence
 
@@ -45,6 +46,15 @@ def make_blobs(n_blobs: int, size: int, d: int, seed: int = 0, spread: float = 0
     rng = np.random.default_rng(seed)
     centers = rng.standard_normal((n_blobs, d))
     return (np.repeat(centers, size, axis=0) + spread * rng.standard_normal((n_blobs * size, d))).astype(np.float32)
+
+
+@pytest.fixture
+def log_level():
+    """The command sets a log level for its process, which the tests share."""
+    logger = logging.getLogger("supclust")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from supclust.label import annotations, columns, results
+from supclust.label import annotations, columns, matching, results
 from supclust.label.annotations import Columns, Label
 from supclust.label.request import Request
 from tests.mutations import mutated
@@ -58,7 +58,7 @@ def labels_of(labels, skipped=(), file="f"):
 
 def match(labels, ids, aliases=(), folder=None):
     given = labels_of(labels.labels, labels.unlabeled) if isinstance(labels, Said) else labels
-    found = annotations.match(given, ids, dict(aliases), folder)
+    found = matching.match(given, ids, dict(aliases), folder)
     return found.labels, found.done, list(found.unknown)
 
 
@@ -174,7 +174,9 @@ def test_a_column_of_zeros_and_ones_for_each_class_is_read(tmp_path):
     found = annotations.read(written(tmp_path, table))
     assert [one.label for one in found] == ["NV", "MEL", None, None]
     assert "row 5: the label is ['MEL', 'NV']. An image has one label" in found[3].problem
-    assert "no column of labels" in refusal(tmp_path, "image,MEL,age\na,1,30\n")
+    assert read(tmp_path, "image,cat,dog\na,True,False\nb,False,True\n").labels == {"a": "cat", "b": "dog"}
+    for table in ("image,MEL,age\na,1,30\n", "image,note,remark\na,,\n", "image,MEL,NV\n"):
+        assert "no column of labels" in refusal(tmp_path, table)
 
 
 def test_the_table_that_label_studio_exports_is_read(tmp_path):
@@ -328,11 +330,11 @@ def test_one_label_given_twice_is_fine_and_a_label_beats_none(tmp_path):
 
 def test_the_majority_counts_and_a_tie_is_left_out_with_where_it_stands(tmp_path):
     path = written(tmp_path, "id,label\n1,cat\n1,dog\n2,cat\n2,dog\n2,cat\n")
-    found = annotations.match(annotations.read(path), ["1", "2"], {})
+    found = matching.match(annotations.read(path), ["1", "2"], {})
     assert found.labels == {1: "cat"}
     assert found.problems == {"1": f"different labels: 'cat' in {path} and 'dog' in {path}"}
     several = labels_of({"1": "cat"}, ["2"], "a.csv") + labels_of({"2": "dog", "1": "cow"}, file="c.csv")
-    found = annotations.match(several, ["1", "2"], {})
+    found = matching.match(several, ["1", "2"], {})
     assert (found.labels, found.done) == ({1: "dog"}, [])
     assert found.problems == {"1": "different labels: 'cat' in a.csv and 'cow' in c.csv"}
 
@@ -351,14 +353,14 @@ def test_the_majority_counts_and_a_tie_is_left_out_with_where_it_stands(tmp_path
 def test_of_several_annotators_ground_truth_counts_else_the_majority(tmp_path, given, label):
     notes = [{"result": [choice(one)] if one else [], "ground_truth": truth} for one, truth in given]
     path = written(tmp_path, json.dumps([{"data": {"image": "a.png"}, "annotations": notes}]))
-    found = annotations.match(annotations.read(path), ["a.png"], {})
+    found = matching.match(annotations.read(path), ["a.png"], {})
     assert found.labels == ({0: label} if label else {})
     assert (found.problems == {}) == (label is not None)
     if not any(truth for _, truth in given):
         rows = [{"image": "a.png", "id": 7, "annotator": k, "annotation_id": k, "choice": one} for k, (one, _) in enumerate(given)]
-        assert annotations.match(annotations.read(written(tmp_path, json.dumps(rows))), ["a.png"], {}).labels == found.labels
+        assert matching.match(annotations.read(written(tmp_path, json.dumps(rows))), ["a.png"], {}).labels == found.labels
         text = "annotation_id,id,image,choice\n" + "".join(f"{k},7,a.png,{one or ''}\n" for k, (one, _) in enumerate(given))
-        assert annotations.match(annotations.read(written(tmp_path, text)), ["a.png"], {}).labels == found.labels
+        assert matching.match(annotations.read(written(tmp_path, text)), ["a.png"], {}).labels == found.labels
 
 
 # -- Label Studio --------------------------------------------------------------------------------------------------------------
@@ -435,7 +437,7 @@ def test_our_choices_count_where_there_are_others_and_remarks(tmp_path):
 )
 def test_what_is_not_one_choice_is_a_problem_of_that_task(tmp_path, results, problem):
     path = written(tmp_path, json.dumps([task({"id": "0"}, [choice("cat")]), task({"id": "1"}, results)]))
-    found = annotations.match(annotations.read(path), ["0", "1"], {})
+    found = matching.match(annotations.read(path), ["0", "1"], {})
     assert (found.labels, found.done, list(found.problems)) == ({0: "cat"}, [], ["1"])
     assert f"{path}, task 2: {problem}" in found.problems["1"]
 
@@ -585,19 +587,21 @@ NESTED = ["cat/001.jpg", "dog/001.jpg", "dog/my photo (1).jpg", "dog/ISIC_2.jpg"
         ("1a2b3c4d-my_photo_1.jpg", 2, "by a part"),
         ("/data/upload/1a2b3c4d-aaaa-bbbb-cccc-1a2b3c4d5e6f-ISIC_2.jpg", 3, "by a part"),
         ("/tasks/1/presign/?fileuri=czM6Ly9iL2RvZy9JU0lDXzIuanBn", 3, ""),  # s3://b/dog/ISIC_2.jpg
-        ("001.jpg", None, annotations.UNCLEAR),
-        ("001", None, annotations.UNCLEAR),
-        ("cow/001.jpg", None, annotations.ELSEWHERE),
-        ("plants/dog/001.jpg", None, annotations.ELSEWHERE),
-        ("cat/ISIC_2.jpg", None, annotations.ELSEWHERE),
-        ("/home/me/plants/dog/001.jpg", None, annotations.ELSEWHERE),
-        ("/home/me/plants/cow/001.jpg", None, annotations.ELSEWHERE),
-        ("/data/upload/3/1a2b3c4d-002.jpg", None, annotations.UNKNOWN),
-        ("002", None, annotations.UNKNOWN),
+        ("001.jpg", None, matching.UNCLEAR),
+        ("001", None, matching.UNCLEAR),
+        ("upload/3/1a2b3c4d-ISIC_2.jpg", 3, "by a part"),
+        ("cow/001.jpg", None, matching.ELSEWHERE),
+        ("upload/ISIC_2.jpg", None, matching.ELSEWHERE),
+        ("plants/dog/001.jpg", None, matching.ELSEWHERE),
+        ("cat/ISIC_2.jpg", None, matching.ELSEWHERE),
+        ("/home/me/plants/dog/001.jpg", None, matching.ELSEWHERE),
+        ("/home/me/plants/cow/001.jpg", None, matching.ELSEWHERE),
+        ("/data/upload/3/1a2b3c4d-002.jpg", None, matching.UNKNOWN),
+        ("002", None, matching.UNKNOWN),
     ],
 )
 def test_as_many_folders_agree_as_both_paths_have(name, position, how):
-    found = annotations.match([Label(name, "x", "f")], NESTED, {}, Path("/home/me/pets"))
+    found = matching.match([Label(name, "x", "f")], NESTED, {}, Path("/home/me/pets"))
     assert found.labels == ({} if position is None else {position: "x"})
     assert found.unknown == ({name: how} if position is None else {})
     assert found.by_name == ({name: NESTED[position]} if how == "by a part" else {})
@@ -619,7 +623,7 @@ def test_a_hundred_thousand_paths_take_seconds():
     for spell in ("/home/x/pics/{}".format, lambda name: name[-14:-4], lambda name: f"none/{name}/at all"):
         labels = [Label(spell(name), "x", "f") for name in ids]
         start = time.process_time()
-        found = annotations.match(labels, ids, {}, Path("/data/pics"))
+        found = matching.match(labels, ids, {}, Path("/data/pics"))
         assert time.process_time() - start < 10  # two, on an idle core
         assert len(found.labels) in (len(ids), 0)
 
@@ -640,7 +644,7 @@ def test_a_name_that_could_be_of_two_images_is_unknown():
 def test_two_names_of_one_image_must_agree():
     labels = labels_of({"a.png": "cat", "x/a.png": "cat"}, ["copy.png", "y/a.png"])
     assert match(labels, ["a.png"], {"copy.png": "a.png"}) == ({0: "cat"}, [], [])
-    found = annotations.match(labels_of({"a.png": "cat", "copy.png": "dog"}, file="f.csv"), ["a.png"], {"copy.png": "a.png"})
+    found = matching.match(labels_of({"a.png": "cat", "copy.png": "dog"}, file="f.csv"), ["a.png"], {"copy.png": "a.png"})
     assert found.problems == {"a.png": "different labels: 'cat' in f.csv and 'dog' in f.csv"}
 
 

@@ -119,3 +119,10 @@ def test_both_figures_show_every_strategy():
     bars = [places for places, heights in lines if len(heights) == 1]
     assert bars
     assert all(list(bar) == sorted(bar) for bar in bars)
+
+
+def test_the_strategy_that_wins_most_stands_on_top():
+    matrix = pd.DataFrame([[0, 0.0], [0.5, 0]], index=["random", "supclust"], columns=["random", "supclust"])
+    figure = figures.win_matrix(matrix, "title")
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["SUPClust", "Random"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["50", "50", "0", "0"]  # and the means

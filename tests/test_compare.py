@@ -1,12 +1,7 @@
-"""`supclust compare`: the table of runs on splits of a file, strategies from files, whatever they do, and a kill in the middle."""
+"""`supclust compare`: the table of runs on splits of a file, and strategies from files, whatever they do.
 
-import json
-import logging
-import os
-import signal
-import subprocess
-import sys
-import time
+That a killed comparison goes on where it stopped is tested of the sweep, whose records it has.
+"""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,22 +20,9 @@ OURS = ["--strategies", "margin", "typiclust"]
 
 
 @pytest.fixture(autouse=True)
-def as_before(monkeypatch):
-    """Strategies from files stay known to the process that ran them, which is this one; so does the command's log level.
-
-    And figures take longer than all the rest.
-    """
-    monkeypatch.setattr(strategies, "STRATEGIES", dict(strategies.STRATEGIES))
-    monkeypatch.setattr(plots, "STYLES", dict(plots.STYLES))
-    monkeypatch.setattr(plots, "curves", lambda *_: plt.figure(figsize=(1, 1)))
-    level = logging.getLogger("supclust").level
-    yield
-    logging.getLogger("supclust").setLevel(level)
-
-
-@pytest.fixture
-def real_figures(monkeypatch):
-    monkeypatch.setattr(plots, "curves", CURVES)
+def no_figures(monkeypatch, log_level):
+    """Figures take longer than all the rest."""
+    monkeypatch.setattr(plots, "curves", lambda *_, **__: plt.figure(figsize=(1, 1)))
 
 
 @pytest.fixture
@@ -98,7 +80,8 @@ def test_each_strategy_is_paired_with_random_and_with_the_first(file):
         assert row.verdict == ("higher" if low > 0 else "lower" if high < 0 else "no clear difference")
 
 
-def test_the_tables_are_printed_and_a_figure_is_drawn(file, capsys, tmp_path, real_figures):
+def test_the_tables_are_printed_and_a_figure_is_drawn(file, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "curves", CURVES)
     assert run(file, *OURS, "--out", tmp_path / "out") == 0
     printed = capsys.readouterr().out
     assert all(text in printed for text in ("typiclust", " ± ", "no clear difference", str(tmp_path / "out" / "curves.png")))
@@ -108,9 +91,19 @@ def test_the_tables_are_printed_and_a_figure_is_drawn(file, capsys, tmp_path, re
     assert not (tmp_path / "compare").exists()
 
 
-def test_random_alone_has_no_pairs(file):
+def test_random_alone_has_no_pairs(file, capsys):
     assert run(file, "--strategies", "random") == 0
     assert set(table(file)["strategy"]) == {"random"}
+    assert table(file, "compare").empty
+    printed = capsys.readouterr().out
+    assert "random alone: there is nothing to compare it with" in printed
+    assert "Empty DataFrame" not in printed
+
+
+def test_a_link_to_a_folder_that_is_not_there_yet_may_be_named(file, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "results")
+    assert run(file, "--strategies", "random", "--out", tmp_path / "link") == 0
+    assert (tmp_path / "disk" / "results" / "curves.csv").exists()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -145,6 +138,8 @@ def test_a_strategy_from_a_file_gets_its_rows(file, tmp_path):
     picks = [one["picks"] for one in kept.load(records / "animals--ssl--mine--5--1.json")[0]["rounds"]]
     assert picks == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11, 12, 13, 14]]
     assert set(table(file, "compare").query("strategy == 'mine'")["against"]) == {"random", "margin"}
+    assert "mine" not in strategies.STRATEGIES  # nor does another comparison in this process know it
+    assert "mine" not in plots.STYLES
 
 
 @pytest.mark.slow
@@ -204,31 +199,6 @@ def test_what_is_mended_or_changed_is_run_again_and_nothing_else(file, tmp_path,
     assert others == {path: path.stat().st_mtime_ns for path in records.iterdir() if "mine" not in path.name}
 
 
-@pytest.mark.slow
-def test_killed_in_the_middle_it_ends_with_the_same_table(file, tmp_path, real_figures):
-    hold, records = tmp_path / "hold", file.parent / "compare" / "animals" / "records"
-    body = f"import pathlib, time\n    while pathlib.Path({str(hold)!r}).exists():\n        time.sleep(0.01)\n    "
-    mine = strategy(tmp_path, body + "return pool.queryable[:budget]")
-    hold.touch()
-    line = [sys.executable, "-m", "supclust", "compare", str(file), *OURS, mine, *sizes()]
-    process = subprocess.Popen(line, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while len(list(records.glob("*.json"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    written = {path: path.stat().st_mtime_ns for path in records.glob("*.json")}
-    assert len(written) == 3
-    assert all(len(json.loads(path.read_text())["value"]["rounds"]) == 3 for path in written)
-    assert not list(records.parent.glob("*.csv"))
-    hold.unlink()
-    assert run(file, *OURS, mine) == 0
-    assert run(file, *OURS, mine, "--out", tmp_path / "clean") == 0
-    assert written.items() <= {path: path.stat().st_mtime_ns for path in records.glob("*.json")}.items()
-    for name in ("curves.csv", "compare.csv", "curves.png", "curves.pdf"):
-        assert (records.parent / name).read_bytes() == (tmp_path / "clean" / name).read_bytes()
-
-
 # -- bad input -----------------------------------------------------------------------------------------------------------------
 
 NAN = np.where(np.arange(80)[:, None] == 7, np.nan, POINTS)
@@ -269,6 +239,7 @@ def test_features_that_cannot_be_compared_on_are_refused_in_one_line(tmp_path, c
         ("--strategy mine.py:", "'mine.py' does not name a function of a file"),
         ("--strategy nowhere.py:mine", "No such file or directory: '{folder}/nowhere.py'"),
         ("--strategy mine.py:margin", "there is a strategy margin already: the one in mine.py needs another name"),
+        ("--strategy mine.py:badge", "there is a strategy badge already: the one in mine.py needs another name"),
         ("--strategy a.py:mine --strategy b.py:mine", "there is a strategy mine already: the one in b.py needs another name"),
         ("--budget 65", "the budget is 65, but beside the test set there are only 64 points"),
         ("--budget 0", "budget, rounds and seeds must be at least 1, not 0, 3 and 2"),

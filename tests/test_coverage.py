@@ -81,7 +81,7 @@ def test_coreset_goes_by_what_the_model_has_learned_else_by_the_raw_features():
     features, learned = rng.standard_normal((2, 50, 4)).astype(np.float32)
     model = StubModel(np.zeros((50, 1)))
     assert query("coreset", pool_of(features).with_labeled([0], model), 9).tolist() == reference.coreset(features, [0], 9)
-    model.penultimate = learned
+    model.learned, model.points = True, learned
     assert query("coreset", pool_of(features).with_labeled([0], model), 9).tolist() == reference.coreset(learned, [0], 9)
 
 
@@ -125,7 +125,7 @@ def test_rows_of_zeros_are_copies_of_each_other_and_far_from_all_else(radius):
 
 def test_more_pairs_than_fit_into_memory_are_refused(monkeypatch):
     monkeypatch.setattr(coverage, "PAIRS", 999)
-    with pytest.raises(ValueError, match="of 100 points more than 999 pairs are within ProbCover's radius"):
+    with pytest.raises(ValueError, match="more than 999 pairs of the 100 points lie within ProbCover's radius"):
         query("probcover", pool_of(np.ones((100, 3)), radius=0.4), 2)
 
 

@@ -11,6 +11,7 @@ import safetensors.numpy
 from PIL import Image
 
 from supclust import datasets, features, kept, profiles, simclr
+from supclust.engine import knn
 from supclust.features import Features
 from supclust.profiles import SimCLR
 
@@ -98,7 +99,7 @@ def test_truncated_file_is_named(tmp_path, share):
     features.save(path, made(n=100))
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(ValueError, match=f"the feature file {path} is damaged"):
+    with pytest.raises(ValueError, match=f"the file {path} is damaged"):
         features.load(path)
 
 
@@ -183,7 +184,7 @@ def test_extract_claims_no_training_it_does_not_know(encoder):
 
 
 def test_knn_accuracy_is_at_hand():
-    assert features.knn_accuracy is simclr.knn_accuracy
+    assert features.knn_accuracy is knn.knn_accuracy
 
 
 def test_obtain_trains_once_then_reads(out, monkeypatch):
@@ -211,7 +212,7 @@ def test_obtain_names_a_broken_file_of_its_own_and_makes_it_anew_even_after_read
     whole = saved.read_bytes()
     saved.write_bytes(whole[:-1])
     assert features.find(FAST, "digits") is None
-    assert f"the feature file {saved} is damaged" in caplog.text
+    assert f"the file {saved} is damaged" in caplog.text
     np.testing.assert_array_equal(features.obtain(FAST, "digits").train, first.train)
     assert features.load(saved).checksum == first.checksum
 

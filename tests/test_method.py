@@ -272,7 +272,7 @@ def test_all_copies_of_one_point():
 
 @pytest.mark.parametrize("budget", [0, -3, 2.0, True, "5"])
 def test_budget_must_be_a_positive_whole_number(blobs, budget):
-    with pytest.raises(ValueError, match="budget must be a positive whole number"):
+    with pytest.raises(ValueError, match="budget must be a whole number of at least 1"):
         supclust.select(blobs, budget)
 
 
@@ -293,7 +293,7 @@ def test_budget_may_not_exceed_what_is_unlabelled():
         ([3, 3], "repeated"),
         ([0.5], "list of indices"),
         ([[1]], "list of indices"),
-        ([True], "not a mask"),
+        ([True], r"of a mask, pass np\.flatnonzero"),
     ],
 )
 def test_labeled_and_candidates_must_be_distinct_indices(blobs, labeled, message):
@@ -315,7 +315,7 @@ def test_labeled_and_candidates_must_be_distinct_indices(blobs, labeled, message
         ({"max_clusters": 2.5}, "max_clusters"),
         ({"n_neighbors": 2.5}, "n_neighbors"),
         ({"temperature": "warm"}, "temperature must be positive"),
-        ({"exact": "yes"}, "exact must be True, False or None"),
+        ({"exact": "yes"}, "exact must be True or False"),
         ({"seed": -1}, "seed must be"),
         ({"seed": None}, "seed must be"),
     ],

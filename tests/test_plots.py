@@ -7,6 +7,7 @@ from matplotlib.collections import PathCollection
 from PIL import Image
 
 from supclust import analysis, plots, strategies
+from supclust.bench import figures as bench_figures
 from supclust.studies import budgets
 from supclust.studies import figures as studies_figures
 from tests.test_analysis import make_table
@@ -70,12 +71,13 @@ FIGURES = {
     "curves": lambda: plots.curves(TABLE, ["typiclust", "supclust"], "typiclust", "title"),
     "curves of many": lambda: plots.curves(MANY, NAMES, "random", "title"),
     "results": lambda: plots.results(MANY, NAMES[:-1], "title"),
-    "seeds": lambda: plots.seeds(MANY, NAMES[:2], "random", "title"),
     "class_coverage": lambda: plots.class_coverage(MANY, NAMES, "title", CLASSES),
-    "win_matrix": lambda: plots.win_matrix(analysis.win_matrix(MANY, NAMES), "title"),
+    "win_matrix": lambda: bench_figures.win_matrix(analysis.win_matrix(MANY, NAMES), "title"),
     "forest": lambda: plots.forest(pd.concat([COMPARISONS, COMPARISONS.assign(claim="3 gain")]), "title"),
     "forest of one claim": lambda: plots.forest(COMPARISONS, "title"),
-    "sensitivity": lambda: plots.sensitivity(SETTINGS, {"temperature": 0.1, "max_clusters": 500, "squared": False}, RIVAL, "title"),
+    "sensitivity": lambda: studies_figures.sensitivity(
+        SETTINGS, {"temperature": 0.1, "max_clusters": 500, "squared": False}, RIVAL, "title"
+    ),
     "growing_budgets": lambda: studies_figures.growing_budgets(QUERIES, "title"),
     "criteria": lambda: studies_figures.criteria(budgets.added(QUERIES), "title"),
 }
@@ -143,9 +145,8 @@ def test_what_was_not_run_is_said_to_be_so():
         plots.curves(nothing, ["supclust"], "supclust", "From scratch"),
         plots.class_coverage(nothing, ["supclust"], "From scratch", CLASSES),
         plots.results(nothing, ["supclust"], "From scratch"),
-        plots.seeds(nothing, ["supclust"], "random", "From scratch"),
     )
-    assert [figure.get_suptitle() for figure in empty] == ["From scratch: not run yet"] * 4
+    assert [figure.get_suptitle() for figure in empty] == ["From scratch: not run yet"] * 3
     assert analysis.compare(nothing, "a", "b").empty
 
 
@@ -205,26 +206,6 @@ def test_strategies_that_stand_out_are_named_at_their_ends_and_the_others_are_gr
     assert heights[-1] <= high + 1e-9
     assert min(np.diff(heights)) > 0.08 * (high - low)  # they can be read
     assert [line.get_color() for line in ax.get_lines()].count("0.75") == 1  # Margin
-    plt.close("all")
-
-
-def test_each_seed_has_a_dot_at_its_lead_over_the_reference():
-    figure = plots.seeds(TABLE, ["supclust"], "typiclust", "title")
-    dots, mean = figure.axes[0].collections
-    expected = analysis.seed_differences(
-        *(analysis.by_round(TABLE[TABLE["strategy"] == name]) for name in ("supclust", "typiclust"))
-    )
-    np.testing.assert_allclose(dots.get_offsets()[:, 0], expected)
-    assert mean.get_offsets()[0, 0] == pytest.approx(expected.mean())
-    assert figure.axes[0].get_title().endswith(f"n = {len(expected)}")
-    plt.close("all")
-
-
-def test_the_strategy_that_wins_most_stands_on_top():
-    matrix = pd.DataFrame([[0, 0.0], [0.5, 0]], index=["random", "supclust"], columns=["random", "supclust"])
-    figure = plots.win_matrix(matrix, "title")
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["SUPClust", "Random"]
-    assert [text.get_text() for text in figure.axes[0].texts] == ["50", "50", "0", "0"]  # and the means
     plt.close("all")
 
 

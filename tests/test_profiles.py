@@ -22,20 +22,12 @@ def test_values_are_replaced_in_a_copy():
     assert profiles.get("quick").seeds != 1
 
 
-def test_unknown_keys_are_named():
-    with pytest.raises(ValueError, match="unknown key 'seed' of Profile; known: name"):
-        profiles.get("quick", seed=1)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"), [("seeds", "3"), ("seeds", True), ("seeds", 1.0), ("datasets", ["digits"]), ("datasets", (1,)), ("name", 3)]
-)
-def test_values_of_the_wrong_type_are_refused(key, value):
-    with pytest.raises(TypeError, match=key):
-        profiles.get("quick", **{key: value})
-
-
-def test_whole_numbers_do_for_floats():
-    assert profiles.replace(profiles.SimCLR(), learning_rate=1).learning_rate == 1
-    with pytest.raises(TypeError, match="learning_rate"):
-        profiles.replace(profiles.SimCLR(), learning_rate="1")
+def test_texts_are_read_as_their_types_and_others_are_refused():
+    changed = profiles.parsed(profiles.SimCLR(), {"learning_rate": "1", "epochs": "3", "network": "resnet34"}, seed=7)
+    assert changed == dataclasses.replace(profiles.SimCLR(), learning_rate=1.0, epochs=3, network="resnet34", seed=7)
+    with pytest.raises(ValueError, match="unknown key 'epoch' of SimCLR; known: network"):
+        profiles.parsed(profiles.SimCLR(), {"epoch": "3"})
+    with pytest.raises(ValueError, match=r"SimCLR.epochs must be int, not '3.5'"):
+        profiles.parsed(profiles.SimCLR(), {"epochs": "3.5"})
+    with pytest.raises(ValueError, match="unknown precision 'half'; known: auto, float32, bfloat16"):
+        profiles.parsed(profiles.SimCLR(), {"precision": "half"})

@@ -120,7 +120,7 @@ def test_each_question_is_answered_in_each_of_its_settings(workplace, monkeypatc
     monkeypatch.setattr(reasons, "SIZES", (80, 100))
     monkeypatch.setattr(reasons, "ROUNDS", 2)
     monkeypatch.setattr(reasons, "MOVES", (0.0, 0.4))
-    monkeypatch.setattr(reasons, "CHANGES", ["top_fraction=0.2", "max_clusters=5"])
+    monkeypatch.setattr(reasons, "CHANGES", ["supclust:top_fraction=0.2", "supclust:max_clusters=5"])
     table = reasons.table(QUICK)
     assert list(table.columns) == reasons.COLUMNS
     runs = table.drop_duplicates(["question", "budget", "setting", "strategy", "seed"]).groupby("question").size()
@@ -136,11 +136,12 @@ def test_each_question_is_answered_in_each_of_its_settings(workplace, monkeypatc
 def test_the_table_is_kept_its_records_too_and_both_are_made_anew_for_other_features(workplace, monkeypatch):
     asked = []
 
-    def ask(data, pool, budget):
+    def ask(question, data, pool, budget):
         asked.append(pool.seed)
-        yield "as it is", "supclust", {"accuracy": 0.5, "round": 0}
+        yield {"setting": "as it is", "strategy": "supclust", "accuracy": 0.5, "round": 0}
 
-    monkeypatch.setattr(reasons, "QUESTIONS", {"few": (ask, ("digits", "cifar10"), ("tiny",), 2)})
+    monkeypatch.setattr(reasons, "QUESTIONS", {"few": (("digits", "cifar10"), ("tiny",), 2)})
+    monkeypatch.setattr(reasons, "means", ask)
     first = reasons.table(QUICK)
     assert asked == [0, 1, 2, 3]
     pd.testing.assert_frame_equal(first, reasons.table(QUICK, recompute=True))

@@ -12,7 +12,7 @@ from tests.conftest import make_blobs, make_features
 
 def test_each_job_is_run_by_both_on_both_pools(monkeypatch):
     pytest.importorskip("skactiveml")
-    jobs = [job._replace(repeats=1) for job in scaling.jobs() if "500" not in job.name]
+    jobs = [(*job, 1) for *job, _ in scaling.jobs() if "500" not in job[0]]
     monkeypatch.setattr(scaling, "jobs", lambda: jobs)
     monkeypatch.setattr(scaling, "LABELED", 20)
     monkeypatch.setattr(scaling, "_pools", lambda profile: {f"{d}-d": make_blobs(10, 40, d, spread=0.5) for d in (16, 8)})

@@ -100,13 +100,8 @@ def test_wherever_the_shards_come_from(both, monkeypatch):
     check_same(one, shards, "supclust", 10)
 
 
-@pytest.mark.parametrize("name", ["random", "supclust-no-sup", "supclust-no-typicality"])
-def test_the_ablations_and_random_work_on_shards(dask_client, features, name):
-    check_same(strategies.Pool(features), strategies.Pool(Shards(np.split(features, CUTS))), name, 10)
-
-
-@pytest.mark.parametrize("name", ["supclust", "random"])
-def test_candidates_are_kept_to_on_shards(dask_client, features, name):
+@pytest.mark.parametrize("name", ["random", "supclust", "supclust-no-sup", "supclust-no-typicality"])
+def test_the_ablations_and_random_work_on_shards_and_keep_to_candidates(dask_client, features, name):
     candidates = np.arange(400, 1200, 7)
     one, shards = (strategies.Pool(given, LABELED, candidates=candidates) for given in (features, Shards(np.split(features, CUTS))))
     check_same(one, shards, name, 10)
@@ -218,12 +213,9 @@ def test_bad_shards_are_refused(dask_client, shards, message):
         Shards(shards)
 
 
-def test_a_missing_file_is_named(dask_client, tmp_path):
+def test_files_that_are_missing_and_dask_arrays_that_are_not_2d_are_refused(dask_client, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.npy"):
         Shards([tmp_path / "nowhere.npy"])
-
-
-def test_a_dask_array_must_be_2d(dask_client):
     with pytest.raises(ValueError, match="must be 2-d"):
         Shards(importlib.import_module("dask.array").ones(5))
 

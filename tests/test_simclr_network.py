@@ -11,6 +11,7 @@ from lightly.models.modules import SimCLRProjectionHead
 from torch import nn
 
 from supclust import profiles, simclr
+from supclust.engine.knn import knn_accuracy
 from supclust.profiles import SimCLR
 from supclust.train import hardware
 
@@ -137,36 +138,36 @@ def test_knn_accuracy_is_the_slow_one(k, temperature):
     test = (rng.normal(size=(50, 6)) + 0.4 * test_labels[:, None] * np.eye(6)[test_labels % 6]).astype(np.float32)
     expected = slow_knn_accuracy(train, labels, test, test_labels, k, temperature)
     assert 0.4 < expected < 1
-    assert simclr.knn_accuracy(train, labels, test, test_labels, k, temperature) == pytest.approx(expected)
+    assert knn_accuracy(train, labels, test, test_labels, k, temperature) == pytest.approx(expected)
 
 
 def test_knn_weights_decide_against_the_majority():
     """One neighbour at cosine 1 outweighs two at cosine 0 by exp(10), but not at a temperature of 10."""
     train, labels = np.eye(3, dtype=np.float32), np.array([0, 1, 1])
     test, truth = np.array([[1.0, 0, 0]], dtype=np.float32), np.array([0])
-    assert simclr.knn_accuracy(train, labels, test, truth, k=3) == 1
-    assert simclr.knn_accuracy(train, labels, test, truth, k=3, temperature=10) == 0
-    assert simclr.knn_accuracy(train, labels, test, truth, k=3, temperature=1e-3) == 1  # exp(1000) overflows
+    assert knn_accuracy(train, labels, test, truth, k=3) == 1
+    assert knn_accuracy(train, labels, test, truth, k=3, temperature=10) == 0
+    assert knn_accuracy(train, labels, test, truth, k=3, temperature=1e-3) == 1  # exp(1000) overflows
 
 
 def test_knn_is_the_same_over_several_blocks():
     rng = np.random.default_rng(0)
     train, test = rng.normal(size=(50, 4)), rng.normal(size=(2500, 4))
     labels, truth = rng.integers(0, 3, 50), rng.integers(0, 3, 2500)
-    parts = [simclr.knn_accuracy(train, labels, test[i::5], truth[i::5]) for i in range(5)]
-    assert simclr.knn_accuracy(train, labels, test, truth) == pytest.approx(np.mean(parts))
+    parts = [knn_accuracy(train, labels, test[i::5], truth[i::5]) for i in range(5)]
+    assert knn_accuracy(train, labels, test, truth) == pytest.approx(np.mean(parts))
 
 
 def test_knn_refuses_features_that_are_not_finite():
     train = np.ones((5, 2))
     train[3] = np.nan
     with pytest.raises(ValueError, match="NaN"):
-        simclr.knn_accuracy(train, np.zeros(5), np.ones((1, 2)), np.zeros(1))
+        knn_accuracy(train, np.zeros(5), np.ones((1, 2)), np.zeros(1))
 
 
 def test_knn_refuses_labels_of_another_length():
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
-        simclr.knn_accuracy(np.ones((5, 2)), np.zeros(4), np.ones((1, 2)), np.zeros(1))
+        knn_accuracy(np.ones((5, 2)), np.zeros(4), np.ones((1, 2)), np.zeros(1))
 
 
 # --- what makes training fast ---------------------------------------------------------------------------------------------

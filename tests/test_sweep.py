@@ -140,7 +140,7 @@ def test_what_is_not_in_the_kept_table_is_run(workplace):
         ({"strategies": ["supclust:top=1"]}, "'supclust:top=1' does not name settings"),
         ({"shard": (3, 2)}, "i from 1 to n, not 3/2"),
         ({"seeds": 0}, "seeds must be at least 1"),
-        ({"jobs": 0}, "jobs must not be 0"),
+        ({"jobs": 0}, "n_jobs == 0"),
     ],
 )
 def test_unknown_parts_are_refused_before_anything_runs(workplace, part, message):

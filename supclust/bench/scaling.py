@@ -1,7 +1,7 @@
 """How fast selection is: against other libraries, side by side, and as pools and budgets grow."""
 
-import subprocess
-import sys
+import itertools
+import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -9,7 +9,6 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,16 +25,7 @@ N, DIMENSIONS = 50_000, 512  # of the synthetic features
 CENTERS, SPREAD = 100, 3.0  # of their clusters, which overlap: noise three times as wide as the centres lie apart
 LABELED = 250  # of a query in the middle of a run with the small budget
 SCALED = 2**20  # points that a file is filled with at a time
-QUERY = """
-import sys, time
-import numpy as np
-import supclust
-features, begin = np.load(sys.argv[1], mmap_mode="r"), time.perf_counter()
-supclust.select(features, int(sys.argv[2]))
-seconds = time.perf_counter() - begin
-[peak] = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")]  # kB; as Linux counts it
-print(seconds, int(peak) / 1e6)
-"""
+Query = Callable[[np.ndarray], object]
 
 
 def synthetic(n: int = N, d: int = DIMENSIONS, noise: float | np.ndarray = SPREAD, seed: int = 0) -> np.ndarray:
@@ -52,44 +42,27 @@ def _pools(profile: Profile) -> dict[str, np.ndarray]:
 # -- against other libraries ---------------------------------------------------------------------------------------------------
 
 
-class Job(NamedTuple):
-    """A query, done by this package and by another library."""
-
-    name: str
-    ours: Callable[[np.ndarray], object]
-    theirs: Callable[[np.ndarray], object]
-    library: str
-    repeats: int = 3
-
-
 def ratios(profile: Profile) -> pd.DataFrame:
     """Seconds of each job, ours and theirs taking turns in this process, on synthetic features and the profile's own.
 
     Columns: features, job, against, ours, theirs (medians of repeats, s), times. Needs scikit-activeml.
     """
     rows = []
-    for pool, points in _pools(profile).items():
-        for job in jobs():
-            turns = [(_seconds(job.ours, points), _seconds(job.theirs, points)) for _ in range(job.repeats)]
-            ours, theirs = np.median(turns, axis=0)
-            rows.append((pool, job.name, job.library, ours, theirs, theirs / ours))
+    for (pool, points), (name, ours, theirs, library, repeats) in itertools.product(_pools(profile).items(), jobs()):
+        turns = [(_seconds(ours, points), _seconds(theirs, points)) for _ in range(repeats)]
+        mine, other = np.median(turns, axis=0)
+        rows.append((pool, name, library, mine, other, other / mine))
     return pd.DataFrame(rows, columns=["features", "job", "against", "ours", "theirs", "times"])
 
 
-def _seconds(query: Callable[[np.ndarray], object], points: np.ndarray) -> float:
-    begin = time.perf_counter()
-    query(points)
-    return time.perf_counter() - begin
-
-
-def jobs() -> list[Job]:
-    """What is compared; scikit-activeml as it comes, but for the twenty neighbours of typicality."""
+def jobs() -> list[tuple[str, Query, Query, str, int]]:
+    """What is compared: a query, ours, theirs, of which library, and repeats. Theirs comes as it is, but for K = 20 neighbours."""
     from skactiveml.pool import CoreSet, ProbCover, TypiClust
 
-    def ours(name: str, budget: int) -> Callable[[np.ndarray], object]:
+    def ours(name: str, budget: int) -> Query:
         return lambda points: strategies.query(name, Pool(points), budget, np.random.default_rng(0))
 
-    def theirs(strategy: object, budget: int) -> Callable[[np.ndarray], object]:
+    def theirs(strategy: object, budget: int) -> Query:
         return lambda points: strategy.query(points, np.full(len(points), np.nan), batch_size=budget)
 
     def in_the_middle(select: Callable[..., object], points: np.ndarray) -> object:
@@ -99,11 +72,11 @@ def jobs() -> list[Job]:
     typiclust, probcover, coreset = TypiClust(k=20, random_state=0), ProbCover(random_state=0), CoreSet(random_state=0)
     middle = partial(in_the_middle, supclust.select), partial(in_the_middle, minibatch_select)
     return [
-        Job("select 10", lambda points: supclust.select(points, 10), theirs(typiclust, 10), f"{skactiveml} TypiClust"),
-        Job("select 50, 250 labelled", *middle, stock),
-        Job("ProbCover 10", ours("probcover", 10), theirs(probcover, 10), f"{skactiveml} ProbCover", 1),
-        Job("Coreset 10", ours("coreset", 10), theirs(coreset, 10), f"{skactiveml} CoreSet"),
-        Job("Coreset 500", ours("coreset", 500), theirs(coreset, 500), f"{skactiveml} CoreSet"),
+        ("select 10", partial(supclust.select, budget=10), theirs(typiclust, 10), f"{skactiveml} TypiClust", 3),
+        ("select 50, 250 labelled", *middle, stock, 3),
+        ("ProbCover 10", ours("probcover", 10), theirs(probcover, 10), f"{skactiveml} ProbCover", 1),
+        ("Coreset 10", ours("coreset", 10), theirs(coreset, 10), f"{skactiveml} CoreSet", 3),
+        ("Coreset 500", ours("coreset", 500), theirs(coreset, 500), f"{skactiveml} CoreSet", 3),
     ]
 
 
@@ -123,7 +96,7 @@ def _stock_distances(points: np.ndarray) -> np.ndarray:
     return NearestNeighbors(n_neighbors=k + 1).fit(points).kneighbors(points)[0][:, 1:].mean(axis=1)
 
 
-# -- every strategy ------------------------------------------------------------------------------------------------------------
+# -- a query in a fresh process ------------------------------------------------------------------------------------------------
 
 
 def costs(names: Sequence[str]) -> pd.DataFrame:
@@ -131,42 +104,50 @@ def costs(names: Sequence[str]) -> pd.DataFrame:
 
     Columns: strategy, seconds, peak (GB of the process's memory).
     """
-    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as fresh:
-        rows = [(name, *fresh.submit(_cost, name).result()) for name in names]
+    rows = [(name, *_in_a_fresh_process(_cost, name)) for name in names]
     return pd.DataFrame(rows, columns=["strategy", "seconds", "peak"])
 
 
-def _cost(strategy: str) -> tuple[float, float]:
-    import resource  # not on Windows
-
+def _cost(strategy: str) -> float:
     pool, (name, changes) = Pool(synthetic()), strategies.parse(strategy)
     labeled = np.random.default_rng(0).choice(N, LABELED, replace=False)
     head = learners.fit_linear_head(pool.points[labeled], np.arange(LABELED) % 10, 10)
     pool = pool.with_labeled(labeled, active.Outputs(head, lambda: pool.points, learned=False))
     pool = pool.with_settings(n_classes=10, **changes)
-    seconds = _seconds(lambda points: strategies.query(name, pool, 10, np.random.default_rng(0)), pool.features)
-    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # kB, on Linux
-
-
-# -- growth --------------------------------------------------------------------------------------------------------------------
+    return _seconds(partial(strategies.query, name, budget=10, rng=np.random.default_rng(0)), pool)
 
 
 def growth(sizes: tuple[int, ...], d: int, budgets: tuple[int, ...]) -> pd.DataFrame:
     """Seconds and peak memory of queries of each budget from memory-mapped files of each size, each query in a fresh process.
 
     Columns: points, dimensions, budget, seconds (checking the features included, starting Python not), features (GB of the file),
-    peak (GB of the process's memory, with the pages of the file that it has mapped).
+    peak (GB of the process's memory, with the pages of the file that it has mapped, and some 0.2 of libraries).
     """
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for n in sizes:
             path = write_synthetic(Path(folder) / "features.npy", n, d)
             for budget in budgets:
-                command = [sys.executable, "-c", QUERY, str(path), str(budget)]
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
-                seconds, peak = map(float, done.stdout.split())
+                seconds, peak = _in_a_fresh_process(_select, path, budget)
                 rows.append((n, d, budget, seconds, path.stat().st_size / 1e9, peak))
     return pd.DataFrame(rows, columns=["points", "dimensions", "budget", "seconds", "features", "peak"])
+
+
+def _select(path: Path, budget: int) -> float:
+    return _seconds(partial(supclust.select, budget=budget), np.load(path, mmap_mode="r"))
+
+
+def _in_a_fresh_process(measure: Callable[..., float], *arguments: object) -> tuple[float, float]:
+    """What measure(*arguments) returns, and the peak memory of the process (GB), as Linux counts it."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as fresh:
+        seconds, status = fresh.submit(measure, *arguments).result(), fresh.submit(Path("/proc/self/status").read_text).result()
+    return seconds, int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1e6
+
+
+def _seconds(query: Callable[..., object], points: object) -> float:
+    begin = time.perf_counter()
+    query(points)
+    return time.perf_counter() - begin
 
 
 def write_synthetic(path: Path, n: int, d: int) -> Path:

@@ -15,9 +15,8 @@ DIRECTION = 2403_03741  # seeds the direction of the canonical order
 
 def check_features(features: ArrayLike) -> np.ndarray:
     """The features as a C-contiguous float32 array (n, d); ValueError if not 2-d, empty, or not finite (naming the first rows)."""
-    features = check_shape(features)
     with np.errstate(over="ignore"):
-        features = np.ascontiguousarray(features, dtype=np.float32)
+        features = np.ascontiguousarray(check_shape(features), dtype=np.float32)
     check_finite(np.flatnonzero(~np.isfinite(features).all(axis=1)))
     return features
 
@@ -52,7 +51,7 @@ def normalise(points: np.ndarray) -> np.ndarray:
     return points / np.sqrt(np.where(squares > 0, squares, 1))[:, None]
 
 
-def slices(end: int, step: int = ROWS_PER_BLOCK, start: int = 0) -> list[slice]:
+def slices(end: int, step: int, start: int = 0) -> list[slice]:
     """Consecutive slices of start..end of at most step."""
     return [slice(i, min(i + step, end)) for i in range(start, end, step)]
 

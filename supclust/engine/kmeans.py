@@ -45,9 +45,7 @@ def kmeans(points: Points, n_clusters: int, seed: int = 0) -> tuple[np.ndarray, 
     drawn = points.order if size == n else points.order[np.sort(rng.choice(n, size, replace=False))]
     centers, nearest = _of_sample(points[drawn], n_clusters, rng)
     if size == n:
-        assignments = np.empty(n, dtype=np.int64)
-        assignments[drawn] = nearest
-        return assignments, centers
+        return nearest[np.argsort(drawn)].astype(np.int64), centers
     centers, last = _lloyd(points, centers, n, FULL_STOP)
     return last.nearest.astype(np.int64), centers
 

@@ -19,3 +19,10 @@ def knn_accuracy(
 
     voters = KNeighborsClassifier(min(k, len(train)), weights=weights, algorithm="brute").fit(normalize(train), train_labels)
     return float(np.mean(voters.predict(normalize(test)) == test_labels))
+
+
+def held_out_accuracy(features: np.ndarray, labels: np.ndarray, seed: int) -> float:
+    """The same for a tenth of the features (n, d), drawn by the seed, among the others."""
+    order = np.random.default_rng(seed).permutation(len(features))
+    held_out, rest = np.split(order, [max(1, round(len(order) / 10))])
+    return knn_accuracy(features[rest], labels[rest], features[held_out], labels[held_out])

@@ -18,8 +18,12 @@ from tqdm import tqdm
 
 SECONDS_BEFORE_BAR = 3  # a progress bar appears after these
 
-_inside = threading.local()  # .stop: the event that ends the map whose piece this thread works on
-_lock, _blocks, _limit = threading.Lock(), 0, None
+
+class _Thread(threading.local):
+    stop: threading.Event | None = None  # ends the map whose piece this thread works on
+
+
+_here, _lock, _blocks, _limit = _Thread(), threading.Lock(), 0, None
 
 
 def map(function: Callable[[Any], Any], pieces: Iterable[Any], desc: str | None = None) -> list[Any]:
@@ -27,18 +31,16 @@ def map(function: Callable[[Any], Any], pieces: Iterable[Any], desc: str | None 
 
     desc: of a progress bar with the time left. An exception, Ctrl-C included, stops the map after the running pieces.
     """
-    pieces, outer = list(pieces), getattr(_inside, "stop", None)
-    stop = outer or threading.Event()
+    pieces, stop = list(pieces), threading.Event()
 
     def run(piece: Any) -> Any:
-        with _piece(stop):
-            raise_if_stopped()
-            return function(piece)
+        raise_if_stopped()
+        return function(piece)
 
     with _single_threaded_blas():
-        if outer or len(pieces) < 2:
+        if _here.stop or len(pieces) < 2:
             return [run(piece) for piece in pieces]
-        with ThreadPoolExecutor(count()) as executor:
+        with ThreadPoolExecutor(count(), initializer=lambda: setattr(_here, "stop", stop)) as executor:
             try:
                 return list(progress(executor.map(run, pieces), desc, len(pieces)))
             finally:
@@ -48,31 +50,26 @@ def map(function: Callable[[Any], Any], pieces: Iterable[Any], desc: str | None 
 
 def progress(items: Iterable[Any], desc: str | None, total: int | None = None) -> Iterable[Any]:
     """The items under a progress bar, which appears after some seconds; without desc, and inside a piece, there is none."""
-    if desc is None or getattr(_inside, "stop", None):
+    if desc is None or _here.stop:
         return items
     return tqdm(items, desc, total, leave=False, delay=SECONDS_BEFORE_BAR)
 
 
 def raise_if_stopped() -> None:
     """InterruptedError inside a piece of a map that has ended: for long loops that call no map."""
-    if (stop := getattr(_inside, "stop", None)) and stop.is_set():
+    if _here.stop and _here.stop.is_set():
         raise InterruptedError("the computation that this is a part of has ended")
 
 
 @contextmanager
 def alone() -> Iterator[None]:
     """Every map inside the block keeps to this thread, and so does the BLAS."""
-    with _piece(threading.Event()), _single_threaded_blas():
-        yield
-
-
-@contextmanager
-def _piece(stop: threading.Event) -> Iterator[None]:
-    before, _inside.stop = getattr(_inside, "stop", None), stop
+    before, _here.stop = _here.stop, threading.Event()
     try:
-        yield
+        with _single_threaded_blas():
+            yield
     finally:
-        _inside.stop = before
+        _here.stop = before
 
 
 @contextmanager
@@ -99,7 +96,9 @@ def _controller() -> ThreadpoolController:
 
 
 def count() -> int:
-    """Threads that `map` uses: the cores of this process, or OMP_NUM_THREADS if that is fewer."""
+    """Threads for what is computed here: one inside a piece and in `alone`, else the cores, or OMP_NUM_THREADS if that is fewer."""
+    if _here.stop:
+        return 1
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return min(cores(), max(1, int(asked))) if asked.isdecimal() else cores()
 
@@ -109,14 +108,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def available() -> int:
-    """Threads for what is computed here: one inside a piece of a map and in `alone`, else `count`."""
-    return 1 if getattr(_inside, "stop", None) else count()
-
-
 def workspace(name: str, shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
     """An array of that shape to write into; a thread gets the same memory for the same name, because fresh memory is slow."""
-    held, key, size = vars(_inside).setdefault("workspaces", {}), (name, dtype), math.prod(shape)
+    held, key, size = vars(_here).setdefault("workspaces", {}), (name, dtype), math.prod(shape)
     if key not in held or held[key].size < size:
         held[key] = np.empty(size, dtype=dtype)
     return held[key][:size].reshape(shape)

@@ -1,24 +1,17 @@
-"""Labels as people hand them in, CSV tables and JSON of Label Studio and others, and which of the images they mean."""
+"""Labels as people hand them in: CSV tables, JSON of Label Studio and of others."""
 
-import base64
 import csv
-import functools
-import html
 import io
 import json
 import logging
-import os
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import unquote
 
-from supclust.images.files import SUFFIXES
 from supclust.label import columns
 
 log = logging.getLogger(__name__)
@@ -29,19 +22,11 @@ ADVICE = "Save the table as 'CSV UTF-8', or export JSON from Label Studio"
 ONE_LABEL = "An image has one label: in Label Studio, one <Choices> tag with choice='single'"
 LOCAL_FILES = "/data/local-files/?d="  # where Label Studio serves files of its own machine, by their path below a root
 CONTROL = "label"  # the name of the choices in Label Studio, and so of the column in what it exports
-ONES, ZEROS = ("1", "1.0"), ("0", "0.0", "")  # in a column for each class
-SEVERAL = -1  # instead of the position of an image
-PARTLY = "by a part of its name"
-UNKNOWN, UNCLEAR, ELSEWHERE = "not among the images", "of several images", "in other folders than the images of that name"
+ONES, ZEROS = ("1", "1.0", "true"), ("0", "0.0", "false")  # in a column for each class
 MISSING = ("na", "n/a", "#n/a", "<na>", "nan", "none", "null")  # what programs write into a cell without a value
 
 NUMBER = re.compile(r"[0-9]{1,18}(\.0+)?")  # a whole one, as an id
 BEFORE_TABLE = re.compile(r'\A(?:(?:"?sep=."?|[,;\t ]*)[\r\n]+)*')  # blank rows, and a line that tells spreadsheets the separator
-ABSOLUTE = re.compile(r"[\\/~]|[A-Za-z]:[\\/]|[a-z][a-z0-9+.-]*://")
-BEGINNING = re.compile("^(?:[.]{0,2}/|[A-Za-z]:/)+")  # of paths: says nothing about the image
-SIGNS = re.compile("[%&?#]|://|upload/")  # of addresses, and of what is written in another way
-UPLOADED = re.compile(r"(?:^|/)upload/(?:[0-9]+/)?([^/]*)$")  # where Label Studio serves uploads, under names of its own:
-PREFIX = re.compile(r"\A[0-9a-f]{8}-(?:(?:[0-9a-f]{4}-){3}[0-9a-f]{12}-)?")  # 1a2b3c4d-name.png, or a whole UUID
 
 
 class Label(NamedTuple):
@@ -142,13 +127,16 @@ def _of_table(path: Path, names: Sequence[str], rows: Sequence[Row], wanted: Col
     ids = _columns(path, names, columns.IDS, wanted.id, "id")
     exported, picked = columns.find(names, [columns.LABEL_STUDIO]), bool(columns.find(names, columns.PICKED))
     nobody = exported and all(row.get(exported[0]) is None for _, row in rows)  # has annotated anything
-    classes = _one_hot(names, rows) if is_csv and not columns.find(names, columns.LABELS, wanted.label) else []
+    others = [name for name in names if name not in ids] if is_csv and rows else []
+    classes = [name for name in others if all(row[name].lower() in (*ONES, *ZEROS) for _, row in rows)]
+    if len(classes) < 2 or columns.find(names, columns.LABELS, wanted.label):
+        classes = []
     labels = [] if classes or nobody else _columns(path, names, columns.LABELS, wanted.label, "label")
     missing: Counter[str] = Counter()
     for where, row in rows:
         value = next((row[name] for name in labels if name in row), None)
         if classes:
-            value = [name for name in classes if row[name] in ONES]
+            value = [name for name in classes if row[name].lower() in ONES]
         elif is_csv:
             value = _cell(value)
             if str(value).lower() in MISSING and value not in wanted.classes:
@@ -172,13 +160,6 @@ def _columns(where: Path | str, names: Collection[str], known: Sequence[str], as
     if [*map(columns.plain, names)].count(columns.plain(found[0])) > 1 and found[0] != asked:
         raise ValueError(f"{where} has several columns {found[0].lower()!r}, and it is not clear which is meant; rename the others")
     return found
-
-
-def _one_hot(names: Sequence[str], rows: Sequence[Row]) -> list[str]:
-    """The columns that hold 0 and 1 only, one for each class, if there are several."""
-    others = [name for name in names if columns.plain(name) not in columns.IDS]
-    found = [name for name in others if all(row[name] in (*ONES, *ZEROS) for _, row in rows)]
-    return found if len(found) > 1 and rows else []
 
 
 def _names(where: str, row: Mapping[str, Any], ids: Sequence[str]) -> tuple[str, ...]:
@@ -296,168 +277,6 @@ def _objects(where: str, value: Any, what: str) -> list[dict[str, Any]]:
         advice = "Export the whole annotations, not only their numbers"
         raise ValueError(f"{where}: {what} should be objects, not {shown(value)}. {advice}")
     return value
-
-
-# -- which image it is ---------------------------------------------------------------------------------------------------------
-
-
-class Matched(NamedTuple):
-    """What labels say about the images, by position."""
-
-    labels: dict[int, str]
-    done: list[int]  # images without a label that are not to be picked again
-    unknown: dict[str, str]  # id -> why it is none of the images
-    by_name: dict[str, str]  # id -> the image that it means, found by a part of its name
-    problems: dict[str, str]  # image -> why it has no label, although one was given
-
-
-def match(
-    labels: Iterable[Label],
-    ids: Sequence[str],
-    aliases: Mapping[str, str],
-    folder: Path | None = None,
-    picked: Collection[str] = (),
-) -> Matched:
-    """Which images are meant, and their labels: ground truth, else what most say; images of which as many say another are problems.
-
-    ids: (n,), distinct. aliases: id of an image that was left out as a copy -> id of the one that was kept. folder: around the ids.
-    picked: ids that are done if they are listed, even without a label.
-    An id is found as it stands; else with or without the ' of `safe`; else in another spelling (Unicode normalisation NFC, slashes,
-    blanks around it, 7 for 007), as a path of which as many folders agree as both have; without its suffix; as Label Studio names
-    what is uploaded; in all these ways if that is one image only. A path through other folders is another image.
-    """
-    known = {name: position for position, name in enumerate(ids)}
-    known |= {alias: known[name] for alias, name in aliases.items() if name in known and alias not in known}
-    find, said = _finder(known, folder), {}
-    unknown, by_name, found, problems = {}, {}, {}, {}
-    for one in labels:
-        position, how = find(one)
-        if position is None:
-            unknown[one.id] = how
-            continue
-        said.setdefault(position, []).append(one)
-        if how:
-            by_name[one.id] = ids[position]
-    for position, given in said.items():
-        votes = [one for one in given if one.label]
-        votes = [one for one in votes if one.certain] or votes
-        most = Counter(one.label for one in votes).most_common(2)
-        if len(most) == 2 and most[0][1] == most[1][1]:
-            different = dict.fromkeys(f"{shown(one.label)} in {one.file}" for one in votes)
-            problems[ids[position]] = f"different labels: {' and '.join(different)}"
-        elif most:
-            found[position] = most[0][0]
-        elif problem := "; ".join(one.problem for one in given if one.problem):
-            problems[ids[position]] = problem
-    without = {position: given for position, given in said.items() if position not in found}
-    done = [position for position, given in without.items() if ids[position] in picked or any(one.done for one in given)]
-    return Matched(found, done, unknown, by_name, problems)
-
-
-def _finder(known: Mapping[str, int], folder: Path | None) -> Callable[[Label], tuple[int | None, str]]:
-    """A function that gives the position of an image, and PARTLY if not by its whole name; or None, and the reason."""
-    folders = {Path(os.path.abspath(folder)), folder.resolve()} if folder else set()
-    parents = {_spelling(one.parent.name) for one in folders}
-
-    @functools.cache
-    def index(spellings: Callable[[str], Iterable[str]]) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
-        """Positions by whole ids, by ids with the folder around them, and by the last parts of ids; SEVERAL if that is not one."""
-        roots = [spelt for one in folders for spelt in spellings(one.name)]
-        whole, rooted, ends = {}, {}, {}
-        for name, position in known.items():
-            for path in spellings(name):
-                whole[path] = position if whole.get(path, position) == position else SEVERAL
-                rooted.update((f"{root}/{path}", whole[path]) for root in roots)
-                for end in _ends(path):
-                    ends[end] = position if ends.get(end, position) == position else SEVERAL
-        return whole, rooted, ends
-
-    def look_up(spellings: Callable[[str], Iterable[str]], path: str, absolute: bool) -> tuple[int | None, str]:
-        whole, rooted, ends = index(spellings)
-        if path in whole or path in rooted:
-            return whole.get(path, rooted.get(path)), ""
-        if path in ends:
-            return ends[path], PARTLY
-        for end in _ends(path):
-            if end in rooted or (end in whole and not folders):
-                return rooted.get(end, whole.get(end)), ""
-            if end in whole:
-                parent = path.removesuffix(end).split("/")[-3:-2]
-                return (whole[end], PARTLY) if absolute and parents.isdisjoint(parent) else (None, ELSEWHERE)
-        last = path.rpartition("/")[2]
-        return None, ELSEWHERE if last != path and (last in whole or last in ends) else UNKNOWN
-
-    def find(one: Label) -> tuple[int | None, str]:
-        names, reason = (one.id, *one.others), UNKNOWN
-        for name in names:
-            for exact in (name, unsafe(name), safe(name)):  # the last, as reading took a ' off that may have been meant
-                if exact in known:
-                    return known[exact], ""
-        # Of another machine, a folder may have another name.
-        absolute = {name: ABSOLUTE.match(name) and LOCAL_FILES not in name and not os.path.isfile(name) for name in names}
-        paths = [(path, bool(absolute[name])) for name in names for path in _paths(name)]
-        for ours, theirs in ((_spelt, _spelling), (_loosely, _uploaded)):
-            for path, elsewhere in paths:
-                position, how = look_up(ours, theirs(path), elsewhere)
-                if position == SEVERAL:
-                    return None, UNCLEAR
-                if position is not None:
-                    return position, how if ours is _spelt else PARTLY
-                reason = how if how == ELSEWHERE else reason
-        return None, reason
-
-    return find
-
-
-def _ends(path: str) -> Iterator[str]:
-    """The path without its first folder, without its first two, ..."""
-    start = path.find("/") + 1
-    while start:
-        yield plain_number(path[start:])
-        start = path.find("/", start) + 1
-
-
-def _spelling(name: str) -> str:
-    """One spelling of what programs and file systems spell in several ways."""
-    path = unicodedata.normalize("NFC", name).replace("\\", "/").strip()
-    return plain_number(BEGINNING.sub("", path) or path)
-
-
-def _spelt(name: str) -> tuple[str, ...]:
-    return (_spelling(name),)
-
-
-def _loosely(name: str) -> tuple[str, ...]:
-    """As Label Studio, which is to say Django, calls uploaded files, in small letters; with suffix and without."""
-    path = re.sub(r"[^-\w./]", "", _spelling(name).replace(" ", "_")).lower()
-    stem, suffix = os.path.splitext(path)
-    return (path, plain_number(stem)) if suffix in SUFFIXES else (path,)
-
-
-def _uploaded(path: str) -> str:
-    folder, slash, file = _loosely(path)[0].rpartition("/")
-    return folder + slash + PREFIX.sub("", file)
-
-
-def _paths(name: str) -> Iterable[str]:
-    """The paths that a path or an address may mean, the likeliest first."""
-    if not SIGNS.search(name):
-        return [name]
-    if signed := re.search("[?&]fileuri=([^&]+)", name):
-        with suppress(ValueError):
-            name = base64.b64decode(unquote(signed[1])).decode()
-    found = []
-    for text in dict.fromkeys((name, html.unescape(name))):
-        address = re.sub("^[^/]*://[^/]*/", "", text)  # without host or bucket
-        path = re.split("[?#]", address)[0]
-        if LOCAL_FILES in text:
-            path = text.partition(LOCAL_FILES)[2]
-            found += [unquote(path), unquote(path.partition("&")[0]), path]
-        elif uploaded := UPLOADED.search(path):
-            found += [PREFIX.sub("", unquote(uploaded[1])), address]
-        else:
-            found += [unquote(path), address] if address != text else [text, unquote(text)]
-    return dict.fromkeys(found)
 
 
 # -- ids as spreadsheets spell them --------------------------------------------------------------------------------------------

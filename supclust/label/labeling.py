@@ -13,8 +13,9 @@ from filelock import FileLock
 
 from supclust import kept, strategies
 from supclust.images.files import MARKER
-from supclust.label import annotations, duplicates, results, sources
+from supclust.label import annotations, duplicates, matching, results, sources
 from supclust.label.annotations import Columns, Label, listing
+from supclust.label.matching import Matched
 from supclust.label.request import EncoderOptions, Request
 from supclust.label.results import RESULTS, SHEET
 from supclust.label.rounds import Pick, Round, describe, explain
@@ -69,19 +70,17 @@ def _log_skipped(source: Source) -> None:
 # -- rounds that go on from one ------------------------------------------------------------------------------------------------
 
 
-def _handed_out(first: Path | None) -> dict[str, list[str]]:
-    """What the rounds of a chain picked, by their folders relative to the first one."""
+def _handed_out(request: Request, first: Path | None) -> dict[str, str]:
+    """What the other rounds of a chain picked, and where: their folders relative to the first one."""
     found = kept.read(first / HANDED_OUT) if first else None
-    return found[0] if found else {}
+    return {pick: name for pick, name in (found[0] if found else {}).items() if name != results.relative(request.out, first)}
 
 
 def _without_handed_out(source: Source, request: Request, first: Path | None) -> Source:
     """The source, of which nothing is picked again that another round of the chain has picked, as long as enough is left."""
-    earlier, others = set(source.earlier), {}
-    for name, picks in _handed_out(first).items():
-        if (first / name).resolve() != request.out.resolve():
-            others |= {pick: name for pick in picks if pick not in earlier}
-    enough = len(source.ids) - len(earlier | others.keys()) >= request.budget
+    earlier = set(source.earlier)
+    others = {pick: name for pick, name in _handed_out(request, first).items() if pick not in earlier}
+    enough = len(source.ids) - len(earlier) - len(others) >= request.budget
     if others:
         again = "are not picked again" if enough else "may be picked again, as too few others are left"
         log.warning("%d images were handed out in %s, and %s", len(others), listing(dict.fromkeys(others.values())), again)
@@ -92,9 +91,9 @@ def _hand_out(found: Round, beside: Mapping[str, set[str]]) -> None:
     """Note the picks in the first round of the chain; where this is the first, say which ones beside it picked the same."""
     out, picks = found.request.out, [found.source.ids[pick.point] for pick in found.picks]
     if found.first:
-        rounds = _handed_out(found.first) | {Path(os.path.relpath(out, found.first)).as_posix(): picks}
+        handed_out = _handed_out(found.request, found.first) | dict.fromkeys(picks, results.relative(out, found.first))
         try:
-            kept.write(found.first / HANDED_OUT, rounds, None)
+            kept.write(found.first / HANDED_OUT, handed_out, None)
         except OSError as error:
             log.warning("other rounds may pick the same: %s cannot be written (%s)", found.first / HANDED_OUT, error.strerror)
         return
@@ -127,10 +126,10 @@ def _read_labels(request: Request) -> Iterator[Label]:
         yield from given
 
 
-def _match(source: Source, given: Sequence[Label], picked: Collection[str]) -> annotations.Matched:
+def _match(source: Source, given: Sequence[Label], picked: Collection[str]) -> Matched:
     """Which images the labels mean; ValueError if none."""
     around = source.folder if source.about.get("kind") == "images" else None
-    found = annotations.match(given, source.ids, source.copies, around, picked)
+    found = matching.match(given, source.ids, source.copies, around, picked)
     files = ", ".join(dict.fromkeys(label.file for label in given))
     if found.unknown and len(found.unknown) == len({one.id for one in given}):
         name, reason = next(iter(found.unknown.items()))
@@ -148,7 +147,7 @@ def _match(source: Source, given: Sequence[Label], picked: Collection[str]) -> a
     return found
 
 
-def _known(source: Source, matched: annotations.Matched, classes: Collection[str]) -> tuple[dict[int, str], np.ndarray]:
+def _known(source: Source, matched: Matched, classes: Collection[str]) -> tuple[dict[int, str], np.ndarray]:
     """Labels by point, and all the points that are done: labelled, picked in earlier rounds, or skipped by an annotator."""
     points = {name: point for point, name in enumerate(source.ids)}
     earlier = {points[name]: label for name, label in source.labels.items() if name in points}

@@ -111,12 +111,12 @@ def write(found: Round) -> None:
 def _write_into(found: Round, folder: Path) -> None:
     source, rows = found.source, [_row(found, pick) for pick in found.picks]
     if source.kept is None:
-        paths = tuple(file and _relative(file, found.request.out) for file in source.files)
+        paths = tuple(file and relative(file, found.request.out) for file in source.files)
         embeddings.write(folder / EMBEDDINGS, Embeddings(source.features, source.ids, paths))
     write_csv(folder / PICKS, rows)
     if left_out := {**source.skipped, **found.problems}:
         write_csv(folder / SKIPPED, [{"path": name, "reason": reason} for name, reason in left_out.items()])
-    with_images = [row | {"path": _relative(Path(row["path"]), source.folder)} for row in rows if row["path"]]
+    with_images = [row | {"path": relative(Path(row["path"]), source.folder)} for row in rows if row["path"]]
     if with_images:
         tasks = label_studio_tasks(with_images, source.folder)
         kept.write_text(folder / TASKS, json.dumps(tasks, indent=1) + "\n")
@@ -148,7 +148,7 @@ def _row(found: Round, pick: Pick) -> dict[str, Any]:
     }
 
 
-def _relative(file: Path, folder: Path) -> str:
+def relative(file: Path, folder: Path) -> str:
     """The way from a folder to a file, so that both may be moved together."""
     return Path(os.path.relpath(file, folder)).as_posix()
 
@@ -197,8 +197,8 @@ def _record(found: Round) -> dict[str, Any]:
     """For the next round, and for whoever wants to know in a year."""
     request, source = found.request, found.source
     asked = asdict(request) | {
-        "source": _relative(request.source, request.out),
-        "pictures": request.pictures and _relative(request.pictures, request.out),
+        "source": relative(request.source, request.out),
+        "pictures": request.pictures and relative(request.pictures, request.out),
         "labeled": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in request.labeled},
     }
     del asked["out"]
@@ -207,14 +207,14 @@ def _record(found: Round) -> dict[str, Any]:
         "asked": asked,
         "source": source.about,
         "clusters": found.clusters,
-        "embeddings": EMBEDDINGS if source.kept is None else _relative(source.kept, request.out),
-        "folder": source.folder and _relative(source.folder, request.out),
+        "embeddings": EMBEDDINGS if source.kept is None else relative(source.kept, request.out),
+        "folder": source.folder and relative(source.folder, request.out),
         "copies": dict(source.copies),
         "earlier": list(source.earlier),
         "picks": [source.ids[pick.point] for pick in found.picks],
         "labels": {source.ids[point]: label for point, label in found.labels.items()},
         "classes": list(found.classes),
-        "first": _relative(found.first, request.out) if found.first else ".",
+        "first": relative(found.first, request.out) if found.first else ".",
         "id_column": source.id_column,
     }
 

@@ -75,7 +75,7 @@ class Round:
 def describe(pool: strategies.Pool, points: np.ndarray, budget: int) -> tuple[Pick, ...]:
     """What speaks for each of the points (B,) that a query of that budget has picked, whatever the strategy."""
     details, clusters = method.explain(pool, budget), pool.clusters_for(budget)
-    typicality, weights = details.typicality, method.weights_of(pool, clusters)
+    typicality, weights = details.typicality, method.cluster_weights(details.centers, details.temperature)
     by_typicality = [members[np.argsort(-typicality[members], kind="stable")] for members in clusters.members]
     size_ranks = 1 + np.argsort(np.argsort(-clusters.sizes, kind="stable"))
     labeled = np.bincount(clusters.assignments[pool.labeled], minlength=len(clusters.sizes))

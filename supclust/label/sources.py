@@ -125,7 +125,10 @@ def _of_embeddings(path: Path, pictures: Path | None, id_column: str | None) -> 
 def _files(found: Embeddings, folder: Path, pictures: Path | None) -> tuple[Path | None, ...]:
     """The images of embeddings: by the paths in their file, which start from its folder, or by ids in the folder of pictures."""
     if pictures is not None:
-        return tuple(file if os.path.isfile(file := pictures.absolute() / id_) else None for id_ in found.ids)
+        shown = tuple(file if os.path.isfile(file := pictures.absolute() / id_) else None for id_ in found.ids)
+        if not any(shown):
+            log.warning("none of the ids is the name of an image in %s: the first is %r. Ids are shown", pictures, found.ids[0])
+        return shown
     names = found.paths or (None,) * len(found.ids)
     files = tuple(Path(os.path.normpath(folder / name)) if name and "://" not in name else None for name in names)
     first = next(filter(None, files), None)

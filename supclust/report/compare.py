@@ -73,16 +73,15 @@ def _added(texts: Sequence[str]) -> dict[str, Path]:
     for path, _, name in (text.rpartition(":") for text in texts):
         if not path or not name.isidentifier():
             raise ValueError(f"{path or name!r} does not name a function of a file, as my.py:mine does")
-        if name in (*strategies.NAMES, *strategies.CONTROLS, *files):
+        if name in {*strategies.STRATEGIES, *strategies.CONTROLS, *files}:
             raise ValueError(f"there is a strategy {name} already: the one in {path} needs another name")
         files[name] = Path(path).absolute()
     return files
 
 
 def _prepare(data: Features, added: Mapping[str, Path], key: sweep.Key) -> sweep.Prepared:
-    strategies.STRATEGIES.update({name: functools.partial(ask, path, name) for name, path in added.items()})  # of the worker
-    split = _split(data, key.seed)
-    return split, Pool(split.train, seed=key.seed, labels=split.train_labels), None
+    split, known = _split(data, key.seed), {name: functools.partial(ask, path, name) for name, path in added.items()}
+    return split, Pool(split.train, seed=key.seed, labels=split.train_labels), {"known": strategies.STRATEGIES | known}
 
 
 def ask(path: Path, name: str, pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
@@ -106,14 +105,15 @@ def write(curves: pd.DataFrame, folder: Path) -> pd.DataFrame:
         {"measure": measure, "strategy": name, "against": against, **row}
         for measure, against, name in itertools.product(MEASURES, dict.fromkeys(["random", names[0]]), names)
         if name != against
-        for row in analysis.compare(curves, name, against, measure).drop(columns=analysis.PANEL).to_dict("records")
+        for row in analysis.compare(curves, name, against, measure).to_dict("records")
     ]
     new = [name for name in names if name not in plots.STYLES]
-    plots.STYLES.update(zip(new, itertools.cycle(itertools.product(COLORS, "v", "-"))))
+    styles = plots.STYLES | dict(zip(new, itertools.cycle(itertools.product(COLORS, "v", "-"))))
     plots.set_style()
-    figure = plots.curves(curves, names, "random", f"Mean over {curves['seed'].nunique()} seeds, 95 % intervals")
+    figure = plots.curves(curves, names, "random", f"Mean over {curves['seed'].nunique()} seeds, 95 % intervals", styles)
     plots.write(figure, folder / "curves")
     plt.close(figure)
-    for name, table in (("curves", curves), ("compare", pd.DataFrame(pairs))):
+    leads = pd.DataFrame(pairs, columns=["measure", "strategy", "against", "mean", "low", "high", "seeds", "verdict"])
+    for name, table in (("curves", curves), ("compare", leads)):
         kept.write_text(folder / f"{name}.csv", table.to_csv(index=False))
-    return pd.DataFrame(pairs)
+    return leads

@@ -53,11 +53,12 @@ def feature_checksums(profile: Profile) -> dict[str, str | None]:
 
     Shipped features are one file for each data set. Of trained ones, each draw and encoder has a file.
     """
-    files, found = {name: kept.shipped_features(name) for name in profile.datasets}, {}
+    files = {name: kept.shipped_features(name) for name in profile.datasets}
     if profile.features == "trained":
         files = {file.parent.name: file for file in sorted(kept.artefacts(profile.name).glob("*/features.safetensors"))}
-        found = dict.fromkeys(profile.datasets)
-    return found | {name: kept.checksum(read[0]) if (read := kept.read(file)) else None for name, file in files.items()}
+    return dict.fromkeys(profile.datasets) | {
+        name: kept.checksum(read[0]) if (read := kept.read(file)) else None for name, file in files.items()
+    }
 
 
 def without_paths(text: str) -> str:

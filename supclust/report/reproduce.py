@@ -9,10 +9,9 @@ import os
 import re
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from configparser import ConfigParser
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ import papermill
 from nbconvert.exporters import HTMLExporter
 from nbconvert.preprocessors import ClearMetadataPreprocessor, ExecutePreprocessor
 from nbformat import NotebookNode
-from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 
 from supclust import kept, profiles
@@ -47,30 +45,9 @@ KERNEL_ENVIRONMENT = {
 READERS = {"str": str, "int": int, "float": float, "bool": lambda text: ConfigParser.BOOLEAN_STATES[text.lower()]}
 
 
-@dataclass(frozen=True)
-class FailingCell:
-    """Where a notebook stopped."""
-
-    number: int | None  # as in "In [5]" of the executed copy; None when not one cell ran
-    source: str  # its first line
-    error: str
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one notebook went."""
-
-    notebook: str
-    status: str  # "ok" or "failed"
-    started: str  # ISO 8601, UTC
-    seconds: float
-    parameters: dict[str, Any]  # those left at their default included
-    failing_cell: FailingCell | None = None
-
-
 def figures(
     profile: str, notebooks: Sequence[str] = (), parameters: Mapping[str, Any] | None = None, recompute: bool = False
-) -> list[Outcome]:
+) -> list[dict[str, Any]]:
     """Execute the numbered notebooks, all or those named, one after the other, and write their reports.
 
     notebooks: "03", "3", "03_queried_samples" or the file's name.
@@ -78,23 +55,27 @@ def figures(
     recompute: passed to the notebooks that have such a parameter.
 
     Fills reports/<profile>/ with NAME.ipynb, NAME.html, index.html and provenance.json. A notebook that fails does not stop
-    the others; its Outcome says where. Raises ValueError, before anything runs, for an unknown profile or notebook, and for a
-    parameter that one of the notebooks does not have or whose value is not of its type.
+    the others. Returns the outcome of each: notebook, status ("ok" or "failed"), started (ISO 8601, UTC), seconds, parameters
+    (those left at their default included) and failing_cell: None, or its number as in "In [5]" of the executed copy (None when
+    not one cell ran), its source (the first line) and the error. Raises ValueError, before anything runs, for an unknown profile
+    or notebook, and for a parameter that one of the notebooks does not have or whose value is not of its type.
     """
     config, parameters = profiles.get(profile), dict(parameters or {})
     tasks = plan(profile, find_notebooks(notebooks), parameters, recompute)
     logging.getLogger("traitlets").setLevel(logging.ERROR)  # nbconvert warns of every picture without an alternative text
     file, outcomes = kept.reports(profile) / "provenance.json", []
-    record = {"started": _now(), "profile": asdict(config), "parameters": parameters, **provenance.collect()}
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    record = {"started": started, "profile": asdict(config), "parameters": parameters, **provenance.collect()}
     entries = _earlier_entries(file)
     with kept.environment(KERNEL_ENVIRONMENT | kept.folders()):
         for number, (notebook, values) in enumerate(tasks.items(), start=1):
             log.info("[%d/%d] %s ...", number, len(tasks), notebook.stem)
-            outcomes.append(_run(notebook, values, file.parent))
-            log.info("[%d/%d] %s", number, len(tasks), describe(outcomes[-1]))
-            entries[notebook.stem] = asdict(outcomes[-1]) | {"git": record["git"]}
-            if cell := entries[notebook.stem]["failing_cell"]:
-                cell["error"] = provenance.without_paths(cell["error"])
+            outcome = _run(notebook, values, file.parent)
+            outcomes.append(outcome)
+            log.info("[%d/%d] %s", number, len(tasks), describe(outcome))
+            cell = outcome["failing_cell"]
+            public = cell and cell | {"error": provenance.without_paths(cell["error"])}
+            entries[notebook.stem] = outcome | {"failing_cell": public, "git": record["git"]}
             checksums = provenance.feature_checksums(config)  # a notebook may just have made them
             record |= {"features": checksums, "notebooks": dict(sorted(entries.items()))}
             kept.write_text(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
@@ -102,13 +83,13 @@ def figures(
     return outcomes
 
 
-def describe(outcome: Outcome) -> str:
+def describe(outcome: Mapping[str, Any]) -> str:
     """One line on a notebook that went well, two on one that did not."""
-    if outcome.failing_cell is None:
-        return f"{outcome.notebook} ok in {outcome.seconds:.1f} s"
-    cell = outcome.failing_cell
-    where = "before its first cell" if cell.number is None else f"in cell [{cell.number}]: {cell.source}"
-    return f"{outcome.notebook} FAILED after {outcome.seconds:.1f} s {where}\n    {cell.error}"
+    name, seconds, cell = outcome["notebook"], outcome["seconds"], outcome["failing_cell"]
+    if cell is None:
+        return f"{name} ok in {seconds:.1f} s"
+    where = "before its first cell" if cell["number"] is None else "in cell [{number}]: {source}".format_map(cell)
+    return f"{name} FAILED after {seconds:.1f} s {where}\n    {cell['error']}"
 
 
 def refresh() -> None:
@@ -167,65 +148,56 @@ def plan(profile: str, notebooks: Sequence[Path], parameters: Mapping[str, Any],
     tasks, problems = {}, {}
     for file in notebooks:
         declared = papermill.inspect_notebook(file)
-        known = ", ".join(f"{name}: {entry['inferred_type_name']}" for name, entry in declared.items()) or "none"
-        wanted = {"profile": profile} | ({"recompute": True} if recompute and "recompute" in declared else {}) | dict(parameters)
+        kinds = {name: entry["inferred_type_name"] for name, entry in declared.items()}
+        known = ", ".join(f"{name}: {kind}" for name, kind in kinds.items()) or "none"
         tasks[file] = {name: ast.literal_eval(entry["default"]) for name, entry in declared.items()}
+        wanted = {"profile": profile} | ({"recompute": True} if recompute and "recompute" in declared else {}) | dict(parameters)
         for name, value in wanted.items():
-            try:
-                tasks[file][name] = _read_value(name, value, declared)
-            except ValueError as error:
-                problems.setdefault(f"{error}; its parameters: {known}", []).append(file.stem)
+            try:  # papermill itself would pass on whatever it is given
+                tasks[file][name] = READERS[kinds[name]](str(value))
+            except (ValueError, KeyError):
+                kind = kinds.get(name)
+                problem = f"parameter {name!r} is {kind}, and {value!r} is not" if kind else f"unknown parameter {name!r}"
+                problems.setdefault(f"{problem}; its parameters: {known}", []).append(file.stem)
     if problems:
         raise ValueError("\n".join(f"{', '.join(names)}: {problem}" for problem, names in problems.items()))
     return tasks
 
 
-def _read_value(name: str, value: Any, declared: Mapping[str, Mapping[str, str]]) -> Any:
-    """The value as the type that the notebook annotates; papermill itself would pass on whatever it is given."""
-    if name not in declared:
-        raise ValueError(f"unknown parameter {name!r}")
-    annotation = declared[name]["inferred_type_name"]
-    try:
-        return READERS[annotation](str(value))
-    except (ValueError, KeyError):
-        raise ValueError(f"parameter {name!r} is {annotation}, and {value!r} is not") from None
-
-
 # --- running --------------------------------------------------------------------------------------------------------------
 
 
-def _run(file: Path, parameters: dict[str, Any], folder: Path) -> Outcome:
-    """Execute one notebook and write its two reports into the folder, whatever comes of it."""
-    began, started = time.perf_counter(), _now()
-    failing_cell = _execute(file, parameters, folder)
-    status, seconds = "failed" if failing_cell else "ok", round(time.perf_counter() - began, 1)
-    return Outcome(file.stem, status, started, seconds, parameters, failing_cell)
+def _run(file: Path, parameters: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Execute one notebook and write its two reports into the folder, whatever comes of it; returns its outcome.
 
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _execute(file: Path, parameters: dict[str, Any], folder: Path) -> FailingCell | None:
-    """Papermill writes after every cell, elsewhere; the reports are written when all cells have run, or one has failed."""
-    error, bar = None, {"desc": file.stem, "leave": False, "disable": not sys.stderr.isatty()}
+    Papermill writes after every cell, elsewhere; the reports are written when all cells have run, or one has failed.
+    """
+    started, error = datetime.now(UTC), None
+    bar = {"desc": file.stem, "leave": False, "disable": not sys.stderr.isatty()}
     with tempfile.TemporaryDirectory() as elsewhere:
         executed = Path(elsewhere) / file.name
         try:
             papermill.execute_notebook(file, executed, parameters, cwd=file.parent, progress_bar=bar, **KERNEL)
-        except PapermillExecutionError as failed:
-            error = f"{failed.ename}: {failed.evalue}".rstrip(": ")
-        except Exception as failed:  # the kernel did not start or died: whatever it is, the other notebooks go on
+        except Exception as failed:  # in a cell, or the kernel did not start or died: whatever it is, the other notebooks go on
             log.debug("%s", file.stem, exc_info=True)
-            error = f"{type(failed).__name__}: {failed}"
+            name, value = getattr(failed, "ename", type(failed).__name__), getattr(failed, "evalue", failed)  # those of the cell
+            error = f"{name}: {value}".rstrip(": ")
         notebook = nbformat.read(executed, as_version=4)
     sources = [cell.source for cell in notebook.cells if cell.cell_type == "code" and cell.metadata.papermill.start_time]
+    last = ["", *sources][-1].strip().partition("\n")[0]
     for key in ("input_path", "output_path", "environment_variables"):
         del notebook.metadata.papermill[key]
     kept.write_text(folder / file.name, nbformat.writes(notebook) + "\n")
     page, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": _title(file)}})
     kept.write_text(folder / f"{file.stem}.html", page)
-    return FailingCell(len(sources) or None, ["", *sources][-1].strip().partition("\n")[0], error) if error else None
+    return {
+        "notebook": file.stem,
+        "status": "failed" if error else "ok",
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round((datetime.now(UTC) - started).total_seconds(), 1),
+        "parameters": parameters,
+        "failing_cell": {"number": len(sources) or None, "source": last, "error": error} if error else None,
+    }
 
 
 def _earlier_entries(file: Path) -> dict[str, Any]:

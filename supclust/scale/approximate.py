@@ -27,7 +27,7 @@ def mean_distances(points: np.ndarray, n_neighbors: int, squared: bool = False) 
     k = max(1, min(n_neighbors, n // 2))
     if 8 * k > CELL * PROBED:
         return neighbours.mean_distances(points, n_neighbors, squared)
-    with threadpool_limits(threads.available(), "openmp"):
+    with threadpool_limits(threads.count(), "openmp"):
         index = faiss.index_factory(d, f"IVF{max(1, n // CELL)},Flat")
         index.cp.niter, index.nprobe = 5, PROBED
         index.train(points)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
 
 MERGED = 64  # results of blocks that a worker holds before it merges them
 GROUPS_AHEAD = 2  # groups under way for each of the workers' threads, whose points are then in memory
-NEED_MEMORY = (
-    "these features are in shards on a cluster and are not gathered: supclust, supclust-no-sup, supclust-no-typicality, typiclust "
-    "and random work on them; other strategies need all the features in memory, as one array"
-)
 
 
 class Mapped(geometry.Points):
@@ -29,27 +26,32 @@ class Mapped(geometry.Points):
     def __init__(self, features: ArrayLike) -> None:
         self._features = geometry.check_shape(features)
         self.shape = self._features.shape
-        bad, along = self.read_through()
+        bad, along = _read_through(self._features)
         geometry.check_finite(bad)
         self.order = np.argsort(along, kind="stable")
 
     def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            return geometry.normalise(np.ascontiguousarray(self._features[rows], dtype=np.float32))
+        return _read(self._features, rows)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.concatenate([self[part] for part in geometry.blocks(self.shape)], dtype=dtype)
 
-    def read_through(self) -> tuple[np.ndarray, np.ndarray]:
-        """The rows that are not finite, and where the points lie along the canonical direction (n,)."""
 
-        def read(part: slice) -> tuple[np.ndarray, np.ndarray]:
-            with np.errstate(invalid="ignore"):
-                points = self[part]
-            return part.start + np.flatnonzero(~np.isfinite(points).all(axis=1)), geometry.along_direction(points)
+def _read(features: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
+    """Some of the points (m, d), read and normalised."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return geometry.normalise(np.ascontiguousarray(features[rows], dtype=np.float32))
 
-        bad, along = zip(*threads.map(read, geometry.blocks(self.shape), "checking the features"), strict=True)
-        return np.concatenate(bad), np.concatenate(along)
+
+def _read_through(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that are not finite, and where the points lie along the canonical direction (n,)."""
+
+    def read(part: slice) -> tuple[np.ndarray, np.ndarray]:
+        points = _read(features, part)
+        return part.start + np.flatnonzero(~np.isfinite(points).all(axis=1)), geometry.along_direction(points)
+
+    bad, along = zip(*threads.map(read, geometry.blocks(features.shape), "checking the features"), strict=True)
+    return np.concatenate(bad), np.concatenate(along)
 
 
 class Shards(geometry.Points):
@@ -66,22 +68,26 @@ class Shards(geometry.Points):
 
     def __init__(self, shards: Sequence[Any], client: Client | None = None) -> None:
         self._client = client or _current_client()
+        self._submit = functools.partial(self._client.map, pure=False)  # futures of function(*one of each), all in one message
         if hasattr(shards, "rechunk"):  # a dask.array, which is cut between rows only
             shards = shards.rechunk(dict.fromkeys(range(1, shards.ndim), -1)).to_delayed().ravel()
-        given = [self._sent(shard) for shard in shards]
+        given = [self._sent(shard) for shard in self._client.compute(list(shards))]  # Delayed ones are Futures then
         if not given:
             raise ValueError("there are no shards")
-        self._shards = self._submit(_Shard, given, range(len(given)))
+        self._shards = self._submit(_checked, given, range(len(given)))
         rows, widths, bad, along = zip(*self._results(self._submit(_report, self._shards), "checking the features"), strict=True)
-        if other := next((number for number, width in enumerate(widths) if width != widths[0]), None):
-            told = f"shard {other} has {widths[other]} dimensions, shard 0 has {widths[0]}"
-            raise ValueError(f"shards must be of one width: {told}")
+        for number, width in enumerate(widths):
+            if width != widths[0]:
+                raise ValueError(f"shards must be of one width: shard {number} has {width} dimensions, shard 0 has {widths[0]}")
         self.shape, self._bounds = (sum(rows), widths[0]), np.cumsum([0, *rows])
         geometry.check_finite(np.concatenate([start + part for start, part in zip(self._bounds, bad, strict=False)]))
         self.order = np.argsort(np.concatenate(along), kind="stable")
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        raise TypeError(NEED_MEMORY)
+        raise TypeError(
+            "these features are in shards on a cluster and are not gathered: supclust, supclust-no-sup, supclust-no-typicality, "
+            "typiclust and random work on them; other strategies need all the features in memory, as one array"
+        )
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         return self.map_rows(np.asarray, rows)
@@ -93,8 +99,7 @@ class Shards(geometry.Points):
 
     def map(self, function: Callable[[np.ndarray], Any], merge: Callable[[list[Any]], Any]) -> list[Any]:
         """One result for each shard, merged on its worker from function(block) of each block."""
-        n = len(self._shards)
-        return self._results(self._submit(_map, self._shards, [function] * n, [merge] * n))
+        return self._results(self._submit(_map, self._shards, function=function, merge=merge))
 
     def map_groups(self, function: Callable[..., Any], groups: Sequence[np.ndarray], desc: str | None = None) -> list[Any]:
         """function(points[group]) of each group of indices on one of the workers, which gets the points from the others."""
@@ -113,12 +118,7 @@ class Shards(geometry.Points):
         places = np.split(order, ends[:-1])
         some = [i for i, where in enumerate(places) if len(where)] or [0]  # no rows at all have a width too
         of_shards = [rows[places[i]] - self._bounds[i] for i in some]
-        parts = self._submit(_map_rows, [self._shards[i] for i in some], of_shards, [function] * len(some))
-        return [places[i] for i in some], parts
-
-    def _submit(self, function: Callable[..., Any], *arguments: Sequence[Any]) -> list[Future]:
-        """Futures of function(*one of each), all in one message."""
-        return self._client.map(function, *arguments, pure=False)
+        return [places[i] for i in some], self._submit(_map_rows, [self._shards[i] for i in some], of_shards, function=function)
 
     def _results(
         self, futures: Iterable[Future], desc: str | None = None, total: int | None = None, at_once: int | None = None
@@ -142,12 +142,9 @@ class Shards(geometry.Points):
             raise
 
     def _sent(self, shard: Any) -> Any:
-        """What `_Shard` takes: a path, or the future of an array."""
-        import dask
+        """What `_checked` takes: a path, or the future of an array."""
         from distributed import Future
 
-        if dask.is_dask_collection(shard):
-            return self._client.compute(shard)
         if isinstance(shard, str | Path):
             return str(Path(shard).absolute())  # a worker may have another working directory
         return shard if isinstance(shard, Future) else self._client.scatter(shard, hash=False)
@@ -156,10 +153,10 @@ class Shards(geometry.Points):
 def _current_client() -> Client:
     try:
         from distributed import get_client
+
+        return get_client()
     except ImportError as error:
         raise ImportError("features in shards are worked on by Dask: pip install distributed") from error
-    try:
-        return get_client()
     except ValueError as error:
         raise ValueError("no Dask client is running: make one with distributed.Client(...), or pass client=") from error
 
@@ -175,41 +172,37 @@ def _put(places: list[np.ndarray], parts: Sequence[np.ndarray]) -> np.ndarray:
 # -- what the workers do, each task on one thread ------------------------------------------------------------------------------
 
 
-class _Shard(Mapped):
-    """A shard on its worker: an array, or the path of a file, which another worker may open instead."""
+def _checked(source: Any, number: int) -> str | np.ndarray:
+    """What a worker keeps of a shard: an array, or the path of a file, which another worker may open instead."""
+    source = source if isinstance(source, str) else np.asanyarray(source)
+    try:
+        geometry.check_shape(_opened(source))
+    except ValueError as error:
+        raise ValueError(f"shard {number}: {error}") from error
+    return source
 
-    def __init__(self, source: Any, number: int) -> None:
-        self._source = source if isinstance(source, str) else np.asanyarray(source)
-        try:
-            self.shape = geometry.check_shape(self._features).shape
-        except ValueError as error:
-            raise ValueError(f"shard {number}: {error}") from error
 
-    @property
-    def _features(self) -> np.ndarray:
-        return np.load(self._source, mmap_mode="r") if isinstance(self._source, str) else self._source
-
-    def __sizeof__(self) -> int:
-        """Bytes that go to another worker with it, by which Dask decides whether they do."""
-        return len(self._source) if isinstance(self._source, str) else self._features.nbytes
+def _opened(source: str | np.ndarray) -> np.ndarray:
+    return np.load(source, mmap_mode="r") if isinstance(source, str) else source
 
 
 @threads.alone()
-def _report(shard: _Shard) -> tuple[int, int, np.ndarray, np.ndarray]:
-    return *shard.shape, *shard.read_through()
+def _report(source: str | np.ndarray) -> tuple[int, int, np.ndarray, np.ndarray]:
+    features = _opened(source)
+    return *features.shape, *_read_through(features)
 
 
 @threads.alone()
-def _map_rows(shard: _Shard, rows: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    return function(shard[rows])
+def _map_rows(source: str | np.ndarray, rows: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    return function(_read(_opened(source), rows))
 
 
 @threads.alone()
-def _map(shard: _Shard, function: Callable[[np.ndarray], Any], merge: Callable[[list[Any]], Any]) -> Any:
+def _map(source: str | np.ndarray, function: Callable[[np.ndarray], Any], merge: Callable[[list[Any]], Any]) -> Any:
     """function(block) of each block of a shard, merged in between, so that few results are in memory."""
-    results = []
-    for part in geometry.blocks(shard.shape):
-        results.append(function(shard[part]))
+    features, results = _opened(source), []
+    for part in geometry.blocks(features.shape):
+        results.append(function(_read(features, part)))
         if len(results) == MERGED:
             results = [merge(results)]
     return merge(results)

@@ -25,11 +25,10 @@ def coreset(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     Distances are between what the model's last layer sees, where training has changed it, else between the raw features. Where
     nothing is labelled, the first pick is random.
     """
-    learned = None if pool.model is None else pool.model.penultimate
-    if learned is None:
-        points, squares, order = pool.shared(("raw",), lambda: _with_squares_and_order(pool.features))
+    if pool.model is not None and pool.model.learned:
+        points, squares, order = _with_squares_and_order(pool.model.points)
     else:
-        points, squares, order = _with_squares_and_order(learned)
+        points, squares, order = pool.shared(("raw",), lambda: _with_squares_and_order(pool.features))
     tie_breakers = pool.tie_breakers(rng, order)  # the pool's own order does not tell points of one direction apart
     picks, nearest = np.empty(budget, dtype=np.int64), np.full(len(points), np.inf)
     if len(pool.labeled):
@@ -51,8 +50,7 @@ def _with_squares_and_order(features: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def _lower_to_distances_from(center: int, points: np.ndarray, squares: np.ndarray, nearest: np.ndarray) -> None:
     """Lower nearest (n,) to the squared distance from one of the points (n, d), whose squared lengths are squares (n,).
 
-    |x|^2 + |c|^2 - 2xc in float32, less all that rounding can add to it, rules out most points in one pass; the distances of the
-    others are taken from the differences in float64.
+    |x|^2 + |c|^2 - 2xc in float32, less all that rounding can add, rules out most points; of the others differences are taken.
     """
     rounding, smallest = np.finfo(np.float32).eps * (points.shape[1] + 4), np.finfo(np.float32).tiny * points.shape[1]
     both = squares + squares[center]
@@ -103,7 +101,6 @@ def radius_by_purity(pool: Pool, budget: int) -> float:
 
     K clusters stand for the classes: settings.n_classes of them, else as many as are queried, and at least two. A ball is pure as
     long as the nearest point of another cluster is outside of it, so delta is a quantile of the distances to those points.
-    Computed once for each K, and logged.
     """
     n_clusters = min(max(pool.settings.n_classes or budget, 2), len(pool.features))
 
@@ -120,10 +117,8 @@ def radius_by_purity(pool: Pool, budget: int) -> float:
 
 
 def radius_by_share(pool: Pool) -> float:
-    """The radius at which the median ball holds settings.ball_share of the pool, from up to 1,000 balls; this rule is ours.
-
-    It needs no labels and no clusters, and no ball is left with one point only because others are dense.
-    """
+    """The radius at which the median ball holds settings.ball_share of the pool, from up to 1,000 balls; this rule is ours."""
+    share = pool.settings.ball_share
 
     def compute() -> float:
         points = on_sphere(pool.points)
@@ -133,7 +128,6 @@ def radius_by_share(pool: Pool) -> float:
         log.info("delta = %.3f, where the median ball holds %.3g %% of the points", radius, 100 * share)
         return radius
 
-    share = pool.settings.ball_share
     return pool.shared(("delta of share", share), compute)
 
 
@@ -154,8 +148,7 @@ def _largest_products_with_others(points: np.ndarray, clusters: list[np.ndarray]
 def ball_graph(points: np.ndarray, radius: float) -> csr_array:
     """Whether |a - b| <= radius for each pair of points (n, d) of unit length: a sparse matrix (n, n) of ones, int32.
 
-    |a - b|^2 = 2 - 2ab, and float64 decides the pairs that a float32 product leaves open. Raises ValueError for more than
-    2^27 pairs, which would take 2 GB.
+    |a - b|^2 = 2 - 2ab, and float64 decides what a float32 product leaves open. ValueError for more than 2^27 pairs: 2 GB.
     """
     points, rounding = on_sphere(points), rounding_of_products(points.shape[1])
     # below this radius float32 would leave open even which points are copies of each other
@@ -173,7 +166,7 @@ def ball_graph(points: np.ndarray, radius: float) -> csr_array:
         pairs += 2 * np.count_nonzero(inside)
         if pairs > PAIRS:
             raise ValueError(
-                f"of {n} points more than {PAIRS} pairs are within ProbCover's radius {radius:.3f}: probcover:radius= sets one"
+                f"more than {PAIRS} pairs of the {n} points lie within ProbCover's radius {radius:.3f}: set probcover:radius="
             )
         return a[inside], b[inside]
 

@@ -18,17 +18,15 @@ HERDED = 14_000  # points a side of the kernel's matrix, 784 MB in float32
 ROWS = 256, 64  # of it that are filled, and gone through, together: as fast as they are here
 DIGITS = 7  # of a mean that float32 knows
 COPIES = 1e-3  # labelled points as near as that are copies
-TYPICLUST_ROUNDS = 3  # of TCM
 PASSES, DROPPED = 3, 0.75  # of DropQuery; probability that dropout drops an input
 LARGEST_BALL, CENTER, STEEPNESS = 1.1, 0.8, 50  # of DCoM: Delta_max, and a and k of its competence
-SMALLEST = 1e-300  # squared distance that k-means++ never draws while there are others
 
 
 def maxherding(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """MaxHerding (Bae et al., 2024): the points that most raise the mean kernel between a point and the nearest labelled one.
 
-    k(x, y) = exp(-|x - y|^2 / s^2) of normalised features, with s = settings.radius or 1. In pools of more than 14,000 points, the
-    mean goes over so many, drawn at random, and so many that may be queried are compared; the authors draw 35,000.
+    k(x, y) = exp(-|x - y|^2 / s^2) of normalised features, with s = settings.radius or 1. The mean goes over 14,000 random points
+    at most, and so many that may be queried are compared; the authors draw 35,000.
     """
     return _herd(pool, budget, rng, pool.settings.radius or 1.0, np.ones(len(pool.features)))
 
@@ -42,16 +40,15 @@ def uherding(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     apart = pdist(pool.normalised[pool.labeled])
     apart = apart[apart > COPIES]
     s = pool.settings.radius or (apart.min() if len(apart) else 1.0)
-    weights = np.ones(len(pool.features)) if pool.model is None else uncertainty.margin_uncertainty(pool.model.log_probabilities())
+    weights = np.ones(len(pool.features)) if pool.model is None else uncertainty.margin_uncertainty(pool)
     return _herd(pool, budget, rng, s, weights)
 
 
 def balanced_herding(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """MaxHerding where all classes weigh the same: ours, for long tails.
 
-    MaxHerding covers the distribution of the pool, and accuracy is asked for on a balanced one. As in the correction of a label
-    shift, a point's weight is sum_c p_c / m_c of its probabilities p and of the mass m_c = sum_i p_ic that class c is predicted to
-    have. Without a model, all weights are 1.
+    As in the correction of a label shift, a point's weight is sum_c p_c / m_c of its probabilities p and of the predicted mass
+    m_c = sum_i p_ic of class c. Without a model, all weights are 1.
     """
     weights = np.ones(len(pool.features))
     if pool.model is not None:
@@ -113,7 +110,7 @@ def tcm(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
 
     A round is the third as long as fewer than three budgets are labelled. Without a model TypiClust goes on.
     """
-    early = pool.model is None or len(pool.labeled) < TYPICLUST_ROUNDS * budget
+    early = pool.model is None or len(pool.labeled) < 3 * budget
     return (method.typiclust if early else uncertainty.margin)(pool, budget, rng)
 
 
@@ -150,9 +147,9 @@ def dcom(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """
     if pool.model is None or not len(pool.labeled):
         return coverage.probcover(pool, budget, rng)
-    points, logs, covered = on_sphere(pool.points), pool.model.log_probabilities(), np.zeros(len(pool.features), dtype=bool)
+    points, classes, covered = on_sphere(pool.points), pool.model.log_probabilities().argmax(axis=1), np.zeros(1)
     for _ in range(2):
-        radii, covered = _pure_balls(points, logs.argmax(axis=1), pool.labeled, 0.4 + 0.2 * covered.mean())
+        radii, covered = _pure_balls(points, classes, pool.labeled, 0.4 + 0.2 * covered.mean())
     competence = (1 + np.exp(-STEEPNESS * (1 - CENTER))) / (1 + np.exp(-STEEPNESS * (covered.mean() - CENTER)))
     needed = 1 - max(radii.mean() ** 2 / 2, 2 * rounding_of_products(points.shape[1]))  # product with a point in the ball
 
@@ -161,7 +158,7 @@ def dcom(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
 
     free, tie_breakers, picks = pool.free, pool.tie_breakers(rng), np.empty(budget, dtype=np.int64)
     left = np.argsort(np.where(covered, np.inf, tie_breakers))[: min(HERDED, np.count_nonzero(~covered))]
-    scores, counts = np.round(uncertainty.margin_uncertainty(logs), DIGITS), in_balls(left)
+    scores, counts = np.round(uncertainty.margin_uncertainty(pool), DIGITS), in_balls(left)
     for i in threads.progress(range(budget), "DCoM"):
         u, m = ((one - low) / (one[free].max() - low or 1) for one, low in ((scores, scores.min()), (counts, 0)))
         picks[i] = largest(np.where(free, competence * u + (1 - competence) * m, -1), tie_breakers)
@@ -199,6 +196,7 @@ def badge(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     for i in range(budget):
         pick = picks[i] = largest(np.where(free, scores, -np.inf), pool.tie_breakers(rng))
         products = (errors @ errors[pick]) * (points @ points[pick])
-        nearest, free[pick] = np.minimum(nearest, np.maximum(squares + squares[pick] - 2 * products, SMALLEST)), False
+        apart = np.maximum(squares + squares[pick] - 2 * products, 1e-300)  # copies are drawn when nothing else is left
+        nearest, free[pick] = np.minimum(nearest, apart), False
         scores = np.log1p(-pool.tie_breakers(rng)) / nearest  # the largest belongs to a point with a probability like that
     return picks

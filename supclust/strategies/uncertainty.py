@@ -12,22 +12,29 @@ from supclust.pool import Pool
 
 def margin(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """The points whose two largest class probabilities differ least (Scheffer et al., 2001)."""
-    return _most_uncertain(pool, margin_uncertainty(model_of(pool).log_probabilities()), budget, rng)
+    return _most_uncertain(pool, margin_uncertainty(pool), budget, rng)
+
+
+def margin_uncertainty(pool: Pool) -> np.ndarray:
+    """1 - p1 + p2 of the two largest probabilities that the model gives each point, (n,) float64. With one class, 0."""
+    second, first = np.partition(np.pad(probabilities(pool), ((0, 0), (0, 1))), -2, axis=1)[:, -2:].T  # a class more, of 0
+    return 1 - first + second
 
 
 def least_confidence(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """The points whose largest class probability is smallest (Lewis & Gale, 1994)."""
-    return _most_uncertain(pool, confidence_uncertainty(model_of(pool).log_probabilities()), budget, rng)
+    return _most_uncertain(pool, 1 - probabilities(pool).max(axis=1), budget, rng)
 
 
 def entropy(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """The points of largest predictive entropy (Settles, 2009)."""
-    return _most_uncertain(pool, predictive_entropy(model_of(pool).log_probabilities()), budget, rng)
+    return _most_uncertain(pool, entr(probabilities(pool)).sum(axis=1), budget, rng)
 
 
 def bald(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     """The points on whose class the passes with dropout disagree most (Houlsby et al., 2011; Gal et al., 2017)."""
-    return _most_uncertain(pool, mutual_information(model_of(pool).dropout_log_probabilities(rng)), budget, rng)
+    of_mean, of_each = entropies_of_passes(model_of(pool).dropout_log_probabilities(rng))
+    return _most_uncertain(pool, np.maximum(of_mean - of_each, 0), budget, rng)  # below zero by rounding only
 
 
 def dbal(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
@@ -35,45 +42,24 @@ def dbal(pool: Pool, budget: int, rng: np.random.Generator) -> np.ndarray:
     return _most_uncertain(pool, entropies_of_passes(model_of(pool).dropout_log_probabilities(rng))[0], budget, rng)
 
 
-def margin_uncertainty(log_probabilities: ArrayLike) -> np.ndarray:
-    """1 - p1 + p2 of the two largest probabilities; (n, C) log-probabilities to (n,) float64. With one class, 0."""
-    probabilities = np.pad(_probabilities(log_probabilities), ((0, 0), (0, 1)))  # a class more, of probability 0
-    second, first = np.partition(probabilities, -2, axis=1)[:, -2:].T
-    return 1 - first + second
-
-
-def confidence_uncertainty(log_probabilities: ArrayLike) -> np.ndarray:
-    """1 - the largest probability; (n, C) log-probabilities to (n,) float64."""
-    return 1 - _probabilities(log_probabilities).max(axis=1)
-
-
-def predictive_entropy(log_probabilities: ArrayLike) -> np.ndarray:
-    """Entropy - sum p log p in nats, where 0 log 0 = 0; (n, C) log-probabilities to (n,) float64."""
-    return entr(_probabilities(log_probabilities)).sum(axis=1)
-
-
-def mutual_information(passes: Iterable[ArrayLike]) -> np.ndarray:
-    """Mutual information (n,) >= 0 between a point's class and the model: entropy of the mean pass less mean entropy."""
-    of_mean, of_each = entropies_of_passes(passes)
-    return np.maximum(of_mean - of_each, 0)  # below zero by rounding only
-
-
 def entropies_of_passes(passes: Iterable[ArrayLike]) -> tuple[np.ndarray, np.ndarray]:
-    """Entropy of the passes' mean, and mean of their entropies, (n,) float64 each.
+    """Entropy in nats of the passes' mean, and mean of their entropies, (n,) float64 each.
 
-    passes: log-probabilities (n, C), taken one after the other, so that only one of them needs to exist. ValueError without any.
+    passes: log-probabilities (n, C), taken one after the other, so that only one of them needs to exist.
     """
     total, entropies, count = 0.0, 0.0, 0
-    for log_probabilities in passes:
-        probabilities = _probabilities(log_probabilities)
-        total, entropies, count = total + probabilities, entropies + entr(probabilities).sum(axis=1), count + 1
-    if count == 0:
-        raise ValueError("there must be at least one pass")
+    for one in map(_checked, passes):
+        total, entropies, count = total + one, entropies + entr(one).sum(axis=1), count + 1
     return entr(total / count).sum(axis=1), entropies / count
 
 
-def _probabilities(log_probabilities: ArrayLike) -> np.ndarray:
-    """float64 (n, C); ValueError if the logarithms are not 2-d, without a class, NaN, or clearly above zero."""
+def probabilities(pool: Pool) -> np.ndarray:
+    """Class probabilities (n, C) float64 of all points by the pool's model."""
+    return _checked(model_of(pool).log_probabilities())
+
+
+def _checked(log_probabilities: ArrayLike) -> np.ndarray:
+    """Probabilities (n, C) float64; ValueError if the logarithms are not 2-d, without a class, NaN, or clearly above zero."""
     logs = np.asarray(log_probabilities, dtype=float)
     if logs.ndim != 2 or logs.shape[1] == 0:
         raise ValueError(f"log-probabilities must be 2-d (points, classes), not of shape {logs.shape}")

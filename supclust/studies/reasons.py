@@ -9,8 +9,7 @@ import dataclasses
 import functools
 import itertools
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import joblib
 import numpy as np
@@ -33,14 +32,12 @@ SIZES = (1_000, 2_500, 5_000, 10_000, 25_000, 50_000)  # points of a pool
 FIXED_AT = 5_000  # points of a pool in which a tenth gives as many typical points as the fixed number does
 STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)  # quantiles of SUP among the typical tenth
 AS_IT_IS, TOLD, ASKED = "as it is", "told the majority's class", "asks the majority only"
-CHANGES = [f"relative_temperature={value}" for value in (0.01, 0.03, 0.3, 1.0, 3.0)]  # of settings, one at a time
-CHANGES += [f"top_fraction={value}" for value in (0.02, 0.05, 0.2, 0.5, 1.0)]
-CHANGES += [f"max_clusters={value}" for value in (10, 20, 50)]
+CHANGES = [f"supclust:relative_temperature={value}" for value in (0.01, 0.03, 0.3, 1.0, 3.0)]  # of settings, one at a time
+CHANGES += [f"supclust:top_fraction={value}" for value in (0.02, 0.05, 0.2, 0.5, 1.0)]
+CHANGES += [f"supclust:max_clusters={value}" for value in (10, 20, 50)]
 NEIGHBORS, SAMPLE = 20, 2_000  # whose labels are looked at; points that stand for the whole pool
 LOOKS = ["margin", "entropy", "gap"]  # of picks, see `looks`
 COLUMNS = ["question", *analysis.PANEL, "setting", "strategy", "seed", "round", "accuracy", "classes", "match", "purity", *LOOKS]
-
-Row = tuple[object, str, dict]  # setting, strategy, measures
 
 
 def at_quantile(share: float) -> strategies.Strategy:
@@ -108,74 +105,59 @@ def moved(data: Features, share: float) -> Features:
     return dataclasses.replace(data, train=train, test=test, checksum="")
 
 
-def picks(data: Features, pool: Pool, budget: str) -> Iterator[Row]:
+def picks(data: Features, pool: Pool, budget: str) -> Iterator[dict]:
     """Where the picks lie, round by round; as the strategy "pool", a sample of all points in the clusters of the first round."""
     for name in (*COMPARED, MEMBER):
         for row, clusters, picked in rounds(data, pool, name, budget):
-            yield AS_IT_IS, name, row | looks(data, pool, clusters, picked)
+            yield {"setting": AS_IT_IS, "strategy": name} | row | looks(data, pool, clusters, picked)
     sample = np.random.default_rng(pool.seed).permutation(len(data.train))[:SAMPLE]
     first = pool.clusters_for(active.step_size(budget, len(data.classes)))
-    yield AS_IT_IS, "pool", {"round": 1} | looks(data, pool, first, sample)
+    yield {"setting": AS_IT_IS, "strategy": "pool", "round": 1} | looks(data, pool, first, sample)
 
 
-def purity(data: Features, pool: Pool, budget: str) -> Iterator[Row]:
-    """Features moved towards the means of their classes, so that clusters become pure, or away from them."""
-    for share in MOVES:
-        other = moved(data, share)
-        yield from _runs(share, other, Pool(other.train, seed=pool.seed), budget)
+def means(question: str, data: Features, pool: Pool, budget: str) -> Iterator[dict]:
+    """Means over the rounds, as round 0, of each setting that a question is about."""
+    for setting, names, part, options in variants(question, data, pool):
+        own = pool if part is data else Pool(part.train, seed=pool.seed)
+        for name in names:
+            found = pd.DataFrame(row for row, *_ in rounds(part, own, name, budget, **options))
+            yield {"setting": setting, "strategy": name} | found.mean().to_dict() | {"round": 0}
 
 
-def oracles(data: Features, pool: Pool, budget: str) -> Iterator[Row]:
-    """Queries that cannot miss the class of their cluster, in two ways: see `rounds`."""
-    for oracle in (AS_IT_IS, TOLD, ASKED):
-        yield from _runs(oracle, data, pool, budget, oracle=oracle)
-
-
-def sizes(data: Features, pool: Pool, budget: str) -> Iterator[Row]:
-    """Parts of the pool; of each cluster a tenth counts as typical, or a fixed number of points."""
-    order = np.random.default_rng(pool.seed).permutation(len(data.train))
-    for size in (one for one in SIZES if one <= len(order)):
-        part, share = data.subset(order[:size]), min(1.0, pool.settings.top_fraction * FIXED_AT / size)
-        names = [*COMPARED, *(f"{name}:top_fraction={share}" for name in COMPARED[:2])]
-        yield from _runs(size, part, Pool(part.train, seed=pool.seed), budget, names)
-
-
-def sign(data: Features, pool: Pool, budget: str) -> Iterator[Row]:
-    """Five steps of SUP among the typical tenth, from the farthest from other clusters to the nearest."""
-    for share in STEPS:
-        yield from _runs(share, data, pool, budget, ["supclust"], query=at_quantile(share))
-
-
-def settings(data: Features, pool: Pool, budget: str) -> Iterator[Row]:
-    """The defaults, and SUPClust with one of CHANGES."""
-    yield from _runs(AS_IT_IS, data, pool, budget, [*COMPARED, *(f"supclust:{change}" for change in CHANGES)])
-
-
-def neighbors(data: Features, pool: Pool, budget: str) -> Iterator[Row]:
-    """Other numbers of neighbours K in the typicality of SUPClust."""
-    yield from _runs(AS_IT_IS, data, pool, budget, [f"supclust:n_neighbors={k}" for k in (5, 10, 50)])
-
-
-def _runs(
-    setting: object, data: Features, pool: Pool, budget: str, names: Iterable[str] = COMPARED, **options: Any
-) -> Iterator[Row]:
-    """Means over the rounds, as round 0. options: of `rounds`."""
-    for name in names:
-        rows = pd.DataFrame(row for row, *_ in rounds(data, pool, name, budget, **options))
-        yield setting, name, rows.mean().to_dict() | {"round": 0}
+def variants(question: str, data: Features, pool: Pool) -> Iterator[tuple[object, Iterable[str], Features, dict]]:
+    """The settings of a question: what each is called, and its strategies, features, and options of `rounds`."""
+    match question:
+        case "purity":  # clusters become pure as features move towards the means of their classes
+            for share in MOVES:
+                yield share, COMPARED, moved(data, share), {}
+        case "oracles":  # two ways not to miss the class of a cluster
+            for oracle in (AS_IT_IS, TOLD, ASKED):
+                yield oracle, COMPARED, data, {"oracle": oracle}
+        case "sign":  # from the farthest from other clusters to the nearest, among the typical tenth
+            for share in STEPS:
+                yield share, ["supclust"], data, {"query": at_quantile(share)}
+        case "sizes":  # of parts of the pool, in whose clusters a tenth counts as typical, or a fixed number of points
+            order = np.random.default_rng(pool.seed).permutation(len(data.train))
+            for size in (one for one in SIZES if one <= len(order)):
+                share = min(1.0, pool.settings.top_fraction * FIXED_AT / size)
+                fixed = [f"{name}:top_fraction={share}" for name in COMPARED[:2]]
+                yield size, [*COMPARED, *fixed], data.subset(order[:size]), {}
+        case "settings":
+            yield AS_IT_IS, [*COMPARED, *CHANGES], data, {}
+        case "neighbors":  # K of typicality
+            yield AS_IT_IS, [f"supclust:n_neighbors={k}" for k in (5, 10, 50)], data, {}
 
 
 LONG_TAIL_TOO = ("digits", "cifar10", "cifar10-lt50")
 EVERYWHERE = (*LONG_TAIL_TOO, "ham10000", "cifar100")
-# Where each question is asked, at which budgets, and with how many times the profile's seeds.
-QUESTIONS: dict[str, tuple[Callable[[Features, Pool, str], Iterable[Row]], tuple[str, ...], tuple[str, ...], int]] = {
-    "picks": (picks, EVERYWHERE, ("tiny",), 1),
-    "oracles": (oracles, EVERYWHERE, ("tiny",), 1),
-    "sign": (sign, EVERYWHERE, ("tiny",), 1),
-    "purity": (purity, LONG_TAIL_TOO, ("tiny",), 1),
-    "sizes": (sizes, LONG_TAIL_TOO[:2], ("tiny",), 1),
-    "settings": (settings, LONG_TAIL_TOO, ("tiny", "small"), 2),
-    "neighbors": (neighbors, LONG_TAIL_TOO, ("tiny", "small"), 2),
+QUESTIONS = {  # where each is asked, at which budgets, and with how many times the profile's seeds
+    "picks": (EVERYWHERE, ("tiny",), 1),
+    "oracles": (EVERYWHERE, ("tiny",), 1),
+    "sign": (EVERYWHERE, ("tiny",), 1),
+    "purity": (LONG_TAIL_TOO, ("tiny",), 1),
+    "sizes": (LONG_TAIL_TOO[:2], ("tiny",), 1),
+    "settings": (LONG_TAIL_TOO, ("tiny", "small"), 2),
+    "neighbors": (LONG_TAIL_TOO, ("tiny", "small"), 2),
 }
 
 
@@ -187,7 +169,7 @@ def table(profile: Profile, *, recompute: bool = False) -> pd.DataFrame:
     """
     tasks = [
         (question, dataset, budget, seed)
-        for question, (_, datasets, budgets, times) in QUESTIONS.items()
+        for question, (datasets, budgets, times) in QUESTIONS.items()
         for dataset, budget, seed in itertools.product(datasets, budgets, range(times * profile.seeds))
         if dataset in profile.datasets
     ]
@@ -200,9 +182,9 @@ def table(profile: Profile, *, recompute: bool = False) -> pd.DataFrame:
     return kept.read_or_make(profile.name, "reasons.csv", made_from, make, recompute=recompute)
 
 
-def leads(rows: pd.DataFrame, rivals: Sequence[str] = COMPARED[1:], measure: str = "accuracy", scale: float = 100) -> pd.DataFrame:
-    """Lead of SUPClust over each rival in a measure times scale, seed by seed: dataset, budget, setting, seed, rival, lead."""
-    wide = scale * rows.pivot_table(measure, ["dataset", "budget", "setting", "seed"], "strategy", sort=False)
+def leads(rows: pd.DataFrame, rivals: Sequence[str] = COMPARED[1:], measure: str = "accuracy") -> pd.DataFrame:
+    """Lead of SUPClust over each rival in a measure times 100, seed by seed: dataset, budget, setting, seed, rival, lead."""
+    wide = 100 * rows.pivot_table(measure, ["dataset", "budget", "setting", "seed"], "strategy", sort=False)
     lead = wide[list(rivals)].rsub(wide["supclust"], axis=0)
     return lead.melt(var_name="rival", value_name="lead", ignore_index=False).reset_index()
 
@@ -217,8 +199,8 @@ def _answer(profile: Profile, question: str, dataset: str, budget: str, seed: in
         data = features.obtain(profile, dataset, draw)
 
         def make() -> pd.DataFrame:
-            rows = QUESTIONS[question][0](data, Pool(data.train, seed=seed), budget)
-            found = pd.DataFrame([{"setting": setting, "strategy": name} | row for setting, name, row in rows])
+            ask = picks if question == "picks" else functools.partial(means, question)
+            found = pd.DataFrame(ask(data, Pool(data.train, seed=seed), budget))
             found = found.assign(question=question, dataset=dataset, framework="ssl", budget=budget, seed=seed)
             return found.reindex(columns=COLUMNS).round(4)
 

@@ -24,27 +24,24 @@ NAMES = {  # of the strategy with each value, as strategies.parse reads them
     for setting, (strategy, values) in STUDY.items()
 }
 DATASETS = ("digits", "cifar10", "cifar10-lt50")  # of the profile's, those that the study runs on
-ENCODER_STRATEGIES = ("supclust", "random", "typiclust", "supclust-no-sup")  # on features of other encoders
+PART = {"frameworks": ["ssl"], "budgets": ["tiny"]}  # of a profile's runs
 
 
 def settings_table(profile: Profile, *, recompute: bool = False) -> pd.DataFrame:
     """The runs of the study, tiny budget, on DATASETS: kept in sensitivity.csv, see sweep.table."""
     names = ["typiclust", *(name for of in NAMES.values() for name in of.values())]
     datasets = [name for name in profile.datasets if name in DATASETS]
-    return _table(profile, "sensitivity", recompute=recompute, strategies=names, datasets=datasets)
+    return sweep.table(profile, name="sensitivity", recompute=recompute, strategies=names, datasets=datasets, **PART)
 
 
 def encoders_table(profile: Profile, *, recompute: bool = False) -> pd.DataFrame:
     """The runs on features of other encoders, tiny budget: kept in encoders.csv, see sweep.table."""
-    return _table(profile, "encoders", recompute=recompute, strategies=ENCODER_STRATEGIES, datasets=profile.encoders)
-
-
-def _table(profile: Profile, name: str, **part: Any) -> pd.DataFrame:
-    return sweep.table(profile, name=name, frameworks=["ssl"], budgets=["tiny"], **part)
+    names = ["supclust", "random", "typiclust", "supclust-no-sup"]
+    return sweep.table(profile, name="encoders", recompute=recompute, strategies=names, datasets=profile.encoders, **PART)
 
 
 def differences(table: pd.DataFrame) -> pd.DataFrame:
-    """Gains of each value of a setting on the default, in points, for plots.sensitivity."""
+    """Gains of each value of a setting on the default, in points, for figures.sensitivity."""
     rows = [
         analysis.compare(table, name, STUDY[setting][0]).assign(setting=setting, strategy=STUDY[setting][0], value=value)
         for setting, names in NAMES.items()

@@ -1,4 +1,1 @@
-"""What training needs besides `simclr`: hardware settings, several processes, checkpoints, the FSL network, shipped files.
-
-`simclr`, `active`, `label` and the commands `supclust train` and `supclust ship` come in here.
-"""
+"""What training needs besides `simclr`: hardware settings, plans, checkpoints, the FSL network, shipped files."""

@@ -1,33 +1,53 @@
-"""Reads what a stopped training left, and says why it cannot go on with it."""
+"""What a stopped training leaves, and why another one cannot go on with it."""
 
+import io
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from supclust import kept
+
+PROGRESS = ("step", "seconds", "losses", "history")  # steps done; seconds and losses of the epoch; records of the others
 PHRASES = {"images": "it was trained on other images", "start": "it went on from other weights"}
 
 
-def resume(
-    file: Path, made_from: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
-) -> tuple[int, float, Tensor, list[dict[str, Any]]]:
-    """Give model and optimizer the state of a stopped training; returns step, seconds and losses of its epoch, and the history.
+def check_finite(model: nn.Module, losses: Tensor) -> None:
+    """Raise FloatingPointError for weights or losses that are not."""
+    if not all(torch.isfinite(values).all() for values in (losses, *model.parameters())):
+        raise FloatingPointError("loss or weights are not finite: training diverged, try a smaller learning_rate")
+
+
+def save(file: Path, made_from: dict[str, Any], parts: Mapping[str, Any], progress: tuple[Any, ...]) -> None:
+    """Write the states of the parts, model and optimizer, and PROGRESS."""
+    states = {name: part.state_dict() for name, part in parts.items()}
+    torch.save({"made_from": made_from, **states, **dict(zip(PROGRESS, progress, strict=True))}, buffer := io.BytesIO())
+    kept.write_bytes(file, buffer.getvalue())  # a full disk is then an OSError
+
+
+def resume(file: Path, made_from: dict[str, Any], parts: Mapping[str, Any], device: torch.device) -> list[Any] | None:
+    """Give the parts their states in a file of `save`, and return its PROGRESS; None if there is no file.
 
     Raises ValueError for a damaged file and for one of other images, start or config, naming the difference.
     """
+    for left_over in file.parent.glob(f".{file.name}.*.tmp"):  # of a process that was killed while it wrote
+        left_over.unlink(missing_ok=True)
+    if not file.exists():
+        return None
     try:
         if damaged := zipfile.ZipFile(file).testzip():
             raise ValueError(f"the checksum of {damaged} differs")
-        saved = torch.load(file, map_location="cpu", weights_only=True)
-        theirs, step, history = saved["made_from"], saved["step"], saved["history"]
+        saved = torch.load(file, map_location=device, weights_only=True)
+        theirs, *progress = (saved[key] for key in ("made_from", *PROGRESS))
     except Exception as error:  # a damaged archive fails in whatever part of it is read first
         raise ValueError(f"the checkpoint {file} cannot be read ({error}); remove it to train anew") from error
     changed = [key for key in made_from | theirs if theirs.get(key) != made_from.get(key)]
     if changed:
         said = [PHRASES.get(key, f"{key} is {theirs.get(key)!r} there and {made_from.get(key)!r} here") for key in changed]
         raise ValueError(f"the checkpoint {file} is of another training: {'; '.join(said)}. Remove it or train in another folder")
-    model.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
-    return step, saved["seconds"], saved["losses"].to(device), history
+    for name, part in parts.items():
+        part.load_state_dict(saved[name])
+    return progress

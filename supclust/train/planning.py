@@ -27,12 +27,8 @@ def within(minutes: float, images: Images, config: SimCLR, folder: Path, start: 
     """
     if simclr.world_size() > 1:
         raise ValueError("a plan is for one process: under torchrun, give the epochs as -p epochs N")
-    asked = {
-        "minutes": minutes,
-        "images": simclr.images_checksum(images),
-        "config": asdict(config),
-        "start": start and start.checksum,
-    }
+    asked = {"minutes": minutes, "config": asdict(config)}
+    asked |= {"images": simclr.images_checksum(images), "start": start and start.checksum}
     if found := kept.read(folder / PLAN):
         if found[1] != asked:
             raise ValueError(f"{folder / PLAN} is the plan of another training: remove it, or name another --folder")
@@ -52,10 +48,9 @@ def of_length(config: SimCLR, epochs: int) -> SimCLR:
 
 def epochs_within(seconds: float, images: Images, config: SimCLR, start: Encoder | None = None) -> tuple[int, float]:
     """How many epochs of the config's mix of small and full views take that long here, and the seconds of one; logged."""
-    small = config.small_epochs / config.epochs
+    small, batch = config.small_epochs / config.epochs, min(config.batch_size, len(images))
     sides = {config.small_side: small, config.side: 1 - small}
     image = sum(share * seconds_per_image(images, config, side, start) for side, share in sides.items() if share > 0)
-    batch = min(config.batch_size, len(images))
     epoch = image * (len(images) // batch * batch)
     epochs = int(seconds / epoch)
     log.info("an epoch takes about %.1f s: %d of them fit into %.3g minutes", epoch, epochs, seconds / 60)

@@ -114,17 +114,13 @@ def save_encoded(path: Path, full: Features, dtype: str) -> Features:
 def fidelity(full: Features, stored: Features) -> dict[str, float]:
     """How well stored features keep full ones: Spearman's rho of typicality and of SUP in the same fifty clusters, and kNN."""
     clusters, _ = kmeans(geometry.Points(full.train), 50)
-    pairs = zip(_scores(full.train, clusters), _scores(stored.train, clusters), strict=True)
-    typicality, sup = (float(spearmanr(before, after).statistic) for before, after in pairs)
+
+    def scores(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        own = [points[clusters == k] for k in range(50)]
+        typicality, centers = np.concatenate([*map(method.typicality, own)]), np.stack([some.mean(axis=0) for some in own])
+        return typicality, method.sup(points, clusters, centers, method.default_temperature(centers))
+
+    pairs = zip(*(scores(geometry.normalise(part.train)) for part in (full, stored)), strict=True)
+    typicality, sup = (float(spearmanr(*pair).statistic) for pair in pairs)
     knn = features.knn_accuracy(stored.train, stored.train_labels, stored.test, stored.test_labels)
     return {"typicality rho": typicality, "sup rho": sup, "kNN": knn}
-
-
-def _scores(points: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Typicality and SUP of all the points, given their clusters."""
-    points, typicality, centers = geometry.normalise(points), np.empty(len(points)), []
-    for own in (clusters == k for k in range(clusters.max() + 1)):
-        typicality[own] = method.typicality(points[own])
-        centers.append(points[own].mean(axis=0))
-    centers = np.stack(centers)
-    return typicality, method.sup(points, clusters, centers, method.default_temperature(centers))

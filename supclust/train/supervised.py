@@ -1,7 +1,6 @@
 """The network that the fully supervised framework (FSL) trains from scratch on the labelled images of each round."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,31 +16,16 @@ from supclust.train import hardware
 WEIGHTS_STREAM, STEPS_STREAM = 1, 2  # ids of random streams
 
 
-@dataclass(frozen=True, eq=False)
-class Network:
-    """A network trained from scratch: its body, in evaluation mode, which makes features (n, 8 * width), and its last layer."""
-
-    body: simclr.ResNet
-    head: LinearHead
-    config: FSL
-
-    def embed(self, images: simclr.Images) -> np.ndarray:
-        """Penultimate features float32 (n, 8 * width) of images uint8 (n, 3, height, width), in training's precision."""
-        with hardware.autocast(simclr.default_device(), self.config, self.config.side):
-            return simclr.embed(self.body, images, self.config.side, self.config.evaluation_batch)
-
-    def predict(self, images: simclr.Images) -> np.ndarray:
-        """Class of each image, int64 (n,)."""
-        return self.head.predict(self.embed(images))
-
-
-def fit_network(images: simclr.Images, labels: np.ndarray, n_classes: int, config: FSL, seed: Sequence[int]) -> Network:
+def fit_network(
+    images: simclr.Images, labels: np.ndarray, n_classes: int, config: FSL, seed: Sequence[int]
+) -> tuple[simclr.ResNet, LinearHead]:
     """Train a ResNet with dropout before its last layer on labelled images from scratch; the last epoch counts (paper, section 4).
 
     images: uint8 (l, 3, height, width), on the device at once, since there are few; labels int (l,) in 0..n_classes-1. Any number
     of them trains, of any classes: batches are filled by repetition, and a class without an image ends up improbable.
     The same seed, a few whole numbers, gives the same network on one machine, whatever ran before.
-    Raises FloatingPointError if the loss is no longer finite.
+    Returns its body, in evaluation mode, which makes features (n, 8 * width), and its last layer. Raises FloatingPointError if the
+    loss is no longer finite.
     """
     device, layout = simclr.default_device(), hardware.memory_format(config.width)
     model = nn.Sequential(simclr.ResNet(config.network, config.width, config.stem), nn.Linear(8 * config.width, n_classes))
@@ -67,7 +51,13 @@ def fit_network(images: simclr.Images, labels: np.ndarray, n_classes: int, confi
     if not torch.isfinite(loss):
         raise FloatingPointError(f"the loss is no longer finite; a smaller learning rate than {config.learning_rate} may help")
     weights, biases = (parameter.detach().double().cpu().numpy() for parameter in model[1].parameters())
-    return Network(model[0].eval().requires_grad_(False), LinearHead(weights, biases), config)
+    return model[0].eval().requires_grad_(False), LinearHead(weights, biases)
+
+
+def embed(body: simclr.ResNet, images: simclr.Images, config: FSL) -> np.ndarray:
+    """Penultimate features float32 (n, 8 * width) of images uint8 (n, 3, height, width), in training's precision."""
+    with hardware.autocast(simclr.default_device(), config, config.side):
+        return simclr.embed(body, images, config.side, config.evaluation_batch)
 
 
 def _filled_batches(n: int, size: int, generator: Generator) -> Iterator[Tensor]:
