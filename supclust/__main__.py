@@ -96,7 +96,7 @@ OPTIONS = {
     "--budget": dict(type=int, default=50, metavar="N", help="how many to pick (default: 50)"),
     "--labeled": dict(type=_path, **SEVERAL, metavar="FILE", help="after IMAGES: CSV with columns id, label; Label Studio's JSON"),
     "--classes": dict(**SEVERAL, metavar="NAME", help="after IMAGES; names to choose from on the sheet and in Label Studio"),
-    "--strategy": dict(default="supclust", metavar="NAME", help="supclust (default), typiclust ..., or supclust:top_fraction=0.05"),
+    "--strategy": dict(default="auto", metavar="NAME", help="auto (default), typiclust, ..., or supclust:top_fraction=0.05"),
     "--explain": dict(action="store_true", help="print why each image was picked"),
     "--force": dict(action="store_true", help="overwrite the results of another run"),
     "--images": dict(type=_path, metavar="DIR", help="the folder of images that the ids of embeddings name"),

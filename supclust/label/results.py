@@ -135,7 +135,7 @@ def _facts(found: Round) -> dict[str, str]:
     source, request = found.source, found.request
     facts = {
         "Picked": f"{len(found.picks):,} of {len(source.ids):,}",
-        "Strategy": request.strategy,
+        "Strategy": found.strategy,
         "Clusters": f"{found.clusters:,}",
         "Features": str(source.about["encoder"]),
         "Seed": str(request.seed),
@@ -182,6 +182,7 @@ def _record(found: Round) -> dict[str, Any]:
         "supclust": __version__,
         "asked": asked,
         "source": source.about,
+        "strategy": found.strategy,
         "clusters": found.clusters,
         "embeddings": EMBEDDINGS if source.kept is None else _relative(source.kept, request.out),
         "folder": source.folder and _relative(source.folder, request.out),
