@@ -118,7 +118,7 @@ OPTIONS = {
     "--classes": dict(**SEVERAL, metavar="NAME", help="names to choose from on the sheet and in Label Studio"),
     "--id-column": dict(metavar="NAME", help="of the ids, in files of labels or embeddings that call it otherwise"),
     "--label-column": dict(metavar="NAME", help="of the labels, or the name of the choices in Label Studio"),
-    "--strategy": dict(default="supclust", metavar="NAME", help="supclust (default), typiclust ..., or supclust:top_fraction=0.05"),
+    "--strategy": dict(default="auto", metavar="NAME", help="auto (default), typiclust, ..., or supclust:top_fraction=0.05"),
     "--keep-duplicates": dict(action="store_true", help="near-duplicates may be picked, too (default: one of each group)"),
     "--explain": dict(action="store_true", help="print why each image was picked"),
     "--force": dict(action="store_true", help="overwrite the results of another run"),

@@ -74,7 +74,8 @@ def folder(tmp_path_factory):
 
 
 def run(source, out, encoder="simclr", minutes=0, **options):
-    return labeling.run(Request(Path(source), Path(out), **{"budget": 5, "encoder": EncoderOptions(encoder, minutes), **options}))
+    settings = {"budget": 5, "strategy": "supclust", "encoder": EncoderOptions(encoder, minutes), **options}
+    return labeling.run(Request(Path(source), Path(out), **settings))
 
 
 def picks(out):
@@ -159,6 +160,29 @@ def test_every_strategy_is_offered(started, tmp_path, strategy, labeled):
     assert len(set(table["id"])) == 5
     assert not labeled or not set(table["id"]) & set(picks(started / "first")["id"])
     assert f"Picked by {strategy}: " in labeling.explain(found, found.picks[0])
+
+
+@pytest.mark.parametrize(
+    ("label", "taken", "why"),
+    [
+        (None, "typiclust", "fewer than two classes"),
+        (lambda name: "one", "typiclust", "fewer than two classes"),
+        (lambda name: name.split("/")[0], "uherding", "once labels show two classes"),
+    ],
+)
+def test_auto_says_which_strategy_it_takes_and_why(started, tmp_path, label, taken, why):
+    files = (answer(started / "first", tmp_path / "labels.csv", label),) if label else ()
+    found = run(started / "points.npz", tmp_path / "auto", strategy="auto", labeled=files)
+    run(started / "points.npz", tmp_path / "named", strategy=taken, labeled=files)
+    assert list(picks(tmp_path / "auto")["id"]) == list(picks(tmp_path / "named")["id"])
+    record = json.loads((tmp_path / "auto" / MARKER).read_text())
+    assert record["asked"]["strategy"] == "auto"
+    for text in (record["strategy"], labeling.explain(found, found.picks[0])):
+        assert f"{taken} (auto takes it" in text
+        assert why in text
+    for file in ("about.md", "contact_sheet.html"):
+        assert f"{taken} (auto takes it" in (tmp_path / "auto" / file).read_text()
+    assert " --strategy auto " in (tmp_path / "auto" / "about.md").read_text()
 
 
 def first(points, tmp_path):

@@ -51,9 +51,10 @@ def run(request: Request) -> Round:
         labels, labeled = _known(source, matched, (*request.classes, *source.classes))
         candidates = _candidates(source, labeled, request.budget)
         source = source.embedded(request.out)
-        pool = _pool(source, labeled, candidates, request)
+        strategy = request.strategy_for(labels)
+        pool = _pool(source, labeled, candidates, strategy, request.seed)
         pool, group = _without_duplicates(pool, source, request)
-        picks = describe(pool, _query(pool, labels, request), request.budget)
+        picks = describe(pool, _query(pool, labels, strategy, request.budget), request.budget)
         found = Round(request, source, pool, picks, labels, first, matched.problems, group)
         results.write(found)
         _hand_out(found, beside)
@@ -190,10 +191,10 @@ def _candidates(source: Source, labeled: np.ndarray, budget: int) -> np.ndarray:
     return np.flatnonzero(there)
 
 
-def _pool(source: Source, labeled: np.ndarray, candidates: np.ndarray, request: Request) -> strategies.Pool:
-    settings = strategies.Settings(**strategies.parse(request.strategy)[1])
+def _pool(source: Source, labeled: np.ndarray, candidates: np.ndarray, strategy: str, seed: int) -> strategies.Pool:
+    settings = strategies.Settings(**strategies.parse(strategy)[1])
     try:
-        return strategies.Pool(source.features, labeled, request.seed, settings, candidates=candidates)
+        return strategies.Pool(source.features, labeled, seed, settings, candidates=candidates)
     except ValueError as error:
         raise ValueError(f"{source.about['name']}: {error}") from error
 
@@ -206,9 +207,9 @@ def _without_duplicates(pool: strategies.Pool, source: Source, request: Request)
     return pool if request.keep_duplicates else duplicates.one_of_each(pool, group, request.budget), group
 
 
-def _query(pool: strategies.Pool, labels: Mapping[int, str], request: Request) -> np.ndarray:
+def _query(pool: strategies.Pool, labels: Mapping[int, str], strategy: str, budget: int) -> np.ndarray:
     """Points (budget,) in the order of the queries. With labels, strategies that ask a model get a linear layer on the features."""
-    name, _ = strategies.parse(request.strategy)
+    name, _ = strategies.parse(strategy)
     if name in strategies.MODEL_BASED | strategies.MODEL_AIDED and labels:
         from supclust import active, learners  # PyTorch takes seconds to import
 
@@ -216,4 +217,4 @@ def _query(pool: strategies.Pool, labels: Mapping[int, str], request: Request) -
         numbers = np.array([classes.index(labels[point]) for point in points])
         head = learners.fit_linear_head(pool.points[points], numbers, len(classes))
         pool = pool.with_labeled(pool.labeled, active.Outputs(head, lambda: pool.points, learned=False))
-    return strategies.query(name, pool, request.budget, np.random.default_rng(request.seed))
+    return strategies.query(name, pool, budget, np.random.default_rng(pool.seed))

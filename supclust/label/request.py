@@ -2,12 +2,18 @@
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from supclust import strategies
 from supclust.label.annotations import listing
 
+AUTO = "auto"  # the strategy if nobody names one, see docs/label.md
+TAKEN = {
+    "typiclust": "auto takes it as long as labels show fewer than two classes",
+    "uherding": "auto takes it once labels show two classes",
+}
 NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")  # what XML cannot hold
 
 
@@ -43,7 +49,7 @@ class Request:
     classes: tuple[str, ...] = ()  # names to choose labels from, where they are known
     id_column: str | None = None  # of tables that name theirs in their own way
     label_column: str | None = None  # or the name of the choices in Label Studio
-    strategy: str = "supclust"  # with settings that differ from the default, as in supclust:top_fraction=0.05
+    strategy: str = AUTO  # or one by name, with settings that differ from the default, as in supclust:top_fraction=0.05
     seed: int = 0  # of clusters, training and random draws
     pictures: Path | None = None  # folder of the images that the ids of embeddings name
     keep_duplicates: bool = False  # pick more than one of a group of near-duplicates
@@ -51,8 +57,7 @@ class Request:
     encoder: EncoderOptions = field(default_factory=EncoderOptions)
 
     def __post_init__(self) -> None:
-        name, _ = strategies.parse(self.strategy)
-        if name in strategies.CONTROLS:
+        if self.strategy != AUTO and (name := strategies.parse(self.strategy)[0]) in strategies.CONTROLS:
             raise ValueError(f"{name} sees labels that nobody has: one of {', '.join(strategies.STRATEGIES)}")
         if self.budget < 1:
             raise ValueError(f"the budget must be a whole number of at least 1, not {self.budget}")
@@ -64,3 +69,8 @@ class Request:
             )
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("the names of the classes must be distinct")
+
+    def strategy_for(self, labels: Mapping[int, str]) -> str:
+        """The strategy that picks: the one asked for, or what auto takes given the labels of points."""
+        taken = "uherding" if len(set(labels.values())) > 1 else "typiclust"
+        return taken if self.strategy == AUTO else self.strategy

@@ -157,7 +157,7 @@ def _facts(found: Round) -> dict[str, str]:
     source, request = found.source, found.request
     facts = {
         "Picked": f"{len(found.picks):,} of {len(source.ids):,}",
-        "Strategy": request.strategy,
+        "Strategy": found.strategy,
         "Clusters": f"{found.clusters:,}",
         "Features": str(source.about["encoder"]),
         "Seed": str(request.seed),
@@ -206,6 +206,7 @@ def _record(found: Round) -> dict[str, Any]:
         "supclust": __version__,
         "asked": asked,
         "source": source.about,
+        "strategy": found.strategy,
         "clusters": found.clusters,
         "embeddings": EMBEDDINGS if source.kept is None else relative(source.kept, request.out),
         "folder": source.folder and relative(source.folder, request.out),

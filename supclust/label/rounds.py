@@ -10,7 +10,7 @@ import numpy as np
 from supclust import method, strategies
 from supclust.engine import geometry
 from supclust.label.contact_sheet import NEIGHBORS, visible
-from supclust.label.request import Request
+from supclust.label.request import TAKEN, Request
 from supclust.label.sources import Source
 
 NEAR = 3  # clusters that are named as neighbours of a pick's own
@@ -55,6 +55,12 @@ class Round:
     first: Path | None = None  # folder of the first round of the chain; None if this is it
     problems: Mapping[str, str] = field(default_factory=dict)  # ids whose labels cannot be used, and why
     group: np.ndarray | None = None  # (n,) the first of each point's near-duplicates
+
+    @property
+    def strategy(self) -> str:
+        """The one that picked, and why it did if nobody asked for it."""
+        strategy = self.request.strategy_for(self.labels)
+        return strategy if strategy == self.request.strategy else f"{strategy} ({TAKEN[strategy]})"
 
     @property
     def clusters(self) -> int:
@@ -108,13 +114,13 @@ def explain(found: Round, pick: Pick) -> str:
             for one in pick.near
         ]
         lines.append(f"SUP {pick.sup:.3f}; nearest clusters: {'; '.join(near)}.")
-    lines.append(f"Picked by {found.request.strategy}: {_rule(found)}")
+    lines.append(f"Picked by {found.strategy}: {_rule(found)}")
     return "\n".join(lines)
 
 
 def _rule(found: Round) -> str:
     """What the strategy picks by: the first sentence of its docstring without the title, but for rounds in which it cannot."""
-    name, _ = strategies.parse(found.request.strategy)
+    name, _ = strategies.parse(found.request.strategy_for(found.labels))
     if name in strategies.MODEL_BASED and not found.labels:
         return "a random draw, as there are no labels yet to train a model on."
     if name.startswith("supclust") and found.clusters == 1:
