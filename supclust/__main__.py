@@ -154,7 +154,7 @@ OPTIONS = {
     "--folder": dict(type=_path, metavar="DIR", help="keeps checkpoint and encoder (default: below artefacts/)"),
     "encoder": dict(metavar="ENCODER", help="its weights, a safetensors file; or efficientnet-lite0, timm:NAME"),
     # several
-    "--out": dict(type=_path, metavar="DIR", help="write below this folder (default: the repository; picks; compare/NAME)"),
+    "--out": dict(type=_path, metavar="DIR", help="write here (default: picks, for compare compare/NAME, else the repository)"),
     "--seed": dict(type=int, default=0, help="of clusters, training and random draws"),
     "-p,--parameter": dict(
         nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),

@@ -159,7 +159,7 @@ def queries(maps: Maps, assignments: np.ndarray, picks: Mapping[str, np.ndarray]
         style = {"color": STYLES[strategy][0], "marker": STYLES[strategy][1], "s": 45, "label": LABELS[strategy]}
         left.scatter(*picks[strategy].T, edgecolors="white", linewidths=1, zorder=4, **style)
         right.scatter(values, heights, **style)
-    right.set_xlabel("distance to the nearest other centre\n← nearer to the boundary", fontsize=10)
+    right.set_xlabel("distance to the nearest other centre\n← nearer to other clusters", fontsize=10)
     right.set_yticks(heights, rows.index, fontsize=9)
     figure.legend(*right.get_legend_handles_labels(), loc="lower left", fontsize=10)
     figure.suptitle(title)
@@ -211,7 +211,7 @@ def sup_against_typicality(
         ax.set(xscale="log", xticks=[1, 2, 5, 20], xticklabels=[1, 2, 5, 20])
         ax.minorticks_off()
     axes[-1, 2].set_xlabel("typicality (Eq. 1)", fontsize=10)
-    figure.supylabel("SUP (Eq. 3), larger = nearer to the boundary", fontsize=10)
+    figure.supylabel("SUP (Eq. 3), larger = nearer to other clusters", fontsize=10)
     return finish(figure, title)
 
 

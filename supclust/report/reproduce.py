@@ -231,7 +231,7 @@ def _small(picture: Path) -> str:
     """The picture, at most 800 pixels wide, as an address that holds all of it."""
     with Image.open(picture) as image:
         image.thumbnail((800, 1600))
-        image.convert("RGB").save(small := io.BytesIO(), "WEBP", quality=45)
+        image.convert("RGB").save(small := io.BytesIO(), "WEBP", quality=40)
     return f"data:image/webp;base64,{base64.b64encode(small.getvalue()).decode()}"
 
 
