@@ -6,12 +6,18 @@ from collections.abc import Iterable, Sequence
 # Without case, blanks and signs: file_name, "File Name" and FileName are one. The likeliest first.
 IDS = (
     *("supclustid", "id", "ids", "filename", "filenames", "filepath", "filepaths", "file", "files", "path", "paths"),
-    *("image", "imagepath", "imageid", "imagename", "imagefile", "img", "imgpath", "imgname", "name", "names", "uuid", "key"),
+    *("image", "images", "img", "photo", "picture", "name", "names", "uuid", "key", "keys", "fname", "fnames", "sourceref"),
+    *(
+        of + what
+        for what in ("path", "paths", "file", "files", "name", "names", "id", "ids", "url", "uri", "index")
+        for of in ("image", "img", "photo", "picture", "sample", "file", "rel", "asset", "external", "isic", "gcsfile")
+    ),
 )
-PATHS = ("paths", "path", "files", "filepath", "filepaths", "imagepath")  # those of IDS that lead to the image itself
+PATHS = ("files", *(name for name in IDS if re.search("paths?$", name)))  # those that lead to the image itself
 LABELS = (
     *("label", "labels", "class", "classname", "labelname", "category", "categoryname", "choice", "choices", "annotation"),
-    *("tag", "tags", "dx", "target", "y", "groundtruth"),
+    *("groundtruth", "givenlabel", "truelabel", "labeltext", "findinglabels", "dx", "diagnosis", "species", "breed", "target", "y"),
+    *("classid", "labelid", "categoryid", "tag", "tags"),
 )
 MEASURED = ("dx", "y")  # of LABELS, what may as well be a feature
 PICKED = ("supclustid", "clustersize")  # in what a round hands out: everything that is listed there was picked
