@@ -181,7 +181,7 @@ def test_a_column_of_zeros_and_ones_for_each_class_is_read(tmp_path):
             ("c",),
         )
     weighed = written(tmp_path, "image,MEL,NV,score_weight\na,1.0,0.0,1.0\nb,0.0,1.0,1.0\n")
-    assert "--classes names those that are" in annotations.read(weighed)[0].problem
+    assert "--classes names them" in annotations.read(weighed)[0].problem
     assert said(annotations.read(weighed, Columns(classes=("MEL", "NV")))).labels == {"a": "MEL", "b": "NV"}
     for table in ("image,MEL,age\na,1,30\n", "image,note,remark\na,,\n", "image,MEL,NV\n"):
         assert "no column of labels" in refusal(tmp_path, table)
@@ -265,7 +265,7 @@ def test_the_sign_against_formulas_is_taken_off(tmp_path):
             "NaT",
             "nil",
         ),
-        *("\\N", ".", "#REF!", "#DIV/0!", "#NAME?", "1.#QNAN", "unlabeled"),
+        *("\\N", ".", ".a", "#REF!", "#DIV/0!", "#NAME?", "1.#QNAN", "unlabeled"),
     ],
 )
 def test_what_programs_write_for_a_missing_value_is_no_label_unless_it_is_a_class(tmp_path, caplog, cell):
@@ -533,6 +533,7 @@ def test_the_short_export_of_another_name_of_the_choices_is_refused(tmp_path):
         {"name": {"0": "a.png", "1": "b.png", "2": "c.png"}, "label": {"0": "cat", "1": "1", "2": None}},
         {"0": {"name": "a.png", "label": "cat"}, "1": {"name": "b.png", "label": "1"}, "2": {"name": "c.png", "label": None}},
         [{"image": {"path": f"{name}.png", "bytes": None}, "label": one} for name, one in (("a", "cat"), ("b", 1), ("c", None))],
+        {"data": [{"file": f"{name}.png", "label": one} for name, one in (("a", "cat"), ("b", 1), ("c", None))]},
         {"classes": ["dog", "cat"], "labels": {"a.png": 1, "b.png": "1", "c.png": None}},
         {"labels": {"a.png": {"label": "cat", "confidence": 0.5}, "b.png": {"label": "1"}, "c.png": None}},
         {

@@ -22,14 +22,14 @@ log = logging.getLogger(__name__)
 SHOWN = 5  # examples in a message
 EXAMPLE = "A file of labels looks like this:\nid,label\ncats/1.png,cat"
 ADVICE = "Save the table as 'CSV UTF-8', or export JSON from Label Studio"
-ONE_LABEL = "An image has one label: choice='single' in Label Studio; of columns for classes, --classes names those that are"
+ONE_LABEL = "An image has one label: choice='single' in Label Studio; where columns stand for classes, --classes names them"
 BROKEN = "broken"  # the problem of a row or a task that cannot be read; its id is what is wrong
 LOCAL_FILES = "/data/local-files/?d="  # where Label Studio serves files of its own machine, by their path below a root
 CONTROL = "label"  # the name of the choices in Label Studio, and so of the column in what it exports
 ONE = re.compile(r"1(\.0*)?|true|x", re.IGNORECASE)  # in a column for each class
 ONE_OR_NOT = re.compile(rf"{ONE.pattern}|0(\.0*)?|false|", re.IGNORECASE)
 # What programs write into a cell without a value: NA, #N/A, <NA>, -nan, (null), \N, a full stop, #REF! ...
-MISSING = re.compile(r"\W*(na|n/a|nan|nat|none|null|nil|unlabell?ed)\W*|\\n|\.|#[a-z/0]+[!?]|-?1\.#[a-z]+", re.IGNORECASE)
+MISSING = re.compile(r"\W*(na|n/a|nan|nat|none|null|nil|unlabell?ed)\W*|\\n|\.[a-z]?|#[a-z/0]+[!?]|-?1\.#[a-z]+", re.IGNORECASE)
 
 NUMBER = re.compile(r"[0-9]{1,18}(\.0+)?")  # a whole one, as an id
 # Blank rows, a line that tells spreadsheets the separator, and lines of one cell, such as titles, if a row of several follows.
@@ -269,8 +269,9 @@ def _tasks(path: Path, text: str) -> list[dict[str, Any]]:
 def _records(path: Path, value: dict[str, Any]) -> Any:
     if {"images", "annotations"} <= set(value):
         raise ValueError(f"{path} is COCO, which labels boxes in images. Write a table of the labels of whole images. {EXAMPLE}")
-    if isinstance(value.get("samples"), list):  # FiftyOne's data set
-        return value["samples"]
+    for name in ("samples", "data", "images", "items", "records", "labels"):  # the first as in FiftyOne's data set
+        if isinstance(value.get(name), list) and all(isinstance(one, dict) for one in value[name]):
+            return value[name]
     if columns.find(value, columns.IDS) or {"data", "task"} & set(value):
         cells = [list(one.values()) if isinstance(one, dict) else one for one in value.values()]
         by_column = all(isinstance(one, list) for one in cells)  # as pandas writes tables

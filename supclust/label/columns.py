@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 # Without case, blanks and signs: file_name, "File Name" and FileName are one. The likeliest first.
 IDS = (
     *("supclustid", "id", "ids", "filename", "filenames", "filepath", "filepaths", "file", "files", "path", "paths"),
-    *("image", "images", "img", "photo", "picture", "name", "names", "uuid", "key", "keys", "fname", "fnames", "sourceref"),
+    *("image", "img", "photo", "picture", "name", "names", "uuid", "key", "keys", "fname", "fnames", "sourceref"),
     *(
         of + what
         for what in ("path", "paths", "file", "files", "name", "names", "id", "ids", "url", "uri", "index")
