@@ -444,6 +444,8 @@ def test_the_full_export_is_read_whatever_the_file_is_called(tmp_path):
 
 def test_one_task_alone_is_read(tmp_path):
     assert read_json(tmp_path, task({"supclust_id": "1"}, [choice("cat")])).labels == {"1": "cat"}
+    assert read_json(tmp_path, {"data": {"image": "1"}, "annotations": [{"result": [choice("cat")]}]}).labels == {"1": "cat"}
+    assert read_json(tmp_path, {"classes": 5, "labels": {"1": "cat"}}).labels == {"1": "cat"}
 
 
 def test_skipped_tasks_and_predictions_give_no_labels(tmp_path):

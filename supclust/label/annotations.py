@@ -36,7 +36,7 @@ NUMBER = re.compile(r"[0-9]{1,18}(\.0+)?")  # a whole one, as an id
 BEFORE_TABLE = re.compile(
     r'\A(?:(?:"?sep=."?|[,;|\t ]*)[\r\n]+)*(?:(?:(?:"[^"\r\n]*"|[^",;|\t\r\n]*+)[,;|\t ]*+[\r\n]++)*(?=[^\r\n]*[,;|\t] *"?\w))?'
 )
-KINDS = {b"PK": "a workbook or another zip archive", b"\xd0\xcf": "a workbook", b"PAR1": "Parquet", b"<": "XML or HTML"}
+KINDS = {b"PK\3\4": "a workbook or another zip archive", b"\xd0\xcf\x11": "a workbook", b"PAR1": "Parquet", b"<": "XML or HTML"}
 
 
 class Label(NamedTuple):
@@ -272,12 +272,14 @@ def _records(path: Path, value: dict[str, Any]) -> Any:
     for name in ("samples", "data", "images", "items", "records", "labels"):  # the first as in FiftyOne's data set
         if isinstance(value.get(name), list) and all(isinstance(one, dict) for one in value[name]):
             return value[name]
-    if columns.find(value, columns.IDS) or {"data", "task"} & set(value):
+    if {"data", "task"} & set(value):
+        return [value]
+    if columns.find(value, columns.IDS):
         cells = [list(one.values()) if isinstance(one, dict) else one for one in value.values()]
         by_column = all(isinstance(one, list) for one in cells)  # as pandas writes tables
         return [dict(zip(value, row, strict=False)) for row in zip(*cells, strict=False)] if by_column else [value]
-    names, classes = value.get("labels"), dict(enumerate(value.get("classes") or ()))
-    if isinstance(names, dict):  # FiftyOne's labels.json: numbers of classes, or labels
+    if isinstance(names := value.get("labels"), dict):  # FiftyOne's labels.json: numbers of classes, or labels
+        classes = dict(enumerate(value["classes"])) if isinstance(value.get("classes"), list) else {}
         value = {name: classes.get(one, one) if type(one) is int else one for name, one in names.items()}
     records = {name: one if isinstance(one, dict) else {"label": one} for name, one in value.items()}
     return [one if columns.find(one, columns.IDS) else {"id": name, **one} for name, one in records.items()]

@@ -3,6 +3,7 @@
 import base64
 import functools
 import html
+import itertools
 import os
 import re
 import unicodedata
@@ -22,7 +23,7 @@ UNKNOWN, UNCLEAR, ELSEWHERE = "not among the images", "of several images", "in o
 ABSOLUTE = re.compile(r"[\\/~]|[A-Za-z]:[\\/]|[a-z][a-z0-9+.-]*://")
 BEGINNING = re.compile("^(?:[.]{0,2}/|[A-Za-z]:/)+")  # of paths: says nothing about the image
 SIGNS = re.compile("[%&?#]|://|upload/")  # of addresses, and of what is written in another way
-UPLOADED = re.compile(r"(?:^|/)(?:data/upload|upload/[0-9]+)/([^/]*)$")  # where Label Studio serves uploads, as it names them:
+UPLOADED = re.compile(r"(?:^|/)(?:data/upload|upload/[0-9]+)/([^/]*)$")  # where Label Studio serves uploads
 PREFIX = re.compile(r"\A[0-9a-f]{8}-(?:(?:[0-9a-f]{4}-){3}[0-9a-f]{12}-)?")  # 1a2b3c4d-name.png, or a whole UUID
 ROBOFLOW = re.compile(r"_(\w{3,4})\.rf\.[^/]+$")  # name_png.rf.1a2b3c4d.jpg
 
@@ -123,10 +124,9 @@ def _finder(known: Mapping[str, int], folder: Path | None) -> Callable[[Label], 
         # Of another machine, a folder may have another name.
         absolute = {name: ABSOLUTE.match(name) and LOCAL_FILES not in name and not os.path.isfile(name) for name in names}
         paths = [(path, bool(absolute[name])) for name in names for path in _paths(name)]
-        loosely = [(spelt, elsewhere) for path, elsewhere in paths for spelt in _loosely(_uploaded(path))]
-        for loose, spelt in ((False, [(_spelling(path), elsewhere) for path, elsewhere in paths]), (True, loosely)):
-            for path, elsewhere in spelt:
-                position, how = look_up(loose, path, elsewhere)
+        for loose, (path, elsewhere) in itertools.product((False, True), paths):
+            for spelt in _loosely(_uploaded(path)) if loose else [_spelling(path)]:
+                position, how = look_up(loose, spelt, elsewhere)
                 if position == SEVERAL:
                     return None, UNCLEAR
                 if position is not None:
