@@ -182,7 +182,11 @@ def test_a_column_of_zeros_and_ones_for_each_class_is_read(tmp_path):
         )
     weighed = written(tmp_path, "image,MEL,NV,score_weight\na,1.0,0.0,1.0\nb,0.0,1.0,1.0\n")
     assert "--classes names them" in annotations.read(weighed)[0].problem
-    assert said(annotations.read(weighed, Columns(classes=("MEL", "NV")))).labels == {"a": "MEL", "b": "NV"}
+    for classes in (("MEL", "NV"), ("mel", "nv", "unk")):
+        assert said(annotations.read(weighed, Columns(classes=classes))).labels == {"a": "MEL", "b": "NV"}
+    path = written(tmp_path, "image,caf\u00e9,dog\na,1,0\nb,0,1\n")
+    for classes in (("dog",), ("cafe\u0301", "dog"), ("cat", "dog")):
+        assert said(annotations.read(path, Columns(classes=classes))).labels == {"a": "caf\u00e9", "b": "dog"}
     for table in ("image,MEL,age\na,1,30\n", "image,note,remark\na,,\n", "image,MEL,NV\n"):
         assert "no column of labels" in refusal(tmp_path, table)
 

@@ -145,7 +145,8 @@ def _of_table(path: Path, names: Sequence[str], rows: Sequence[Row], wanted: Col
     classes = [
         name for name in others if all(ONE_OR_NOT.fullmatch(row[name]) for _, row in rows) and any(row[name] for _, row in rows)
     ]
-    classes = [name for name in classes if name in wanted.classes] or classes
+    named = columns.find(classes, [*map(columns.plain, wanted.classes)])
+    classes = named if len(named) > 1 else classes
     if len(classes) < 2 or columns.find(names, columns.LABELS, wanted.label):
         classes = []
     labels = [] if classes or nobody else _columns(path, names, columns.LABELS, wanted.label, "label")

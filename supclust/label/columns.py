@@ -1,6 +1,7 @@
 """What tools call the columns of images and of labels: one list for every file that is read."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 # Without case, blanks and signs: file_name, "File Name" and FileName are one. The likeliest first.
@@ -26,7 +27,7 @@ LABEL_STUDIO = "annotationid"  # in its flat exports, where id is the number of 
 
 def plain(name: object) -> str:
     """The name of a column without case, blanks and signs."""
-    return re.sub(r"[\W_]", "", str(name)).lower()
+    return re.sub(r"[\W_]", "", unicodedata.normalize("NFKC", str(name))).lower()
 
 
 def find(names: Iterable[str], known: Sequence[str], asked: str | None = None) -> list[str]:
