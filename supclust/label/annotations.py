@@ -56,7 +56,7 @@ class Columns(NamedTuple):
 
     id: str | None = None
     label: str | None = None
-    classes: tuple[str, ...] = ()  # names that are labels, be they NA or None
+    classes: tuple[str, ...] = ()  # names that are labels, even NA or None
 
 
 Row = tuple[str, dict[str, Any]]  # where it stands, and the cells by column
@@ -68,8 +68,8 @@ def read(path: Path, wanted: Columns = Columns()) -> list[Label]:  # noqa: B008 
     CSV: UTF-8, or UTF-16 with a byte order mark; comma, semicolon, tab or |; a header with one of columns.IDS, and one of
     columns.LABELS or a column of 0 and 1 for each class. JSON: Label Studio's exports and tasks, JSON lines, {name: label},
     tables as pandas writes them, and FiftyOne's labels.json. Predictions are no labels.
-    What is no single label is a problem of that image, and a row or task that cannot be read is BROKEN. ValueError if all are, and
-    for a file that cannot be read, with the place.
+    Where an image has no single label, that is a problem of the image; a row or a task that cannot be read is BROKEN.
+    Raises ValueError, with the place, if all of them are, or if the file itself cannot be read.
     """
     text = _text(path)
     if text.lstrip()[:1] in ("[", "{"):

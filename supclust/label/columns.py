@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 # Without case, blanks and signs: file_name, "File Name" and FileName are one. The likeliest first.
 IDS = (
     *("supclustid", "id", "ids", "filename", "filenames", "filepath", "filepaths", "file", "files", "path", "paths"),
-    *("image", "img", "photo", "picture", "name", "names", "uuid", "key", "keys", "fname", "fnames", "sourceref"),
+    *("image", "img", "photo", "picture", "fname", "fnames", "sourceref"),
     *(
         of + what
         for what in ("path", "paths", "file", "files", "name", "names", "id", "ids", "url", "uri", "index")
         for of in ("image", "img", "photo", "picture", "sample", "file", "rel", "asset", "external", "isic", "gcsfile")
     ),
+    *("name", "names", "uuid", "key", "keys"),
 )
 PATHS = ("files", *(name for name in IDS if re.search("paths?$", name)))  # those that lead to the image itself
 LABELS = (

@@ -32,8 +32,8 @@ def run(request: Request) -> Round:
     """Pick, and write the results into request.out.
 
     Raises ValueError and FileNotFoundError, with a sentence that says what to do, for whatever cannot be used; nothing is written
-    then, but for an encoder that was trained. Nothing is written outside of out, unless weights are to be downloaded, but for a
-    note of the picks in the first round of the chain.
+    then, except an encoder that was trained. Nothing is written outside of out, except weights that are downloaded, and a note of
+    the picks in the first round of the chain.
     """
     results.check(request)
     first = sources.first_round(request.source)

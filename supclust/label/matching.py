@@ -45,13 +45,14 @@ def match(
     folder: Path | None = None,
     picked: Collection[str] = (),
 ) -> Matched:
-    """Which images are meant, and their labels: ground truth, else what most say; images of which as many say another are problems.
+    """Which images are meant, and their labels: ground truth, else what most annotations say; ties are problems.
 
     ids: (n,), distinct. aliases: id of an image that was left out as a copy -> id of the one that was kept. folder: around the ids.
     picked: ids that are done if they are listed, even without a label.
     An id is found as it stands; else with or without the ' of `safe`; else in another spelling (Unicode normalisation NFC, slashes,
-    blanks around it, 7 for 007), as a path of which as many folders agree as both have; without its suffix; as Label Studio names
-    what is uploaded; in all these ways if that is one image only. A path through other folders is another image.
+    blanks around it, 7 for 007), as a path of which as many folders agree as both have; without its suffix, or with that of another
+    format; as Label Studio or Roboflow names it; always on condition that this is one image only. A path through other folders is
+    another image.
     """
     known = {name: position for position, name in enumerate(ids)}
     known |= {alias: known[name] for alias, name in aliases.items() if name in known and alias not in known}
