@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import time
 import unicodedata
 from contextlib import suppress
@@ -165,7 +166,7 @@ def test_columns_may_be_named(tmp_path, caplog):
     assert said(annotations.read(path, Columns("photo", "quality"))).labels == {"a.png": "good"}
     assert said(annotations.read(written(tmp_path, "id,label\n1,cat\n"), wanted)).labels == {"1": "cat"}
     assert "has no column 'photo': 'id' is read" in caplog.text
-    with pytest.raises(ValueError, match="no column of labels: its columns are 'photo', 'z'; animal_kind is wanted"):
+    with pytest.raises(ValueError, match="no column of labels: its columns are 'photo', 'z'; 'animal_kind' is wanted"):
         annotations.read(written(tmp_path, "photo,z\n1,cat\n"), wanted)
 
 
@@ -174,7 +175,18 @@ def test_a_column_of_zeros_and_ones_for_each_class_is_read(tmp_path):
     found = annotations.read(written(tmp_path, table))
     assert [one.label for one in found] == ["NV", "MEL", None, None]
     assert "row 5: the label is ['MEL', 'NV']. An image has one label" in found[3].problem
-    assert read(tmp_path, "image,cat,dog\na,True,False\nb,False,True\n").labels == {"a": "cat", "b": "dog"}
+    for one, none in (("True", "False"), ("1.000000", "0.000000"), ("x", ""), ("1", "")):
+        assert read(tmp_path, f"image,cat,dog\na,{one},{none}\nb,{none},{one}\nc,{none},{none}\n") == (
+            {"a": "cat", "b": "dog"},
+            ("c",),
+        )
+    weighed = written(tmp_path, "image,MEL,NV,score_weight\na,1.0,0.0,1.0\nb,0.0,1.0,1.0\n")
+    assert "--classes names them" in annotations.read(weighed)[0].problem
+    for classes in (("MEL", "NV"), ("mel", "nv", "unk")):
+        assert said(annotations.read(weighed, Columns(classes=classes))).labels == {"a": "MEL", "b": "NV"}
+    path = written(tmp_path, "image,caf\u00e9,dog\na,1,0\nb,0,1\n")
+    for classes in (("dog",), ("cafe\u0301", "dog"), ("cat", "dog")):
+        assert said(annotations.read(path, Columns(classes=classes))).labels == {"a": "caf\u00e9", "b": "dog"}
     for table in ("image,MEL,age\na,1,30\n", "image,note,remark\na,,\n", "image,MEL,NV\n"):
         assert "no column of labels" in refusal(tmp_path, table)
 
@@ -210,10 +222,15 @@ def test_blanks_around_an_id_and_a_line_about_the_separator_do_no_harm(tmp_path)
 def test_a_header_may_stand_below_blank_rows_and_hold_other_separators_in_quotes(tmp_path):
     assert read(tmp_path, ",,,\nid,label\n1,cat\n").labels == {"1": "cat"}
     assert read(tmp_path, '"a, b, c";label;id\nx;cat;1\n').labels == {"1": "cat"}
+    for title in ("Table 1\n", '"Table 1"\r\n', "# exported in June\n\n", "My labels|\n|\n", "sep=|\nTable 1\n"):
+        assert read(tmp_path, f"{title}id|label\n1|cat\n").labels == {"1": "cat"}
+    start = time.process_time()
+    assert "no column" in refusal(tmp_path, f"id{' ' * 50_000}\n" * 20)
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize(
-    "label", ["[a]", "{a}", "[]", "{}", "[1]", '["a", "b"]', "[" * 50_000, "007", "1.5", "v1.0", "NaNa", "none of these", "-", "?"]
+    "label", ["[a]", "{a}", "{}", "[1]", "[" * 50_000, "007", "1.5", "v1.0", "NaNa", "none of these", "-", "?", "#1", "1."]
 )
 def test_a_label_may_look_like_anything(tmp_path, label):
     quoted = label.replace('"', '""')
@@ -222,6 +239,7 @@ def test_a_label_may_look_like_anything(tmp_path, label):
 
 def test_one_choice_in_a_cell_is_the_label(tmp_path):
     assert read(tmp_path, 'id,label\n1,"{""choices"": [""cat""]}"\n2,"{""choices"": []}"\n').labels == {"1": "cat"}
+    assert read(tmp_path, 'id,label\n1,[\'cat\']\n2,[]\n3,"[""dog""]"\n') == ({"1": "cat", "3": "dog"}, ("2",))
 
 
 def test_the_sign_against_formulas_is_taken_off(tmp_path):
@@ -229,11 +247,35 @@ def test_the_sign_against_formulas_is_taken_off(tmp_path):
     assert labels.labels == {"=a": "-b", "'tis.png": "'n'", "'=a": "'@"}
 
 
-@pytest.mark.parametrize("cell", ["NA", "N/A", "#N/A", "nan", "NaN", "None", "null", "NULL", "<NA>", " NA ", "", "  "])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        *(
+            "NA",
+            "N/A",
+            "#N/A",
+            "nan",
+            "NaN",
+            "None",
+            "null",
+            "NULL",
+            "<NA>",
+            " NA ",
+            "",
+            "  ",
+            "-nan",
+            "(null)",
+            "<null>",
+            "NaT",
+            "nil",
+        ),
+        *("\\N", ".", ".a", "#REF!", "#DIV/0!", "#NAME?", "1.#QNAN", "unlabeled"),
+    ],
+)
 def test_what_programs_write_for_a_missing_value_is_no_label_unless_it_is_a_class(tmp_path, caplog, cell):
     path = written(tmp_path, f"id,label\n1,{cell}\n2,cat\n")
     assert said(annotations.read(path)) == ({"2": "cat"}, ("1",))
-    assert (f"1 {cell.strip()!r} in the column of labels are no labels" in caplog.text) == bool(cell.strip())
+    assert (f"unless --classes names them: 1 {cell.strip()!r}" in caplog.text) == bool(cell.strip())
     assert said(annotations.read(path, Columns(classes=("cat", cell.strip())))).labels == {"2": "cat"} | (
         {"1": cell.strip()} if cell.strip() else {}
     )
@@ -261,9 +303,9 @@ def test_a_header_alone_is_fine(tmp_path):
 
 
 def test_missing_columns_are_named_with_those_that_are_there_and_an_example(tmp_path):
-    sentence = refusal(tmp_path, "picture,label\n1,cat\n")
+    sentence = refusal(tmp_path, "bild,label\n1,cat\n")
     assert "no column of ids" in sentence
-    assert "'picture', 'label'" in sentence
+    assert "'bild', 'label'" in sentence
     assert sentence.endswith("id,label\ncats/1.png,cat")
     assert "no column of labels" in refusal(tmp_path, "id,animal\n1,cat\n")
     assert "no column of ids" in refusal(tmp_path, '""\n')
@@ -276,7 +318,9 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
 
 
 def test_rows_that_are_too_long_are_refused_with_their_number(tmp_path):
-    assert "row 4: 3 field(s), and the header has 2. Put text with ','" in refusal(tmp_path, 'id,label\n"1\n2",cat\n\n2,cat,dog\n')
+    assert "row 4: 3 field(s), and the header has 2. Name all columns, and put text with ',' in quotes" in refusal(
+        tmp_path, 'id,label\n"1\n2",cat\n\n2,cat,dog\n'
+    )
 
 
 def test_what_is_empty_at_the_end_of_a_row_may_be_missing_or_too_much(tmp_path):
@@ -284,8 +328,15 @@ def test_what_is_empty_at_the_end_of_a_row_may_be_missing_or_too_much(tmp_path):
     assert read(tmp_path, "order,id,label\n1,a,cat\n2,b\n") == ({"a": "cat"}, ("b",))
 
 
-def test_a_label_without_an_id_is_refused_with_its_row(tmp_path):
-    assert "row 3: nothing says which image this is: 'id' must be" in refusal(tmp_path, "id,label\n1,cat\n,dog\n")
+def test_rows_and_tasks_that_cannot_be_read_are_left_out_with_their_place(tmp_path):
+    assert "row 2: nothing says which image this is: 'id' must be" in refusal(tmp_path, "id,label\n,dog\n")
+    broken = [{"data": None}, {"data": {"text": "hm"}}, {"data": {"image": None}}, {"data": {"image": "b"}, "annotations": [5]}]
+    for text in ("id,label\n,dog\na,cat\n", *(json.dumps([one, task({"image": "a"}, [choice("cat")])]) for one in broken)):
+        found = matching.match(annotations.read(written(tmp_path, text)), ["a", "b"], {})
+        assert (found.labels, found.problems) == ({0: "cat"}, {})
+        [(where, reason)] = found.unknown.items()
+        assert re.search("labels.csv, (row 2|task 1)", where)
+        assert reason == annotations.BROKEN
 
 
 def test_a_quotation_mark_that_is_never_closed_is_refused(tmp_path):
@@ -310,7 +361,13 @@ def test_files_that_are_not_text_are_refused_with_what_to_do(tmp_path):
     assert "NUL" in refusal(tmp_path, b"id,label\na\0,b\n")
     assert "NUL" in refusal(tmp_path, "id,label\na,b\n".encode("utf-16-le"))
     assert "not UTF-16" in refusal(tmp_path, b"\xff\xfei\0d\0,")
-    assert "looks like a workbook" in refusal(tmp_path, b"PK\x03\x04\xff\xff")
+    for start, kind in (
+        (b"PK\x03\x04", "a workbook"),
+        (b"\xd0\xcf\x11\xe0", "a workbook"),
+        (b"PAR1", "Parquet"),
+        (b"<?xml", "XML"),
+    ):
+        assert f"looks like {kind}" in refusal(tmp_path, start)
 
 
 def test_what_cannot_be_read_is_refused(tmp_path):
@@ -391,6 +448,8 @@ def test_the_full_export_is_read_whatever_the_file_is_called(tmp_path):
 
 def test_one_task_alone_is_read(tmp_path):
     assert read_json(tmp_path, task({"supclust_id": "1"}, [choice("cat")])).labels == {"1": "cat"}
+    assert read_json(tmp_path, {"data": {"image": "1"}, "annotations": [{"result": [choice("cat")]}]}).labels == {"1": "cat"}
+    assert read_json(tmp_path, {"classes": 5, "labels": {"1": "cat"}}).labels == {"1": "cat"}
 
 
 def test_skipped_tasks_and_predictions_give_no_labels(tmp_path):
@@ -466,7 +525,7 @@ def test_the_short_export_is_read(tmp_path):
 
 def test_the_short_export_of_another_name_of_the_choices_is_refused(tmp_path):
     assert "no column of labels: its columns are 'image', 'animal'" in json_refusal(tmp_path, [{"image": "a", "animal": "cat"}])
-    for value in ([{"choices": ["a", "b"]}], [{"rectanglelabels": ["a"]}], True, 1.5, [["a", "b"], "c"]):
+    for value in ([{"choices": ["a", "b"]}], [{"rectanglelabels": ["a"]}], 1.5, float("inf"), [["a", "b"], "c"]):
         [found] = annotations.read(written(tmp_path, json.dumps([{"image": "a", "label": value}])))
         assert "task 1: the label is" in found.problem
 
@@ -475,11 +534,17 @@ def test_the_short_export_of_another_name_of_the_choices_is_refused(tmp_path):
     "value",
     [
         {"a.png": "cat", "b.png": 1, "c.png": None},
+        {"a.png": {"label": "cat"}, "b.png": {"label": 1.0}, "c.png": {"label": float("nan")}},
+        {"image": ["a.png", "b.png", "c.png"], "label": ["cat", 1, None]},
+        {"name": {"0": "a.png", "1": "b.png", "2": "c.png"}, "label": {"0": "cat", "1": "1", "2": None}},
+        {"0": {"name": "a.png", "label": "cat"}, "1": {"name": "b.png", "label": "1"}, "2": {"name": "c.png", "label": None}},
+        [{"image": {"path": f"{name}.png", "bytes": None}, "label": one} for name, one in (("a", "cat"), ("b", 1), ("c", None))],
+        {"data": [{"file": f"{name}.png", "label": one} for name, one in (("a", "cat"), ("b", 1), ("c", None))]},
         {"classes": ["dog", "cat"], "labels": {"a.png": 1, "b.png": "1", "c.png": None}},
         {"labels": {"a.png": {"label": "cat", "confidence": 0.5}, "b.png": {"label": "1"}, "c.png": None}},
         {
             "samples": [
-                {"filepath": f"{name}.png", "ground_truth": one}
+                {"filepath": f"{name}.png", "tags": ["train"], "ground_truth": one}
                 for name, one in (("a", {"label": "cat"}), ("b", {"label": "1"}), ("c", None))
             ]
         },
@@ -510,6 +575,7 @@ def test_tasks_that_nobody_has_annotated_are_read(tmp_path):
     [
         ('[{"data": ', "is not JSON that can be read: Expecting value: line 1 column 11"),
         ("{}{}", "is not JSON that can be read: Extra data: line 1 column 3"),
+        ('{"id": "1"}\n{"id": ', "line 2, is not JSON that can be read"),
         ("[" * 100_000, "is not JSON that can be read"),
         ("[" + "9" * 5000 + "]", "is not JSON that can be read"),
         ("[1]", "tasks should be objects, not [1]"),
@@ -597,6 +663,12 @@ NESTED = ["cat/001.jpg", "dog/001.jpg", "dog/my photo (1).jpg", "dog/ISIC_2.jpg"
         ("/home/me/plants/dog/001.jpg", None, matching.ELSEWHERE),
         ("/home/me/plants/cow/001.jpg", None, matching.ELSEWHERE),
         ("/data/upload/3/1a2b3c4d-002.jpg", None, matching.UNKNOWN),
+        ("ISIC_2.png", 3, "by a part"),
+        ("cat/001.png", 0, "by a part"),
+        ("001.png", None, matching.UNCLEAR),
+        ("cow/001.png", None, matching.ELSEWHERE),
+        ("isic_2_jpg.rf.0a1b2c3d4e5f.jpg", 3, "by a part"),
+        ("/media/pets/dog/001.jpg?v=2", 1, ""),
         ("002", None, matching.UNKNOWN),
     ],
 )

@@ -253,18 +253,21 @@ def test_an_index_of_another_name_or_of_none_is_the_ids(pyarrow, tmp_path):
 
 
 def test_ids_of_a_column_of_ones_own(pyarrow, tmp_path, caplog):
-    path = parquet(tmp_path, {"photo": NAMES, "id": list(range(6)), "x": [1.0] * 6})
-    assert embeddings.read(path, id_column="photo").ids == tuple(NAMES)
-    with pytest.raises(ValueError, match="it has no column 'phot' of ids"):
-        embeddings.read(path, id_column="phot")
+    path = parquet(tmp_path, {"bild": NAMES, "id": list(range(6)), "x": [1.0] * 6})
+    assert embeddings.read(path, id_column="bild").ids == tuple(NAMES)
+    with pytest.raises(ValueError, match="it has no column 'bil' of ids"):
+        embeddings.read(path, id_column="bil")
     caplog.set_level(logging.INFO, logger="supclust")
-    assert embeddings.read(parquet(tmp_path, {"photo": NAMES, "x": [1.0] * 6})).ids[0] == "0"
+    assert embeddings.read(parquet(tmp_path, {"bild": NAMES, "x": [1.0] * 6})).ids[0] == "0"
     assert "has no column of ids: the images are called by the numbers of their rows" in caplog.text
 
 
 def test_ids_are_the_first_column_that_tells_images_apart(pyarrow, tmp_path):
     path = parquet(tmp_path, {"name": ["cat"] * 6, "key": NAMES, "x": [1.0] * 6})
     assert embeddings.read(path).ids == tuple(NAMES)
+    for first in (0, 1):  # numbers of rows tell the least
+        path = parquet(tmp_path, {"id": list(range(first, first + 6)), "filename": NAMES, "x": [1.0] * 6})
+        assert embeddings.read(path).ids == tuple(NAMES)
     images = [{"bytes": b"x", "path": name} for name in NAMES]  # as Hugging Face writes them
     assert embeddings.read(parquet(tmp_path, {"image": images, "x": [1.0] * 6})).ids == tuple(NAMES)
 

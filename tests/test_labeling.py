@@ -479,16 +479,16 @@ def test_a_file_without_labels_says_so(points, tmp_path, caplog):
 
 def test_classes_are_counted_and_those_that_look_alike_are_named(points, tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="supclust")
-    labels = ["cat", "cat", "Cat", "NA", "tabby cat", "tabbycat", "01", "1"]
+    labels = ["cat", "cat", "Cat", "NA", "tabby cat", "tabby_cat", "01", "1"]
     rows = "".join(f"group1/{k:02}.png,{label}\n" for k, label in enumerate(labels))
     (tmp_path / "labels.csv").write_text(f"id,label\n{rows}")
     run(points, tmp_path / "picks", labeled=(tmp_path / "labels.csv",))
-    assert "7 labels; classes: cat 2, Cat 1, tabby cat 1, tabbycat 1, 01 1, 1 1\n" in caplog.text
-    assert "1 'NA' in the column of labels are no labels, unless --classes names them" in caplog.text
-    assert "['cat', 'Cat'], ['tabby cat', 'tabbycat'], ['01', '1']. Are they meant to be one?" in caplog.text
+    assert "7 labels; classes: cat 2, Cat 1, tabby cat 1, tabby_cat 1, 01 1, 1 1\n" in caplog.text
+    assert "not taken for labels, unless --classes names them: 1 'NA'" in caplog.text
+    assert "['cat', 'Cat'], ['tabby cat', 'tabby_cat'], ['01', '1']. Are they meant to be one?" in caplog.text
     assert run(points, tmp_path / "nfc", classes=("cafe\u0301",)).classes == ("caf\u00e9",)
     found = run(points, tmp_path / "named", labeled=(tmp_path / "labels.csv",), classes=("NA", "TABBYCAT"))
-    assert "['tabby cat', 'tabbycat', 'TABBYCAT']" in caplog.text
+    assert "['tabby cat', 'tabby_cat', 'TABBYCAT']" in caplog.text
     assert list(found.labels.values()).count("NA") == 1
 
 
@@ -517,12 +517,11 @@ def test_labels_of_another_folder_with_the_same_names_are_not_taken(folder, tmp_
         run(folder / "left", tmp_path / "picks", labeled=(tmp_path / "right.csv",))
     found = run(folder / "left", tmp_path / "picks", labeled=(tmp_path / "right.csv", tmp_path / "left.csv"), budget=1)
     assert set(found.labels.values()) == {"mine"}
-    assert f"{len(names)} ids of" in caplog.text
-    assert "are in other folders than the images of that name and left out: 'right/" in caplog.text
+    assert f"{len(names)} left out, in other folders than the images of that name: 'right/" in caplog.text
     (tmp_path / "stems.csv").write_text("".join(("image,label\n", *(f"{name[:2]},mine\n" for name in names))))
     again = run(folder / "left", tmp_path / "stems", labeled=(tmp_path / "stems.csv",), budget=1)
     assert again.labels == found.labels
-    assert f"{len(names)} ids of {tmp_path / 'stems.csv'} are found by a part of the name: " in caplog.text
+    assert f"{tmp_path / 'stems.csv'}: {len(names)} found by a part of the name: " in caplog.text
 
 
 # --- rounds at the same time ----------------------------------------------------------------------------------------------
@@ -595,7 +594,7 @@ def test_first_rounds_that_picked_the_same_are_named(points, tmp_path, caplog):
     run(points, tmp_path / "a")
     assert "picked" not in caplog.text
     run(points, tmp_path / "b")
-    assert "5 of these images were picked in a, too: go on from there to get others" in caplog.text
+    assert "a picked 5 of these images, too: go on from there to get others" in caplog.text
 
 
 def test_embeddings_that_were_changed_since_are_named(points, tmp_path):
@@ -746,7 +745,7 @@ def test_unknown_ids_are_counted_listed_and_left_out(points, tmp_path, caplog):
     (tmp_path / "labels.csv").write_text("id,label\ngroup0/00.png,a\ngone.png,b\n")
     found = run(points, tmp_path / "picks", labeled=(tmp_path / "labels.csv",))
     assert list(found.labels.values()) == ["a"]
-    assert "labels.csv are not among the images and left out: 'gone.png'" in caplog.text
+    assert "labels.csv: 1 left out, not among the images: 'gone.png'" in caplog.text
 
 
 def test_results_are_overwritten_with_force_only_and_nothing_else_is(folder, points, tmp_path):
@@ -944,7 +943,10 @@ def test_a_round_does_not_overwrite_the_one_it_goes_on_from(points, tmp_path):
 
 def test_a_damaged_record_of_a_round_is_named(points, tmp_path):
     out = first(points, tmp_path)
-    for content in ("", "{", "[]", '{"picks": []}', "\x00"):
+    record = json.loads((out / MARKER).read_text())
+    names = ["embeddings", "folder", "source", "copies", "earlier", "picks", "labels", "classes", "first", "id_column"]
+    wrong = [{name: value} for name in names for value in (5, [5], [[1]])]
+    for content in ("", "{", "[]", '{"picks": []}', "\x00", *(json.dumps(record | one) for one in wrong)):
         (out / MARKER).write_text(content)
         with pytest.raises(ValueError, match=rf"{MARKER} is damaged"):
             run(out, tmp_path / "next")

@@ -1,13 +1,16 @@
 """Labels as people hand them in: CSV tables, JSON of Label Studio and of others."""
 
+import ast
 import csv
 import io
 import json
 import logging
+import math
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,14 +22,21 @@ log = logging.getLogger(__name__)
 SHOWN = 5  # examples in a message
 EXAMPLE = "A file of labels looks like this:\nid,label\ncats/1.png,cat"
 ADVICE = "Save the table as 'CSV UTF-8', or export JSON from Label Studio"
-ONE_LABEL = "An image has one label: in Label Studio, one <Choices> tag with choice='single'"
+ONE_LABEL = "An image has one label: choice='single' in Label Studio; where columns stand for classes, --classes names them"
+BROKEN = "broken"  # the problem of a row or a task that cannot be read; its id is what is wrong
 LOCAL_FILES = "/data/local-files/?d="  # where Label Studio serves files of its own machine, by their path below a root
 CONTROL = "label"  # the name of the choices in Label Studio, and so of the column in what it exports
-ONES, ZEROS = ("1", "1.0", "true"), ("0", "0.0", "false")  # in a column for each class
-MISSING = ("na", "n/a", "#n/a", "<na>", "nan", "none", "null")  # what programs write into a cell without a value
+ONE = re.compile(r"1(\.0*)?|true|x", re.IGNORECASE)  # in a column for each class
+ONE_OR_NOT = re.compile(rf"{ONE.pattern}|0(\.0*)?|false|", re.IGNORECASE)
+# What programs write into a cell without a value: NA, #N/A, <NA>, -nan, (null), \N, a full stop, #REF! ...
+MISSING = re.compile(r"\W*(na|n/a|nan|nat|none|null|nil|unlabell?ed)\W*|\\n|\.[a-z]?|#[a-z/0]+[!?]|-?1\.#[a-z]+", re.IGNORECASE)
 
 NUMBER = re.compile(r"[0-9]{1,18}(\.0+)?")  # a whole one, as an id
-BEFORE_TABLE = re.compile(r'\A(?:(?:"?sep=."?|[,;\t ]*)[\r\n]+)*')  # blank rows, and a line that tells spreadsheets the separator
+# Blank rows, a line that tells spreadsheets the separator, and lines of one cell, such as titles, if a row of several follows.
+BEFORE_TABLE = re.compile(
+    r'\A(?:(?:"?sep=."?|[,;|\t ]*)[\r\n]+)*(?:(?:(?:"[^"\r\n]*"|[^",;|\t\r\n]*+)[,;|\t ]*+[\r\n]++)*(?=[^\r\n]*[,;|\t] *"?\w))?'
+)
+KINDS = {b"PK\3\4": "a workbook or another zip archive", b"\xd0\xcf\x11": "a workbook", b"PAR1": "Parquet", b"<": "XML or HTML"}
 
 
 class Label(NamedTuple):
@@ -46,7 +56,7 @@ class Columns(NamedTuple):
 
     id: str | None = None
     label: str | None = None
-    classes: tuple[str, ...] = ()  # names that are labels, be they NA or None
+    classes: tuple[str, ...] = ()  # names that are labels, even NA or None
 
 
 Row = tuple[str, dict[str, Any]]  # where it stands, and the cells by column
@@ -55,16 +65,19 @@ Row = tuple[str, dict[str, Any]]  # where it stands, and the cells by column
 def read(path: Path, wanted: Columns = Columns()) -> list[Label]:  # noqa: B008  (it cannot be changed)
     """The labels in a CSV or JSON file, told apart by how they begin, not by the name.
 
-    CSV: UTF-8, or UTF-16 with a byte order mark; comma, semicolon or tab; a header with one of columns.IDS, and one of
-    columns.LABELS or a column of 0 and 1 for each class. JSON: Label Studio's exports and tasks, JSON lines, {name: label} and
-    FiftyOne's labels.json. Predictions are no labels.
-    What is no single label is a problem of that image. ValueError with the file and the row or task, for what cannot be read.
+    CSV: UTF-8, or UTF-16 with a byte order mark; comma, semicolon, tab or |; a header with one of columns.IDS, and one of
+    columns.LABELS or a column of 0 and 1 for each class. JSON: Label Studio's exports and tasks, JSON lines, {name: label},
+    tables as pandas writes them, and FiftyOne's labels.json. Predictions are no labels.
+    Where an image has no single label, that is a problem of the image; a row or a task that cannot be read is BROKEN.
+    Raises ValueError, with the place, if all of them are, or if the file itself cannot be read.
     """
     text = _text(path)
     if text.lstrip()[:1] in ("[", "{"):
-        given = _of_json(path, text, wanted)
+        given = list(_of_json(path, text, wanted))
     else:
-        given = _of_table(path, *_csv_rows(path, text), wanted, is_csv=True)
+        given = list(_of_table(path, *_csv_rows(path, text), wanted, is_csv=True))
+    if given and all(one.problem == BROKEN for one in given):
+        raise ValueError(given[0].id)
     return [one._replace(file=str(path)) for one in given]
 
 
@@ -86,14 +99,15 @@ def _text(path: Path) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    advice = f"This looks like a workbook or another zip archive. {ADVICE}" if content.startswith(b"PK") else ADVICE
+    if kind := next((kind for start, kind in KINDS.items() if content.startswith(start)), None):
+        raise ValueError(f"{path} looks like {kind}. {ADVICE}")
     encoding = "UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "UTF-8"  # the first is what spreadsheets call Unicode
     try:
         text = content.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not {encoding} (byte {error.start + 1} of {len(content)}). {advice}") from error
+        raise ValueError(f"{path} is not {encoding} (byte {error.start + 1} of {len(content)}). {ADVICE}") from error
     if "\0" in text:
-        raise ValueError(f"{path} is not a text file: it holds NUL bytes. {advice}")
+        raise ValueError(f"{path} is not a text file: it holds NUL bytes. {ADVICE}")
     if not text.strip():
         raise ValueError(f"{path} is empty. {EXAMPLE}")
     return text
@@ -105,7 +119,7 @@ def _text(path: Path) -> str:
 def _csv_rows(path: Path, text: str) -> tuple[list[str], list[Row]]:
     """Columns and rows. Fields that are missing at the end of a row are empty: spreadsheets leave them out."""
     blank = BEFORE_TABLE.match(text).end()
-    delimiter = max(",;\t", key=re.sub('"[^"]*"', "", re.split("[\r\n]", text[blank:], maxsplit=1)[0]).count)
+    delimiter = max(",;\t|", key=re.sub('"[^"]*"', "", re.split("[\r\n]", text[blank:], maxsplit=1)[0]).count)
     lines = io.StringIO(text[blank:], newline="")
     try:
         names, *rows = [*csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)] or [[]]
@@ -115,7 +129,7 @@ def _csv_rows(path: Path, text: str) -> tuple[list[str], list[Row]]:
     for number, row in enumerate(rows, start=2 + len(re.findall("\r\n|\r|\n", text[:blank]))):
         if any(map(str.strip, row[len(names) :])):
             fields = f"{len(row)} field(s), and the header has {len(names)}"
-            raise ValueError(f"{path}, row {number}: {fields}. Put text with {delimiter!r} in quotes")
+            raise ValueError(f"{path}, row {number}: {fields}. Name all columns, and put text with {delimiter!r} in quotes")
         if any(map(str.strip, row)):
             cells = zip_longest(names, map(unsafe, row[: len(names)]), fillvalue="")
             found.append((f"{path}, row {number}", dict(cells)))
@@ -128,7 +142,11 @@ def _of_table(path: Path, names: Sequence[str], rows: Sequence[Row], wanted: Col
     exported, picked = columns.find(names, [columns.LABEL_STUDIO]), bool(columns.find(names, columns.PICKED))
     nobody = exported and all(row.get(exported[0]) is None for _, row in rows)  # has annotated anything
     others = [name for name in names if name not in ids] if is_csv and rows else []
-    classes = [name for name in others if all(row[name].lower() in (*ONES, *ZEROS) for _, row in rows)]
+    classes = [
+        name for name in others if all(ONE_OR_NOT.fullmatch(row[name]) for _, row in rows) and any(row[name] for _, row in rows)
+    ]
+    named = columns.find(classes, [*map(columns.plain, wanted.classes)])
+    classes = named if len(named) > 1 else classes
     if len(classes) < 2 or columns.find(names, columns.LABELS, wanted.label):
         classes = []
     labels = [] if classes or nobody else _columns(path, names, columns.LABELS, wanted.label, "label")
@@ -136,18 +154,21 @@ def _of_table(path: Path, names: Sequence[str], rows: Sequence[Row], wanted: Col
     for where, row in rows:
         value = next((row[name] for name in labels if name in row), None)
         if classes:
-            value = [name for name in classes if row[name].lower() in ONES]
-        elif is_csv:
+            value = [name for name in classes if ONE.fullmatch(row[name])]
+        elif is_csv and value.strip() not in wanted.classes:
             value = _cell(value)
-            if str(value).lower() in MISSING and value not in wanted.classes:
+            if MISSING.fullmatch(str(value)):
                 missing[value] += 1
                 value = None
         task = exported and exported[0] in row
-        image = _names(where, row, [name for name in ids if not task or columns.plain(name) != "id"] or ids)
-        yield _label(where, image, value, done=picked)
+        try:
+            image = _names(where, row, [name for name in ids if not task or columns.plain(name) != "id"] or ids)
+            yield _label(where, image, value, done=picked)
+        except ValueError as error:
+            yield Label(str(error), None, "", problem=BROKEN)
     if missing:
         cells = ", ".join(f"{count} {value!r}" for value, count in missing.items())
-        log.warning("%s: %s in the column of labels are no labels, unless --classes names them", path, cells)
+        log.warning("%s: not taken for labels, unless --classes names them: %s", path, cells)
 
 
 def _columns(where: Path | str, names: Collection[str], known: Sequence[str], asked: str | None, what: str) -> list[str]:
@@ -155,7 +176,7 @@ def _columns(where: Path | str, names: Collection[str], known: Sequence[str], as
     if asked and not found and (found := columns.find(names, known)):
         log.warning("%s has no column %r: %r is read", where, asked, found[0])
     if not found:
-        wanted = asked or f"one of {', '.join(known[:9])} ..., or what --{what}-column names,"
+        wanted = repr(asked) if asked else f"one of {', '.join(known[:9])} ..., or what --{what}-column names,"
         raise ValueError(f"{where} has no column of {what}s: its columns are {listing(names)}; {wanted} is wanted. {EXAMPLE}")
     if [*map(columns.plain, names)].count(columns.plain(found[0])) > 1 and found[0] != asked:
         raise ValueError(f"{where} has several columns {found[0].lower()!r}, and it is not clear which is meant; rename the others")
@@ -165,6 +186,7 @@ def _columns(where: Path | str, names: Collection[str], known: Sequence[str], as
 def _names(where: str, row: Mapping[str, Any], ids: Sequence[str]) -> tuple[str, ...]:
     """What a row or a task calls its image, the likeliest first."""
     found = [row.get(name) for name in ids]
+    found = [value.get("path") if isinstance(value, dict) else value for value in found]  # an image of Hugging Face
     names = tuple(str(value) for value in found if type(value) is int or (isinstance(value, str) and value))
     if not names:
         wanted = f"{listing(ids)} must be text or a whole number, not {shown(found[0])}"
@@ -181,15 +203,15 @@ def _label(where: str, names: Sequence[str], value: Any, **more: bool) -> Label:
 
 
 def _cell(cell: str) -> Any:
-    """The value in a cell. Label Studio writes JSON into one that holds several choices; other texts stand, brackets or not."""
+    """The value in a cell. Label Studio writes JSON into one that holds several choices, pandas a list; other texts stand."""
     text = cell.strip()
     if text.endswith(".0"):  # of a column of numbers in which some are missing
         text = plain_number(text)
-    try:
-        value = json.loads(text) if text.startswith(("[", "{")) else None
-    except (ValueError, RecursionError):
-        value = None
-    several = isinstance(value, list) and value and all(isinstance(item, dict) for item in value)
+    value = None
+    for parse in (ast.literal_eval, json.loads) if text.startswith(("[", "{")) else ():
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            value = parse(text)
+    several = isinstance(value, list) and all(isinstance(item, (str, dict)) for item in value)
     return value if several or (isinstance(value, dict) and "choices" in value) else text
 
 
@@ -198,7 +220,9 @@ def _choice(value: Any) -> str | None:
     found = _only(value)
     if isinstance(found, dict):  # Label Studio's, FiftyOne's
         found = _only(next((found[name] for name in ("choices", "label") if name in found), found))
-    if type(found) not in (str, int, type(None)):
+    if isinstance(found, float):  # a number that pandas keeps beside missing ones, or a missing one
+        found = int(found) if found.is_integer() else None if math.isnan(found) else found
+    if not isinstance(found, (str, int, type(None))):
         raise ValueError(f"the label is {shown(value)}. {ONE_LABEL}")
     return None if found is None else unicodedata.normalize("NFC", str(found)).strip() or None
 
@@ -216,7 +240,10 @@ def _of_json(path: Path, text: str, wanted: Columns) -> Iterator[Label]:
     for number, task in enumerate(_tasks(path, text), start=1):
         where = f"{path}, task {number}"
         if "data" in task:
-            yield from _of_task(where, task, wanted)
+            try:
+                yield from list(_of_task(where, task, wanted))
+            except ValueError as error:
+                yield Label(str(error), None, "", problem=BROKEN)
         else:
             flat.append((where, task))
     if flat:
@@ -228,10 +255,13 @@ def _tasks(path: Path, text: str) -> list[dict[str, Any]]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:  # the latter of thousands of brackets
-        try:
-            value = [json.loads(line) for line in text.split("\n") if line.strip()]  # JSON lines
-        except (ValueError, RecursionError):
-            raise ValueError(f"{path} is not JSON that can be read: {error}") from error
+        value = []
+        for number, line in enumerate(text.split("\n"), start=1):  # JSON lines
+            try:
+                value += [json.loads(line)] if line.strip() else []
+            except (ValueError, RecursionError):
+                where = f"{path}, line {number}," if value else path
+                raise ValueError(f"{where} is not JSON that can be read: {error}") from error
     tasks = _objects(str(path), _records(path, value) if isinstance(value, dict) else value, "tasks")
     # What Label Studio writes into a storage is an annotation, with its task inside.
     return [{**task["task"], "annotations": [task]} if isinstance(task.get("task"), dict) else task for task in tasks]
@@ -240,16 +270,20 @@ def _tasks(path: Path, text: str) -> list[dict[str, Any]]:
 def _records(path: Path, value: dict[str, Any]) -> Any:
     if {"images", "annotations"} <= set(value):
         raise ValueError(f"{path} is COCO, which labels boxes in images. Write a table of the labels of whole images. {EXAMPLE}")
-    if isinstance(value.get("samples"), list):  # FiftyOne's data set
-        return value["samples"]
-    names = value.get("labels")
-    if isinstance(names, dict):  # FiftyOne's labels.json: numbers of classes, or labels
-        classes = dict(enumerate(value.get("classes") or ()))
-        plain = {name: one.get("label") if isinstance(one, dict) else one for name, one in names.items()}
-        return [{"id": name, "label": classes.get(one, one) if type(one) is int else one} for name, one in plain.items()]
-    if columns.find(value, columns.IDS) or {"data", "task"} & set(value) or any(isinstance(one, dict) for one in value.values()):
+    for name in ("samples", "data", "images", "items", "records", "labels"):  # the first as in FiftyOne's data set
+        if isinstance(value.get(name), list) and all(isinstance(one, dict) for one in value[name]):
+            return value[name]
+    if {"data", "task"} & set(value):
         return [value]
-    return [{"id": name, "label": label} for name, label in value.items()]
+    if columns.find(value, columns.IDS):
+        cells = [list(one.values()) if isinstance(one, dict) else one for one in value.values()]
+        by_column = all(isinstance(one, list) for one in cells)  # as pandas writes tables
+        return [dict(zip(value, row, strict=False)) for row in zip(*cells, strict=False)] if by_column else [value]
+    if isinstance(names := value.get("labels"), dict):  # FiftyOne's labels.json: numbers of classes, or labels
+        classes = dict(enumerate(value["classes"])) if isinstance(value.get("classes"), list) else {}
+        value = {name: classes.get(one, one) if type(one) is int else one for name, one in names.items()}
+    records = {name: one if isinstance(one, dict) else {"label": one} for name, one in value.items()}
+    return [one if columns.find(one, columns.IDS) else {"id": name, **one} for name, one in records.items()]
 
 
 def _of_task(where: str, task: dict[str, Any], wanted: Columns) -> Iterator[Label]:

@@ -1,17 +1,25 @@
 """What tools call the columns of images and of labels: one list for every file that is read."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 # Without case, blanks and signs: file_name, "File Name" and FileName are one. The likeliest first.
 IDS = (
     *("supclustid", "id", "ids", "filename", "filenames", "filepath", "filepaths", "file", "files", "path", "paths"),
-    *("image", "imagepath", "imageid", "imagename", "imagefile", "img", "imgpath", "imgname", "name", "names", "uuid", "key"),
+    *("image", "img", "photo", "picture", "fname", "fnames", "sourceref"),
+    *(
+        of + what
+        for what in ("path", "paths", "file", "files", "name", "names", "id", "ids", "url", "uri", "index")
+        for of in ("image", "img", "photo", "picture", "sample", "file", "rel", "asset", "external", "isic", "gcsfile")
+    ),
+    *("name", "names", "uuid", "key", "keys"),
 )
-PATHS = ("paths", "path", "files", "filepath", "filepaths", "imagepath")  # those of IDS that lead to the image itself
+PATHS = ("files", *(name for name in IDS if re.search("paths?$", name)))  # those that lead to the image itself
 LABELS = (
     *("label", "labels", "class", "classname", "labelname", "category", "categoryname", "choice", "choices", "annotation"),
-    *("tag", "tags", "dx", "target", "y", "groundtruth"),
+    *("groundtruth", "givenlabel", "truelabel", "labeltext", "findinglabels", "dx", "diagnosis", "species", "breed", "target", "y"),
+    *("classid", "labelid", "categoryid", "tag", "tags"),
 )
 MEASURED = ("dx", "y")  # of LABELS, what may as well be a feature
 PICKED = ("supclustid", "clustersize")  # in what a round hands out: everything that is listed there was picked
@@ -20,7 +28,7 @@ LABEL_STUDIO = "annotationid"  # in its flat exports, where id is the number of 
 
 def plain(name: object) -> str:
     """The name of a column without case, blanks and signs."""
-    return re.sub(r"[\W_]", "", str(name)).lower()
+    return re.sub(r"[\W_]", "", unicodedata.normalize("NFKC", str(name))).lower()
 
 
 def find(names: Iterable[str], known: Sequence[str], asked: str | None = None) -> list[str]:

@@ -98,6 +98,7 @@ def _ids(path: Path, table: Mapping[str, np.ndarray], rows: int, asked: str | No
     if asked and not found:
         raise ValueError(f"it has no column {asked!r} of ids")
     distinct = [names for names in found.values() if all(names) and len(set(names)) == len(names) == rows]
+    distinct.sort(key=lambda names: set(names) in ({*map(str, range(rows))}, {*map(str, range(1, rows + 1))}))  # of rows: last
     others = [names for name, names in found.items() if columns.plain(name) not in columns.PATHS]
     if not distinct and not others and path.suffix != ".npy":
         log.info("%s has no column of ids: the images are called by the numbers of their rows", path)

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from supclust import kept, strategies
 from supclust.images.files import MARKER
-from supclust.label import annotations, duplicates, matching, results, sources
+from supclust.label import annotations, columns, duplicates, matching, results, sources
 from supclust.label.annotations import Columns, Label, listing
 from supclust.label.matching import Matched
 from supclust.label.request import EncoderOptions, Request
@@ -32,8 +32,8 @@ def run(request: Request) -> Round:
     """Pick, and write the results into request.out.
 
     Raises ValueError and FileNotFoundError, with a sentence that says what to do, for whatever cannot be used; nothing is written
-    then, but for an encoder that was trained. Nothing is written outside of out, unless weights are to be downloaded, but for a
-    note of the picks in the first round of the chain.
+    then, except an encoder that was trained. Nothing is written outside of out, except weights that are downloaded, and a note of
+    the picks in the first round of the chain.
     """
     results.check(request)
     first = sources.first_round(request.source)
@@ -101,7 +101,7 @@ def _hand_out(found: Round, beside: Mapping[str, set[str]]) -> None:
     (out / HANDED_OUT).unlink(missing_ok=True)  # of the chain that began here and is overwritten
     for name, others in beside.items():
         if same := others.intersection(picks):
-            log.info("%d of these images were picked in %s, too: go on from there to get others", len(same), name)
+            log.info("%s picked %d of these images, too: go on from there to get others", name, len(same))
 
 
 def _beside(request: Request, source: Source) -> dict[str, set[str]]:
@@ -138,10 +138,10 @@ def _match(source: Source, given: Sequence[Label], picked: Collection[str]) -> M
         raise ValueError(f"none of the ids in {files} is known: {here}")
     for reason in dict.fromkeys(found.unknown.values()):
         names = [name for name, why in found.unknown.items() if why == reason]
-        log.warning("%d ids of %s are %s and left out: %s", len(names), files, reason, listing(names))
+        log.warning("%s: %d left out, %s: %s", files, len(names), reason, listing(names))
     if found.by_name:
         some = listing(f"{name} is {image}" for name, image in found.by_name.items())
-        log.warning("%d ids of %s are found by a part of the name: %s", len(found.by_name), files, some)
+        log.warning("%s: %d found by a part of the name: %s", files, len(found.by_name), some)
     if found.problems:
         some = listing((f"{image}: {problem}" for image, problem in found.problems.items()), str)
         log.warning("%d images have no single label, they are listed in %s: %s", len(found.problems), results.SKIPPED, some)
@@ -171,9 +171,9 @@ def _log_classes(counts: Counter[str], earlier: int, named: Collection[str]) -> 
     log.info("%d labels%s; classes: %s", counts.total(), of_earlier, listed)
     alike: dict[str, list[str]] = {}
     for label in dict.fromkeys([*counts, *named]):
-        alike.setdefault(annotations.plain_number("".join(label.casefold().split())), []).append(label)
+        alike.setdefault(annotations.plain_number(columns.plain(label) or label), []).append(label)
     if pairs := [names for names in alike.values() if len(names) > 1]:
-        log.warning("classes that differ in case or blanks only: %s. Are they meant to be one?", listing(pairs))
+        log.warning("classes that differ in case, blanks or signs only: %s. Are they meant to be one?", listing(pairs))
 
 
 def _candidates(source: Source, labeled: np.ndarray, budget: int) -> np.ndarray:

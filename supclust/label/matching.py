@@ -3,6 +3,7 @@
 import base64
 import functools
 import html
+import itertools
 import os
 import re
 import unicodedata
@@ -14,7 +15,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from supclust.images.files import SUFFIXES
-from supclust.label.annotations import LOCAL_FILES, Label, plain_number, safe, shown, unsafe
+from supclust.label.annotations import BROKEN, LOCAL_FILES, Label, plain_number, safe, shown, unsafe
 
 SEVERAL = -1  # instead of the position of an image
 PARTLY = "by a part of its name"
@@ -22,10 +23,9 @@ UNKNOWN, UNCLEAR, ELSEWHERE = "not among the images", "of several images", "in o
 ABSOLUTE = re.compile(r"[\\/~]|[A-Za-z]:[\\/]|[a-z][a-z0-9+.-]*://")
 BEGINNING = re.compile("^(?:[.]{0,2}/|[A-Za-z]:/)+")  # of paths: says nothing about the image
 SIGNS = re.compile("[%&?#]|://|upload/")  # of addresses, and of what is written in another way
-UPLOADED = re.compile(
-    r"(?:^|/)(?:data/upload|upload/[0-9]+)/([^/]*)$"
-)  # where Label Studio serves uploads, under names of its own:
+UPLOADED = re.compile(r"(?:^|/)(?:data/upload|upload/[0-9]+)/([^/]*)$")  # where Label Studio serves uploads
 PREFIX = re.compile(r"\A[0-9a-f]{8}-(?:(?:[0-9a-f]{4}-){3}[0-9a-f]{12}-)?")  # 1a2b3c4d-name.png, or a whole UUID
+ROBOFLOW = re.compile(r"_(\w{3,4})\.rf\.[^/]+$")  # name_png.rf.1a2b3c4d.jpg
 
 
 class Matched(NamedTuple):
@@ -45,20 +45,21 @@ def match(
     folder: Path | None = None,
     picked: Collection[str] = (),
 ) -> Matched:
-    """Which images are meant, and their labels: ground truth, else what most say; images of which as many say another are problems.
+    """Which images are meant, and their labels: ground truth, else what most annotations say; ties are problems.
 
     ids: (n,), distinct. aliases: id of an image that was left out as a copy -> id of the one that was kept. folder: around the ids.
     picked: ids that are done if they are listed, even without a label.
     An id is found as it stands; else with or without the ' of `safe`; else in another spelling (Unicode normalisation NFC, slashes,
-    blanks around it, 7 for 007), as a path of which as many folders agree as both have; without its suffix; as Label Studio names
-    what is uploaded; in all these ways if that is one image only. A path through other folders is another image.
+    blanks around it, 7 for 007), as a path of which as many folders agree as both have; without its suffix, or with that of another
+    format; as Label Studio or Roboflow names it; always on condition that this is one image only. A path through other folders is
+    another image.
     """
     known = {name: position for position, name in enumerate(ids)}
     known |= {alias: known[name] for alias, name in aliases.items() if name in known and alias not in known}
     find, said = _finder(known, folder), {}
     unknown, by_name, found, problems = {}, {}, {}, {}
     for one in labels:
-        position, how = find(one)
+        position, how = (None, BROKEN) if one.problem == BROKEN else find(one)
         if position is None:
             unknown[one.id] = how
             continue
@@ -112,7 +113,7 @@ def _finder(known: Mapping[str, int], folder: Path | None) -> Callable[[Label], 
             if end in whole:
                 parent = path.removesuffix(end).split("/")[-3:-2]
                 return (whole[end], PARTLY) if absolute and parents.isdisjoint(parent) else (None, ELSEWHERE)
-        last = path.rpartition("/")[2]
+        last = plain_number(path.rpartition("/")[2])
         return None, ELSEWHERE if last != path and (last in whole or last in ends) else UNKNOWN
 
     def find(one: Label) -> tuple[int | None, str]:
@@ -124,9 +125,9 @@ def _finder(known: Mapping[str, int], folder: Path | None) -> Callable[[Label], 
         # Of another machine, a folder may have another name.
         absolute = {name: ABSOLUTE.match(name) and LOCAL_FILES not in name and not os.path.isfile(name) for name in names}
         paths = [(path, bool(absolute[name])) for name in names for path in _paths(name)]
-        for loose in (False, True):
-            for path, elsewhere in paths:
-                position, how = look_up(loose, _uploaded(path) if loose else _spelling(path), elsewhere)
+        for loose, (path, elsewhere) in itertools.product((False, True), paths):
+            for spelt in _loosely(_uploaded(path)) if loose else [_spelling(path)]:
+                position, how = look_up(loose, spelt, elsewhere)
                 if position == SEVERAL:
                     return None, UNCLEAR
                 if position is not None:
@@ -160,7 +161,7 @@ def _loosely(name: str) -> tuple[str, ...]:
 
 def _uploaded(path: str) -> str:
     folder, slash, file = _loosely(path)[0].rpartition("/")
-    return folder + slash + PREFIX.sub("", file)
+    return folder + slash + ROBOFLOW.sub(r".\1", PREFIX.sub("", file))
 
 
 def _paths(name: str) -> Iterable[str]:
@@ -180,5 +181,5 @@ def _paths(name: str) -> Iterable[str]:
         elif uploaded := UPLOADED.search(path):
             found += [PREFIX.sub("", unquote(uploaded[1])), address]
         else:
-            found += [unquote(path), address] if address != text else [text, unquote(text)]
+            found += [unquote(path), address] if address != text else [text, unquote(text), unquote(path)]
     return dict.fromkeys(found)

@@ -74,7 +74,7 @@ def check_stays(request: Request, read: Iterable[Path | None]) -> None:
 
 @contextmanager
 def held(out: Path) -> Iterator[None]:
-    """The folder, for this run alone; if nothing comes of it, it goes again. ValueError where another run holds it."""
+    """Keeps the folder for this run alone, and removes it if nothing was written. ValueError where another run holds it."""
     part = out / PART
     made = [one for one in (out, *out.parents) if not one.exists()]
     part.mkdir(parents=True, exist_ok=True)

@@ -167,8 +167,11 @@ def read_record(file: Path) -> dict[str, Any]:
     """What a round wrote about itself; ValueError naming the file if it is damaged."""
     new = {"labels": {}, "classes": [], "first": ".", "id_column": None}  # what records of earlier versions lack
     try:
-        record = new | json.loads(file.read_text(encoding="utf-8"))
-        names = ("asked", "embeddings", "folder", "source", "copies", "earlier", "picks", *new)
-        return {name: record[name] for name in names}
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{file} is damaged: {error!r}. Remove it to take {file.parent} for a folder of images") from error
+        record = new | json.loads(file.read_text(encoding="utf-8-sig"))
+        texts = [record["embeddings"], record["first"], record["folder"] or "", record["id_column"] or ""]
+        texts += [record["source"][name] for name in ("name", "encoder")] + [*record["copies"].values(), *record["labels"].values()]
+        if not all(isinstance(text, str) for text in (*texts, *record["earlier"], *record["picks"], *record["classes"])):
+            raise TypeError("something is no text")
+        return record
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{file} is damaged. Remove it to take {file.parent} for a folder of images") from error
