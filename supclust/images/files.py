@@ -11,11 +11,12 @@ import os
 import threading
 import warnings
 from collections import Counter, deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, ImageStat, TiffImagePlugin, UnidentifiedImageError
@@ -38,6 +39,7 @@ THREADS = min(8, os.cpu_count() or 1)  # that decode images at once; Pillow work
 LARGE = 2**25  # pixels; of images with more, one at a time is decoded, as it takes gigabytes
 _LARGE_IMAGE = threading.Lock()
 SAMPLED = 2**18  # pixels of an image that tell its range
+FEW = 16  # largest value of grey images of 8 bits that count as numbers: masks, small digits
 LIGHT = 170  # grey of what is visible in an image, of 255, above which black shows it better than white
 UNREADABLE, NO_IMAGE = "cannot read the image {}: ", "its content is no image that can be read"
 REASONS = {  # in words for those who do not know Pillow
@@ -65,8 +67,8 @@ SYSTEM = {  # folders of copies and small versions that storages, Windows, macOS
 }
 RANGES = (1, *(2**bits - 1 for bits in (8, 10, 12, 14, 16)))  # largest values of what cameras, scanners and programs write
 SEEN = (
-    "each whole image, squeezed into a square; values of more than 8 bits by the range that each image fills; "
-    "transparent pixels in white, or in black behind something light"
+    "each whole image, of several frames or pages the first, squeezed into a square; values of more than 8 bits by the range that "
+    "each image fills; transparent pixels in white, or in black behind something light"
 )
 
 
@@ -257,6 +259,10 @@ def _decoded(file: Path, side: int) -> Iterator[Image.Image]:
             with _LARGE_IMAGE if pixels > LARGE else nullcontext():
                 opened.draft(None, (4 * side, 4 * side))  # whose sizes are rounded up: the larger, the smaller the error
                 depth = str(opened.tile)  # of 16 bits a channel, Pillow keeps the upper 8
+                tags = getattr(opened, "tag_v2", {})  # of a TIFF
+                planes = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 and "'raw'" in depth
+                if planes and 16 in tags[TiffImagePlugin.BITSPERSAMPLE]:
+                    raise UnidentifiedImageError  # Pillow would read half of each number
                 halved = ";16" in depth or (opened.format == "PPM" and "65535" in depth)
                 opened.load()
                 with suppress(Exception):  # broken metadata is no reason to do without the image
@@ -282,7 +288,7 @@ def _content(file: Path) -> str:
                 bits, bands = tags[TiffImagePlugin.BITSPERSAMPLE][0], tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
                 numbers = {2: "signed ", 3: "floating-point ", 5: "complex ", 6: "complex "}
                 kind = numbers.get(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0], "")
-                return f"a TIFF of {bands} band(s) of {bits}-bit {kind}numbers is not read: save 3 of 8 bits, or 1"
+                return f"a TIFF of {bands} band(s) of {bits}-bit {kind}numbers, stored like this, is not read: save 1 or 3 as PNG"
     return NO_IMAGE if head else "an empty file"
 
 
@@ -291,8 +297,12 @@ def rgb(image: Image.Image, factor: int = 1, halved: bool = False) -> Image.Imag
 
     factor: by which an image of more than 8 bits is reduced on the way. halved: whether it holds the upper halves of 16 bits.
     """
-    if image.mode.startswith(("F", "I")):
-        return _grey(image, factor).convert("RGB")
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    if image.mode == "L" and tags.get(TiffImagePlugin.SAMPLEFORMAT) == (2,):  # -128..127, which Pillow takes for 0..255
+        image = image.point([value ^ 128 for value in range(256)])
+    few = image.mode == "L" and not image.has_transparency_data and image.getextrema()[1] <= FEW
+    if few or image.mode.startswith(("F", "I")):
+        return _grey(image, factor, tags).convert("RGB")
     if halved and image.mode != "CMYK":
         colours = [band for band in image.getbands() if band.lower() != "a"]
         low, high = value_range(np.asarray(_sample(image))[..., : len(colours)].astype(np.uint16) * 257)
@@ -301,21 +311,29 @@ def rgb(image: Image.Image, factor: int = 1, halved: bool = False) -> Image.Imag
     if image.has_transparency_data:
         image = image.convert("LA") if image.mode == "La" else image  # which Pillow converts to nothing else
         image = image.convert("RGBA")
-        visible = ImageStat.Stat(image.convert("L"), image.getchannel("A").point(lambda alpha: 255 * (alpha > 15)))
-        ground = "black" if visible.count[0] and visible.mean[0] > LIGHT else "white"
-        return Image.alpha_composite(Image.new("RGBA", image.size, ground), image).convert("RGB")
+        if most := image.getchannel("A").getextrema()[1]:  # otherwise nothing is visible, but colours may be there
+            image.putalpha(image.getchannel("A").point(lambda alpha: 255 * alpha / most))
+            seen = image.getchannel("A").point(lambda alpha: 255 * (alpha > 15))
+            ground = "black" if ImageStat.Stat(image.convert("L"), seen).mean[0] > LIGHT else "white"
+            image = Image.alpha_composite(Image.new("RGBA", image.size, ground), image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _grey(image: Image.Image, factor: int) -> Image.Image:
+def _grey(image: Image.Image, factor: int, tags: Mapping[int, Any]) -> Image.Image:
     """An image of numbers in 8 bits, reduced by a factor; strip by strip, as it may have gigabytes."""
-    low, high = value_range(np.asarray(_sample(image)))
+    unsigned = bool(tags) and image.mode == "I" and tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,)) == (1,)
+
+    def numbers(part: Image.Image) -> np.ndarray:
+        return np.asarray(part).view(np.uint32) if unsigned else np.asarray(part)
+
+    low, high = value_range(numbers(_sample(image)))
     found = Image.new("L", [-(-length // factor) for length in image.size])
     rows = factor * max(1, 2**19 // (factor * image.width))
     for top in range(0, image.height, rows):
-        strip = np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
-        found.paste(Image.fromarray(_as_bytes(strip, low, high)).reduce(factor), (0, top // factor))
-    return found
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        found.paste(Image.fromarray(_as_bytes(numbers(strip), low, high)).reduce(factor), (0, top // factor))
+    inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0  # which Pillow heeds in 8 bits only
+    return ImageOps.invert(found) if inverted and image.mode != "L" else found
 
 
 def _sample(image: Image.Image) -> Image.Image:
