@@ -78,7 +78,7 @@ def tiff(bands, bits, kind=1, order="<", pixels=None, photometric=1, planes=1):
 
 
 def test_finds_images_of_all_common_formats_in_nested_folders(tmp_path):
-    names = ["b/2.JPG", "b/c/3.webp", "1.png", "4.bmp", "5.tif", "6.gif", "7.ppm", "8.jp2", "9.avif"]
+    names = ["b/2.JPG", "b/c/3.webp", "1.png", "4.bmp", "5.tif", "6.gif", "7.ppm", "8.jp2", "9.avif", "c.j2k", "d.mpo", "e.pgm"]
     for name in names:
         write(tmp_path / name)
     assert find(tmp_path) == (tuple(sorted(names)), {})
@@ -88,14 +88,17 @@ def test_finds_images_of_all_common_formats_in_nested_folders(tmp_path):
 def test_what_is_no_image_is_listed_with_the_reason(tmp_path):
     write(tmp_path / "a.png")
     (tmp_path / "notes.txt").write_text("x")
-    (tmp_path / "phone.HEIC").write_text("x")
+    for name in ("phone.HEIC", "scan.dcm", "chart.eps"):
+        (tmp_path / name).write_text("x")
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
     os.mkfifo(tmp_path / "pipe.png")
     assert find(tmp_path)[1] == {
+        "chart.eps": "EPS is not read: convert it to JPEG or PNG",
         "gone.png": "a link to nothing",
         "notes.txt": "not an image, by its name",
         "phone.HEIC": "HEIC is not read: convert it to JPEG or PNG",
         "pipe.png": "not a regular file",
+        "scan.dcm": "DCM is not read: convert it to JPEG or PNG",
     }
 
 
@@ -115,12 +118,18 @@ def test_a_file_of_somebody_else_that_is_called_as_our_record_hides_nothing(tmp_
 
 
 @pytest.mark.parametrize(
-    "name", ["@eaDir", "#recycle", "$RECYCLE.BIN", ".thumbnails", "System Volume Information", "__MACOSX", "lost+found"]
+    "name",
+    [
+        *("@eaDir", "#recycle", "$RECYCLE.BIN", ".thumbnails", "System Volume Information", "__MACOSX", "lost+found", "~snapshot"),
+        *("Photos Library.photoslibrary", "Catalogue Previews.lrdata"),
+    ],
 )
-def test_folders_of_the_system_are_left_out_and_listed(tmp_path, name):
+def test_folders_of_systems_and_programs_are_left_out_and_listed(tmp_path, name):
     write(tmp_path / "2024" / "a.png")
     write(tmp_path / "2024" / name / "a.png" / "THUMB.png")
-    assert find(tmp_path) == (("2024/a.png",), {f"2024/{name}": "a folder of the system: not looked at"})
+    (tmp_path / "linked").symlink_to(tmp_path / "2024" / name)
+    reason = "a folder of the system or of a program: not looked at"
+    assert find(tmp_path) == (("2024/a.png",), {f"2024/{name}": reason, "linked": reason})
     assert find(tmp_path / "2024" / name)[0] == ("a.png/THUMB.png",)  # if it is asked for
 
 
@@ -192,10 +201,15 @@ def test_copies_are_found_by_content_not_by_name_or_size(tmp_path):
         ("cut.png", as_bytes()[:300], "damaged: "),
         ("cut.jpg", as_bytes("JPEG")[:-60], "damaged: "),
         ("bomb.png", png_that_claims(60_000, 60_000), "larger than 178,956,970 pixels: scale it down"),
-        ("script.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "its content is no image that can be read"),
+        ("zeros.png", bytes(500), "an empty file, or one of zeros"),
+        ("script.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "its content is EPS, which is not read"),
+        ("brain.png", struct.pack("<i", 348) + bytes(340) + b"n+1\0", "its content is NIfTI, which is not read"),
+        ("film.jpg", b"\0\0\0\x1cftypM4V ", "its content is a video, which is not read"),
+        ("data.png", b"\x89HDF\r\n\x1a\n", "its content is HDF5, which is not read"),
+        ("all.jpg", b"PK\x03\x04", "its content is an archive, which is not read"),
         ("phone.jpg", b"\0\0\0\x24ftypheic\0\0\0\0mif1heic", "its content is HEIC, which is not read"),
         ("page.jpg", b"\n<!DOCTYPE html><html lang=en>", "its content is a web page, which is not read"),
-        ("pointer.png", b"version https://git-lfs.github.com/spec/v1\n", "its content is a pointer of Git LFS to the image"),
+        ("pointer.png", b"version https://git-lfs.github.com/spec/v1\n", "its content is a pointer of Git LFS or git-annex"),
         ("scan.jpg", bytes(128) + b"DICM" + bytes(20), "its content is DICOM, which is not read"),
         ("bands.tif", tiff(13, 16), "a TIFF of 13 band(s) of 16-bit numbers, stored like this, is not read: save 1 or 3 as PNG"),
         ("float.tif", tiff(3, 32, 3), "a TIFF of 3 band(s) of 32-bit floating-point numbers, stored like this, is not read"),

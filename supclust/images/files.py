@@ -24,14 +24,13 @@ from tqdm import tqdm
 
 from supclust.kept import sha256
 
-SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".jp2"),
-    *(".ppm", ".pgm", ".pbm", ".pnm"),
-)
-UNREAD = (".heic", ".heif", ".jxl", ".svg", ".psd", ".pdf", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2")
 # What may be inside, told by content. Others that Pillow knows run programs (EPS), or are no photographs (PDF, fonts).
 Image.init()
 FORMATS = sorted({"JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "PPM", "GIF", "AVIF", "JPEG2000"} & set(Image.OPEN))
+SUFFIXES = sorted(suffix for suffix, kind in Image.EXTENSION.items() if kind in {*FORMATS, "MPO"})
+_KNOWN = ".heic .heif .hif .jxl .jxr .svg .svgz .psb .ai .xcf .exr .hdr .dcm .nii .npy .npz .czi .nd2 .lif .svs"
+_RAW = ".raw .dng .cr2 .cr3 .nef .nrw .arw .orf .rw2 .raf .pef .srw"
+UNREAD = {*Image.EXTENSION, *_KNOWN.split(), *_RAW.split()}.difference(SUFFIXES)  # images, of kinds that are not read
 for _libtiff in Path(Image.__file__).parents[1].glob("pillow.libs/libtiff*"):  # of Pillow's wheels for Linux
     ctypes.CDLL(str(_libtiff)).TIFFSetErrorHandler(None)  # which writes to the terminal about damaged files
 LARGEST_ARRAY = 2_000_000_000  # bytes; a folder of more is read file by file, when its images are asked for
@@ -50,20 +49,27 @@ REASONS = {  # in words for those who do not know Pillow
 }
 SIGNS = {  # what is no image that is read, by bytes at its beginning
     "HEIC": (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1"),
-    "a raw photograph": (b"ftypcrx", b"CR\x02\0", b"IIRO", b"FUJIFILMCCD"),
-    "a video": (b"ftypisom", b"ftypmp4", b"ftypqt", b"AVI LIST", b"matroska", b"webm"),
-    "a web page": (b"<!doctype html", b"<!DOCTYPE html", b"<html"),
-    "a pointer of Git LFS to the image": (b"git-lfs",),
+    "a raw photograph": (b"ftypcrx", b"CR\x02\0", b"IIRO", b"IIRS", b"IIU\0", b"FUJIFILMCCD", b"FOVb"),
+    "a video": (b"ftypiso", b"ftypmp4", b"ftypqt", b"ftypm4v", b"ftyp3g", b"moov", b"AVI LIST", b"matroska", b"webm"),
+    "SVG": (b"<svg",),
+    "a web page": (b"<!doctype html", b"<html", b"<?xml"),
+    "a pointer of Git LFS or git-annex to the image": (b"git-lfs", b"/annex/objects"),
     "DICOM": (b"DICM",),
-    "JPEG XL": (b"JXL ",),
+    "NIfTI": (b"n+1\0", b"ni1\0"),
+    "HDF5": (b"\x89HDF",),
+    "an array of NumPy": (b"\x93NUMPY",),
+    "JPEG XL": (b"JXL ", b"\xff\x0a"),
     "PSD": (b"8BPS",),
     "PDF": (b"%PDF",),
-    "SVG": (b"<svg",),
+    "EPS": (b"%!PS", b"\xc5\xd0\xd3\xc6"),
+    "an archive": (b"PK\x03\x04", b"\x1f\x8b\x08", b"Rar!"),
 }
 MARKER = "supclust.json"  # what `supclust label` writes about itself: the pictures beside it are none of the pool
-SYSTEM = {  # folders of copies and small versions that storages, Windows, macOS and Linux keep among the files, in lower case
-    *("@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", ".@__thumb", "$recycle.bin", "recycler", "recycled", "found.000"),
-    *("system volume information", "__macosx", ".thumbnails", ".trashes", ".appledouble", "lost+found", "lost.dir"),
+SYSTEM = {  # folders, or their suffixes, in which systems and programs keep copies and small versions, in lower case
+    *("@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "~snapshot", "@recently-snapshot", ".@__thumb", "$recycle.bin"),
+    *("recycler", "recycled", "found.000", "lost+found", "lost.dir", "system volume information", "network trash folder"),
+    *("__macosx", ".appledouble", "temporary items", ".thumbnails", "thmbnl", ".trashes"),
+    *(".photoslibrary", ".photolibrary", ".aplibrary", ".lrdata"),
 }
 RANGES = (1, *(2**bits - 1 for bits in (8, 10, 12, 14, 16)))  # largest values of what cameras, scanners and programs write
 SEEN = (
@@ -124,7 +130,8 @@ def find(folder: Path, leave_out: Collection[Path] = ()) -> tuple[list[Path], di
     visited = {*map(Path.resolve, leave_out), *folder.resolve().parents}
     for name, folders, names in os.walk(folder, followlinks=True, onerror=problems.append):
         here, real = Path(name), Path(name).resolve()
-        whose = "a folder of the system" if here.name.lower() in SYSTEM else "results of supclust label" * is_round(here)
+        system = not SYSTEM.isdisjoint({real.name.lower(), real.suffix.lower()})
+        whose = "a folder of the system or of a program" if system else "results of supclust label" * is_round(here)
         if real in visited or (whose and here != folder):
             others |= {here: f"{whose}: not looked at"} if real not in visited else {}
             folders.clear()
@@ -277,8 +284,9 @@ def _decoded(file: Path, side: int) -> Iterator[Image.Image]:
 def _content(file: Path) -> str:
     """What a file holds that is called an image but is none that can be read."""
     with open(file, "rb") as opened:
-        head = opened.read(200)
-        if kind := next((kind for kind, signs in SIGNS.items() if any(sign in head for sign in signs)), None):
+        head = opened.read(400)
+        either = head + head.lower()
+        if kind := next((kind for kind, signs in SIGNS.items() if any(sign in either for sign in signs)), None):
             return f"its content is {kind}, which is not read; JPEG and PNG are"
         if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             with suppress(Exception):  # of a damaged file
@@ -289,7 +297,7 @@ def _content(file: Path) -> str:
                 numbers = {2: "signed ", 3: "floating-point ", 5: "complex ", 6: "complex "}
                 kind = numbers.get(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0], "")
                 return f"a TIFF of {bands} band(s) of {bits}-bit {kind}numbers, stored like this, is not read: save 1 or 3 as PNG"
-    return NO_IMAGE if head else "an empty file"
+    return NO_IMAGE if any(head) else "an empty file, or one of zeros"
 
 
 def rgb(image: Image.Image, factor: int = 1, halved: bool = False) -> Image.Image:
