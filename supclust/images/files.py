@@ -297,7 +297,7 @@ def _content(file: Path) -> str:
                 numbers = {2: "signed ", 3: "floating-point ", 5: "complex ", 6: "complex "}
                 kind = numbers.get(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0], "")
                 return f"a TIFF of {bands} band(s) of {bits}-bit {kind}numbers, stored like this, is not read: save 1 or 3 as PNG"
-    return NO_IMAGE if any(head) else "an empty file, or one of zeros"
+    return NO_IMAGE if any(head) else "a file of zeros" if head else "an empty file"
 
 
 def rgb(image: Image.Image, factor: int = 1, halved: bool = False) -> Image.Image:
