@@ -303,7 +303,8 @@ def _content(file: Path) -> str:
 def rgb(image: Image.Image, factor: int = 1, halved: bool = False) -> Image.Image:
     """An image of any mode in RGB: values of more than 8 bits are scaled by `value_range`, transparent pixels are white or black.
 
-    factor: by which an image of more than 8 bits is reduced on the way. halved: whether it holds the upper halves of 16 bits.
+    factor: by which an image of numbers, or with transparent pixels, is reduced on the way. halved: whether it holds the upper
+    halves of 16 bits.
     """
     tags = getattr(image, "tag_v2", {})  # of a TIFF
     if image.mode == "L" and tags.get(TiffImagePlugin.SAMPLEFORMAT) == (2,):  # -128..127, which Pillow takes for 0..255
@@ -320,6 +321,7 @@ def rgb(image: Image.Image, factor: int = 1, halved: bool = False) -> Image.Imag
         image = image.convert("LA") if image.mode == "La" else image  # which Pillow converts to nothing else
         image = image.convert("RGBA")
         if most := image.getchannel("A").getextrema()[1]:  # otherwise nothing is visible, but colours may be there
+            image = image.reduce(factor)
             image.putalpha(image.getchannel("A").point(lambda alpha: 255 * alpha / most))
             seen = image.getchannel("A").point(lambda alpha: 255 * (alpha > 15))
             ground = "black" if ImageStat.Stat(image.convert("L"), seen).mean[0] > LIGHT else "white"
