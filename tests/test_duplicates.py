@@ -87,7 +87,8 @@ def test_of_each_group_the_first_candidate_is_left_and_none_of_those_that_are_do
     assert left([1, 3, 2, 4, 7], [0, 5]) == [2, 7]
     assert caplog.text == ""
     assert left([1, 3, 2, 4, 7], [0, 5], budget=3) == [1, 2, 7]
-    assert "only 2 images are left that are no near-duplicates of others; 1 that are will be picked" in caplog.text
+    assert "1 of the 3 picks are near-duplicates of others: too few different images are left" in caplog.text
+    assert left([0, 1, 3, 4, 5, 2], [], budget=5) == [0, 1, 2, 4, 5]  # a second one of each before a third of any
 
 
 def test_what_is_told_of_groups():

@@ -56,11 +56,13 @@ def png_that_claims(width, height):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
 
 
-def tiff(bands, bits, kind=1, order="<"):
-    """A TIFF file of 2 x 2 zeros, whose numbers are unsigned (1) or floating-point (3)."""
+def tiff(bands, bits, kind=1, order="<", pixels=None, photometric=1, planes=1):
+    """A TIFF file of pixels, else of 2 x 2 zeros, whose numbers are unsigned (1), signed (2) or floating-point (3)."""
+    height, width = (2, 2) if pixels is None else pixels.shape[:2]
+    content = bytes(bands * bits) if pixels is None else pixels.tobytes()
     each = bytes([*struct.pack(f"{order}H", bits)]) * bands
-    tags = {256: (3, 2), 257: (3, 2), 258: (3, each), 259: (3, 1), 262: (3, 1), 273: (4, 400), 277: (3, bands), 278: (3, 2)}
-    tags |= {279: (4, bands * bits // 2), 339: (3, struct.pack(f"{order}H", kind) * bands)}
+    tags = {256: (3, width), 257: (3, height), 258: (3, each), 259: (3, 1), 262: (3, photometric), 273: (4, 400), 277: (3, bands)}
+    tags |= {278: (3, height), 279: (4, len(content)), 284: (3, planes), 339: (3, struct.pack(f"{order}H", kind) * bands)}
     entries, extra = b"", b""
     for tag, (type_, value) in tags.items():
         many = isinstance(value, bytes) and len(value) > 4
@@ -69,14 +71,14 @@ def tiff(bands, bits, kind=1, order="<"):
         extra += one if many else b""
         entries += struct.pack(f"{order}HHL", tag, type_, len(one) // (2 if type_ == 3 else 4)) + field
     start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}L", 8)
-    return (start + struct.pack(f"{order}H", len(tags)) + entries + bytes(4) + extra).ljust(400, b"\0") + bytes(bands * bits)
+    return (start + struct.pack(f"{order}H", len(tags)) + entries + bytes(4) + extra).ljust(400, b"\0") + content
 
 
 # --- finding --------------------------------------------------------------------------------------------------------------
 
 
 def test_finds_images_of_all_common_formats_in_nested_folders(tmp_path):
-    names = ["b/2.JPG", "b/c/3.webp", "1.png", "4.bmp", "5.tif", "6.gif", "7.ppm", "8.jp2", "9.avif"]
+    names = ["b/2.JPG", "b/c/3.webp", "1.png", "4.bmp", "5.tif", "6.gif", "7.ppm", "8.jp2", "9.avif", "c.j2k", "d.mpo", "e.pgm"]
     for name in names:
         write(tmp_path / name)
     assert find(tmp_path) == (tuple(sorted(names)), {})
@@ -86,14 +88,17 @@ def test_finds_images_of_all_common_formats_in_nested_folders(tmp_path):
 def test_what_is_no_image_is_listed_with_the_reason(tmp_path):
     write(tmp_path / "a.png")
     (tmp_path / "notes.txt").write_text("x")
-    (tmp_path / "phone.HEIC").write_text("x")
+    for name in ("phone.HEIC", "scan.dcm", "chart.eps"):
+        (tmp_path / name).write_text("x")
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
     os.mkfifo(tmp_path / "pipe.png")
     assert find(tmp_path)[1] == {
+        "chart.eps": "EPS is not read: convert it to JPEG or PNG",
         "gone.png": "a link to nothing",
         "notes.txt": "not an image, by its name",
         "phone.HEIC": "HEIC is not read: convert it to JPEG or PNG",
         "pipe.png": "not a regular file",
+        "scan.dcm": "DCM is not read: convert it to JPEG or PNG",
     }
 
 
@@ -113,12 +118,18 @@ def test_a_file_of_somebody_else_that_is_called_as_our_record_hides_nothing(tmp_
 
 
 @pytest.mark.parametrize(
-    "name", ["@eaDir", "#recycle", "$RECYCLE.BIN", ".thumbnails", "System Volume Information", "__MACOSX", "lost+found"]
+    "name",
+    [
+        *("@eaDir", "#recycle", "$RECYCLE.BIN", ".thumbnails", "System Volume Information", "__MACOSX", "lost+found", "~snapshot"),
+        *("Photos Library.photoslibrary", "Catalogue Previews.lrdata"),
+    ],
 )
-def test_folders_of_the_system_are_left_out_and_listed(tmp_path, name):
+def test_folders_of_systems_and_programs_are_left_out_and_listed(tmp_path, name):
     write(tmp_path / "2024" / "a.png")
     write(tmp_path / "2024" / name / "a.png" / "THUMB.png")
-    assert find(tmp_path) == (("2024/a.png",), {f"2024/{name}": "a folder of the system: not looked at"})
+    (tmp_path / "linked").symlink_to(tmp_path / "2024" / name)
+    reason = "a folder of the system or of a program: not looked at"
+    assert find(tmp_path) == (("2024/a.png",), {f"2024/{name}": reason, "linked": reason})
     assert find(tmp_path / "2024" / name)[0] == ("a.png/THUMB.png",)  # if it is asked for
 
 
@@ -190,14 +201,19 @@ def test_copies_are_found_by_content_not_by_name_or_size(tmp_path):
         ("cut.png", as_bytes()[:300], "damaged: "),
         ("cut.jpg", as_bytes("JPEG")[:-60], "damaged: "),
         ("bomb.png", png_that_claims(60_000, 60_000), "larger than 178,956,970 pixels: scale it down"),
-        ("script.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "its content is no image that can be read"),
+        ("zeros.png", bytes(500), "a file of zeros"),
+        ("script.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "its content is EPS, which is not read"),
+        ("brain.png", struct.pack("<i", 348) + bytes(340) + b"n+1\0", "its content is NIfTI, which is not read"),
+        ("film.jpg", b"\0\0\0\x1cftypM4V ", "its content is a video, which is not read"),
+        ("data.png", b"\x89HDF\r\n\x1a\n", "its content is HDF5, which is not read"),
+        ("all.jpg", b"PK\x03\x04", "its content is an archive, which is not read"),
         ("phone.jpg", b"\0\0\0\x24ftypheic\0\0\0\0mif1heic", "its content is HEIC, which is not read"),
         ("page.jpg", b"\n<!DOCTYPE html><html lang=en>", "its content is a web page, which is not read"),
-        ("pointer.png", b"version https://git-lfs.github.com/spec/v1\n", "its content is a pointer of Git LFS to the image"),
+        ("pointer.png", b"version https://git-lfs.github.com/spec/v1\n", "its content is a pointer of Git LFS or git-annex"),
         ("scan.jpg", bytes(128) + b"DICM" + bytes(20), "its content is DICOM, which is not read"),
-        ("bands.tif", tiff(13, 16), "a TIFF of 13 band(s) of 16-bit numbers is not read: save 3 of 8 bits, or 1"),
-        ("float.tif", tiff(3, 32, 3), "a TIFF of 3 band(s) of 32-bit floating-point numbers is not read"),
-        ("double.jpg", tiff(1, 64, 3, ">"), "a TIFF of 1 band(s) of 64-bit floating-point numbers is not read"),
+        ("bands.tif", tiff(13, 16), "a TIFF of 13 band(s) of 16-bit numbers, stored like this, is not read: save 1 or 3 as PNG"),
+        ("float.tif", tiff(3, 32, 3), "a TIFF of 3 band(s) of 32-bit floating-point numbers, stored like this, is not read"),
+        ("double.jpg", tiff(1, 64, 3, ">"), "a TIFF of 1 band(s) of 64-bit floating-point numbers, stored like this, is not read"),
         ("cut.tif", tiff(13, 16)[:60], "its content is no image that can be read"),
     ],
 )
@@ -303,6 +319,31 @@ def test_other_ranges_are_those_that_the_image_fills(tmp_path, kind, low, step):
     assert_shows(tmp_path, (low + PICTURE * step).astype(kind), shown, tolerance=3)
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "values"),
+    [
+        ("u2", {"photometric": 0}, 4095 - PICTURE * (4095 / 255)),  # white is 0, as in radiographs
+        ("f4", {"photometric": 0}, 255 - PICTURE),
+        ("u1", {"photometric": 0}, 255 - PICTURE),
+        ("u4", {}, 2**31 - 128 * 2**20 + PICTURE * 2**20),
+        ("i1", {}, PICTURE - 128),
+    ],
+)
+def test_numbers_of_a_tiff_that_pillow_takes_for_others(tmp_path, kind, options, values):
+    values = values.astype(kind)
+    number = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    (tmp_path / "a.tif").write_bytes(tiff(1, 8 * values.itemsize, number, pixels=values, **options))
+    shown = np.asarray(images.thumbnail(tmp_path / "a.tif", 80))[:, :, 0]
+    assert np.abs(shown - PICTURE.astype(float)).max() <= 3
+
+
+def test_planes_of_16_bits_are_refused_where_pillow_would_read_half_of_each_number(tmp_path):
+    planes = np.stack([PICTURE * 257] * 3).astype("u2").reshape(64, 80, 3)
+    (tmp_path / "a.tif").write_bytes(tiff(3, 16, pixels=planes, photometric=2, planes=2))
+    with pytest.raises(ValueError, match=r"a TIFF of 3 band\(s\) of 16-bit numbers, stored like this, is not read"):
+        images.read(tmp_path / "a.tif", 8)
+
+
 @pytest.mark.parametrize("values", [(-9999,), (np.nan,), (-np.inf,), (-3.4028235e38,), (-9999, np.nan, -32768)])
 @pytest.mark.parametrize("rows", [1, 20, 50])
 def test_what_is_no_data_is_black_and_changes_nothing_else(tmp_path, values, rows):
@@ -386,11 +427,28 @@ def test_what_is_light_on_a_transparent_ground_stays_visible(tmp_path, mode, sha
     assert images.thumbnail(tmp_path / "a.png", 32).getpixel((2, 2)) == (ground,) * 3
 
 
-def test_a_faint_light_glyph_is_seen_and_what_is_fully_transparent_is_white():
+def test_a_faint_glyph_is_seen_as_if_it_were_not_and_of_what_is_fully_transparent_the_colours():
     glyph = Image.new("RGBA", (32, 32), (255, 255, 255, 0))
     assert images.rgb(glyph).getextrema() == ((255, 255),) * 3
-    glyph.paste((255, 255, 255, 80), (8, 8, 16, 24))
-    assert images.rgb(glyph).getextrema() == ((0, 80),) * 3
+    for alpha in (80, 10):
+        glyph.paste((255, 255, 255, alpha), (8, 8, 16, 24))
+        assert images.rgb(glyph).getextrema() == ((0, 255),) * 3
+    framebuffer = Image.merge("RGBA", [Image.fromarray(PICTURE.astype("u1"))] * 3 + [Image.new("L", PICTURE.shape[::-1])])
+    assert (np.asarray(images.rgb(framebuffer))[:, :, 1] == PICTURE).all()
+
+
+def test_alpha_of_fewer_bits_than_its_numbers_have_hides_nothing(tmp_path):
+    pixels = np.dstack([PICTURE * 16] * 3 + [np.full_like(PICTURE, 4095)])
+    (tmp_path / "a.png").write_bytes(png_of_16_bits(pixels))
+    assert np.abs(np.asarray(images.thumbnail(tmp_path / "a.png", 80))[:, :, 0] - PICTURE.astype(float)).max() <= 20
+
+
+@pytest.mark.parametrize("levels", [2, 4, 16, 17])
+def test_grey_images_of_few_small_values_are_numbers_not_black(levels):
+    few = PICTURE * levels // 256
+    for values in (few, few + 20 * (few == few.max())):  # a larger value makes it a dark photograph
+        shown = np.asarray(images.rgb(Image.fromarray(values.astype("u1"))))[:, :, 0]
+        assert (shown == (few * (255 / (levels - 1))).round()).all() if values is few else (shown == values).all()
 
 
 MEMORY = """
@@ -406,9 +464,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux")
-@pytest.mark.parametrize(("mode", "factor"), [("F", 1.5), ("I;16", 2)])
+@pytest.mark.parametrize(("mode", "factor"), [("F", 1.5), ("I;16", 2), ("RGBA", 3.3)])
 def test_one_large_image_takes_little_more_than_its_own_memory(tmp_path, mode, factor):
-    Image.new(mode, (6000, 6000), 7).save(tmp_path / "a.tif")
+    Image.new(mode, (6000, 6000), (7, 7, 7, 200) if mode == "RGBA" else 7).save(tmp_path / "a.tif")
     done = subprocess.run([sys.executable, "-c", MEMORY, tmp_path / "a.tif"], capture_output=True, text=True)
     assert int(done.stdout) * 1000 < factor * (tmp_path / "a.tif").stat().st_size, done.stderr
 

@@ -408,7 +408,7 @@ def test_one_of_each_group_of_near_duplicates_is_picked_in_all_rounds(tmp_path, 
     assert "one of 4 near-duplicates" in (first / "contact_sheet.html").read_text()
     about = (first / "about.md").read_text()
     assert "Near-duplicates: 18 of 24 images" in about
-    assert "Seen by the encoder: each whole image, squeezed into a square" in about
+    assert "Seen by the encoder: each whole image, of several frames or pages the first, squeezed into a square" in about
     assert len(run(images, tmp_path / "all", budget=20, keep_duplicates=True).picks) == 20
     assert "--keep-duplicates" in (tmp_path / "all" / "about.md").read_text()
 
@@ -420,7 +420,7 @@ def test_images_that_the_encoder_does_not_tell_apart_are_told(tmp_path, caplog):
     Image.effect_noise((20, 20), 99).save(tmp_path / "black" / "noise.png")
     run(tmp_path / "black", tmp_path / "picks", budget=4)
     assert "12 of 13 images have the same features: picks among them are arbitrary" in caplog.text
-    assert "only 2 images are left that are no near-duplicates of others; 2 that are will be picked" in caplog.text
+    assert "2 of the 4 picks are near-duplicates of others: too few different images are left" in caplog.text
     assert "Not told apart: 12 of 13 images" in (tmp_path / "picks" / "about.md").read_text()
     assert len(set(picks(tmp_path / "picks")["id"])) == 4
 

@@ -11,11 +11,12 @@ import os
 import threading
 import warnings
 from collections import Counter, deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, ImageStat, TiffImagePlugin, UnidentifiedImageError
@@ -23,14 +24,13 @@ from tqdm import tqdm
 
 from supclust.kept import sha256
 
-SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".jp2"),
-    *(".ppm", ".pgm", ".pbm", ".pnm"),
-)
-UNREAD = (".heic", ".heif", ".jxl", ".svg", ".psd", ".pdf", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2")
 # What may be inside, told by content. Others that Pillow knows run programs (EPS), or are no photographs (PDF, fonts).
 Image.init()
 FORMATS = sorted({"JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "PPM", "GIF", "AVIF", "JPEG2000"} & set(Image.OPEN))
+SUFFIXES = sorted(suffix for suffix, kind in Image.EXTENSION.items() if kind in {*FORMATS, "MPO"})
+_KNOWN = ".heic .heif .hif .jxl .jxr .svg .svgz .psb .ai .xcf .exr .hdr .dcm .nii .npy .npz .czi .nd2 .lif .svs"
+_RAW = ".raw .dng .cr2 .cr3 .nef .nrw .arw .orf .rw2 .raf .pef .srw"
+UNREAD = {*Image.EXTENSION, *_KNOWN.split(), *_RAW.split()}.difference(SUFFIXES)  # images, of kinds that are not read
 for _libtiff in Path(Image.__file__).parents[1].glob("pillow.libs/libtiff*"):  # of Pillow's wheels for Linux
     ctypes.CDLL(str(_libtiff)).TIFFSetErrorHandler(None)  # which writes to the terminal about damaged files
 LARGEST_ARRAY = 2_000_000_000  # bytes; a folder of more is read file by file, when its images are asked for
@@ -38,6 +38,7 @@ THREADS = min(8, os.cpu_count() or 1)  # that decode images at once; Pillow work
 LARGE = 2**25  # pixels; of images with more, one at a time is decoded, as it takes gigabytes
 _LARGE_IMAGE = threading.Lock()
 SAMPLED = 2**18  # pixels of an image that tell its range
+FEW = 16  # largest value of grey images of 8 bits that count as numbers: masks, small digits
 LIGHT = 170  # grey of what is visible in an image, of 255, above which black shows it better than white
 UNREADABLE, NO_IMAGE = "cannot read the image {}: ", "its content is no image that can be read"
 REASONS = {  # in words for those who do not know Pillow
@@ -48,25 +49,32 @@ REASONS = {  # in words for those who do not know Pillow
 }
 SIGNS = {  # what is no image that is read, by bytes at its beginning
     "HEIC": (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1"),
-    "a raw photograph": (b"ftypcrx", b"CR\x02\0", b"IIRO", b"FUJIFILMCCD"),
-    "a video": (b"ftypisom", b"ftypmp4", b"ftypqt", b"AVI LIST", b"matroska", b"webm"),
-    "a web page": (b"<!doctype html", b"<!DOCTYPE html", b"<html"),
-    "a pointer of Git LFS to the image": (b"git-lfs",),
+    "a raw photograph": (b"ftypcrx", b"CR\x02\0", b"IIRO", b"IIRS", b"IIU\0", b"FUJIFILMCCD", b"FOVb"),
+    "a video": (b"ftypiso", b"ftypmp4", b"ftypqt", b"ftypm4v", b"ftyp3g", b"moov", b"AVI LIST", b"matroska", b"webm"),
+    "SVG": (b"<svg",),
+    "a web page": (b"<!doctype html", b"<html", b"<?xml"),
+    "a pointer of Git LFS or git-annex to the image": (b"git-lfs", b"/annex/objects"),
     "DICOM": (b"DICM",),
-    "JPEG XL": (b"JXL ",),
+    "NIfTI": (b"n+1\0", b"ni1\0"),
+    "HDF5": (b"\x89HDF",),
+    "an array of NumPy": (b"\x93NUMPY",),
+    "JPEG XL": (b"JXL ", b"\xff\x0a"),
     "PSD": (b"8BPS",),
     "PDF": (b"%PDF",),
-    "SVG": (b"<svg",),
+    "EPS": (b"%!PS", b"\xc5\xd0\xd3\xc6"),
+    "an archive": (b"PK\x03\x04", b"\x1f\x8b\x08", b"Rar!"),
 }
 MARKER = "supclust.json"  # what `supclust label` writes about itself: the pictures beside it are none of the pool
-SYSTEM = {  # folders of copies and small versions that storages, Windows, macOS and Linux keep among the files, in lower case
-    *("@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", ".@__thumb", "$recycle.bin", "recycler", "recycled", "found.000"),
-    *("system volume information", "__macosx", ".thumbnails", ".trashes", ".appledouble", "lost+found", "lost.dir"),
+SYSTEM = {  # folders, or their suffixes, in which systems and programs keep copies and small versions, in lower case
+    *("@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "~snapshot", "@recently-snapshot", ".@__thumb", "$recycle.bin"),
+    *("recycler", "recycled", "found.000", "lost+found", "lost.dir", "system volume information", "network trash folder"),
+    *("__macosx", ".appledouble", "temporary items", ".thumbnails", "thmbnl", ".trashes"),
+    *(".photoslibrary", ".photolibrary", ".aplibrary", ".lrdata"),
 }
 RANGES = (1, *(2**bits - 1 for bits in (8, 10, 12, 14, 16)))  # largest values of what cameras, scanners and programs write
 SEEN = (
-    "each whole image, squeezed into a square; values of more than 8 bits by the range that each image fills; "
-    "transparent pixels in white, or in black behind something light"
+    "each whole image, of several frames or pages the first, squeezed into a square; values of more than 8 bits by the range that "
+    "each image fills; transparent pixels in white, or in black behind something light"
 )
 
 
@@ -122,7 +130,8 @@ def find(folder: Path, leave_out: Collection[Path] = ()) -> tuple[list[Path], di
     visited = {*map(Path.resolve, leave_out), *folder.resolve().parents}
     for name, folders, names in os.walk(folder, followlinks=True, onerror=problems.append):
         here, real = Path(name), Path(name).resolve()
-        whose = "a folder of the system" if here.name.lower() in SYSTEM else "results of supclust label" * is_round(here)
+        system = not SYSTEM.isdisjoint({real.name.lower(), real.suffix.lower()})
+        whose = "a folder of the system or of a program" if system else "results of supclust label" * is_round(here)
         if real in visited or (whose and here != folder):
             others |= {here: f"{whose}: not looked at"} if real not in visited else {}
             folders.clear()
@@ -257,6 +266,10 @@ def _decoded(file: Path, side: int) -> Iterator[Image.Image]:
             with _LARGE_IMAGE if pixels > LARGE else nullcontext():
                 opened.draft(None, (4 * side, 4 * side))  # whose sizes are rounded up: the larger, the smaller the error
                 depth = str(opened.tile)  # of 16 bits a channel, Pillow keeps the upper 8
+                tags = getattr(opened, "tag_v2", {})  # of a TIFF
+                planes = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 and "'raw'" in depth
+                if planes and 16 in tags[TiffImagePlugin.BITSPERSAMPLE]:
+                    raise UnidentifiedImageError  # Pillow would read half of each number
                 halved = ";16" in depth or (opened.format == "PPM" and "65535" in depth)
                 opened.load()
                 with suppress(Exception):  # broken metadata is no reason to do without the image
@@ -271,8 +284,9 @@ def _decoded(file: Path, side: int) -> Iterator[Image.Image]:
 def _content(file: Path) -> str:
     """What a file holds that is called an image but is none that can be read."""
     with open(file, "rb") as opened:
-        head = opened.read(200)
-        if kind := next((kind for kind, signs in SIGNS.items() if any(sign in head for sign in signs)), None):
+        head = opened.read(400)
+        either = head + head.lower()
+        if kind := next((kind for kind, signs in SIGNS.items() if any(sign in either for sign in signs)), None):
             return f"its content is {kind}, which is not read; JPEG and PNG are"
         if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             with suppress(Exception):  # of a damaged file
@@ -282,17 +296,22 @@ def _content(file: Path) -> str:
                 bits, bands = tags[TiffImagePlugin.BITSPERSAMPLE][0], tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
                 numbers = {2: "signed ", 3: "floating-point ", 5: "complex ", 6: "complex "}
                 kind = numbers.get(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0], "")
-                return f"a TIFF of {bands} band(s) of {bits}-bit {kind}numbers is not read: save 3 of 8 bits, or 1"
-    return NO_IMAGE if head else "an empty file"
+                return f"a TIFF of {bands} band(s) of {bits}-bit {kind}numbers, stored like this, is not read: save 1 or 3 as PNG"
+    return NO_IMAGE if any(head) else "a file of zeros" if head else "an empty file"
 
 
 def rgb(image: Image.Image, factor: int = 1, halved: bool = False) -> Image.Image:
     """An image of any mode in RGB: values of more than 8 bits are scaled by `value_range`, transparent pixels are white or black.
 
-    factor: by which an image of more than 8 bits is reduced on the way. halved: whether it holds the upper halves of 16 bits.
+    factor: by which an image of numbers, or with transparent pixels, is reduced on the way. halved: whether it holds the upper
+    halves of 16 bits.
     """
-    if image.mode.startswith(("F", "I")):
-        return _grey(image, factor).convert("RGB")
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    if image.mode == "L" and tags.get(TiffImagePlugin.SAMPLEFORMAT) == (2,):  # -128..127, which Pillow takes for 0..255
+        image = image.point([value ^ 128 for value in range(256)])
+    few = image.mode == "L" and not image.has_transparency_data and image.getextrema()[1] <= FEW
+    if few or image.mode.startswith(("F", "I")):
+        return _grey(image, factor, tags).convert("RGB")
     if halved and image.mode != "CMYK":
         colours = [band for band in image.getbands() if band.lower() != "a"]
         low, high = value_range(np.asarray(_sample(image))[..., : len(colours)].astype(np.uint16) * 257)
@@ -301,21 +320,30 @@ def rgb(image: Image.Image, factor: int = 1, halved: bool = False) -> Image.Imag
     if image.has_transparency_data:
         image = image.convert("LA") if image.mode == "La" else image  # which Pillow converts to nothing else
         image = image.convert("RGBA")
-        visible = ImageStat.Stat(image.convert("L"), image.getchannel("A").point(lambda alpha: 255 * (alpha > 15)))
-        ground = "black" if visible.count[0] and visible.mean[0] > LIGHT else "white"
-        return Image.alpha_composite(Image.new("RGBA", image.size, ground), image).convert("RGB")
+        if most := image.getchannel("A").getextrema()[1]:  # otherwise nothing is visible, but colours may be there
+            image = image.reduce(factor)
+            image.putalpha(image.getchannel("A").point(lambda alpha: 255 * alpha / most))
+            seen = image.getchannel("A").point(lambda alpha: 255 * (alpha > 15))
+            ground = "black" if ImageStat.Stat(image.convert("L"), seen).mean[0] > LIGHT else "white"
+            image = Image.alpha_composite(Image.new("RGBA", image.size, ground), image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _grey(image: Image.Image, factor: int) -> Image.Image:
+def _grey(image: Image.Image, factor: int, tags: Mapping[int, Any]) -> Image.Image:
     """An image of numbers in 8 bits, reduced by a factor; strip by strip, as it may have gigabytes."""
-    low, high = value_range(np.asarray(_sample(image)))
+    unsigned = bool(tags) and image.mode == "I" and tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,)) == (1,)
+
+    def numbers(part: Image.Image) -> np.ndarray:
+        return np.asarray(part).view(np.uint32) if unsigned else np.asarray(part)
+
+    low, high = value_range(numbers(_sample(image)))
     found = Image.new("L", [-(-length // factor) for length in image.size])
     rows = factor * max(1, 2**19 // (factor * image.width))
     for top in range(0, image.height, rows):
-        strip = np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
-        found.paste(Image.fromarray(_as_bytes(strip, low, high)).reduce(factor), (0, top // factor))
-    return found
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        found.paste(Image.fromarray(_as_bytes(numbers(strip), low, high)).reduce(factor), (0, top // factor))
+    inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0  # which Pillow heeds in 8 bits only
+    return ImageOps.invert(found) if inverted and image.mode != "L" else found
 
 
 def _sample(image: Image.Image) -> Image.Image:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from supclust.engine import geometry
 from supclust.pool import Pool
@@ -56,16 +57,12 @@ def find(pool: Pool, budget: int, about: Mapping[str, Any]) -> np.ndarray:
 
 
 def one_of_each(pool: Pool, group: np.ndarray, budget: int) -> Pool:
-    """The pool with the first candidate of each group as candidates, none of a group of which a point is done; more if need be."""
+    """The pool with the first candidate of each group of which no point is done; if those are too few, with second ones, too."""
     left = pool.queryable
-    free = left[~np.isin(group[left], group[pool.labeled])]
-    firsts = free[np.unique(group[free], return_index=True)[1]]
-    if (lacking := budget - len(firsts)) > 0:
-        log.warning(
-            "only %d images are left that are no near-duplicates of others; %d that are will be picked", len(firsts), lacking
-        )
-        firsts = np.append(firsts, np.setdiff1d(left, firsts)[:lacking])
-    return replace(pool, candidates=np.sort(firsts))
+    rank = pd.Series(left).groupby(group[left]).cumcount() + len(left) * np.isin(group[left], group[pool.labeled])
+    if (firsts := np.count_nonzero(rank == 0)) < budget:
+        log.warning("%d of the %d picks are near-duplicates of others: too few different images are left", budget - firsts, budget)
+    return replace(pool, candidates=np.sort(left[np.argsort(rank, kind="stable")[: max(firsts, budget)]]))
 
 
 def facts(pool: Pool, group: np.ndarray) -> dict[str, str]:

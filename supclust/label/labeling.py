@@ -64,7 +64,7 @@ def run(request: Request) -> Round:
 def _log_skipped(source: Source) -> None:
     reasons = Counter(reason.partition(":")[0].partition(" as ")[0] for reason in source.skipped.values())
     if reasons:
-        listed = "; ".join(f"{count} {reason}" for reason, count in reasons.most_common(5))
+        listed = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(5))
         log.warning("%d files are left out, they are listed in %s: %s", len(source.skipped), results.SKIPPED, listed)
 
 
