@@ -173,7 +173,12 @@ def write(path: Path, value: Any, made_from: Any) -> None:
     else:
         about = json.dumps({**made_from, "checksum": checksum(value)})
         arrays = {name: np.ascontiguousarray(array) for name, array in value.items()}
-        write_bytes(path, safetensors.numpy.save(arrays, {"about": about, "about_sha256": sha256(about)}))
+        content = safetensors.numpy.save(arrays, {"about": about, "about_sha256": sha256(about)})
+        size = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + size])
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))  # the library has them in random order
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        write_bytes(path, content[:8] + text.ljust(size) + content[8 + size :])
 
 
 def load(path: Path) -> tuple[Any, Any]:

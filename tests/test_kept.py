@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from supclust import kept
@@ -90,3 +91,11 @@ def test_an_environment_holds_for_a_block_and_is_put_back_after_an_error_too(mon
         look_and_fail()
     assert kept.folders() == before
     assert "SUPCLUST_DATA" not in os.environ
+
+
+def test_the_same_arrays_give_the_same_bytes(tmp_path):
+    path, arrays, contents = tmp_path / "arrays.safetensors", {"b": np.eye(3), "a": np.arange(4)}, set()
+    for _ in range(20):
+        kept.write(path, arrays, {"name": "é", "k": 5})
+        contents.add(path.read_bytes())
+    assert len(contents) == 1
