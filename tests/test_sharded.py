@@ -5,12 +5,14 @@ moves by some 1e-7. Features whose picks must be the same are therefore clear bl
 noise is compared by its inertia, and by its picks given the same clusters.
 """
 
+import gc
 import importlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -276,3 +278,23 @@ def test_shards_of_a_killed_worker_are_read_again(dask_client, features, tmp_pat
     os.kill(next(iter(dask_client.run(os.getpid).values())), signal.SIGKILL)
     np.testing.assert_array_equal(supclust.select(shards, 40), supclust.select(features, 40))
     dask_client.wait_for_workers(2)
+
+
+def test_shards_are_opened_on_many_threads(tmp_path):
+    np.save(tmp_path / "shard.npy", np.zeros((3, 2)))
+
+    def open_it(depth):
+        return open_it(depth - 1) if depth else scale_points._opened(str(tmp_path / "shard.npy"))
+
+    def yield_to_others(*_):
+        time.sleep(0)
+
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(yield_to_others)  # as Dask does, which lets other threads run in the middle of everything
+    gc.set_threshold(5)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            assert {found.shape for found in pool.map(open_it, [*range(30)] * 50)} == {(3, 2)}
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(yield_to_others)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 MERGED = 64  # results of blocks that a worker holds before it merges them
+READING = threading.Lock()  # CPython 3.11 parses the header of a file on one thread at a time only (gh-106905)
 GROUPS_AHEAD = 2  # groups under way for each of the workers' threads, whose points are then in memory
 
 
@@ -183,7 +185,8 @@ def _checked(source: Any, number: int) -> str | np.ndarray:
 
 
 def _opened(source: str | np.ndarray) -> np.ndarray:
-    return np.load(source, mmap_mode="r") if isinstance(source, str) else source
+    with READING:
+        return np.load(source, mmap_mode="r") if isinstance(source, str) else source
 
 
 @threads.alone()
