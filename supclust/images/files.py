@@ -31,8 +31,8 @@ SUFFIXES = sorted(suffix for suffix, kind in Image.EXTENSION.items() if kind in 
 _KNOWN = ".heic .heif .hif .jxl .jxr .svg .svgz .psb .ai .xcf .exr .hdr .dcm .nii .npy .npz .czi .nd2 .lif .svs"
 _RAW = ".raw .dng .cr2 .cr3 .nef .nrw .arw .orf .rw2 .raf .pef .srw"
 UNREAD = {*Image.EXTENSION, *_KNOWN.split(), *_RAW.split()}.difference(SUFFIXES)  # images, of kinds that are not read
-for _libtiff in Path(Image.__file__).parents[1].glob("pillow.libs/libtiff*"):  # of Pillow's wheels for Linux
-    ctypes.CDLL(str(_libtiff)).TIFFSetErrorHandler(None)  # which writes to the terminal about damaged files
+for _libtiff in Path(Image.__file__).parents[1].glob("pillow.libs/libtiff*"):  # Pillow's wheels for Linux have it
+    ctypes.CDLL(str(_libtiff)).TIFFSetErrorHandler(None)  # else it prints about damaged files
 LARGEST_ARRAY = 2_000_000_000  # bytes; a folder of more is read file by file, when its images are asked for
 THREADS = min(8, os.cpu_count() or 1)  # that decode images at once; Pillow works outside Python's lock
 LARGE = 2**25  # pixels; of images with more, one at a time is decoded, as it takes gigabytes
@@ -41,13 +41,13 @@ SAMPLED = 2**18  # pixels of an image that tell its range
 FEW = 16  # largest value of grey images of 8 bits that count as numbers: masks, small digits
 LIGHT = 170  # grey of what is visible in an image, of 255, above which black shows it better than white
 UNREADABLE, NO_IMAGE = "cannot read the image {}: ", "its content is no image that can be read"
-REASONS = {  # in words for those who do not know Pillow
+REASONS = {  # for people who do not know Pillow
     Image.DecompressionBombError: f"larger than {2 * Image.MAX_IMAGE_PIXELS:,} pixels: scale it down",
     FileNotFoundError: "it is no longer there",
     PermissionError: "it may not be read: permission denied",
     UnidentifiedImageError: NO_IMAGE,
 }
-SIGNS = {  # what is no image that is read, by bytes at its beginning
+SIGNS = {  # other kinds of files, by their first bytes
     "HEIC": (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1"),
     "a raw photograph": (b"ftypcrx", b"CR\x02\0", b"IIRO", b"IIRS", b"IIU\0", b"FUJIFILMCCD", b"FOVb"),
     "a video": (b"ftypiso", b"ftypmp4", b"ftypqt", b"ftypm4v", b"ftyp3g", b"moov", b"AVI LIST", b"matroska", b"webm"),
@@ -64,7 +64,7 @@ SIGNS = {  # what is no image that is read, by bytes at its beginning
     "EPS": (b"%!PS", b"\xc5\xd0\xd3\xc6"),
     "an archive": (b"PK\x03\x04", b"\x1f\x8b\x08", b"Rar!"),
 }
-MARKER = "supclust.json"  # what `supclust label` writes about itself: the pictures beside it are none of the pool
+MARKER = "supclust.json"  # marks a folder of results, whose pictures are not in the pool
 SYSTEM = {  # folders, or their suffixes, in which systems and programs keep copies and small versions, in lower case
     *("@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "~snapshot", "@recently-snapshot", ".@__thumb", "$recycle.bin"),
     *("recycler", "recycled", "found.000", "lost+found", "lost.dir", "system volume information", "network trash folder"),
@@ -265,7 +265,7 @@ def _decoded(file: Path, side: int) -> Iterator[Image.Image]:
                 raise Image.DecompressionBombError
             with _LARGE_IMAGE if pixels > LARGE else nullcontext():
                 opened.draft(None, (4 * side, 4 * side))  # whose sizes are rounded up: the larger, the smaller the error
-                depth = str(opened.tile)  # of 16 bits a channel, Pillow keeps the upper 8
+                depth = str(opened.tile)  # Pillow keeps the upper 8 of 16 bits a channel
                 tags = getattr(opened, "tag_v2", {})  # of a TIFF
                 planes = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 and "'raw'" in depth
                 if planes and 16 in tags[TiffImagePlugin.BITSPERSAMPLE]:
@@ -289,7 +289,7 @@ def _content(file: Path) -> str:
         if kind := next((kind for kind, signs in SIGNS.items() if any(sign in either for sign in signs)), None):
             return f"its content is {kind}, which is not read; JPEG and PNG are"
         if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-            with suppress(Exception):  # of a damaged file
+            with suppress(Exception):  # a damaged TIFF tells nothing
                 tags = TiffImagePlugin.ImageFileDirectory_v2(head[:16] if b"+" in head[:4] else head[:8])
                 opened.seek(tags.next)
                 tags.load(opened)
@@ -318,7 +318,7 @@ def rgb(image: Image.Image, factor: int = 1, halved: bool = False) -> Image.Imag
         table = _as_bytes(np.arange(256) * 257, low, high).tolist() * len(colours)
         image = image.point(table + list(range(256)) * (len(image.getbands()) - len(colours)))
     if image.has_transparency_data:
-        image = image.convert("LA") if image.mode == "La" else image  # which Pillow converts to nothing else
+        image = image.convert("LA") if image.mode == "La" else image  # the only mode that Pillow converts La to
         image = image.convert("RGBA")
         if most := image.getchannel("A").getextrema()[1]:  # otherwise nothing is visible, but colours may be there
             image = image.reduce(factor)
@@ -342,7 +342,7 @@ def _grey(image: Image.Image, factor: int, tags: Mapping[int, Any]) -> Image.Ima
     for top in range(0, image.height, rows):
         strip = image.crop((0, top, image.width, min(top + rows, image.height)))
         found.paste(Image.fromarray(_as_bytes(numbers(strip), low, high)).reduce(factor), (0, top // factor))
-    inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0  # which Pillow heeds in 8 bits only
+    inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0  # Pillow inverts 8 bits only
     return ImageOps.invert(found) if inverted and image.mode != "L" else found
 
 

@@ -26,7 +26,7 @@ ONE_LABEL = "An image has one label: choice='single' in Label Studio; where colu
 BROKEN = "broken"  # the problem of a row or a task that cannot be read; its id is what is wrong
 LOCAL_FILES = "/data/local-files/?d="  # where Label Studio serves files of its own machine, by their path below a root
 CONTROL = "label"  # the name of the choices in Label Studio, and so of the column in what it exports
-ONE = re.compile(r"1(\.0*)?|true|x", re.IGNORECASE)  # in a column for each class
+ONE = re.compile(r"1(\.0*)?|true|x", re.IGNORECASE)  # the cell of the right class in a one-hot table
 ONE_OR_NOT = re.compile(rf"{ONE.pattern}|0(\.0*)?|false|", re.IGNORECASE)
 # What programs write into a cell without a value: NA, #N/A, <NA>, -nan, (null), \N, a full stop, #REF! ...
 MISSING = re.compile(r"\W*(na|n/a|nan|nat|none|null|nil|unlabell?ed)\W*|\\n|\.[a-z]?|#[a-z/0]+[!?]|-?1\.#[a-z]+", re.IGNORECASE)
@@ -45,7 +45,7 @@ class Label(NamedTuple):
     id: str  # as it is written there
     label: str | None  # None if it is listed without one
     file: str
-    others: tuple[str, ...] = ()  # what else the image is called there
+    others: tuple[str, ...] = ()  # further names of the image
     certain: bool = False  # ground truth: counts more than other annotations
     done: bool = False  # not to be picked again, with or without a label: picked before, or skipped by an annotator
     problem: str = ""  # why there is no label where one was given
@@ -59,7 +59,7 @@ class Columns(NamedTuple):
     classes: tuple[str, ...] = ()  # names that are labels, even NA or None
 
 
-Row = tuple[str, dict[str, Any]]  # where it stands, and the cells by column
+Row = tuple[str, dict[str, Any]]  # its place in the file, and its cells by column
 
 
 def read(path: Path, wanted: Columns = Columns()) -> list[Label]:  # noqa: B008  (it cannot be changed)

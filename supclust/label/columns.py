@@ -21,9 +21,9 @@ LABELS = (
     *("groundtruth", "givenlabel", "truelabel", "labeltext", "findinglabels", "dx", "diagnosis", "species", "breed", "target", "y"),
     *("classid", "labelid", "categoryid", "tag", "tags"),
 )
-MEASURED = ("dx", "y")  # of LABELS, what may as well be a feature
-PICKED = ("supclustid", "clustersize")  # in what a round hands out: everything that is listed there was picked
-LABEL_STUDIO = "annotationid"  # in its flat exports, where id is the number of a task
+MEASURED = ("dx", "y")  # these of LABELS may also be features
+PICKED = ("supclustid", "clustersize")  # only files that a round wrote have these: all their images were picked
+LABEL_STUDIO = "annotationid"  # its flat exports have this column, and id is the number of a task
 
 
 def plain(name: object) -> str:

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 # Cosines from which images are near-duplicates, by what the encoder is called (docs/label.md has the measurements).
 NEAR = {"efficientnet_lite0": 0.93, "not trained further": 0.96}
 OTHERS = 0.98  # encoders that were trained on these images, which see small differences as nothing, or are not known
-SAME = 0.9999  # of features that show no difference, whatever made them
+SAME = 0.9999  # the cosine of features that do not differ
 SOME, CLOSER = 500, 0.1  # points whose pairs tell how far images lie apart, and the share of it at which they are near
 ROWS = 1024  # points that are compared with all others at once
 MANY = 20_000  # points, above which they are compared inside of clusters only
@@ -30,7 +30,7 @@ def groups(points: np.ndarray, threshold: float) -> np.ndarray:
     """
     first, begins = np.arange(len(points)), np.ones(len(points), dtype=bool)
     for part in geometry.slices(len(points), ROWS):
-        near = np.tril(points[part] @ points[: part.stop].T >= threshold, part.start - 1)  # of each point, those before it
+        near = np.tril(points[part] @ points[: part.stop].T >= threshold, part.start - 1)  # for each point, those before it
         for row in np.flatnonzero(near.any(axis=1)):
             possible = near[row] & begins[: part.stop]
             earliest = possible.argmax()

@@ -98,7 +98,9 @@ def _ids(path: Path, table: Mapping[str, np.ndarray], rows: int, asked: str | No
     if asked and not found:
         raise ValueError(f"it has no column {asked!r} of ids")
     distinct = [names for names in found.values() if all(names) and len(set(names)) == len(names) == rows]
-    distinct.sort(key=lambda names: set(names) in ({*map(str, range(rows))}, {*map(str, range(1, rows + 1))}))  # of rows: last
+    distinct.sort(
+        key=lambda names: set(names) in ({*map(str, range(rows))}, {*map(str, range(1, rows + 1))})
+    )  # numbers of rows come last
     others = [names for name, names in found.items() if columns.plain(name) not in columns.PATHS]
     if not distinct and not others and path.suffix != ".npy":
         log.info("%s has no column of ids: the images are called by the numbers of their rows", path)
@@ -131,7 +133,7 @@ def _read_npz(path: Path, known: Sequence[str]) -> Found:
 def _tables(archive: np.lib.npyio.NpzFile) -> Iterator[str]:
     """The names of the 2-d arrays of numbers."""
     for name in archive.files:
-        with suppress(ValueError):  # of an array of Python objects
+        with suppress(ValueError):  # NumPy refuses arrays of Python objects
             if archive[name].ndim == 2 and archive[name].dtype.kind in "fiubc":
                 yield name
 

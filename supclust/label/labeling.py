@@ -25,7 +25,7 @@ __all__ = ["RESULTS", "SHEET", "EncoderOptions", "Pick", "Request", "Round", "ex
 
 log = logging.getLogger(__name__)
 
-HANDED_OUT = "handed_out.json"  # in the folder of the first round of a chain: what the others picked
+HANDED_OUT = "handed_out.json"  # lies in the first round of a chain, and lists what the others picked
 
 
 def run(request: Request) -> Round:
@@ -98,7 +98,7 @@ def _hand_out(found: Round, beside: Mapping[str, set[str]]) -> None:
         except OSError as error:
             log.warning("other rounds may pick the same: %s cannot be written (%s)", found.first / HANDED_OUT, error.strerror)
         return
-    (out / HANDED_OUT).unlink(missing_ok=True)  # of the chain that began here and is overwritten
+    (out / HANDED_OUT).unlink(missing_ok=True)  # it belongs to results that are overwritten
     for name, others in beside.items():
         if same := others.intersection(picks):
             log.info("%s picked %d of these images, too: go on from there to get others", name, len(same))
@@ -108,7 +108,7 @@ def _beside(request: Request, source: Source) -> dict[str, set[str]]:
     """What rounds in the folder around out have picked from the same images or embeddings, by the names of their folders."""
     found = {}
     for round_ in sorted(marker.parent for marker in request.out.absolute().parent.glob(f"*/{MARKER}")):
-        with suppress(ValueError):  # of a damaged record
+        with suppress(ValueError):  # a damaged record counts for nothing
             record, name = sources.read_record(round_ / MARKER), "folder" if source.kept is None else "embeddings"
             same = (round_ / (record[name] or "")).resolve() == (source.kept or source.folder).resolve()
             if same and round_.resolve() != request.out.resolve():

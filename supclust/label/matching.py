@@ -21,9 +21,9 @@ SEVERAL = -1  # instead of the position of an image
 PARTLY = "by a part of its name"
 UNKNOWN, UNCLEAR, ELSEWHERE = "not among the images", "of several images", "in other folders than the images of that name"
 ABSOLUTE = re.compile(r"[\\/~]|[A-Za-z]:[\\/]|[a-z][a-z0-9+.-]*://")
-BEGINNING = re.compile("^(?:[.]{0,2}/|[A-Za-z]:/)+")  # of paths: says nothing about the image
-SIGNS = re.compile("[%&?#]|://|upload/")  # of addresses, and of what is written in another way
-UPLOADED = re.compile(r"(?:^|/)(?:data/upload|upload/[0-9]+)/([^/]*)$")  # where Label Studio serves uploads
+BEGINNING = re.compile("^(?:[.]{0,2}/|[A-Za-z]:/)+")  # a path may begin with it; it says nothing about the image
+SIGNS = re.compile("[%&?#]|://|upload/")  # an address, or an escaped path
+UPLOADED = re.compile(r"(?:^|/)(?:data/upload|upload/[0-9]+)/([^/]*)$")  # Label Studio serves uploads from there
 PREFIX = re.compile(r"\A[0-9a-f]{8}-(?:(?:[0-9a-f]{4}-){3}[0-9a-f]{12}-)?")  # 1a2b3c4d-name.png, or a whole UUID
 ROBOFLOW = re.compile(r"_(\w{3,4})\.rf\.[^/]+$")  # name_png.rf.1a2b3c4d.jpg
 

@@ -47,7 +47,7 @@ class Request:
     budget: int = 50
     labeled: tuple[Path, ...] = ()  # files of labels, CSV or Label Studio's JSON
     classes: tuple[str, ...] = ()  # names to choose labels from, where they are known
-    id_column: str | None = None  # of tables that name theirs in their own way
+    id_column: str | None = None  # for tables with a name of their own for it
     label_column: str | None = None  # or the name of the choices in Label Studio
     strategy: str = AUTO  # or one by name, with settings that differ from the default, as in supclust:top_fraction=0.05
     seed: int = 0  # of clusters, training and random draws

@@ -38,7 +38,7 @@ SHEET, SHEET_PICTURE = "contact_sheet.html", "contact_sheet.png"
 TASKS, CONFIG = "label_studio.json", "label_studio.xml"
 RESULTS = (PICKS, SKIPPED, ABOUT, SHEET, SHEET_PICTURE, TASKS, CONFIG, EMBEDDINGS, MARKER)
 FACTS = ("order", "cluster", "cluster_size", "typicality", "sup")  # what a task says about its pick, to sort by
-PART = ".part-results"  # in which results are made, by the one run that holds the lock in there
+PART = ".part-results"  # results are made in this folder; the run that holds its lock may write
 
 
 # -- checks, before anything that takes long -----------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ def held(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        shutil.rmtree(part)  # with what a run left there that was killed
+        shutil.rmtree(part)  # also what a killed run left there
         lock.release()
         for folder in made:
             with suppress(OSError):  # there is something in it
@@ -105,7 +105,7 @@ def write(found: Round) -> None:
             if (Path(part) / name).exists():
                 os.replace(Path(part) / name, out / name)
             else:
-                (out / name).unlink(missing_ok=True)  # of the run that is overwritten
+                (out / name).unlink(missing_ok=True)  # it belongs to results that are overwritten
 
 
 def _write_into(found: Round, folder: Path) -> None:

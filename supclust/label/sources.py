@@ -40,9 +40,9 @@ class Source:
     skipped: Mapping[str, str] = field(default_factory=dict)  # files and folders that are left out, and why
     copies: Mapping[str, str] = field(default_factory=dict)  # id of an image that is left out -> id of the one it is a copy of
     earlier: tuple[str, ...] = ()  # ids that earlier rounds picked
-    labels: Mapping[str, str] = field(default_factory=dict)  # of ids, known to the earlier round
-    classes: tuple[str, ...] = ()  # that were named there
-    id_column: str | None = None  # of the embeddings
+    labels: Mapping[str, str] = field(default_factory=dict)  # by id, as the earlier round knew them
+    classes: tuple[str, ...] = ()  # named in the earlier round
+    id_column: str | None = None  # in the file of embeddings
     kept: Path | None = None  # where the embeddings are; None where they have to be written
 
     def embedded(self, out: Path) -> Source:
@@ -165,7 +165,7 @@ def first_round(source: Path) -> Path | None:
 
 def read_record(file: Path) -> dict[str, Any]:
     """What a round wrote about itself; ValueError naming the file if it is damaged."""
-    new = {"labels": {}, "classes": [], "first": ".", "id_column": None}  # what records of earlier versions lack
+    new = {"labels": {}, "classes": [], "first": ".", "id_column": None}  # records of earlier versions lack these
     try:
         record = new | json.loads(file.read_text(encoding="utf-8-sig"))
         texts = [record["embeddings"], record["first"], record["folder"] or "", record["id_column"] or ""]

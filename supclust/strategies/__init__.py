@@ -53,7 +53,7 @@ OF_THE_PAPER: dict[str, tuple[str, Strategy]] = {
     "supclust-no-sup": ("SUPClust without SUP", method.supclust_no_sup),
     "supclust-no-typicality": ("SUPClust without typicality", method.supclust_no_typicality),
 }
-ADDED: dict[str, tuple[str, Strategy]] = {  # which run where they are named
+ADDED: dict[str, tuple[str, Strategy]] = {  # these run only if they are named
     "maxherding": ("MaxHerding", later.maxherding),
     "uherding": ("UHerding", later.uherding),
     "balanced-herding": ("balanced herding", later.balanced_herding),
