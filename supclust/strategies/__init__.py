@@ -108,9 +108,9 @@ def parse(strategy: str, known: Mapping[str, Strategy] = STRATEGIES) -> tuple[st
         changes = {key: _value(value) for key, value in (part.split("=") for part in text.split(",") if text)}
         Settings(**changes)
     except (TypeError, ValueError) as error:
-        known = ", ".join(one.name for one in fields(Settings))
+        settings = ", ".join(one.name for one in fields(Settings))
         wanted = "does not name settings of a strategy as in 'supclust:top_fraction=0.05'"
-        raise ValueError(f"{strategy!r} {wanted} (known: {known}): {error}") from error
+        raise ValueError(f"{strategy!r} {wanted} (known: {settings}): {error}") from error
     return name, changes
 
 
