@@ -62,7 +62,6 @@ class Card:
     image: Tile
     neighbors: tuple[Tile, ...]  # the most typical other images of its cluster, most typical first, at most NEIGHBORS
     why: str  # a few sentences, visible; a newline begins a line
-    group_size: int = 1  # itself and its near-duplicates
 
 
 @dataclass(frozen=True)

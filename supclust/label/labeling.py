@@ -53,9 +53,14 @@ def run(request: Request) -> Round:
         source = source.embedded(request.out)
         strategy = request.strategy_for(labels)
         pool = _pool(source, labeled, candidates, strategy, request.seed)
-        pool, group = _without_duplicates(pool, source, request)
-        picks = describe(pool, _query(pool, labels, strategy, request.budget), request.budget)
-        found = Round(request, source, pool, picks, labels, first, matched.problems, group)
+        group = duplicates.find(pool, request.budget, source.about)
+        alike = duplicates.facts(pool, group)
+        for fact in alike.values():
+            log.warning("%s", fact)
+        if not request.keep_duplicates:
+            pool = duplicates.one_of_each(pool, group, request.budget)
+        picks = describe(pool, _query(pool, labels, strategy, request.budget), request.budget, group)
+        found = Round(request, source, pool, picks, labels, first, matched.problems, alike)
         results.write(found)
         _hand_out(found, beside)
     return found
@@ -197,14 +202,6 @@ def _pool(source: Source, labeled: np.ndarray, candidates: np.ndarray, strategy:
         return strategies.Pool(source.features, labeled, seed, settings, candidates=candidates)
     except ValueError as error:
         raise ValueError(f"{source.about['name']}: {error}") from error
-
-
-def _without_duplicates(pool: strategies.Pool, source: Source, request: Request) -> tuple[strategies.Pool, np.ndarray]:
-    """The pool with one candidate of each group of near-duplicates, and the groups (n,)."""
-    group = duplicates.find(pool, request.budget, source.about)
-    for fact in duplicates.facts(pool, group).values():
-        log.warning("%s", fact)
-    return pool if request.keep_duplicates else duplicates.one_of_each(pool, group, request.budget), group
 
 
 def _query(pool: strategies.Pool, labels: Mapping[int, str], strategy: str, budget: int) -> np.ndarray:

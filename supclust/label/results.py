@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from supclust import __version__, kept
 from supclust.images import files as images
 from supclust.images.files import MARKER
-from supclust.label import annotations, contact_sheet, duplicates, embeddings
+from supclust.label import annotations, contact_sheet, embeddings
 from supclust.label.annotations import CONTROL, LOCAL_FILES, safe
 from supclust.label.contact_sheet import NEIGHBOR, PICK, Card, Sheet, Tile
 from supclust.label.embeddings import Embeddings
@@ -141,7 +141,7 @@ def _row(found: Round, pick: Pick) -> dict[str, Any]:
         "path": "" if file is None else images.printable(str(file)),
         "cluster": pick.cluster,
         "cluster_size": pick.cluster_size,
-        "group_size": found.group_size(pick.point),
+        "group_size": pick.group_size,
         "typicality": float(f"{pick.typicality:.6g}"),  # the digits that float32 knows
         "sup": float(f"{pick.sup:.6g}"),
         "order": pick.order,
@@ -166,12 +166,12 @@ def _facts(found: Round) -> dict[str, str]:
         facts["Labelled before"] = f"{len(found.labels):,}, of {len(set(found.labels.values()))} classes"
     if source.skipped:
         facts["Left out"] = f"{len(source.skipped):,} files"
-    return facts if found.group is None else facts | duplicates.facts(found.pool, found.group)
+    return facts | found.alike
 
 
 def _card(found: Round, pick: Pick) -> Card:
     neighbors = tuple(_tile(found, point, NEIGHBOR) for point in pick.typical)
-    return Card(pick, _tile(found, pick.point, PICK), neighbors, explain(found, pick), found.group_size(pick.point))
+    return Card(pick, _tile(found, pick.point, PICK), neighbors, explain(found, pick))
 
 
 def _tile(found: Round, point: int, side: int) -> Tile:

@@ -41,6 +41,7 @@ class Pick:
     sup: float  # NaN where there is one cluster only
     typical: tuple[int, ...]  # the most typical other points of the cluster
     near: tuple[Near, ...]  # the largest weight first
+    group_size: int = 1  # itself and its near-duplicates
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +55,7 @@ class Round:
     labels: Mapping[int, str]  # of points, known before
     first: Path | None = None  # folder of the first round of the chain; None if this is it
     problems: Mapping[str, str] = field(default_factory=dict)  # ids whose labels cannot be used, and why
-    group: np.ndarray | None = None  # (n,) the first of each point's near-duplicates
+    alike: Mapping[str, str] = field(default_factory=dict)  # what there is to say about near-duplicates
 
     @property
     def strategy(self) -> str:
@@ -67,10 +68,6 @@ class Round:
         """How many the pool was divided into."""
         return len(self.pool.clusters_for(self.request.budget).sizes)
 
-    def group_size(self, point: int) -> int:
-        """How many images a point stands for: itself and its near-duplicates."""
-        return 1 if self.group is None else int(np.count_nonzero(self.group == self.group[point]))
-
     @property
     def classes(self) -> tuple[str, ...]:
         """Those that were named, and those that labels have shown."""
@@ -78,14 +75,14 @@ class Round:
         return tuple(dict.fromkeys([*named, *self.source.classes, *sorted(set(self.labels.values()))]))
 
 
-def describe(pool: strategies.Pool, points: np.ndarray, budget: int) -> tuple[Pick, ...]:
-    """What speaks for each of the points (B,) that a query of that budget has picked, whatever the strategy."""
+def describe(pool: strategies.Pool, points: np.ndarray, budget: int, group: np.ndarray) -> tuple[Pick, ...]:
+    """Why each of the points (B,) that a query of that budget has picked was picked; group (n,): near-duplicates."""
     details, clusters = method.explain(pool, budget), pool.clusters_for(budget)
     typicality, weights = details.typicality, method.cluster_weights(details.centers, details.temperature)
     by_typicality = [members[np.argsort(-typicality[members], kind="stable")] for members in clusters.members]
     size_ranks = 1 + np.argsort(np.argsort(-clusters.sizes, kind="stable"))
     labeled = np.bincount(clusters.assignments[pool.labeled], minlength=len(clusters.sizes))
-    picks = []
+    picks, sizes = [], np.bincount(group)
     for order, point in enumerate(points.tolist(), start=1):
         cluster = int(clusters.assignments[point])
         members = by_typicality[cluster]
@@ -96,7 +93,7 @@ def describe(pool: strategies.Pool, points: np.ndarray, budget: int) -> tuple[Pi
         typical = tuple(members[members != point][:NEIGHBORS].tolist())
         counts = int(size_ranks[cluster]), int(labeled[cluster])
         scores = float(typicality[point]), rank, float(details.sup[point])
-        picks.append(Pick(order, point, cluster, len(members), *counts, *scores, typical, near))
+        picks.append(Pick(order, point, cluster, len(members), *counts, *scores, typical, near, int(sizes[group[point]])))
     return tuple(picks)
 
 
