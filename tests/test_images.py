@@ -12,6 +12,8 @@ import zlib
 from contextlib import suppress
 
 import numpy as np
+import pillow_heif
+import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -88,17 +90,17 @@ def test_finds_images_of_all_common_formats_in_nested_folders(tmp_path):
 def test_what_is_no_image_is_listed_with_the_reason(tmp_path):
     write(tmp_path / "a.png")
     (tmp_path / "notes.txt").write_text("x")
-    for name in ("phone.HEIC", "scan.dcm", "chart.eps"):
+    for name in ("painting.PSD", "brain.nii", "chart.eps"):
         (tmp_path / name).write_text("x")
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
     os.mkfifo(tmp_path / "pipe.png")
     assert find(tmp_path)[1] == {
+        "brain.nii": "NII is not read: convert it to JPEG or PNG",
         "chart.eps": "EPS is not read: convert it to JPEG or PNG",
         "gone.png": "a link to nothing",
         "notes.txt": "not an image, by its name",
-        "phone.HEIC": "HEIC is not read: convert it to JPEG or PNG",
+        "painting.PSD": "PSD is not read: convert it to JPEG or PNG",
         "pipe.png": "not a regular file",
-        "scan.dcm": "DCM is not read: convert it to JPEG or PNG",
     }
 
 
@@ -207,10 +209,10 @@ def test_copies_are_found_by_content_not_by_name_or_size(tmp_path):
         ("film.jpg", b"\0\0\0\x1cftypM4V ", "its content is a video, which is not read"),
         ("data.png", b"\x89HDF\r\n\x1a\n", "its content is HDF5, which is not read"),
         ("all.jpg", b"PK\x03\x04", "its content is an archive, which is not read"),
-        ("phone.jpg", b"\0\0\0\x24ftypheic\0\0\0\0mif1heic", "its content is HEIC, which is not read"),
+        ("phone.jpg", b"\0\0\0\x24ftypheic\0\0\0\0mif1heic", "its content is no image that can be read"),
         ("page.jpg", b"\n<!DOCTYPE html><html lang=en>", "its content is a web page, which is not read"),
         ("pointer.png", b"version https://git-lfs.github.com/spec/v1\n", "its content is a pointer of Git LFS or git-annex"),
-        ("scan.jpg", bytes(128) + b"DICM" + bytes(20), "its content is DICOM, which is not read"),
+        ("scan.jpg", bytes(128) + b"DICM" + bytes(20), "its content is no image that can be read"),
         ("bands.tif", tiff(13, 16), "a TIFF of 13 band(s) of 16-bit numbers, stored like this, is not read: save 1 or 3 as PNG"),
         ("float.tif", tiff(3, 32, 3), "a TIFF of 3 band(s) of 32-bit floating-point numbers, stored like this, is not read"),
         ("double.jpg", tiff(1, 64, 3, ">"), "a TIFF of 1 band(s) of 64-bit floating-point numbers, stored like this, is not read"),
@@ -548,3 +550,170 @@ def test_whatever_is_in_a_file_it_is_an_image_or_a_reason(tmp_path, rng):
     for file in files:
         with suppress(ValueError):
             assert max(images.thumbnail(file, 8).size) <= 8
+
+
+# --- kinds that extras bring ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["heic", "HEIF", "hif", "avif", "jpg"])
+def test_photographs_of_telephones_are_turned_once(tmp_path, suffix):
+    image, exif = Image.new("RGB", (40, 20), (250, 10, 10)), Image.Exif()
+    image.paste((10, 10, 250), (0, 10, 40, 20))
+    exif[0x0112] = 6  # its camera was turned: below is left
+    file = tmp_path / f"a.{suffix}"
+    image.save(file, exif=exif.tobytes(), quality=95)
+    assert find(tmp_path)[0] == (file.name,)
+    shown = images.thumbnail(file, 100)
+    assert shown.size == (20, 40)
+    assert np.abs(np.subtract(shown.getpixel((3, 20)), (10, 10, 250))).max() < 30
+    assert np.abs(np.subtract(shown.getpixel((16, 20)), (250, 10, 10))).max() < 30
+
+
+def test_heic_of_10_bits_of_several_images_and_damaged(tmp_path):
+    deep = np.repeat(PICTURE[:, :, None] * 257, 3, axis=2).astype("<u2")
+    pillow_heif.from_bytes("RGB;16", (80, 64), deep.tobytes()).save(tmp_path / "deep.jpg", quality=-1)
+    assert np.abs(np.asarray(images.thumbnail(tmp_path / "deep.jpg", 80))[:, :, 0] - PICTURE.astype(float)).max() <= 3
+    red, blue = (Image.new("RGB", (64, 64), colour) for colour in ("red", "blue"))
+    red.save(tmp_path / "burst.heic", save_all=True, append_images=[blue])
+    assert images.read(tmp_path / "burst.heic", 4)[0].min() > 240
+    (tmp_path / "cut.heic").write_bytes((tmp_path / "burst.heic").read_bytes()[:400])
+    with pytest.raises(ValueError, match="its content is no image that can be read"):
+        images.read(tmp_path / "cut.heic", 4)
+
+
+WITHOUT_EXTRAS = """
+import sys
+from pathlib import Path
+sys.modules |= {"pillow_heif": None, "pydicom": None}
+from supclust.images import files as images
+found, others = images.find(Path(sys.argv[1]))
+images.load(Path(sys.argv[1]), found, 4, others)
+print(*sorted(others.values()), sep="\\n")
+"""
+
+
+def test_without_the_extras_they_are_named(tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.heic")
+    dicom(tmp_path / "b.dcm", SCAN)
+    for name in ("a.heic", "b.dcm"):
+        (tmp_path / f"{name}.jpg").write_bytes((tmp_path / name).read_bytes())
+    dicom(tmp_path / "IM0001", SCAN)
+    done = subprocess.run([sys.executable, "-c", WITHOUT_EXTRAS, tmp_path], capture_output=True, text=True)
+    dicom_, heif = (f"read: convert it to JPEG or PNG, or run pip install 'supclust[{extra}]'" for extra in ("dicom", "heif"))
+    reasons = [f"DCM is not {dicom_}", f"HEIC is not {heif}"]
+    reasons += [
+        f"its content is DICOM, which is not {dicom_}",
+        f"its content is HEIC, which is not {heif}",
+        "not an image, by its name",
+    ]
+    assert done.stdout.splitlines() == reasons, done.stderr
+
+
+SCAN = (PICTURE * (4095 / 255)).astype("u2")  # of 12 bits
+
+
+def dicom(path, values, bits=12, **elements):
+    """A DICOM file of grey pixels (h, w) or frames (n, h, w), or RGB (h, w, 3), of a patient with a name."""
+    found = pydicom.Dataset()
+    found.PatientName, found.PatientID, found.SOPClassUID = "Doe^Jane", "4711-0815", pydicom.uid.SecondaryCaptureImageStorage
+    colour = values.shape[-1] == 3
+    pydicom.pixels.set_pixel_data(found, values, "RGB" if colour else "MONOCHROME2", 8 if values.dtype == np.uint8 else bits)
+    for name, value in elements.items():
+        setattr(found, name, value)
+    found.save_as(path, enforce_file_format=True)
+    return path
+
+
+def window(center, width):
+    return {"WindowCenter": center, "WindowWidth": width}
+
+
+@pytest.mark.parametrize(
+    ("values", "elements", "expected"),
+    [
+        (SCAN, {}, PICTURE),
+        (SCAN, {"PhotometricInterpretation": "MONOCHROME1"}, 255 - PICTURE),
+        (SCAN, window(2048, 4096), PICTURE),
+        (SCAN, window(1024, 2048), np.minimum(2 * PICTURE, 255)),
+        (SCAN, window([1024, 9], [2048, 9]), np.minimum(2 * PICTURE, 255)),
+        (SCAN, window(1024, 2048) | {"PhotometricInterpretation": "MONOCHROME1"}, 255 - np.minimum(2 * PICTURE, 255)),
+        (SCAN, window(0, 2048) | {"RescaleSlope": 2, "RescaleIntercept": -1024}, np.minimum(4 * PICTURE, 255)),
+        (SCAN, window(-9999, 10), PICTURE),  # beside all values: as if there were none
+        (SCAN, window("", ""), PICTURE),
+        ((SCAN.astype("i2") - 2048), window(-1024, 2048), np.minimum(2 * PICTURE, 255)),
+        (SCAN, window(1024, 2048) | {"VOILUTFunction": "LINEAR_EXACT"}, np.minimum(2 * PICTURE, 255)),
+        (np.stack([SCAN, SCAN[::-1]]), {}, PICTURE),  # of several frames the first
+        (PICTURE.astype("u1"), {}, PICTURE),
+        (PICTURE.astype("u1"), {"PhotometricInterpretation": "MONOCHROME1"}, 255 - PICTURE),
+        (np.repeat(PICTURE[:, :, None], 3, axis=2).astype("u1"), {}, PICTURE),
+    ],
+)
+def test_dicom_looks_as_its_file_says(tmp_path, values, elements, expected):
+    for name in ("scan.dcm", "IM0001", "1.2.840.113619.jpg"):
+        dicom(tmp_path / name, values, **elements)
+        shown = np.asarray(images.thumbnail(tmp_path / name, 80)).transpose(2, 0, 1).astype(float)
+        assert np.abs(shown - expected).max() <= 2
+    assert find(tmp_path)[0] == ("1.2.840.113619.jpg", "IM0001", "scan.dcm")
+
+
+def test_dicom_with_tables_of_grey_and_of_colours(tmp_path):
+    table = pydicom.Dataset()
+    table.LUTDescriptor, table.LUTData = [4096, 0, 16], (np.arange(4096)[::-1] * 16).astype("u2").tolist()
+    table["LUTDescriptor"].VR = table["LUTData"].VR = "US"
+    dicom(tmp_path / "grey.dcm", SCAN, VOILUTSequence=[table])
+    assert np.abs(np.asarray(images.thumbnail(tmp_path / "grey.dcm", 80))[:, :, 0] - (255.0 - PICTURE)).max() <= 2
+    palette = {"PhotometricInterpretation": "PALETTE COLOR"}
+    for colour, entries in (("Red", np.arange(256)), ("Green", np.arange(256)[::-1]), ("Blue", np.zeros(256))):
+        palette[f"{colour}PaletteColorLookupTableDescriptor"] = [256, 0, 16]
+        palette[f"{colour}PaletteColorLookupTableData"] = (entries * 257).astype("<u2").tobytes()
+    dicom(tmp_path / "colours.dcm", PICTURE.astype("u1"), **palette)
+    shown = np.asarray(images.thumbnail(tmp_path / "colours.dcm", 80)).transpose(2, 0, 1).astype(int)
+    assert (shown == [PICTURE, 255 - PICTURE, np.zeros_like(PICTURE)]).all()
+
+
+def test_dicom_that_holds_no_image_or_cannot_be_decompressed_is_left_out(tmp_path):
+    found = pydicom.dcmread(dicom(tmp_path / "report.dcm", SCAN))
+    del found.Rows
+    found.save_as(tmp_path / "report.dcm")
+    found = pydicom.dcmread(dicom(tmp_path / "packed.dcm", SCAN))
+    found.PixelData, found.file_meta.TransferSyntaxUID = pydicom.encaps.encapsulate([bytes(90)]), pydicom.uid.JPEGLSLossless
+    found["PixelData"].VR = "OB"
+    found.save_as(tmp_path / "packed.dcm")
+    (tmp_path / "cut.dcm").write_bytes(dicom(tmp_path / "whole.dcm", SCAN).read_bytes()[:-5000])
+    unreadable = load_readable(tmp_path, sorted(tmp_path.iterdir()), 4)[2]
+    assert {file.name: reason.partition(":")[0] for file, reason in unreadable.items()} == {
+        "cut.dcm": "damaged",
+        "packed.dcm": "its DICOM pixels are compressed",
+        "report.dcm": "its content is no image that can be read",
+    }
+
+
+def test_compressed_dicom_that_pillow_knows_is_read(tmp_path):
+    found = pydicom.dcmread(dicom(tmp_path / "a.dcm", SCAN))
+    found.compress(pydicom.uid.RLELossless)
+    found.save_as(tmp_path / "a.dcm")
+    assert np.abs(np.asarray(images.thumbnail(tmp_path / "a.dcm", 80))[:, :, 0] - PICTURE.astype(float)).max() <= 2
+
+
+# --- large JPEG -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux")
+def test_a_jpeg_of_400_megapixels_is_read_in_little_memory(tmp_path):
+    Image.new("L", (20_000, 20_000), 90).save(tmp_path / "a.jpg")
+    done = subprocess.run([sys.executable, "-c", MEMORY, tmp_path / "a.jpg"], capture_output=True, text=True)
+    assert int(done.stdout) * 1000 < 300_000_000, done.stderr
+
+
+def test_jpeg_above_the_limit_is_read_if_it_can_be_reduced_on_the_way(tmp_path, monkeypatch):
+    large = Image.fromarray(PICTURE.astype("u1")).resize((800, 640))
+    large.save(tmp_path / "a.jpg", quality=95)
+    large.save(tmp_path / "progressive.jpg", progressive=True)
+    large.save(tmp_path / "a.png")
+    expected = images.read(tmp_path / "a.jpg", 8)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50_000)
+    assert (images.read(tmp_path / "a.jpg", 8) == expected).all()
+    assert images.thumbnail(tmp_path / "a.jpg", 40).size == (40, 32)
+    for name, side in (("a.jpg", 300), ("progressive.jpg", 8), ("a.png", 8)):
+        with pytest.raises(ValueError, match="larger than "):
+            images.read(tmp_path / name, side)

@@ -24,6 +24,7 @@ from supclust.label.embeddings import Embeddings
 from supclust.label.labeling import EncoderOptions, Request
 from tests.conftest import make_blobs
 from tests.drawn_images import draw
+from tests.test_images import dicom
 
 BLOBS, SIZE = 6, 20
 COLUMNS = ["id", "label", "path", "cluster", "cluster_size", "group_size", "typicality", "sup", "order"]
@@ -332,6 +333,18 @@ def test_labels_come_back_from_label_studio(round_of_images, tmp_path, kind):
         name: name.split("/")[0] for name in picks(out)["id"]
     }
     assert found.classes == ("left", "right")
+
+
+def test_nothing_about_a_patient_gets_out_of_dicom(tmp_path, caplog):
+    (tmp_path / "scans").mkdir()
+    for i in range(8):
+        scan = np.asarray(draw(i, seed=i, side=48).convert("L")).astype("u2") * 16
+        dicom(tmp_path / "scans" / f"{i}.dcm", scan, WindowCenter=2048, WindowWidth=4096)
+    (tmp_path / "scans" / "cut.dcm").write_bytes((tmp_path / "scans" / "0.dcm").read_bytes()[:-900])
+    run(tmp_path / "scans", tmp_path / "out", budget=3)
+    written = b"".join(file.read_bytes() for file in (tmp_path / "out").iterdir()) + caplog.text.encode()
+    assert b"cut.dcm" in written
+    assert not [private for private in (b"Doe", b"Jane", b"4711-0815") if private in written]
 
 
 def test_a_label_of_a_copy_counts_for_the_image_that_was_kept(folder, tmp_path):

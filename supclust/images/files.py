@@ -15,22 +15,32 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, ImageStat, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, ImageStat, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 from tqdm import tqdm
 
+from supclust.images import dicom
 from supclust.kept import sha256
 
+EXTRAS = {"HEIC": ("heif", "pillow_heif"), "DICOM": ("dicom", "pydicom")}  # of this package, and what they bring
+MISSING = {kind: f", or run pip install 'supclust[{extra}]'" for kind, (extra, name) in EXTRAS.items() if not find_spec(name)}
+KINDS = {".dcm": "DICOM", **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC")}  # by suffix
+if "HEIC" not in MISSING:
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
 # What may be inside, told by content. Others that Pillow knows run programs (EPS), or are no photographs (PDF, fonts).
 Image.init()
-FORMATS = sorted({"JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "PPM", "GIF", "AVIF", "JPEG2000"} & set(Image.OPEN))
+FORMATS = sorted({"JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "PPM", "GIF", "AVIF", "JPEG2000", "HEIF"} & set(Image.OPEN))
 SUFFIXES = sorted(suffix for suffix, kind in Image.EXTENSION.items() if kind in {*FORMATS, "MPO"})
-_KNOWN = ".heic .heif .hif .jxl .jxr .svg .svgz .psb .ai .xcf .exr .hdr .dcm .nii .npy .npz .czi .nd2 .lif .svs"
+SUFFIXES += [".dcm"] * ("DICOM" not in MISSING)
+_KNOWN = ".jxl .jxr .svg .svgz .psb .ai .xcf .exr .hdr .nii .npy .npz .czi .nd2 .lif .svs"
 _RAW = ".raw .dng .cr2 .cr3 .nef .nrw .arw .orf .rw2 .raf .pef .srw"
-UNREAD = {*Image.EXTENSION, *_KNOWN.split(), *_RAW.split()}.difference(SUFFIXES)  # images, of kinds that are not read
+UNREAD = {*Image.EXTENSION, *KINDS, *_KNOWN.split(), *_RAW.split()}.difference(SUFFIXES)  # images, of kinds that are not read
 for _libtiff in Path(Image.__file__).parents[1].glob("pillow.libs/libtiff*"):  # Pillow's wheels for Linux have it
     ctypes.CDLL(str(_libtiff)).TIFFSetErrorHandler(None)  # else it prints about damaged files
 LARGEST_ARRAY = 2_000_000_000  # bytes; a folder of more is read file by file, when its images are asked for
@@ -46,6 +56,7 @@ REASONS = {  # for people who do not know Pillow
     FileNotFoundError: "it is no longer there",
     PermissionError: "it may not be read: permission denied",
     UnidentifiedImageError: NO_IMAGE,
+    NotImplementedError: "its DICOM pixels are compressed: decompress them, or run pip install pylibjpeg pylibjpeg-libjpeg",
 }
 SIGNS = {  # other kinds of files, by their first bytes
     "HEIC": (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1"),
@@ -159,8 +170,8 @@ def _why_not(file: Path) -> str | None:
     """The reason why a file cannot be an image that is read; None if it may be one."""
     suffix = file.suffix.lower()
     if suffix in UNREAD:
-        return f"{suffix[1:].upper()} is not read: convert it to JPEG or PNG"
-    if suffix not in SUFFIXES:
+        return f"{suffix[1:].upper()} is not read: convert it to JPEG or PNG{MISSING.get(KINDS.get(suffix), '')}"
+    if suffix not in SUFFIXES and ("DICOM" in MISSING or not file.is_file() or not dicom.is_dicom(file)):
         return "not an image, by its name"
     if printable(str(file)) != str(file):
         return "its path is not valid Unicode: rename it"
@@ -259,13 +270,14 @@ def thumbnail(file: Path, side: int) -> Image.Image:
 def _decoded(file: Path, side: int) -> Iterator[Image.Image]:
     """The image, upright and in RGB; of a large JPEG a half, a quarter or an eighth of the size, but still 4 * side."""
     try:
-        with Image.open(file, formats=FORMATS) as opened:
-            pixels = math.prod(opened.size)
+        with open_image(file) as opened:
+            whole = math.prod(opened.size)
+            opened.draft(None, (4 * side, 4 * side))  # whose sizes are rounded up: the larger, the smaller the error
+            pixels = whole if "progressive" in opened.info else math.prod(opened.size)  # such a JPEG is decoded whole
             if pixels > 2 * Image.MAX_IMAGE_PIXELS:  # Pillow only checks what it opens as an image of one frame
                 raise Image.DecompressionBombError
             with _LARGE_IMAGE if pixels > LARGE else nullcontext():
-                opened.draft(None, (4 * side, 4 * side))  # whose sizes are rounded up: the larger, the smaller the error
-                depth = str(opened.tile)  # Pillow keeps the upper 8 of 16 bits a channel
+                depth = str(getattr(opened, "tile", ""))  # Pillow keeps the upper 8 of 16 bits a channel
                 tags = getattr(opened, "tag_v2", {})  # of a TIFF
                 planes = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 and "'raw'" in depth
                 if planes and 16 in tags[TiffImagePlugin.BITSPERSAMPLE]:
@@ -281,13 +293,26 @@ def _decoded(file: Path, side: int) -> Iterator[Image.Image]:
         raise ValueError(UNREADABLE.format(file) + reason.replace(str(file), file.name)) from error
 
 
+def open_image(file: Path) -> Image.Image:
+    """The image in a file; its pixels wait, but those of DICOM. Of JPEG, it may be too large to be decoded whole."""
+    if "DICOM" not in MISSING and dicom.is_dicom(file):
+        return dicom.open_image(file)
+    try:
+        return Image.open(file, formats=FORMATS)
+    except Image.DecompressionBombError:
+        with suppress(SyntaxError):  # it is no JPEG
+            return JpegImagePlugin.JpegImageFile(file)
+        raise
+
+
 def _content(file: Path) -> str:
     """What a file holds that is called an image but is none that can be read."""
     with open(file, "rb") as opened:
         head = opened.read(400)
         either = head + head.lower()
-        if kind := next((kind for kind, signs in SIGNS.items() if any(sign in either for sign in signs)), None):
-            return f"its content is {kind}, which is not read; JPEG and PNG are"
+        kind = next((kind for kind, signs in SIGNS.items() if any(sign in either for sign in signs)), None)
+        if kind and (kind in MISSING or kind not in EXTRAS):
+            return f"its content is {kind}, which is not read: convert it to JPEG or PNG{MISSING.get(kind, '')}"
         if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             with suppress(Exception):  # a damaged TIFF tells nothing
                 tags = TiffImagePlugin.ImageFileDirectory_v2(head[:16] if b"+" in head[:4] else head[:8])

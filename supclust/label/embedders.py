@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 from torchvision.transforms import Normalize
 
 from supclust import features, kept, profiles, simclr
-from supclust.images.files import FORMATS
+from supclust.images.files import open_image
 from supclust.label.request import EncoderOptions
 from supclust.profiles import SimCLR
 from supclust.simclr import Encoder, Images
@@ -146,7 +145,7 @@ def choose(options: EncoderOptions, files: Sequence[Path]) -> str:
         return "simclr"
     sides = []
     for file in files[:: 1 + len(files) // LOOKED_AT]:
-        with warnings.catch_warnings(action="ignore"), suppress(Exception), Image.open(file, formats=FORMATS) as opened:
+        with warnings.catch_warnings(action="ignore"), suppress(Exception), open_image(file) as opened:
             sides.append(min(opened.size))
     if not sides or np.median(sides) <= SMALL:
         return "simclr"
