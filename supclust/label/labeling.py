@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from supclust import kept, strategies
 from supclust.images.files import MARKER
-from supclust.label import annotations, columns, duplicates, matching, results, sources
+from supclust.label import annotations, columns, copies, duplicates, matching, results, sources
 from supclust.label.annotations import Columns, Label, listing
 from supclust.label.matching import Matched
 from supclust.label.request import EncoderOptions, Request
@@ -36,6 +36,7 @@ def run(request: Request) -> Round:
     the picks in the first round of the chain.
     """
     results.check(request)
+    copies.check(request.copy, request.source)
     first = sources.first_round(request.source)
     with ExitStack() as held:
         held.enter_context(results.held(request.out))
@@ -44,6 +45,7 @@ def run(request: Request) -> Round:
             held.enter_context(FileLock(first / f".{HANDED_OUT}.lock"))  # rounds of one chain wait for each other
         given = list(_read_labels(request))
         source = _without_handed_out(sources.read(request), request, first)
+        copies.check(request.copy, source.folder)
         results.check_stays(request, [source.kept, *request.labeled])
         _log_skipped(source)
         beside = {} if first else _beside(request, source)
@@ -63,6 +65,8 @@ def run(request: Request) -> Round:
         found = Round(request, source, pool, picks, labels, first, matched.problems, alike)
         results.write(found)
         _hand_out(found, beside)
+        if request.copy:
+            copies.copy_by_label([(source.ids[pick.point], source.files[pick.point], "") for pick in picks], request.copy)
     return found
 
 

@@ -54,6 +54,7 @@ class Request:
     pictures: Path | None = None  # folder of the images that the ids of embeddings name
     keep_duplicates: bool = False  # pick more than one of a group of near-duplicates
     force: bool = False  # overwrite what an earlier run wrote into out
+    copy: Path | None = None  # folder for copies of the picks
     encoder: EncoderOptions = field(default_factory=EncoderOptions)
 
     def __post_init__(self) -> None:

@@ -201,7 +201,7 @@ def _record(found: Round) -> dict[str, Any]:
         "pictures": request.pictures and relative(request.pictures, request.out),
         "labeled": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in request.labeled},
     }
-    del asked["out"]
+    del asked["out"], asked["copy"]
     return {
         "supclust": __version__,
         "asked": asked,

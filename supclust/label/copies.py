@@ -1,0 +1,71 @@
+"""Copies of images: numbered, and where they have labels, in a folder for each, as torchvision's ImageFolder and YOLO read them."""
+
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from itertools import chain, count
+from pathlib import Path
+
+from supclust.label.annotations import listing
+from supclust.label.results import write_csv
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "labels.csv"  # of the copies: file, id, label
+LONGEST = 200  # bytes of a name, of the 255 that file systems allow
+NOT_IN_NAMES = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]|^[.]|[. ]+$')  # on one system or another
+RESERVED = re.compile(r"((con|prn|aux|nul|com[0-9]|lpt[0-9])([.].*)?)?", re.IGNORECASE)  # by Windows; or nothing at all
+
+
+def check(folder: Path | None, images: Path | None) -> None:
+    """ValueError unless copies, where they are wanted, can go into the folder: it is new or empty, and not among the images."""
+    if folder and images is None:
+        raise ValueError("there are no images to copy: --images DIR names their folder")
+    if folder and images.resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise ValueError(f"copies in {folder} would count as images of {images}: name a folder outside of it")
+    if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is not an empty folder: name a new one for the copies")
+
+
+def copy_by_label(images: Sequence[tuple[str, Path | None, str]], folder: Path) -> None:
+    """Copy images (id, file, label), byte for byte, as LABEL/001_name.jpg, without a label as 001_name.jpg; write labels.csv.
+
+    A label that cannot be the name of a folder gets one like it; labels stay apart even where case does not count. Images that
+    cannot be read any more are left out with a warning. Raises OSError, saying that the folder is incomplete, if the disk is full.
+    """
+    folders, digits = _folders({label for _, _, label in images if label}), max(3, len(str(len(images))))
+    rows, gone = [], []
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (id_, file, label) in enumerate(images, start=1):
+        if file is None or not os.access(file, os.R_OK):
+            gone.append(id_)
+            continue
+        copy = folder / folders.get(label, "") / f"{number:0{digits}}_{_name(file.stem)}{file.suffix}"
+        try:
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, copy)
+        except OSError as error:
+            copy.unlink(missing_ok=True)  # it may be half of the image
+            done = f"{folder} is incomplete, with {len(rows)} of {len(images)} images: {error.strerror}"
+            raise OSError(error.errno, done) from error
+        rows.append({"file": copy.relative_to(folder).as_posix(), "id": id_, "label": label})
+    if gone:
+        log.warning("%d images are not copied, as they cannot be read any more: %s", len(gone), listing(gone))
+    write_csv(folder / MANIFEST, rows)
+
+
+def _folders(labels: Iterable[str]) -> dict[str, str]:
+    """Names of folders by label; labels that can be names as they are come first, and keep them."""
+    names, taken = {}, {MANIFEST}
+    for label in sorted(labels, key=lambda label: (_name(label) != label, label)):
+        candidates = chain([_name(label)], (f"{_name(label)}_{number}" for number in count(2)))
+        names[label] = next(name for name in candidates if name.casefold() not in taken)
+        taken.add(names[label].casefold())
+    return names
+
+
+def _name(text: str) -> str:
+    name = NOT_IN_NAMES.sub("_", text.encode("utf-8", "ignore")[:LONGEST].decode(errors="ignore"))
+    return f"{name}_" if RESERVED.fullmatch(name) else name
