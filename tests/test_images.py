@@ -278,6 +278,19 @@ def test_an_image_of_any_mode_and_shape_becomes_rgb(mode, size):
 
 
 PICTURE = np.arange(64 * 80).reshape(64, 80) // 20  # from black to white
+SCAN = (PICTURE * (4095 / 255)).astype("u2")  # of 12 bits
+
+
+def dicom(path, values, bits=12, **elements):
+    """A DICOM file of grey pixels (h, w) or frames (n, h, w), or RGB (h, w, 3), of a patient with a name."""
+    found = pydicom.Dataset()
+    found.PatientName, found.PatientID, found.SOPClassUID = "Doe^Jane", "4711-0815", pydicom.uid.SecondaryCaptureImageStorage
+    colour = values.shape[-1] == 3
+    pydicom.pixels.set_pixel_data(found, values, "RGB" if colour else "MONOCHROME2", 8 if values.dtype == np.uint8 else bits)
+    for name, value in elements.items():
+        setattr(found, name, value)
+    found.save_as(path, enforce_file_format=True)
+    return path
 
 
 def assert_shows(tmp_path, values, expected, tolerance=1):
@@ -535,7 +548,8 @@ def test_thumbnails_are_whole_upright_and_not_larger_than_the_image(tmp_path):
     assert images.thumbnail(write(tmp_path / "b.png", size=(8, 6)), 100).size == (8, 6)
 
 
-VALID = {kind: as_bytes(kind) for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")}
+VALID = {kind: as_bytes(kind) for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "HEIF")}
+VALID["DCM"] = dicom(io.BytesIO(), SCAN, WindowCenter=1024, WindowWidth=2048).getvalue()
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -607,21 +621,6 @@ def test_without_the_extras_they_are_named(tmp_path):
         "not an image, by its name",
     ]
     assert done.stdout.splitlines() == reasons, done.stderr
-
-
-SCAN = (PICTURE * (4095 / 255)).astype("u2")  # of 12 bits
-
-
-def dicom(path, values, bits=12, **elements):
-    """A DICOM file of grey pixels (h, w) or frames (n, h, w), or RGB (h, w, 3), of a patient with a name."""
-    found = pydicom.Dataset()
-    found.PatientName, found.PatientID, found.SOPClassUID = "Doe^Jane", "4711-0815", pydicom.uid.SecondaryCaptureImageStorage
-    colour = values.shape[-1] == 3
-    pydicom.pixels.set_pixel_data(found, values, "RGB" if colour else "MONOCHROME2", 8 if values.dtype == np.uint8 else bits)
-    for name, value in elements.items():
-        setattr(found, name, value)
-    found.save_as(path, enforce_file_format=True)
-    return path
 
 
 def window(center, width):
