@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from supclust.images import files as images
+from tests.drawn_images import draw
 from tests.mutations import mutated
 
 
@@ -716,3 +717,11 @@ def test_jpeg_above_the_limit_is_read_if_it_can_be_reduced_on_the_way(tmp_path, 
     for name, side in (("a.jpg", 300), ("progressive.jpg", 8), ("a.png", 8)):
         with pytest.raises(ValueError, match="larger than "):
             images.read(tmp_path / name, side)
+
+
+@pytest.mark.parametrize("side", [8, 40])
+def test_a_jpeg_that_is_reduced_on_the_way_looks_like_one_that_is_not(tmp_path, side):
+    butterfly = draw(3, seed=1, side=40 * side)
+    butterfly.save(tmp_path / "a.jpg", quality=95)
+    slow = np.asarray(Image.open(tmp_path / "a.jpg").resize((side, side), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    assert np.abs(images.read(tmp_path / "a.jpg", side) - slow.astype(float)).max() <= 4

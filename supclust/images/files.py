@@ -296,7 +296,8 @@ def _decoded(file: Path, side: int) -> Iterator[Image.Image]:
 def open_image(file: Path) -> Image.Image:
     """The image in a file; its pixels wait, but those of DICOM. Of JPEG, it may be too large to be decoded whole."""
     if "DICOM" not in MISSING and dicom.is_dicom(file):
-        return dicom.open_image(file)
+        with _LARGE_IMAGE:  # 20 megapixels with a window take 600 MB
+            return dicom.open_image(file)
     try:
         return Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError:
