@@ -591,9 +591,12 @@ def test_heic_of_10_bits_of_several_images_and_damaged(tmp_path):
     red, blue = (Image.new("RGB", (64, 64), colour) for colour in ("red", "blue"))
     red.save(tmp_path / "burst.heic", save_all=True, append_images=[blue])
     assert images.read(tmp_path / "burst.heic", 4)[0].min() > 240
-    (tmp_path / "cut.heic").write_bytes((tmp_path / "burst.heic").read_bytes()[:400])
-    with pytest.raises(ValueError, match="its content is no image that can be read"):
-        images.read(tmp_path / "cut.heic", 4)
+    red.save(tmp_path / "one.heic")
+    whole = (tmp_path / "one.heic").read_bytes()
+    for length, reason in ((300, "its content is no image that can be read"), (len(whole) - 20, r"damaged: [^\n]+\Z")):
+        (tmp_path / "cut.heic").write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=reason):
+            images.read(tmp_path / "cut.heic", 4)
 
 
 WITHOUT_EXTRAS = """

@@ -288,7 +288,7 @@ def _decoded(file: Path, side: int) -> Iterator[Image.Image]:
                     ImageOps.exif_transpose(opened, in_place=True)
                 yield rgb(opened, max(1, min(opened.size) // (4 * side)), halved)
     except Exception as error:  # Pillow's decoders raise whatever the damaged bytes lead them to
-        reason = next((reason for kind, reason in REASONS.items() if isinstance(error, kind)), f"damaged: {error}")
+        reason = next((reason for kind, reason in REASONS.items() if isinstance(error, kind)), f"damaged: {error}".strip())
         reason = _content(file) if reason == NO_IMAGE else reason
         raise ValueError(UNREADABLE.format(file) + reason.replace(str(file), file.name)) from error
 
