@@ -74,7 +74,7 @@ def test_training_starts_from_the_encoder_of_the_package(pictures, tmp_path):
     before = features.embed(simclr.load_weights(kept.shipped_weights("cifar10")), pictures)
     assert np.abs(found - before).max() > 0
     assert np.corrcoef(found.ravel(), before.ravel())[0, 1] > 0.5
-    assert about["encoder"].startswith("SimCLR, 1 epochs on these images")
+    assert about["encoder"].startswith("SimCLR, 1 epoch on these images")
     assert about["config"]["small_side"] == 24
     assert sorted(file.name for file in tmp_path.iterdir()) == ["encoder.safetensors", "recipe.json"]
 

@@ -88,6 +88,11 @@ def listing(examples: Iterable[Any], show: Callable[[Any], str] | None = None) -
     return (", ".join(texts[:SHOWN]) or "none") + more
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """The number, and what there are so many of: 1 image, 2,000 images; many: the plural that does not just add an s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def shown(value: Any) -> str:
     """A value as it can stand in a message: on one line, and not endless."""
     text = repr(value)
@@ -128,7 +133,7 @@ def _csv_rows(path: Path, text: str) -> tuple[list[str], list[Row]]:
     names, found = [unsafe(name.strip()).strip() for name in names], []
     for number, row in enumerate(rows, start=2 + len(re.findall("\r\n|\r|\n", text[:blank]))):
         if any(map(str.strip, row[len(names) :])):
-            fields = f"{len(row)} field(s), and the header has {len(names)}"
+            fields = f"{counted(len(row), 'field')}, and the header has {len(names)}"
             raise ValueError(f"{path}, row {number}: {fields}. Name all columns, and put text with {delimiter!r} in quotes")
         if any(map(str.strip, row)):
             cells = zip_longest(names, map(unsafe, row[: len(names)]), fillvalue="")

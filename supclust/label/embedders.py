@@ -20,6 +20,7 @@ from torchvision.transforms import Normalize
 
 from supclust import features, kept, profiles, simclr
 from supclust.images.files import FORMATS
+from supclust.label.annotations import counted
 from supclust.label.request import EncoderOptions
 from supclust.profiles import SimCLR
 from supclust.simclr import Encoder, Images
@@ -79,7 +80,9 @@ def _embed_by_own(images: Images, folder: Path, options: EncoderOptions, seed: i
     start = None if options.scratch else simclr.load_weights(kept.shipped_weights("cifar10"))
     few, untrained = len(images) < FEWEST, options.epochs is None and options.minutes == 0
     if start is None and few:
-        raise ValueError(f"{len(images)} images are too few to train an encoder from scratch: {FEWEST} are needed")
+        raise ValueError(
+            f"{counted(len(images), 'image is', 'images are')} too few to train an encoder from scratch: {FEWEST} are needed"
+        )
     if few or untrained:
         why = "" if untrained else ": too few images"
         return features.embed(start, images), {"encoder": f"CIFAR-10 encoder of the package, not trained further{why}"}
@@ -88,7 +91,7 @@ def _embed_by_own(images: Images, folder: Path, options: EncoderOptions, seed: i
     origin = "from scratch" if start is None else "from the CIFAR-10 encoder of the package"
     done, seconds = len(encoder.history), sum(epoch["seconds"] for epoch in encoder.history)
     return features.embed(encoder, images), {
-        "encoder": f"SimCLR, {done} epochs on these images in {seconds / 60:.1f} minutes, {origin}",
+        "encoder": f"SimCLR, {counted(done, 'epoch')} on these images in {seconds / 60:.1f} minutes, {origin}",
         "finished": encoder.finished,
         "config": asdict(encoder.config),
         "weights": encoder.checksum,

@@ -15,7 +15,7 @@ import numpy as np
 from supclust.images import files as images
 from supclust.images.files import MARKER
 from supclust.label import embeddings
-from supclust.label.annotations import listing
+from supclust.label.annotations import counted, listing
 from supclust.label.embeddings import Embeddings
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _of_folder(request: Request) -> Source:
     files, skipped = images.find(folder, leave_out=[request.out])
     if not files:
         first = next((f", the first {images.printable(file.name)}: {reason}" for file, reason in sorted(skipped.items())), "")
-        others = f" ({len(skipped)} files are none{first})" if skipped else ""
+        others = f" ({counted(len(skipped), 'file is', 'files are')} none{first})" if skipped else ""
         raise ValueError(f"no image in {folder}{others}. Looked for files named {', '.join(images.SUFFIXES)}")
     options = replace(options, name=embedders.choose(options, files)) if options.name == "auto" else options
     embedder = embedders.load(options, request.seed, force=request.force)
@@ -88,7 +88,9 @@ def _of_folder(request: Request) -> Source:
     pixels = images.load(folder, originals, embedder.side, unreadable)
     readable = tuple(file for file in originals if file not in unreadable)
     if not readable:
-        raise ValueError(f"none of the {len(files)} images in {folder} can be read; of the first: {unreadable[originals[0]]}")
+        raise ValueError(
+            f"of {counted(len(files), 'image')} in {folder}, none can be read; of the first: {unreadable[originals[0]]}"
+        )
     names = {file: file.relative_to(folder).as_posix() for file in (*files, *skipped)}
     skipped |= unreadable | {copy: f"the same image as {names[original]}" for copy, original in same.items()}
     return Source(
@@ -108,8 +110,8 @@ def _check_apart(folder: Path, out: Path) -> None:
         found, _ = images.find(out)
         if mine := [file for file in found if file.name != "contact_sheet.png"]:
             raise ValueError(
-                f"{out} holds {len(mine)} images of yours, the first {images.printable(mine[0].name)}: name another folder for the "
-                f"results, as in --out {out}-2"
+                f"{out} holds {counted(len(mine), 'image')} of yours, the first {images.printable(mine[0].name)}: name another folder "
+                f"for the results, as in --out {out}-2"
             )
 
 
