@@ -318,7 +318,7 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
 
 
 def test_rows_that_are_too_long_are_refused_with_their_number(tmp_path):
-    assert "row 4: 3 field(s), and the header has 2. Name all columns, and put text with ',' in quotes" in refusal(
+    assert "row 4: 3 fields, and the header has 2. Name all columns, and put text with ',' in quotes" in refusal(
         tmp_path, 'id,label\n"1\n2",cat\n\n2,cat,dog\n'
     )
 
@@ -670,6 +670,17 @@ NESTED = ["cat/001.jpg", "dog/001.jpg", "dog/my photo (1).jpg", "dog/ISIC_2.jpg"
         ("isic_2_jpg.rf.0a1b2c3d4e5f.jpg", 3, "by a part"),
         ("/media/pets/dog/001.jpg?v=2", 1, ""),
         ("002", None, matching.UNKNOWN),
+        ("my_photo_1_ZoqW18z.jpg", 2, "by a part"),  # Django's name of a second upload
+        ("/data/upload/3/ISIC_2_AbC12x7.jpg", 3, "by a part"),
+        ("001_AbC12x7.jpg", None, matching.UNCLEAR),
+        ("ISIC_2_morning.jpg", None, matching.UNKNOWN),
+        ("ISIC_2_image01.jpg", None, matching.UNKNOWN),
+        ("cat_001.jpg", 0, "by a part"),
+        ("dog__001.png", 1, "by a part"),
+        ("dog-ISIC_2.jpg", 3, "by a part"),
+        ("dog_my_photo_1_AbC12x7.jpg", 2, "by a part"),
+        ("cow_001.jpg", None, matching.UNKNOWN),
+        ("cow/cat_001.jpg", None, matching.UNKNOWN),
     ],
 )
 def test_as_many_folders_agree_as_both_paths_have(name, position, how):
@@ -711,6 +722,20 @@ def test_a_name_that_could_be_of_two_images_is_unknown():
     assert match(labels_of({"/data/cats/b.png": "cat"}), ["b.png", "cats/b.png"])[0] == {1: "cat"}  # as much agrees as can
     assert match(labels_of({"\u00e4": "1"}), ["a\u0308\\x", "a\u0308/x"])[2] == ["\u00e4"]
     assert match(labels_of({"\u212b/x": "1"}), ["A\u030a\\x", "\u00c5\\x"])[2] == ["\u212b/x"]
+
+
+def test_folders_that_are_joined_to_the_name_must_mean_one_image():
+    ids = ["a/b_1.png", "a_b/1.png", "c/1.png", "c_1.png", "d/e/1.png"]
+    said = {"a_b_1.png": "x", "c_1.png": "y", "c__1.png": "z", "d_e_1.png": "w"}
+    found = matching.match(labels_of(said), ids, {})
+    assert (found.labels, found.by_name) == ({3: "y", 4: "w"}, {"d_e_1.png": "d/e/1.png"})
+    assert found.unknown == dict.fromkeys(("a_b_1.png", "c__1.png"), matching.UNCLEAR)
+
+
+def test_columns_that_mean_different_images_by_parts_of_their_names_mean_none():
+    label = Label("1", "cat", "f", ("2.jpeg",))
+    assert matching.match([label], ["1.png", "2.png"], {}).unknown == {"1": matching.UNCLEAR}
+    assert matching.match([label._replace(others=("2.png",))], ["1.png", "2.png"], {}).labels == {1: "cat"}
 
 
 def test_two_names_of_one_image_must_agree():

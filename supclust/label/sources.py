@@ -109,10 +109,8 @@ def _check_apart(folder: Path, out: Path) -> None:
     if folder.resolve() in out.resolve().parents and out.is_dir():
         found, _ = images.find(out)
         if mine := [file for file in found if file.name != "contact_sheet.png"]:
-            raise ValueError(
-                f"{out} holds {counted(len(mine), 'image')} of yours, the first {images.printable(mine[0].name)}: name another folder "
-                f"for the results, as in --out {out}-2"
-            )
+            images_of_yours = f"{counted(len(mine), 'image')} of yours, the first {images.printable(mine[0].name)}"
+            raise ValueError(f"{out} holds {images_of_yours}: name another folder for the results, as in --out {out}-2")
 
 
 def _of_embeddings(path: Path, pictures: Path | None, id_column: str | None) -> Source:
