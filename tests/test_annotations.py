@@ -560,6 +560,23 @@ def test_a_storage_of_label_studio_holds_annotations(tmp_path):
     assert read_json(tmp_path, stored).labels == read_json(tmp_path, [stored]).labels == {"a.png": "cat"}
 
 
+def test_what_prodigy_rejects_is_no_label_and_what_it_ignores_is_done(tmp_path):
+    """Its tasks name a label that is accepted or rejected, or accept some of several options."""
+    said = [("a", "accept", "cat"), ("b", "reject", "cat"), ("c", "ignore", "cat"), ("d", "reject", "cat"), ("d", "accept", "dog")]
+    tasks = [{"image": f"pets/{name}.png", "label": label, "answer": answer, "_input_hash": 5} for name, answer, label in said]
+    options = {"options": [{"id": "cat", "text": "Cat"}, {"id": "dog", "text": "Dog"}], "answer": "accept"}
+    tasks += [
+        {"image": f"{name}.png", "accept": chosen, **options} for name, chosen in (("e", ["dog"]), ("f", []), ("g", ["cat", "dog"]))
+    ]
+    tasks += [{"image": "data:image/png;base64,aGk/YQ==", "path": "/pets/h.png", "label": "cow", "answer": "accept"}]
+    path = written(tmp_path, "\n".join(map(json.dumps, tasks)), "prodigy.jsonl")
+    found = matching.match(annotations.read(path), [f"{name}.png" for name in "abcdefgh"], {}, Path("/pets"))
+    assert found.labels == {0: "cat", 3: "dog", 4: "dog", 7: "cow"}
+    assert (found.done, list(found.problems), found.unknown) == ([2], ["g.png"], {})
+    [bare] = annotations.read(written(tmp_path, json.dumps([{"image": "data:,x", "label": "a"}, *tasks[:1]])))[:1]
+    assert (bare.problem, "nothing says which image" in bare.id) == (annotations.BROKEN, True)
+
+
 def test_coco_is_named(tmp_path):
     coco = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 1, "category_id": 1}], "categories": []}
     assert "is COCO, which labels boxes in images" in json_refusal(tmp_path, coco)
