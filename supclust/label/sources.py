@@ -74,15 +74,14 @@ def read(request: Request) -> Source:
 def _of_folder(request: Request) -> Source:
     from supclust.label import embedders  # PyTorch takes seconds to import, and those who bring embeddings do not need it
 
-    folder, options = request.source.absolute(), request.encoder
+    folder = request.source.absolute()
     _check_apart(folder, request.out)
     files, skipped = images.find(folder, leave_out=[request.out])
     if not files:
         first = next((f", the first {images.printable(file.name)}: {reason}" for file, reason in sorted(skipped.items())), "")
         others = f" ({counted(len(skipped), 'file is', 'files are')} none{first})" if skipped else ""
         raise ValueError(f"no image in {folder}{others}. Looked for files named {', '.join(images.SUFFIXES)}")
-    options = replace(options, name=embedders.choose(options, files)) if options.name == "auto" else options
-    embedder = embedders.load(options, request.seed, force=request.force)
+    embedder = embedders.load(request.encoder, request.seed, force=request.force)
     same, unreadable = images.copies(files), {}
     originals = [file for file in files if file not in same]
     pixels = images.load(folder, originals, embedder.side, unreadable)
