@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
@@ -34,19 +33,18 @@ def run(request: Request) -> Round:
     the picks in the first round of the chain.
     """
     results.check(request)
-    first = sources.first_round(request.source)
     with ExitStack() as held:
         held.enter_context(results.held(request.out))
         results.check(request)  # again, as another run may have ended meanwhile
-        if first and os.access(first, os.W_OK):
-            held.enter_context(FileLock(first / f".{HANDED_OUT}.lock"))  # rounds of one chain wait for each other
         given = list(_read_labels(request))
         source = sources.read(request)
         results.check_stays(request, [source.kept, *request.labeled])
         _log_skipped(source)
-        others = _picked_by_others(request, source, first)
+        if source.first and os.access(source.first, os.W_OK):
+            held.enter_context(FileLock(source.first / f".{HANDED_OUT}.lock"))  # rounds of one chain wait for each other
+        others = _picked_by_others(request, source)
         matched = _match(source, given, others)
-        if first:
+        if source.first:
             source = replace(source, earlier=(*source.earlier, *others))
         labels, labeled = _known(source, matched, (*request.classes, *source.classes))
         candidates = _candidates(source, labeled, request.budget)
@@ -60,7 +58,7 @@ def run(request: Request) -> Round:
         if not request.keep_duplicates:
             pool = duplicates.one_of_each(pool, group, request.budget)
         picks = describe(pool, _query(pool, labels, strategy, request.budget), request.budget, group)
-        found = Round(request, source, pool, picks, labels, first, matched.problems, alike)
+        found = Round(request, source, pool, picks, labels, matched.problems, alike)
         results.write(found)
         _hand_out(found, others)
     return found
@@ -76,10 +74,10 @@ def _log_skipped(source: Source) -> None:
 # -- other rounds --------------------------------------------------------------------------------------------------------------
 
 
-def _picked_by_others(request: Request, source: Source, first: Path | None) -> dict[str, str]:
+def _picked_by_others(request: Request, source: Source) -> dict[str, str]:
     """What other rounds picked of the same images, and their folders: those of the chain, or for a first round those beside out."""
-    if first:
-        found, own = kept.read(first / HANDED_OUT), results.relative(request.out, first)
+    if source.first:
+        found, own = kept.read(source.first / HANDED_OUT), results.relative(request.out, source.first)
         return {pick: name for pick, name in (found[0] if found else {}).items() if name != own}
     picked = {}
     for marker in sorted(request.out.absolute().parent.glob(f"*/{MARKER}")):
@@ -96,12 +94,12 @@ def _hand_out(found: Round, others: Mapping[str, str]) -> None:
     picks = [found.source.ids[pick.point] for pick in found.picks]
     for name, same in Counter(others[pick] for pick in picks if pick in others).items():
         log.info("%s picked %s of these, too: go on from there to get others", name, counted(same, "image"))
-    if found.first:
-        file, own = found.first / HANDED_OUT, results.relative(found.request.out, found.first)
+    if first := found.source.first:
+        own = results.relative(found.request.out, first)
         try:
-            kept.write(file, {**others, **dict.fromkeys(picks, own)}, None)
+            kept.write(first / HANDED_OUT, {**others, **dict.fromkeys(picks, own)}, None)
         except OSError as error:
-            log.warning("other rounds may pick the same: %s cannot be written (%s)", file, error.strerror)
+            log.warning("other rounds may pick the same: %s cannot be written (%s)", first / HANDED_OUT, error.strerror)
 
 
 # -- labels --------------------------------------------------------------------------------------------------------------------

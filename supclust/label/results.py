@@ -218,7 +218,7 @@ def _record(found: Round) -> dict[str, Any]:
         "picks": [source.ids[pick.point] for pick in found.picks],
         "labels": {source.ids[point]: label for point, label in found.labels.items()},
         "classes": list(found.classes),
-        "first": relative(found.first, request.out) if found.first else ".",
+        "first": relative(source.first, request.out) if source.first else ".",
         "id_column": source.id_column,
     }
 

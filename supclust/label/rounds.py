@@ -3,7 +3,6 @@
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -54,7 +53,6 @@ class Round:
     pool: strategies.Pool
     picks: tuple[Pick, ...]
     labels: Mapping[int, str]  # of points, known before
-    first: Path | None = None  # folder of the first round of the chain; None if this is it
     problems: Mapping[str, str] = field(default_factory=dict)  # ids whose labels cannot be used, and why
     alike: Mapping[str, str] = field(default_factory=dict)  # what there is to say about near-duplicates
 

@@ -43,6 +43,7 @@ class Source:
     labels: Mapping[str, str] = field(default_factory=dict)  # by id, as the earlier round knew them
     classes: tuple[str, ...] = ()  # named in the earlier round
     id_column: str | None = None  # in the file of embeddings
+    first: Path | None = None  # folder of the first round of the chain; None where this will be it
     kept: Path | None = None  # where the embeddings are; None where they have to be written
 
     def embedded(self, out: Path) -> Source:
@@ -150,16 +151,16 @@ def _of_round(request: Request) -> Source:
     earlier = (*record["earlier"], *record["picks"])
     if gone := set(earlier).difference(source.ids):
         raise ValueError(f"{path} is not what the round in {folder} was made from: it has no {listing(gone)}")
-    known = {"labels": record["labels"], "classes": tuple(record["classes"])}
-    return replace(source, about=record["source"], copies=record["copies"], earlier=earlier, **known)
-
-
-def first_round(source: Path) -> Path | None:
-    """The folder of the first round of the chain that a folder belongs to; None where that is no round."""
-    if not (source / MARKER).is_file():
-        return None
-    first = source / read_record(source / MARKER)["first"]
-    return first if (first / MARKER).is_file() else source
+    first = folder / record["first"]
+    return replace(
+        source,
+        about=record["source"],
+        copies=record["copies"],
+        earlier=earlier,
+        labels=record["labels"],
+        classes=tuple(record["classes"]),
+        first=first if (first / MARKER).is_file() else folder,
+    )
 
 
 def read_record(file: Path) -> dict[str, Any]:
