@@ -152,15 +152,9 @@ def _of_round(request: Request) -> Source:
     if gone := set(earlier).difference(source.ids):
         raise ValueError(f"{path} is not what the round in {folder} was made from: it has no {listing(gone)}")
     first = folder / record["first"]
-    return replace(
-        source,
-        about=record["source"],
-        copies=record["copies"],
-        earlier=earlier,
-        labels=record["labels"],
-        classes=tuple(record["classes"]),
-        first=first if (first / MARKER).is_file() else folder,
-    )
+    chain = {"earlier": earlier, "first": first if (first / MARKER).is_file() else folder}
+    known = {"labels": record["labels"], "classes": tuple(record["classes"])}
+    return replace(source, about=record["source"], copies=record["copies"], **chain, **known)
 
 
 def read_record(file: Path) -> dict[str, Any]:
