@@ -377,6 +377,12 @@ def test_what_cannot_be_read_is_refused(tmp_path):
         annotations.read(tmp_path / "nothing.csv")
 
 
+@pytest.mark.parametrize(("number", "said"), [(0, "0 images"), (1, "1 image"), (2, "2 images"), (2000, "2,000 images")])
+def test_of_one_thing_there_is_no_plural(number, said):
+    assert annotations.counted(number, "image") == said
+    assert annotations.counted(number, "class", "classes") == said.replace("images", "classes").replace("image", "class")
+
+
 # -- several labels of an image ------------------------------------------------------------------------------------------------
 
 

@@ -104,7 +104,7 @@ def html(sheet: Sheet) -> str:
     filters = {"visible": visible, "shortened": _shortened, "number": _number, "uri": _data_uri, "checksum": _checksum}
     template = kept.template(HERE / "contact_sheet.html.j2", **filters)
     values = {"sheet": sheet, "ids": [tile.id for tile in tiles], "key": kept.sha256(json.dumps(same))[:16], "how": HOW_TO_READ}
-    return template.render(**values, pixel_art=PIXEL_ART, style=style, script=script)
+    return template.render(**values, pixel_art=PIXEL_ART, style=style, script=script, counted=counted)
 
 
 def _number(value: float) -> str:
