@@ -108,16 +108,18 @@ def _finder(known: Mapping[str, int], folder: Path | None) -> Callable[[Label], 
             return ids[path], PARTLY
         if led:
             return (led, PARTLY) if elsewhere and around not in parents else (none, ELSEWHERE)
-        if joined := ids.get(_joined(f"/{path}")):
+        joined = ids.get(_joined(f"/{path}"), none)
+        if any("/" in _spelling(name) for name in joined):
             return joined, PARTLY
         return none, ELSEWHERE if "/" in path and path.rpartition("/")[2] in ids else UNKNOWN
 
     @functools.cache
     def meant(path: str, elsewhere: bool) -> tuple[set[int], str]:
-        """The positions of these ids; of several, of those that agree without a change of letters, signs or suffix."""
+        """Their positions, two at most; of several ids, of those that agree without a change of letters, signs or suffix."""
         found, how = look_up(_loosely(path), elsewhere)
         same = {name for name in found if _agree(_spelling(name), _spelling(path))}
-        return {known[name] for name in same or found}, how if same or not found else PARTLY
+        positions = sorted({known[name] for name in same or found})[:2]  # two are as unclear as many
+        return set(positions), how if same or not found else PARTLY
 
     def find(one: Label) -> tuple[int | None, str]:
         names, partly, reason = (one.id, *one.others), set(), UNKNOWN
