@@ -71,10 +71,8 @@ def facts(pool: Pool, group: np.ndarray) -> dict[str, str]:
     """What there is to say about the groups of a pool, and about an encoder that sees no difference between half of its images."""
     sizes, n, found = np.bincount(group), len(group), {}
     if sizes.max() > 1:
-        repeated = n - np.count_nonzero(sizes)
-        found["Near-duplicates"] = (
-            f"of {n:,} images, {counted(repeated, 'repeats', 'repeat')} another one; the largest group has {sizes.max():,}"
-        )
+        repeated = counted(n - np.count_nonzero(sizes), "repeats", "repeat")
+        found["Near-duplicates"] = f"of {n:,} images, {repeated} another one; the largest group has {sizes.max():,}"
     largest = pool.normalised[np.flatnonzero(group == sizes.argmax())]
     same = np.count_nonzero(largest @ largest[0] >= SAME)
     if same > 1 and same >= n / 2:

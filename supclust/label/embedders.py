@@ -90,9 +90,8 @@ def _embed_by_own(images: Images, folder: Path, options: EncoderOptions, seed: i
     start = None if options.scratch else simclr.load_weights(kept.shipped_weights("cifar10"))
     few, untrained = len(images) < FEWEST, options.epochs is None and options.minutes == 0
     if start is None and few:
-        raise ValueError(
-            f"{counted(len(images), 'image is', 'images are')} too few to train an encoder from scratch: {FEWEST} are needed"
-        )
+        few_images = counted(len(images), "image is", "images are")
+        raise ValueError(f"{few_images} too few to train an encoder from scratch: {FEWEST} are needed")
     if few or untrained:
         why = "" if untrained else ": too few images"
         return features.embed(start, images), {"encoder": f"CIFAR-10 encoder of the package, not trained further{why}"}

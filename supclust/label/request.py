@@ -33,9 +33,7 @@ class EncoderOptions:
         if self.epochs is not None and self.epochs < 1:
             raise ValueError(f"the epochs of a training must be at least 1, not {self.epochs}")
         if self.scratch and self.epochs is None and self.minutes == 0:
-            raise ValueError(
-                "an encoder from scratch that is not trained knows nothing: give it minutes, or leave out from scratch"
-            )
+            raise ValueError("an encoder from scratch that is not trained knows nothing: give it minutes, or do not start anew")
 
 
 @dataclass(frozen=True)
@@ -64,9 +62,7 @@ class Request:
         if self.seed < 0:
             raise ValueError(f"the seed must be a whole number of at least 0, not {self.seed}")
         if bad := [name for name in self.classes if name != name.strip() or not name or NOT_XML.search(name)]:
-            raise ValueError(
-                f"these cannot be names of classes: {listing(bad)}. Give names without blanks around and control signs"
-            )
+            raise ValueError(f"these are no names of classes: {listing(bad)}. Leave out blanks around them and control signs")
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("the names of the classes must be distinct")
 

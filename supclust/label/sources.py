@@ -88,9 +88,8 @@ def _of_folder(request: Request) -> Source:
     pixels = images.load(folder, originals, embedder.side, unreadable)
     readable = tuple(file for file in originals if file not in unreadable)
     if not readable:
-        raise ValueError(
-            f"of {counted(len(files), 'image')} in {folder}, none can be read; of the first: {unreadable[originals[0]]}"
-        )
+        some = counted(len(files), "image")
+        raise ValueError(f"of {some} in {folder}, none can be read; of the first: {unreadable[originals[0]]}")
     names = {file: file.relative_to(folder).as_posix() for file in (*files, *skipped)}
     skipped |= unreadable | {copy: f"the same image as {names[original]}" for copy, original in same.items()}
     return Source(
