@@ -319,7 +319,7 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
 
 
 def test_rows_that_are_too_long_are_refused_with_their_number(tmp_path):
-    assert "row 4: 3 field(s), and the header has 2. Name all columns, and put text with ',' in quotes" in refusal(
+    assert "row 4: 3 fields, and the header has 2. Name all columns, and put text with ',' in quotes" in refusal(
         tmp_path, 'id,label\n"1\n2",cat\n\n2,cat,dog\n'
     )
 
@@ -376,6 +376,12 @@ def test_what_cannot_be_read_is_refused(tmp_path):
         annotations.read(tmp_path)
     with pytest.raises(ValueError, match=r"nothing\.csv cannot be read: No such file"):
         annotations.read(tmp_path / "nothing.csv")
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "0 images"), (1, "1 image"), (2, "2 images"), (2000, "2,000 images")])
+def test_of_one_thing_there_is_no_plural(number, said):
+    assert annotations.counted(number, "image") == said
+    assert annotations.counted(number, "class", "classes") == said.replace("images", "classes").replace("image", "class")
 
 
 # -- several labels of an image ------------------------------------------------------------------------------------------------
@@ -561,6 +567,23 @@ def test_a_storage_of_label_studio_holds_annotations(tmp_path):
     assert read_json(tmp_path, stored).labels == read_json(tmp_path, [stored]).labels == {"a.png": "cat"}
 
 
+def test_what_prodigy_rejects_is_no_label_and_what_it_ignores_is_done(tmp_path):
+    """Its tasks name a label that is accepted or rejected, or accept some of several options."""
+    said = [("a", "accept", "cat"), ("b", "reject", "cat"), ("c", "ignore", "cat"), ("d", "reject", "cat"), ("d", "accept", "dog")]
+    tasks = [{"image": f"pets/{name}.png", "label": label, "answer": answer, "_input_hash": 5} for name, answer, label in said]
+    options = {"options": [{"id": "cat", "text": "Cat"}, {"id": "dog", "text": "Dog"}], "answer": "accept"}
+    tasks += [
+        {"image": f"{name}.png", "accept": chosen, **options} for name, chosen in (("e", ["dog"]), ("f", []), ("g", ["cat", "dog"]))
+    ]
+    tasks += [{"image": "data:image/png;base64,aGk/YQ==", "path": "/pets/h.png", "label": "cow", "answer": "accept"}]
+    path = written(tmp_path, "\n".join(map(json.dumps, tasks)), "prodigy.jsonl")
+    found = matching.match(annotations.read(path), [f"{name}.png" for name in "abcdefgh"], {}, Path("/pets"))
+    assert found.labels == {0: "cat", 3: "dog", 4: "dog", 7: "cow"}
+    assert (found.done, list(found.problems), found.unknown) == ([2], ["g.png"], {})
+    [bare] = annotations.read(written(tmp_path, json.dumps([{"image": "data:,x", "label": "a"}, *tasks[:1]])))[:1]
+    assert (bare.problem, "nothing says which image" in bare.id) == (annotations.BROKEN, True)
+
+
 def test_coco_is_named(tmp_path):
     coco = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 1, "category_id": 1}], "categories": []}
     assert "is COCO, which labels boxes in images" in json_refusal(tmp_path, coco)
@@ -671,6 +694,17 @@ NESTED = ["cat/001.jpg", "dog/001.jpg", "dog/my photo (1).jpg", "dog/ISIC_2.jpg"
         ("isic_2_jpg.rf.0a1b2c3d4e5f.jpg", 3, "by a part"),
         ("/media/pets/dog/001.jpg?v=2", 1, ""),
         ("002", None, matching.UNKNOWN),
+        ("my_photo_1_ZoqW18z.jpg", 2, "by a part"),  # Django's name of a second upload
+        ("/data/upload/3/ISIC_2_AbC12x7.jpg", 3, "by a part"),
+        ("001_AbC12x7.jpg", None, matching.UNCLEAR),
+        ("ISIC_2_morning.jpg", None, matching.UNKNOWN),
+        ("ISIC_2_image01.jpg", None, matching.UNKNOWN),
+        ("cat_001.jpg", 0, "by a part"),
+        ("dog__001.png", 1, "by a part"),
+        ("dog-ISIC_2.jpg", 3, "by a part"),
+        ("dog_my_photo_1_AbC12x7.jpg", 2, "by a part"),
+        ("cow_001.jpg", None, matching.UNKNOWN),
+        ("cow/cat_001.jpg", None, matching.UNKNOWN),
     ],
 )
 def test_as_many_folders_agree_as_both_paths_have(name, position, how):
@@ -712,6 +746,21 @@ def test_a_name_that_could_be_of_two_images_is_unknown():
     assert match(labels_of({"/data/cats/b.png": "cat"}), ["b.png", "cats/b.png"])[0] == {1: "cat"}  # as much agrees as can
     assert match(labels_of({"\u00e4": "1"}), ["a\u0308\\x", "a\u0308/x"])[2] == ["\u00e4"]
     assert match(labels_of({"\u212b/x": "1"}), ["A\u030a\\x", "\u00c5\\x"])[2] == ["\u212b/x"]
+
+
+def test_folders_that_are_joined_to_the_name_must_mean_one_image():
+    ids = ["a/b_1.png", "a_b/1.png", "c/1.png", "c_1.png", "d/e/1.png", "f_1.png"]
+    said = {"a_b_1.png": "x", "c_1.png": "y", "c__1.png": "z", "d_e_1.png": "w", "f-01.png": "v"}
+    found = matching.match(labels_of(said), ids, {})
+    assert (found.labels, found.by_name) == ({3: "y", 4: "w"}, {"d_e_1.png": "d/e/1.png"})
+    unclear = dict.fromkeys(("a_b_1.png", "c__1.png"), matching.UNCLEAR)
+    assert found.unknown == unclear | {"f-01.png": matching.UNKNOWN}
+
+
+def test_columns_that_mean_different_images_by_parts_of_their_names_mean_none():
+    label = Label("1", "cat", "f", ("2.jpeg",))
+    assert matching.match([label], ["1.png", "2.png"], {}).unknown == {"1": matching.UNCLEAR}
+    assert matching.match([label._replace(others=("2.png",))], ["1.png", "2.png"], {}).labels == {1: "cat"}
 
 
 def test_two_names_of_one_image_must_agree():

@@ -214,8 +214,11 @@ NAN = np.where(np.arange(80)[:, None] == 7, np.nan, POINTS)
             {"features": POINTS, "labels": LABELS, "ids": np.arange(80) // 2},
             "ids must be distinct, and these come up again: '0', '1'",
         ),
-        ({"features": POINTS, "labels": LABELS[:70]}, "there are 70 labels and 80 features"),
-        ({"features": POINTS, "labels": np.eye(4)[np.arange(80) % 4]}, "there are 320 labels and 80 features"),
+        ({"features": POINTS, "labels": LABELS[:70]}, "80 rows of features need as many labels, and there are 70"),
+        (
+            {"features": POINTS, "labels": np.eye(4)[np.arange(80) % 4]},
+            "80 rows of features need as many labels, and there are 320",
+        ),
         ({"features": POINTS, "labels": [*LABELS[:79], ""]}, "each point needs a label, and these rows have none: 79"),
         ({"features": POINTS, "labels": [*LABELS[:79], "emu"]}, "80 points of 5 classes, 1 of 'emu', are too few"),
         ({"features": POINTS, "labels": np.arange(80) // 2}, "80 points of 40 classes, 2 of '0', are too few"),

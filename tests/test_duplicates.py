@@ -87,7 +87,7 @@ def test_of_each_group_the_first_candidate_is_left_and_none_of_those_that_are_do
     assert left([1, 3, 2, 4, 7], [0, 5]) == [2, 7]
     assert caplog.text == ""
     assert left([1, 3, 2, 4, 7], [0, 5], budget=3) == [1, 2, 7]
-    assert "1 of the 3 picks are near-duplicates of others: too few different images are left" in caplog.text
+    assert "1 pick repeats another image: too few different ones are left" in caplog.text
     assert left([0, 1, 3, 4, 5, 2], [], budget=5) == [0, 1, 2, 4, 5]  # a second one of each before a third of any
 
 
@@ -97,8 +97,8 @@ def test_what_is_told_of_groups():
         return duplicates.facts(pool, duplicates.find(pool, 1, IMAGES))
 
     assert told(np.eye(16)) == {}
-    assert told(bursts(3)) == {"Near-duplicates": "9 of 12 images repeat another one, the largest group has 4"}
+    assert told(bursts(3)) == {"Near-duplicates": "of 12 images, 9 repeat another one; the largest group has 4"}
     assert told(np.concatenate([np.ones((57, 16)), np.eye(16)[:3]])) == {
-        "Near-duplicates": "56 of 60 images repeat another one, the largest group has 57",
+        "Near-duplicates": "of 60 images, 56 repeat another one; the largest group has 57",
         "Not told apart": "57 of 60 images have the same features: picks among them are arbitrary",
     }

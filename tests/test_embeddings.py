@@ -294,12 +294,12 @@ def test_ids_become_text(tmp_path, ids, texts):
 @pytest.mark.parametrize(
     ("arrays", "problem"),
     [
-        ({"ids": np.array(NAMES[:5])}, "there are 5 ids and 6 features"),
-        ({"paths": np.array([*NAMES, "x"])}, "there are 7 paths and 6 features"),
+        ({"ids": np.array(NAMES[:5])}, "6 rows of features need as many ids, and there are 5"),
+        ({"paths": np.array([*NAMES, "x"])}, "6 rows of features need as many paths, and there are 7"),
         ({"ids": np.array(["a", "b", "a", "c", "b", "a"])}, "come up again: 'a', 'b'"),
         ({"ids": np.array(["a", "", "b", "c", "", "d"])}, "these rows' are not: 1, 4"),
         ({"ids": np.array([1, 2, 3, 4, 5, np.nan])}, "these rows' are not: 5"),
-        ({"ids": np.zeros((6, 2), dtype=int)}, "there are 12 ids and 6 features"),
+        ({"ids": np.zeros((6, 2), dtype=int)}, "6 rows of features need as many ids, and there are 12"),
         ({"ids": np.array(["a", "b\udcff", "c", "d", "e", "f"])}, "these rows' are not: 1"),
         ({"ids": np.array([b"\xff"] * 6)}, "utf-8"),
     ],

@@ -131,14 +131,14 @@ def test_a_folder_of_images_from_the_command_line(folder, tmp_path, capsys, capl
     table, printed = picks(out), capsys.readouterr().out
     assert len(set(table["id"])) == 6
     assert all((folder / name).samefile(path) for name, path in zip(table["id"], table["path"], strict=True))
-    assert sorted(file.name for file in out.iterdir()) == sorted(set(labeling.RESULTS) - {"label_studio.xml"})
+    assert sorted(file.name for file in out.iterdir()) == sorted(set(labeling.RESULTS) - {"label_studio.xml", "handed_out.json"})
     skipped = {row["path"]: row["reason"] for row in csv.DictReader((out / "skipped.csv").open(newline=""))}
     assert skipped == {
         "empty.jpg": "an empty file",
         "notes.txt": "not an image, by its name",
         "right/00.png": "the same image as left/copy.png",
     }
-    assert "3 files are left out" in caplog.text
+    assert "3 files left out (see skipped.csv)" in caplog.text
     for order, name in enumerate(table["id"], start=1):
         assert f"{order}. {name}\n   Cluster {table['cluster'][order - 1]}: " in printed
     assert "nearest clusters: " in printed
@@ -243,7 +243,7 @@ def test_images_that_have_gone_are_not_picked(tmp_path, caplog):
     for name in gone:
         (moved / name).unlink()
     found = run(tmp_path / "first", tmp_path / "second", budget=12 - len(gone))
-    assert f"{len(gone)} images are no longer where they were, and are not picked" in caplog.text
+    assert f"{len(gone)} images are no longer there, and not picked" in caplog.text
     assert set(picks(tmp_path / "second")["id"]) == set(found.source.ids) - gone
     shutil.rmtree(moved)
     run(tmp_path / "first", tmp_path / "third", budget=1)
@@ -291,7 +291,7 @@ def test_picks_without_a_label_are_not_picked_again(points, tmp_path, caplog):
         assert not set(picks(tmp_path / f"next-{source.name}")["id"]) & set(table["id"])
         assert found.labels == {found.source.ids.index(table["id"][0]): "group0"}
         assert len(found.pool.labeled) == 5
-    assert "4 images that were picked or skipped before have no label" in caplog.text
+    assert "4 images without a label, picked or skipped in some round: not picked again" in caplog.text
     run(out, tmp_path / "unlabeled")
     assert not set(picks(tmp_path / "unlabeled")["id"]) & set(table["id"])
 
@@ -301,10 +301,10 @@ def test_picks_without_a_label_are_known_by_the_round_beside(points, tmp_path, c
     labels = answer(first(points, tmp_path), tmp_path / "labels.csv", lambda name: "a" if name.startswith("group1") else "")
     run(points, tmp_path / "beside", labeled=(labels,))
     assert not set(picks(tmp_path / "beside")["id"]) & set(picks(tmp_path / "first")["id"])
-    assert "images that were picked or skipped before have no label" in caplog.text
+    assert "images without a label, picked or skipped" in caplog.text
     caplog.clear()
     run(points, tmp_path / "elsewhere" / "alone", labeled=(labels,))
-    assert "images that were picked or skipped before have no label" not in caplog.text
+    assert "images without a label, picked or skipped" not in caplog.text
 
 
 def test_embeddings_and_images_may_be_moved_between_rounds(folder, tmp_path):
@@ -412,7 +412,7 @@ def bursts(folder):
 def test_one_of_each_group_of_near_duplicates_is_picked_in_all_rounds(tmp_path, caplog):
     images, first = bursts(tmp_path / "images"), tmp_path / "first"
     run(images, first, budget=3)
-    assert "18 of 24 images repeat another one, the largest group has 4" in caplog.text
+    assert "of 24 images, 18 repeat another one; the largest group has 4" in caplog.text
     assert picks(first)["group_size"].tolist() == [4, 4, 4]
     again = run(first, tmp_path / "second", budget=3)
     names = [*picks(first)["id"], *picks(tmp_path / "second")["id"]]
@@ -420,7 +420,7 @@ def test_one_of_each_group_of_near_duplicates_is_picked_in_all_rounds(tmp_path, 
     assert [pick.group_size for pick in again.picks] == [4, 4, 4]
     assert "one of 4 near-duplicates" in (first / "contact_sheet.html").read_text()
     about = (first / "about.md").read_text()
-    assert "Near-duplicates: 18 of 24 images" in about
+    assert "Near-duplicates: of 24 images, 18" in about
     assert "Seen by the encoder: each whole image, of several frames or pages the first, squeezed into a square" in about
     assert len(run(images, tmp_path / "all", budget=20, keep_duplicates=True).picks) == 20
     assert "--keep-duplicates" in (tmp_path / "all" / "about.md").read_text()
@@ -433,7 +433,7 @@ def test_images_that_the_encoder_does_not_tell_apart_are_told(tmp_path, caplog):
     Image.effect_noise((20, 20), 99).save(tmp_path / "black" / "noise.png")
     run(tmp_path / "black", tmp_path / "picks", budget=4)
     assert "12 of 13 images have the same features: picks among them are arbitrary" in caplog.text
-    assert "2 of the 4 picks are near-duplicates of others: too few different images are left" in caplog.text
+    assert "2 picks repeat other images: too few different ones are left" in caplog.text
     assert "Not told apart: 12 of 13 images" in (tmp_path / "picks" / "about.md").read_text()
     assert len(set(picks(tmp_path / "picks")["id"])) == 4
 
@@ -487,7 +487,7 @@ def test_a_file_without_labels_says_so(points, tmp_path, caplog):
         caplog.clear()
         (tmp_path / "labels.csv").write_text(text)
         assert run(points, tmp_path / "picks", labeled=(tmp_path / "labels.csv",), force=True).pool.labeled.size == 0
-        assert "labels.csv has no labels (1 images are listed)" in caplog.text
+        assert "labels.csv has no labels (it lists 1 image)" in caplog.text
 
 
 def test_classes_are_counted_and_those_that_look_alike_are_named(points, tmp_path, caplog):
@@ -518,7 +518,7 @@ def test_one_task_that_cannot_be_used_is_listed_and_the_others_count(points, tmp
     assert list(listed) == ["group0/00.png", "group0/02.png"]
     assert "task 1: the label is [{'choices': ['a', 'b']}]" in listed["group0/00.png"]
     assert "different labels: 'a' in" in listed["group0/02.png"]
-    assert "2 images have no single label, they are listed in skipped.csv: group0/00.png: " in caplog.text
+    assert "2 images have no single label (see skipped.csv): group0/00.png: " in caplog.text
 
 
 def test_labels_of_another_folder_with_the_same_names_are_not_taken(folder, tmp_path, caplog):
@@ -565,14 +565,13 @@ def test_rounds_that_go_on_from_one_never_hand_out_the_same(points, tmp_path, ca
         run(source, out)
     names = [name for out in (tmp_path / "r1", *outs) for name in picks(out)["id"]]
     assert len(set(names)) == 20
-    assert "5 images were handed out in '../r2', and are not picked again" in caplog.text
-    assert "5 images were handed out in '../elsewhere/r2', and are not picked again" in caplog.text
+    assert "10 images without a label, picked or skipped in some round: not picked again" in caplog.text
     before = list(picks(outs[1])["id"])
     shutil.rmtree(outs[1])  # it is done again, and the same comes out
     run(tmp_path / "r1", outs[1])
     assert not set(picks(outs[1])["id"]) & {*names} - {*before}
-    run(tmp_path / "r1", tmp_path / "all", budget=115)
-    assert "may be picked again, as too few others are left" in caplog.text
+    with pytest.raises(ValueError, match="the pool has 120 images, of which 20 labelled or picked already: at most --budget 100"):
+        run(tmp_path / "r1", tmp_path / "all", budget=115)
 
 
 def test_an_interrupted_round_burns_no_picks(points, tmp_path, monkeypatch):
@@ -581,21 +580,21 @@ def test_an_interrupted_round_burns_no_picks(points, tmp_path, monkeypatch):
         patch.setattr(contact_sheet, "png", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "r1", tmp_path / "r2")
-    assert not (tmp_path / "r1" / labeling.HANDED_OUT).exists()
+    assert not (tmp_path / "r1" / results.HANDED_OUT).exists()
     run(tmp_path / "r1", tmp_path / "r2")
     assert not (tmp_path / "r2" / ".part-results").exists()
-    noted = json.loads((tmp_path / "r1" / labeling.HANDED_OUT).read_text())["value"]
+    noted = json.loads((tmp_path / "r1" / results.HANDED_OUT).read_text())["value"]
     assert noted == dict.fromkeys(picks(tmp_path / "r2")["id"], "../r2")
 
 
 def test_a_first_round_that_takes_no_notes_is_told(points, tmp_path, monkeypatch, caplog):
     run(points, tmp_path / "r1")
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / "r1")
-    (tmp_path / "r1" / labeling.HANDED_OUT).mkdir()  # it cannot be written then, whoever runs this
+    (tmp_path / "r1" / results.HANDED_OUT).mkdir()  # it cannot be written then, whoever runs this
     monkeypatch.setattr(labeling.kept, "read", lambda path: None)
     run(tmp_path / "r1", tmp_path / "r2")
     assert len(picks(tmp_path / "r2")) == 5
-    assert f"other rounds may pick the same: {tmp_path / 'r1' / labeling.HANDED_OUT} cannot be written" in caplog.text
+    assert f"other rounds may pick the same: {tmp_path / 'r1' / results.HANDED_OUT} cannot be written" in caplog.text
 
 
 def interrupt(sheet):
@@ -607,7 +606,7 @@ def test_first_rounds_that_picked_the_same_are_named(points, tmp_path, caplog):
     run(points, tmp_path / "a")
     assert "picked" not in caplog.text
     run(points, tmp_path / "b")
-    assert "a picked 5 of these images, too: go on from there to get others" in caplog.text
+    assert "a picked 5 images of these, too: go on from there to get others" in caplog.text
 
 
 def test_embeddings_that_were_changed_since_are_named(points, tmp_path):
@@ -696,14 +695,14 @@ def is_number(text):
     ("options", "message"),
     [
         ({"budget": 0}, "the budget must be a whole number of at least 1, not 0"),
-        ({"budget": 121}, "the budget is 121, but there are 120 images: at most --budget 120"),
+        ({"budget": 121}, "the budget is 121, but the pool has 120 images: at most --budget 120"),
         ({"strategy": "supclus"}, "unknown strategy 'supclus'; known: random"),
         ({"strategy": "class-balanced"}, "class-balanced sees labels that nobody has"),
         ({"strategy": "supclust:top=1"}, "does not name settings"),
         ({"source": "nowhere"}, "there is no .*nowhere: name a folder of images, or a file of embeddings"),
         ({"source": "labels.csv"}, r"labels.csv must end in .npy, .npz or .parquet"),
-        ({"source": "bare"}, r"no image in .*bare \(1 files are none, the first a.txt: not an image, by its name\). Looked for"),
-        ({"source": "broken"}, r"none of the 1 images in .*broken can be read; of the first: an empty file"),
+        ({"source": "bare"}, r"no image in .*bare \(1 file is none, the first a.txt: not an image, by its name\). Looked for"),
+        ({"source": "broken"}, r"of 1 image in .*broken, none can be read; of the first: an empty file"),
         ({"out": "labels.csv"}, "cannot write into .*labels.csv: name another folder for the results"),
         ({"source": "bare", "out": "bare"}, "the results cannot go into .*bare itself"),
         ({"pictures": "nowhere"}, "there is no folder of images .*nowhere"),
@@ -749,7 +748,7 @@ def test_what_cannot_be_used_is_refused_with_a_sentence(points, tmp_path, option
 
 def test_the_budget_counts_what_is_left(started, tmp_path):
     options = {"labeled": (started / "labels.csv",)}
-    with pytest.raises(ValueError, match="there are 120 images, of which 5 are labelled or picked already: at most --budget 115"):
+    with pytest.raises(ValueError, match="the pool has 120 images, of which 5 labelled or picked already: at most --budget 115"):
         run(started / "points.npz", tmp_path / "picks", budget=116, **options)
     assert len(run(started / "points.npz", tmp_path / "picks", budget=115, **options).picks) == 115
 

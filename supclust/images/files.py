@@ -74,6 +74,7 @@ SIGNS = {  # other kinds of files, by their first bytes
     "PDF": (b"%PDF",),
     "EPS": (b"%!PS", b"\xc5\xd0\xd3\xc6"),
     "an archive": (b"PK\x03\x04", b"\x1f\x8b\x08", b"Rar!"),
+    "a TIFF of unusual bands or numbers, or a damaged one": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
 }
 MARKER = "supclust.json"  # marks a folder of results, whose pictures are not in the pool
 SYSTEM = {  # folders, or their suffixes, in which systems and programs keep copies and small versions, in lower case
@@ -314,15 +315,6 @@ def _content(file: Path) -> str:
         kind = next((kind for kind, signs in SIGNS.items() if any(sign in either for sign in signs)), None)
         if kind and (kind in MISSING or kind not in EXTRAS):
             return f"its content is {kind}, which is not read: convert it to JPEG or PNG{MISSING.get(kind, '')}"
-        if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-            with suppress(Exception):  # a damaged TIFF tells nothing
-                tags = TiffImagePlugin.ImageFileDirectory_v2(head[:16] if b"+" in head[:4] else head[:8])
-                opened.seek(tags.next)
-                tags.load(opened)
-                bits, bands = tags[TiffImagePlugin.BITSPERSAMPLE][0], tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
-                numbers = {2: "signed ", 3: "floating-point ", 5: "complex ", 6: "complex "}
-                kind = numbers.get(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0], "")
-                return f"a TIFF of {bands} band(s) of {bits}-bit {kind}numbers, stored like this, is not read: save 1 or 3 as PNG"
     return NO_IMAGE if any(head) else "a file of zeros" if head else "an empty file"
 
 

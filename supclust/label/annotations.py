@@ -88,6 +88,11 @@ def listing(examples: Iterable[Any], show: Callable[[Any], str] | None = None) -
     return (", ".join(texts[:SHOWN]) or "none") + more
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """The number, and what there are so many of: 1 image, 2,000 images; many: the plural that does not just add an s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def shown(value: Any) -> str:
     """A value as it can stand in a message: on one line, and not endless."""
     text = repr(value)
@@ -128,7 +133,7 @@ def _csv_rows(path: Path, text: str) -> tuple[list[str], list[Row]]:
     names, found = [unsafe(name.strip()).strip() for name in names], []
     for number, row in enumerate(rows, start=2 + len(re.findall("\r\n|\r|\n", text[:blank]))):
         if any(map(str.strip, row[len(names) :])):
-            fields = f"{len(row)} field(s), and the header has {len(names)}"
+            fields = f"{counted(len(row), 'field')}, and the header has {len(names)}"
             raise ValueError(f"{path}, row {number}: {fields}. Name all columns, and put text with {delimiter!r} in quotes")
         if any(map(str.strip, row)):
             cells = zip_longest(names, map(unsafe, row[: len(names)]), fillvalue="")
@@ -152,8 +157,10 @@ def _of_table(path: Path, names: Sequence[str], rows: Sequence[Row], wanted: Col
     labels = [] if classes or nobody else _columns(path, names, columns.LABELS, wanted.label, "label")
     missing: Counter[str] = Counter()
     for where, row in rows:
-        value = next((row[name] for name in labels if name in row), None)
-        if classes:
+        value, answer = next((row[name] for name in labels if name in row), None), row.get(columns.ANSWER)
+        if answer in ("reject", "ignore"):
+            value = None
+        elif classes:
             value = [name for name in classes if ONE.fullmatch(row[name])]
         elif is_csv and value.strip() not in wanted.classes:
             value = _cell(value)
@@ -163,7 +170,7 @@ def _of_table(path: Path, names: Sequence[str], rows: Sequence[Row], wanted: Col
         task = exported and exported[0] in row
         try:
             image = _names(where, row, [name for name in ids if not task or columns.plain(name) != "id"] or ids)
-            yield _label(where, image, value, done=picked)
+            yield _label(where, image, value, done=picked or answer == "ignore")
         except ValueError as error:
             yield Label(str(error), None, "", problem=BROKEN)
     if missing:
@@ -187,7 +194,8 @@ def _names(where: str, row: Mapping[str, Any], ids: Sequence[str]) -> tuple[str,
     """What a row or a task calls its image, the likeliest first."""
     found = [row.get(name) for name in ids]
     found = [value.get("path") if isinstance(value, dict) else value for value in found]  # an image of Hugging Face
-    names = tuple(str(value) for value in found if type(value) is int or (isinstance(value, str) and value))
+    texts = [str(value) for value in found if type(value) in (int, str)]
+    names = tuple(text for text in texts if text and not text.startswith("data:"))  # an image itself, as in Prodigy
     if not names:
         wanted = f"{listing(ids)} must be text or a whole number, not {shown(found[0])}"
         raise ValueError(f"{where}: nothing says which image this is: {wanted}")

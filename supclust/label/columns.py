@@ -19,10 +19,11 @@ PATHS = ("files", *(name for name in IDS if re.search("paths?$", name)))  # thos
 LABELS = (
     *("label", "labels", "class", "classname", "labelname", "category", "categoryname", "choice", "choices", "annotation"),
     *("groundtruth", "givenlabel", "truelabel", "labeltext", "findinglabels", "dx", "diagnosis", "species", "breed", "target", "y"),
-    *("classid", "labelid", "categoryid", "tag", "tags"),
+    *("classid", "labelid", "categoryid", "tag", "tags", "accept"),
 )
 MEASURED = ("dx", "y")  # these of LABELS may also be features
 PICKED = ("supclustid", "clustersize")  # only files that a round wrote have these: all their images were picked
+ANSWER = "answer"  # Prodigy's: accept, reject (the label is wrong) or ignore (somebody skipped the image)
 LABEL_STUDIO = "annotationid"  # its flat exports have this column, and id is the number of a task
 
 

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from supclust import kept
+from supclust.label.annotations import counted
 
 if TYPE_CHECKING:
     from supclust.label.rounds import Pick
@@ -103,7 +104,7 @@ def html(sheet: Sheet) -> str:
     filters = {"visible": visible, "shortened": _shortened, "number": _number, "uri": _data_uri, "checksum": _checksum}
     template = kept.template(HERE / "contact_sheet.html.j2", **filters)
     values = {"sheet": sheet, "ids": [tile.id for tile in tiles], "key": kept.sha256(json.dumps(same))[:16], "how": HOW_TO_READ}
-    return template.render(**values, pixel_art=PIXEL_ART, style=style, script=script)
+    return template.render(**values, pixel_art=PIXEL_ART, style=style, script=script, counted=counted)
 
 
 def _number(value: float) -> str:
@@ -144,14 +145,15 @@ def png(sheet: Sheet) -> Image.Image:
         pen.text((MARGIN, y), line, color, ImageFont.truetype(FONT, size))
         y += round(1.6 * size)
     font, fitting = ImageFont.truetype(FONT, letters), int((side + gap + unit) / (LETTER * letters))  # letters below a card
-    images, rank = (" images", "rank ") if fitting > 28 else ("", "")
+    rank = "rank " if fitting > 28 else ""
     for k, card in enumerate(sheet.cards):
         x, y = MARGIN + k % columns * step_x, top + k // columns * step_y
         page.paste(_filling(card.image, side), (x, y))
         for j, tile in enumerate(card.neighbors):
             page.paste(_filling(tile, unit), (x + side + gap, y + j * (unit + gap)))
         name, pick = visible(card.image.id), card.pick
-        about = f"c{pick.cluster} · {pick.cluster_size:,}{images} · {rank}{pick.rank:,}"
+        size = counted(pick.cluster_size, "image") if fitting > 28 else f"{pick.cluster_size:,}"
+        about = f"c{pick.cluster} · {size} · {rank}{pick.rank:,}"
         pen.text((x, y + side + round(0.5 * letters)), _shortened(f"{pick.order:,}  {name}", fitting), INK, font)
         pen.text((x, y + side + round(1.8 * letters)), _shortened(about, fitting), SOFT, font)
     return page

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from supclust.engine import geometry
+from supclust.label.annotations import counted
 from supclust.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,8 @@ def one_of_each(pool: Pool, group: np.ndarray, budget: int) -> Pool:
     left = pool.queryable
     rank = pd.Series(left).groupby(group[left]).cumcount() + len(left) * np.isin(group[left], group[pool.labeled])
     if (firsts := np.count_nonzero(rank == 0)) < budget:
-        log.warning("%d of the %d picks are near-duplicates of others: too few different images are left", budget - firsts, budget)
+        repeated = counted(budget - firsts, "pick repeats another image", "picks repeat other images")
+        log.warning("%s: too few different ones are left", repeated)
     return replace(pool, candidates=np.sort(left[np.argsort(rank, kind="stable")[: max(firsts, budget)]]))
 
 
@@ -69,8 +71,8 @@ def facts(pool: Pool, group: np.ndarray) -> dict[str, str]:
     """What there is to say about the groups of a pool, and about an encoder that sees no difference between half of its images."""
     sizes, n, found = np.bincount(group), len(group), {}
     if sizes.max() > 1:
-        repeated = n - np.count_nonzero(sizes)
-        found["Near-duplicates"] = f"{repeated:,} of {n:,} images repeat another one, the largest group has {sizes.max():,}"
+        repeated = counted(n - np.count_nonzero(sizes), "repeats", "repeat")
+        found["Near-duplicates"] = f"of {n:,} images, {repeated} another one; the largest group has {sizes.max():,}"
     largest = pool.normalised[np.flatnonzero(group == sizes.argmax())]
     same = np.count_nonzero(largest @ largest[0] >= SAME)
     if same > 1 and same >= n / 2:

@@ -15,7 +15,7 @@ import pandas as pd
 from supclust import kept
 from supclust.engine import geometry
 from supclust.label import columns
-from supclust.label.annotations import listing
+from supclust.label.annotations import counted, listing
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +43,8 @@ class Embeddings:
         n = len(geometry.check_shape(self.features))
         for what, values in (("ids", self.ids), ("paths", self.paths), ("labels", self.labels)):
             if values is not None and len(values) != n:
-                raise ValueError(
-                    f"there are {len(values)} {what} and {n} features: each row of the features needs one of the {what}"
-                )
+                rows = counted(n, "row of features needs", "rows of features need")
+                raise ValueError(f"{rows} as many {what}, and there are {len(values)}")
         if bad := [row for row, name in enumerate(self.ids) if not name or NOT_TEXT.search(name)]:
             raise ValueError(f"ids must be text that is not empty, and these rows' are not: {listing(bad)}")
         if repeated := [name for name, count in Counter(self.ids).items() if count > 1]:
@@ -179,5 +178,5 @@ def _numbers(path: Path, table: pd.DataFrame) -> np.ndarray:
         raise ValueError(f"no column holds lists or numbers: {listing(table.columns)}. Name the one of lists {LISTS[0]!r}")
     if answers:
         log.warning("%s: columns %s look like answers, not like features; they are left out", path, listing(answers))
-    log.info("%s: the features are its %d columns of numbers, %s", path, len(features), listing(features))
+    log.info("%s: the features are its %s of numbers, %s", path, counted(len(features), "column"), listing(features))
     return table[features].to_numpy(dtype=float, na_value=np.nan)

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
@@ -14,18 +13,16 @@ from filelock import FileLock
 from supclust import kept, strategies
 from supclust.images.files import MARKER
 from supclust.label import annotations, columns, copies, duplicates, matching, results, sources
-from supclust.label.annotations import Columns, Label, listing
+from supclust.label.annotations import Columns, Label, counted, listing
 from supclust.label.matching import Matched
 from supclust.label.request import EncoderOptions, Request
-from supclust.label.results import RESULTS, SHEET
+from supclust.label.results import HANDED_OUT, RESULTS, SHEET
 from supclust.label.rounds import Pick, Round, describe, explain
 from supclust.label.sources import Source
 
 __all__ = ["RESULTS", "SHEET", "EncoderOptions", "Pick", "Request", "Round", "explain", "run"]
 
 log = logging.getLogger(__name__)
-
-HANDED_OUT = "handed_out.json"  # lies in the first round of a chain, and lists what the others picked
 
 
 def run(request: Request) -> Round:
@@ -37,19 +34,20 @@ def run(request: Request) -> Round:
     """
     results.check(request)
     copies.check(request.copy, request.source)
-    first = sources.first_round(request.source)
     with ExitStack() as held:
         held.enter_context(results.held(request.out))
         results.check(request)  # again, as another run may have ended meanwhile
-        if first and os.access(first, os.W_OK):
-            held.enter_context(FileLock(first / f".{HANDED_OUT}.lock"))  # rounds of one chain wait for each other
         given = list(_read_labels(request))
-        source = _without_handed_out(sources.read(request), request, first)
+        source = sources.read(request)
         copies.check(request.copy, source.folder)
         results.check_stays(request, [source.kept, *request.labeled])
         _log_skipped(source)
-        beside = {} if first else _beside(request, source)
-        matched = _match(source, given, set().union(*beside.values()))
+        if source.first and os.access(source.first, os.W_OK):
+            held.enter_context(FileLock(source.first / f".{HANDED_OUT}.lock"))  # rounds of one chain wait for each other
+        others = _picked_by_others(request, source)
+        matched = _match(source, given, others)
+        if source.first:
+            source = replace(source, earlier=(*source.earlier, *others))
         labels, labeled = _known(source, matched, (*request.classes, *source.classes))
         candidates = _candidates(source, labeled, request.budget)
         source = source.embedded(request.out)
@@ -62,9 +60,9 @@ def run(request: Request) -> Round:
         if not request.keep_duplicates:
             pool = duplicates.one_of_each(pool, group, request.budget)
         picks = describe(pool, _query(pool, labels, strategy, request.budget), request.budget, group)
-        found = Round(request, source, pool, picks, labels, first, matched.problems, alike)
+        found = Round(request, source, pool, picks, labels, matched.problems, alike)
         results.write(found)
-        _hand_out(found, beside)
+        _hand_out(found, others)
         if request.copy:
             copies.copy_by_label([(source.ids[pick.point], source.files[pick.point], "") for pick in picks], request.copy)
     return found
@@ -74,55 +72,38 @@ def _log_skipped(source: Source) -> None:
     reasons = Counter(reason.partition(":")[0].partition(" as ")[0] for reason in source.skipped.values())
     if reasons:
         listed = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(5))
-        log.warning("%d files are left out, they are listed in %s: %s", len(source.skipped), results.SKIPPED, listed)
+        log.warning("%s left out (see %s): %s", counted(len(source.skipped), "file"), results.SKIPPED, listed)
 
 
-# -- rounds that go on from one ------------------------------------------------------------------------------------------------
+# -- other rounds --------------------------------------------------------------------------------------------------------------
 
 
-def _handed_out(request: Request, first: Path | None) -> dict[str, str]:
-    """What the other rounds of a chain picked, and where: their folders relative to the first one."""
-    found = kept.read(first / HANDED_OUT) if first else None
-    return {pick: name for pick, name in (found[0] if found else {}).items() if name != results.relative(request.out, first)}
-
-
-def _without_handed_out(source: Source, request: Request, first: Path | None) -> Source:
-    """The source, of which nothing is picked again that another round of the chain has picked, as long as enough is left."""
-    earlier = set(source.earlier)
-    others = {pick: name for pick, name in _handed_out(request, first).items() if pick not in earlier}
-    enough = len(source.ids) - len(earlier) - len(others) >= request.budget
-    if others:
-        again = "are not picked again" if enough else "may be picked again, as too few others are left"
-        log.warning("%d images were handed out in %s, and %s", len(others), listing(dict.fromkeys(others.values())), again)
-    return replace(source, earlier=(*source.earlier, *others)) if enough else source
-
-
-def _hand_out(found: Round, beside: Mapping[str, set[str]]) -> None:
-    """Note the picks in the first round of the chain; where this is the first, say which ones beside it picked the same."""
-    out, picks = found.request.out, [found.source.ids[pick.point] for pick in found.picks]
-    if found.first:
-        handed_out = _handed_out(found.request, found.first) | dict.fromkeys(picks, results.relative(out, found.first))
-        try:
-            kept.write(found.first / HANDED_OUT, handed_out, None)
-        except OSError as error:
-            log.warning("other rounds may pick the same: %s cannot be written (%s)", found.first / HANDED_OUT, error.strerror)
-        return
-    (out / HANDED_OUT).unlink(missing_ok=True)  # it belongs to results that are overwritten
-    for name, others in beside.items():
-        if same := others.intersection(picks):
-            log.info("%s picked %d of these images, too: go on from there to get others", name, len(same))
-
-
-def _beside(request: Request, source: Source) -> dict[str, set[str]]:
-    """What rounds in the folder around out have picked from the same images or embeddings, by the names of their folders."""
-    found = {}
-    for round_ in sorted(marker.parent for marker in request.out.absolute().parent.glob(f"*/{MARKER}")):
+def _picked_by_others(request: Request, source: Source) -> dict[str, str]:
+    """What other rounds picked of the same images, and their folders: those of the chain, or for a first round those beside out."""
+    if source.first:
+        found, own = kept.read(source.first / HANDED_OUT), results.relative(request.out, source.first)
+        return {pick: name for pick, name in (found[0] if found else {}).items() if name != own}
+    picked = {}
+    for marker in sorted(request.out.absolute().parent.glob(f"*/{MARKER}")):
         with suppress(ValueError):  # a damaged record counts for nothing
-            record, name = sources.read_record(round_ / MARKER), "folder" if source.kept is None else "embeddings"
-            same = (round_ / (record[name] or "")).resolve() == (source.kept or source.folder).resolve()
-            if same and round_.resolve() != request.out.resolve():
-                found[round_.name] = set(record["picks"])
-    return found
+            record, name = sources.read_record(marker), "folder" if source.kept is None else "embeddings"
+            same = (marker.parent / (record[name] or "")).resolve() == (source.kept or source.folder).resolve()
+            if same and marker.parent.resolve() != request.out.resolve():
+                picked |= dict.fromkeys(record["picks"], marker.parent.name)
+    return picked
+
+
+def _hand_out(found: Round, others: Mapping[str, str]) -> None:
+    """Note the picks in the first round of the chain; where this is the first, say which rounds beside it picked the same."""
+    picks = [found.source.ids[pick.point] for pick in found.picks]
+    for name, same in Counter(others[pick] for pick in picks if pick in others).items():
+        log.info("%s picked %s of these, too: go on from there to get others", name, counted(same, "image"))
+    if first := found.source.first:
+        own = results.relative(found.request.out, first)
+        try:
+            kept.write(first / HANDED_OUT, {**others, **dict.fromkeys(picks, own)}, None)
+        except OSError as error:
+            log.warning("other rounds may pick the same: %s cannot be written (%s)", first / HANDED_OUT, error.strerror)
 
 
 # -- labels --------------------------------------------------------------------------------------------------------------------
@@ -132,7 +113,7 @@ def _read_labels(request: Request) -> Iterator[Label]:
     for path in request.labeled:
         given = annotations.read(path, Columns(request.id_column, request.label_column, request.classes))
         if not any(one.label for one in given):
-            log.warning("%s has no labels (%d images are listed)", path, len({one.id for one in given}))
+            log.warning("%s has no labels (it lists %s)", path, counted(len({one.id for one in given}), "image"))
         yield from given
 
 
@@ -153,7 +134,8 @@ def _match(source: Source, given: Sequence[Label], picked: Collection[str]) -> M
         log.warning("%s: %d found by a part of the name: %s", files, len(found.by_name), some)
     if found.problems:
         some = listing((f"{image}: {problem}" for image, problem in found.problems.items()), str)
-        log.warning("%d images have no single label, they are listed in %s: %s", len(found.problems), results.SKIPPED, some)
+        number = counted(len(found.problems), "image has", "images have")
+        log.warning("%s no single label (see %s): %s", number, results.SKIPPED, some)
     return found
 
 
@@ -163,12 +145,10 @@ def _known(source: Source, matched: Matched, classes: Collection[str]) -> tuple[
     earlier = {points[name]: label for name, label in source.labels.items() if name in points}
     labels = earlier | matched.labels
     if changed := sum(labels[point] != label for point, label in earlier.items()):
-        log.warning("%d labels of earlier rounds are replaced", changed)
+        log.warning("%s replaced", counted(changed, "label of an earlier round is", "labels of earlier rounds are"))
     done = {*matched.done, *(points[name] for name in source.earlier if name in points)} - set(labels)
     if done:
-        log.warning(
-            "%d images that were picked or skipped before have no label; they count as done and are not picked again", len(done)
-        )
+        log.warning("%s without a label, picked or skipped in some round: not picked again", counted(len(done), "image"))
     if labels:
         _log_classes(Counter(labels.values()), len(earlier), classes)
     return labels, np.array(sorted({*labels, *done}), dtype=np.int64)
@@ -177,7 +157,7 @@ def _known(source: Source, matched: Matched, classes: Collection[str]) -> tuple[
 def _log_classes(counts: Counter[str], earlier: int, named: Collection[str]) -> None:
     listed = ", ".join(f"{label} {count}" for label, count in counts.most_common())
     of_earlier = f", {earlier} of them of earlier rounds" if earlier else ""
-    log.info("%d labels%s; classes: %s", counts.total(), of_earlier, listed)
+    log.info("%s%s; classes: %s", counted(counts.total(), "label"), of_earlier, listed)
     alike: dict[str, list[str]] = {}
     for label in dict.fromkeys([*counts, *named]):
         alike.setdefault(annotations.plain_number(columns.plain(label) or label), []).append(label)
@@ -189,14 +169,14 @@ def _candidates(source: Source, labeled: np.ndarray, budget: int) -> np.ndarray:
     """The points that may be picked: not done, and where images are looked at, with an image that is still there."""
     n, there = len(source.ids), np.array([file is None or os.path.isfile(file) for file in source.files])
     if not there.all():
-        log.warning("%d images are no longer where they were, and are not picked", np.count_nonzero(~there))
+        log.warning("%s no longer there, and not picked", counted(np.count_nonzero(~there), "image is", "images are"))
     there[labeled] = False
     left = np.count_nonzero(there)
     if left == 0:
-        raise ValueError(f"all {n} images are labelled or picked already: nothing is left to pick")
+        raise ValueError(f"nothing is left to pick: of {counted(n, 'image')}, all are labelled or picked already")
     if budget > left:
-        done = f", of which {len(labeled)} are labelled or picked already" if len(labeled) else ""
-        raise ValueError(f"the budget is {budget}, but there are {n} images{done}: at most --budget {left}")
+        done = f", of which {len(labeled)} labelled or picked already" if len(labeled) else ""
+        raise ValueError(f"the budget is {budget}, but the pool has {counted(n, 'image')}{done}: at most --budget {left}")
     return np.flatnonzero(there)
 
 

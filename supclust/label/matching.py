@@ -3,11 +3,10 @@
 import base64
 import functools
 import html
-import itertools
 import os
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,14 +16,13 @@ from urllib.parse import unquote
 from supclust.images.files import SUFFIXES
 from supclust.label.annotations import BROKEN, LOCAL_FILES, Label, plain_number, safe, shown, unsafe
 
-SEVERAL = -1  # instead of the position of an image
 PARTLY = "by a part of its name"
 UNKNOWN, UNCLEAR, ELSEWHERE = "not among the images", "of several images", "in other folders than the images of that name"
 ABSOLUTE = re.compile(r"[\\/~]|[A-Za-z]:[\\/]|[a-z][a-z0-9+.-]*://")
 BEGINNING = re.compile("^(?:[.]{0,2}/|[A-Za-z]:/)+")  # a path may begin with it; it says nothing about the image
-SIGNS = re.compile("[%&?#]|://|upload/")  # an address, or an escaped path
-UPLOADED = re.compile(r"(?:^|/)(?:data/upload|upload/[0-9]+)/([^/]*)$")  # Label Studio serves uploads from there
+UPLOADS = re.compile(r"\A(?:.*/)?(?:data/upload|upload/[0-9]+)/(?=[^/]*\Z)")  # Label Studio serves uploads from there
 PREFIX = re.compile(r"\A[0-9a-f]{8}-(?:(?:[0-9a-f]{4}-){3}[0-9a-f]{12}-)?")  # 1a2b3c4d-name.png, or a whole UUID
+CLASH = re.compile(r"_(?=\w*(?:[a-z\d][A-Z]|\d[a-z]))[A-Za-z\d]{7}(?=\.\w+\Z)")  # name_ZoqW18z.png: Django's, for a second name.png
 ROBOFLOW = re.compile(r"_(\w{3,4})\.rf\.[^/]+$")  # name_png.rf.1a2b3c4d.jpg
 
 
@@ -49,10 +47,9 @@ def match(
 
     ids: (n,), distinct. aliases: id of an image that was left out as a copy -> id of the one that was kept. folder: around the ids.
     picked: ids that are done if they are listed, even without a label.
-    An id is found as it stands; else with or without the ' of `safe`; else in another spelling (Unicode normalisation NFC, slashes,
-    blanks around it, 7 for 007), as a path of which as many folders agree as both have; without its suffix, or with that of another
-    format; as Label Studio or Roboflow names it; always on condition that this is one image only. A path through other folders is
-    another image.
+    An id is found as it stands, or with or without the ' of `safe`; else as a path of which as many folders agree as both have,
+    whatever its spelling, its suffix, and what Label Studio or Roboflow add to it; or with its folders joined by signs, as in
+    cat_001.jpg; always on condition that this is one image only. A path through other folders is another image.
     """
     known = {name: position for position, name in enumerate(ids)}
     known |= {alias: known[name] for alias, name in aliases.items() if name in known and alias not in known}
@@ -85,55 +82,60 @@ def match(
 def _finder(known: Mapping[str, int], folder: Path | None) -> Callable[[Label], tuple[int | None, str]]:
     """A function that gives the position of an image, and PARTLY if not by its whole name; or None, and the reason."""
     folders = {Path(os.path.abspath(folder)), folder.resolve()} if folder else set()
-    parents = {_spelling(one.parent.name) for one in folders}
+    roots, parents = {_loosely(one.name) for one in folders}, {_loosely(one.parent.name) for one in folders}
 
     @functools.cache
-    def index(loose: bool) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
-        """Positions by whole ids, by ids with the folder around them, and by the last parts of ids; SEVERAL if that is not one."""
-        spellings = _loosely if loose else lambda name: (_spelling(name),)
-        roots = [spelt for one in folders for spelt in spellings(one.name)]
-        whole, rooted, ends = {}, {}, {}
-        for name, position in known.items():
-            for path in spellings(name):
-                whole[path] = position if whole.get(path, position) == position else SEVERAL
-                rooted.update((f"{root}/{path}", whole[path]) for root in roots)
-                for end in _ends(path):
-                    ends[end] = position if ends.get(end, position) == position else SEVERAL
-        return whole, rooted, ends
+    def index() -> dict[str, set[str]]:
+        """Ids by their paths with a / in front, by the last parts of these, and by all parts joined; as `_loosely` spells them."""
+        found = defaultdict(set)
+        for name in known:
+            path = f"/{_loosely(name)}"
+            for key in (path, *_ends(path), _joined(path)):
+                found[key].add(name)
+        return found
 
-    def look_up(loose: bool, path: str, absolute: bool) -> tuple[int | None, str]:
-        whole, rooted, ends = index(loose)
-        if path in whole or path in rooted:
-            return whole.get(path, rooted.get(path)), ""
-        if path in ends:
-            return ends[path], PARTLY
-        for end in _ends(path):
-            if end in rooted or (end in whole and not folders):
-                return rooted.get(end, whole.get(end)), ""
-            if end in whole:
-                parent = path.removesuffix(end).split("/")[-3:-2]
-                return (whole[end], PARTLY) if absolute and parents.isdisjoint(parent) else (None, ELSEWHERE)
-        last = plain_number(path.rpartition("/")[2])
-        return None, ELSEWHERE if last != path and (last in whole or last in ends) else UNKNOWN
+    def look_up(path: str, elsewhere: bool) -> tuple[set[str], str]:
+        """The ids that a path may mean, in whatever spelling, and PARTLY if folders say that it may; or none, and the reason."""
+        ids, none = index(), set()
+        end = next((end for end in _ends(path) if f"/{end}" in ids), "")  # an image that the path leads to, through folders
+        *_, around, parent = "", "", *path.removesuffix(end).split("/")[:-1]
+        led = ids.get(f"/{end}", none)
+        if f"/{path}" in ids:
+            return ids[f"/{path}"], ""
+        if led and (parent in roots or not folders):
+            return led | ids.get(path, none), ""
+        if path in ids:
+            return ids[path], PARTLY
+        if led:
+            return (led, PARTLY) if elsewhere and around not in parents else (none, ELSEWHERE)
+        joined = ids.get(_joined(f"/{path}"), none)
+        if any("/" in _spelling(name) for name in joined):
+            return joined, PARTLY
+        return none, ELSEWHERE if "/" in path and path.rpartition("/")[2] in ids else UNKNOWN
+
+    @functools.cache
+    def meant(path: str, elsewhere: bool) -> tuple[set[int], str]:
+        """Their positions, two at most; of several ids, of those that agree without a change of letters, signs or suffix."""
+        found, how = look_up(_loosely(path), elsewhere)
+        same = {name for name in found if _agree(_spelling(name), _spelling(path))}
+        positions = sorted({known[name] for name in same or found})[:2]  # two are as unclear as many
+        return set(positions), how if same or not found else PARTLY
 
     def find(one: Label) -> tuple[int | None, str]:
-        names, reason = (one.id, *one.others), UNKNOWN
+        names, partly, reason = (one.id, *one.others), set(), UNKNOWN
+        for exact in (spelt for name in names for spelt in (name, unsafe(name), safe(name))):  # a ' may have been meant
+            if exact in known:
+                return known[exact], ""
         for name in names:
-            for exact in (name, unsafe(name), safe(name)):  # the last, as reading took a ' off that may have been meant
-                if exact in known:
-                    return known[exact], ""
-        # Of another machine, a folder may have another name.
-        absolute = {name: ABSOLUTE.match(name) and LOCAL_FILES not in name and not os.path.isfile(name) for name in names}
-        paths = [(path, bool(absolute[name])) for name in names for path in _paths(name)]
-        for loose, (path, elsewhere) in itertools.product((False, True), paths):
-            for spelt in _loosely(_uploaded(path)) if loose else [_spelling(path)]:
-                position, how = look_up(loose, spelt, elsewhere)
-                if position == SEVERAL:
-                    return None, UNCLEAR
-                if position is not None:
-                    return position, PARTLY if loose else how
+            # Of another machine, a folder may have another name.
+            absolute = ABSOLUTE.match(name) and LOCAL_FILES not in name and not os.path.isfile(name)
+            for path in _paths(name):
+                found, how = meant(path, bool(absolute))
+                if len(found) == 1 and not how:
+                    return min(found), ""
+                partly |= found
                 reason = how if how == ELSEWHERE else reason
-        return None, reason
+        return (partly.pop(), PARTLY) if len(partly) == 1 else (None, UNCLEAR if partly else reason)
 
     return find
 
@@ -142,44 +144,51 @@ def _ends(path: str) -> Iterator[str]:
     """The path without its first folder, without its first two, ..."""
     start = path.find("/") + 1
     while start:
-        yield plain_number(path[start:])
+        yield path[start:]
         start = path.find("/", start) + 1
 
 
 def _spelling(name: str) -> str:
     """One spelling of what programs and file systems spell in several ways."""
     path = unicodedata.normalize("NFC", name).replace("\\", "/").strip()
-    return plain_number(BEGINNING.sub("", path) or path)
+    return BEGINNING.sub("", path) or path
 
 
-def _loosely(name: str) -> tuple[str, ...]:
-    """As Label Studio, which is to say Django, calls uploaded files, in small letters; with suffix and without."""
-    path = re.sub(r"[^-\w./]", "", _spelling(name).replace(" ", "_")).lower()
-    stem, suffix = os.path.splitext(path)
-    return (path, plain_number(stem)) if suffix in SUFFIXES else (path,)
+def _agree(one: str, other: str) -> bool:
+    """Whether one path ends with the other."""
+    return f"/{one}".endswith(f"/{other}") or f"/{other}".endswith(f"/{one}")
 
 
-def _uploaded(path: str) -> str:
-    folder, slash, file = _loosely(path)[0].rpartition("/")
-    return folder + slash + ROBOFLOW.sub(r".\1", PREFIX.sub("", file))
+def _loosely(name: str) -> str:
+    """A path in small letters, without suffix, and without the signs that Django takes out of the names of uploaded files."""
+    folder, slash, file = re.sub(r"[^-\w./]", "", _spelling(name).replace(" ", "_")).lower().rpartition("/")
+    stem, suffix = os.path.splitext(file)
+    return folder + slash + plain_number(stem if suffix in SUFFIXES else file)
+
+
+def _joined(path: str) -> str:
+    """Its folders and the signs in its names are alike, and numbers are without zeros in front."""
+    return re.sub(r"[-_/]+(0+(?=\d))?", "_", path)
 
 
 def _paths(name: str) -> Iterable[str]:
     """The paths that a path or an address may mean, the likeliest first."""
-    if not SIGNS.search(name):
-        return [name]
     if signed := re.search("[?&]fileuri=([^&]+)", name):
         with suppress(ValueError):
             name = base64.b64decode(unquote(signed[1])).decode()
     found = []
     for text in dict.fromkeys((name, html.unescape(name))):
         address = re.sub("^[^/]*://[^/]*/", "", text)  # without host or bucket
-        path = re.split("[?#]", address)[0]
+        path = unquote(re.split("[?#]", address)[0])
         if LOCAL_FILES in text:
             path = text.partition(LOCAL_FILES)[2]
             found += [unquote(path), unquote(path.partition("&")[0]), path]
-        elif uploaded := UPLOADED.search(path):
-            found += [PREFIX.sub("", unquote(uploaded[1])), address]
         else:
-            found += [unquote(path), address] if address != text else [text, unquote(text), unquote(path)]
-    return dict.fromkeys(found)
+            found += [path, address] if address != text else [text, unquote(text), path]
+    return dict.fromkeys([*found, *map(_original, found)])
+
+
+def _original(path: str) -> str:
+    """The path of a file before Label Studio or Roboflow gave it another name."""
+    folder, slash, file = UPLOADS.sub("", _spelling(path)).rpartition("/")
+    return folder + slash + ROBOFLOW.sub(r".\1", CLASH.sub("", PREFIX.sub("", file)))

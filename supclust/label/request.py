@@ -21,21 +21,19 @@ NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")  #
 class EncoderOptions:
     """How a folder of images is embedded. Raises ValueError for a training that makes no sense."""
 
-    name: str = "auto"  # see embedders.load; auto: embedders.choose
-    minutes: float = 20.0  # of SimCLR, about; 0 = none, the encoder of the package as it is
+    name: str = "auto"  # see embedders.load
+    minutes: float | None = None  # of SimCLR, about (default: 20); 0 = none, the encoder of the package as it is
     epochs: int | None = None  # instead of minutes: the same on every machine
     scratch: bool = False  # whether SimCLR begins from nothing, and not from the encoder of the package
     download: bool = False  # whether timm may fetch weights that are not on this machine
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.minutes) and self.minutes >= 0):
+        if self.minutes is not None and not 0 <= self.minutes < math.inf:
             raise ValueError(f"the minutes of a training must be a number of at least 0, not {self.minutes}")
         if self.epochs is not None and self.epochs < 1:
             raise ValueError(f"the epochs of a training must be at least 1, not {self.epochs}")
         if self.scratch and self.epochs is None and self.minutes == 0:
-            raise ValueError(
-                "an encoder from scratch that is not trained knows nothing: give it minutes, or leave out from scratch"
-            )
+            raise ValueError("an encoder from scratch that is not trained knows nothing: give it minutes, or do not start anew")
 
 
 @dataclass(frozen=True)
@@ -65,9 +63,7 @@ class Request:
         if self.seed < 0:
             raise ValueError(f"the seed must be a whole number of at least 0, not {self.seed}")
         if bad := [name for name in self.classes if name != name.strip() or not name or NOT_XML.search(name)]:
-            raise ValueError(
-                f"these cannot be names of classes: {listing(bad)}. Give names without blanks around and control signs"
-            )
+            raise ValueError(f"these are no names of classes: {listing(bad)}. Leave out blanks around them and control signs")
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("the names of the classes must be distinct")
 

@@ -24,7 +24,7 @@ from supclust import __version__, kept
 from supclust.images import files as images
 from supclust.images.files import MARKER
 from supclust.label import annotations, contact_sheet, embeddings
-from supclust.label.annotations import CONTROL, LOCAL_FILES, safe
+from supclust.label.annotations import CONTROL, LOCAL_FILES, counted, safe
 from supclust.label.contact_sheet import NEIGHBOR, PICK, Card, Sheet, Tile
 from supclust.label.embeddings import Embeddings
 from supclust.label.request import NOT_XML, Request
@@ -36,7 +36,8 @@ HERE = Path(__file__).parent  # its template
 PICKS, SKIPPED, ABOUT, EMBEDDINGS = "picks.csv", "skipped.csv", "about.md", "embeddings.npz"
 SHEET, SHEET_PICTURE = "contact_sheet.html", "contact_sheet.png"
 TASKS, CONFIG = "label_studio.json", "label_studio.xml"
-RESULTS = (PICKS, SKIPPED, ABOUT, SHEET, SHEET_PICTURE, TASKS, CONFIG, EMBEDDINGS, MARKER)
+HANDED_OUT = "handed_out.json"  # in the first round of a chain: what the later ones picked
+RESULTS = (PICKS, SKIPPED, ABOUT, SHEET, SHEET_PICTURE, TASKS, CONFIG, EMBEDDINGS, HANDED_OUT, MARKER)
 FACTS = ("order", "cluster", "cluster_size", "typicality", "sup")  # what a task says about its pick, to sort by
 PART = ".part-results"  # results are made in this folder; the run that holds its lock may write
 
@@ -62,7 +63,9 @@ def check(request: Request) -> None:
     except ValueError as error:
         raise ValueError(f"{error}. It may hold labels that somebody typed: move it away before it is overwritten") from error
     if typed:
-        raise ValueError(f"{out / PICKS} holds {typed} labels that somebody typed: move it away before it is overwritten")
+        raise ValueError(
+            f"{out / PICKS} holds {counted(typed, 'label')} that somebody typed: move it away before it is overwritten"
+        )
 
 
 def check_stays(request: Request, read: Iterable[Path | None]) -> None:
@@ -122,7 +125,7 @@ def _write_into(found: Round, folder: Path) -> None:
         kept.write_text(folder / TASKS, json.dumps(tasks, indent=1) + "\n")
         if found.classes:
             kept.write_text(folder / CONFIG, label_studio_config(found.classes))
-    title, facts = f"{len(found.picks)} images to label, of {source.about['name']}", _facts(found)
+    title, facts = f"{counted(len(found.picks), 'image')} to label, of {source.about['name']}", _facts(found)
     sheet = Sheet(title, facts, [_card(found, pick) for pick in found.picks], found.classes)
     kept.write_text(folder / SHEET, contact_sheet.html(sheet))
     contact_sheet.png(sheet).save(folder / SHEET_PICTURE, optimize=True)
@@ -163,9 +166,9 @@ def _facts(found: Round) -> dict[str, str]:
         "Seed": str(request.seed),
     }
     if found.labels:
-        facts["Labelled before"] = f"{len(found.labels):,}, of {len(set(found.labels.values()))} classes"
+        facts["Labelled before"] = f"{len(found.labels):,}, of {counted(len(set(found.labels.values())), 'class', 'classes')}"
     if source.skipped:
-        facts["Left out"] = f"{len(source.skipped):,} files"
+        facts["Left out"] = counted(len(source.skipped), "file")
     return facts | found.alike
 
 
@@ -215,7 +218,7 @@ def _record(found: Round) -> dict[str, Any]:
         "picks": [source.ids[pick.point] for pick in found.picks],
         "labels": {source.ids[point]: label for point, label in found.labels.items()},
         "classes": list(found.classes),
-        "first": relative(found.first, request.out) if found.first else ".",
+        "first": relative(source.first, request.out) if source.first else ".",
         "id_column": source.id_column,
     }
 

@@ -3,12 +3,12 @@
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from supclust import method, strategies
 from supclust.engine import geometry
+from supclust.label.annotations import counted
 from supclust.label.contact_sheet import NEIGHBORS, visible
 from supclust.label.request import TAKEN, Request
 from supclust.label.sources import Source
@@ -53,7 +53,6 @@ class Round:
     pool: strategies.Pool
     picks: tuple[Pick, ...]
     labels: Mapping[int, str]  # of points, known before
-    first: Path | None = None  # folder of the first round of the chain; None if this is it
     problems: Mapping[str, str] = field(default_factory=dict)  # ids whose labels cannot be used, and why
     alike: Mapping[str, str] = field(default_factory=dict)  # what there is to say about near-duplicates
 
@@ -102,7 +101,7 @@ def explain(found: Round, pick: Pick) -> str:
     ids, n = found.source.ids, len(found.source.ids)
     labeled = f"{pick.labeled} of them labelled or picked before" if pick.labeled else "none of them labelled"
     lines = [
-        f"Cluster {pick.cluster}: {pick.cluster_size:,} of {n:,} images, number {pick.size_rank} by size, {labeled}.",
+        f"Cluster {pick.cluster}: {pick.cluster_size:,} of {counted(n, 'image')}, number {pick.size_rank} by size, {labeled}.",
         f"Typicality {pick.typicality:.3f}: number {pick.rank} of {pick.cluster_size:,} in its cluster.",
     ]
     if pick.near:

@@ -15,7 +15,7 @@ import numpy as np
 from supclust.images import files as images
 from supclust.images.files import MARKER
 from supclust.label import embeddings
-from supclust.label.annotations import listing
+from supclust.label.annotations import counted, listing
 from supclust.label.embeddings import Embeddings
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Source:
     labels: Mapping[str, str] = field(default_factory=dict)  # by id, as the earlier round knew them
     classes: tuple[str, ...] = ()  # named in the earlier round
     id_column: str | None = None  # in the file of embeddings
+    first: Path | None = None  # folder of the first round of the chain; None where this will be it
     kept: Path | None = None  # where the embeddings are; None where they have to be written
 
     def embedded(self, out: Path) -> Source:
@@ -74,21 +75,21 @@ def read(request: Request) -> Source:
 def _of_folder(request: Request) -> Source:
     from supclust.label import embedders  # PyTorch takes seconds to import, and those who bring embeddings do not need it
 
-    folder, options = request.source.absolute(), request.encoder
+    folder = request.source.absolute()
     _check_apart(folder, request.out)
     files, skipped = images.find(folder, leave_out=[request.out])
     if not files:
         first = next((f", the first {images.printable(file.name)}: {reason}" for file, reason in sorted(skipped.items())), "")
-        others = f" ({len(skipped)} files are none{first})" if skipped else ""
+        others = f" ({counted(len(skipped), 'file is', 'files are')} none{first})" if skipped else ""
         raise ValueError(f"no image in {folder}{others}. Looked for files named {', '.join(images.SUFFIXES)}")
-    options = replace(options, name=embedders.choose(options, files)) if options.name == "auto" else options
-    embedder = embedders.load(options, request.seed, force=request.force)
+    embedder = embedders.load(request.encoder, request.seed, force=request.force)
     same, unreadable = images.copies(files), {}
     originals = [file for file in files if file not in same]
     pixels = images.load(folder, originals, embedder.side, unreadable)
     readable = tuple(file for file in originals if file not in unreadable)
     if not readable:
-        raise ValueError(f"none of the {len(files)} images in {folder} can be read; of the first: {unreadable[originals[0]]}")
+        some = counted(len(files), "image")
+        raise ValueError(f"of {some} in {folder}, none can be read; of the first: {unreadable[originals[0]]}")
     names = {file: file.relative_to(folder).as_posix() for file in (*files, *skipped)}
     skipped |= unreadable | {copy: f"the same image as {names[original]}" for copy, original in same.items()}
     return Source(
@@ -107,10 +108,8 @@ def _check_apart(folder: Path, out: Path) -> None:
     if folder.resolve() in out.resolve().parents and out.is_dir():
         found, _ = images.find(out)
         if mine := [file for file in found if file.name != "contact_sheet.png"]:
-            raise ValueError(
-                f"{out} holds {len(mine)} images of yours, the first {images.printable(mine[0].name)}: name another folder for the "
-                f"results, as in --out {out}-2"
-            )
+            images_of_yours = f"{counted(len(mine), 'image')} of yours, the first {images.printable(mine[0].name)}"
+            raise ValueError(f"{out} holds {images_of_yours}: name another folder for the results, as in --out {out}-2")
 
 
 def _of_embeddings(path: Path, pictures: Path | None, id_column: str | None) -> Source:
@@ -151,16 +150,10 @@ def _of_round(request: Request) -> Source:
     earlier = (*record["earlier"], *record["picks"])
     if gone := set(earlier).difference(source.ids):
         raise ValueError(f"{path} is not what the round in {folder} was made from: it has no {listing(gone)}")
+    first = folder / record["first"]
+    chain = {"earlier": earlier, "first": first if (first / MARKER).is_file() else folder}
     known = {"labels": record["labels"], "classes": tuple(record["classes"])}
-    return replace(source, about=record["source"], copies=record["copies"], earlier=earlier, **known)
-
-
-def first_round(source: Path) -> Path | None:
-    """The folder of the first round of the chain that a folder belongs to; None where that is no round."""
-    if not (source / MARKER).is_file():
-        return None
-    first = source / read_record(source / MARKER)["first"]
-    return first if (first / MARKER).is_file() else source
+    return replace(source, about=record["source"], copies=record["copies"], **chain, **known)
 
 
 def read_record(file: Path) -> dict[str, Any]:
