@@ -901,7 +901,7 @@ def test_the_address_alone_finds_the_image_or_nothing(tmp_path, ids):
 # -- what Label Studio calls images of its own machine -------------------------------------------------------------------------
 
 FOLDER = "my images 100% äö"
-IDS = ["a/same.png", "b/same.png", "b/50% ü #1.png", "top.png"]
+SERVED = ["a/same.png", "b/same.png", "b/50% ü #1.png", "top.png"]
 ROOTS = {  # document root, seen from the folder around the images -> how it calls them
     "the folder around them": lambda name: f"{FOLDER}/{name}",
     "further up": lambda name: f"photos of 2024/{FOLDER}/{name}",
@@ -922,29 +922,29 @@ SPELLINGS = {
 def test_tasks_that_label_studio_made_itself_find_their_images(tmp_path, root, spelling, host):
     """A synchronised storage: the export has addresses, and no id of ours."""
     folder = tmp_path / "photos of 2024" / FOLDER
-    addresses = [f"{host}/data/local-files/?d={SPELLINGS[spelling](ROOTS[root](name))}" for name in IDS]
-    export = [task({"image": address}, [choice(name)]) for address, name in zip(addresses, IDS, strict=True)]
+    addresses = [f"{host}/data/local-files/?d={SPELLINGS[spelling](ROOTS[root](name))}" for name in SERVED]
+    export = [task({"image": address}, [choice(name)]) for address, name in zip(addresses, SERVED, strict=True)]
     path = written(tmp_path, json.dumps(export), "export.json")
-    found = matching.match(annotations.read(path), IDS, {}, folder)
-    assert (found.labels, found.unknown) == (dict(enumerate(IDS)), {})
+    found = matching.match(annotations.read(path), SERVED, {}, folder)
+    assert (found.labels, found.unknown) == (dict(enumerate(SERVED)), {})
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_a_document_root_below_the_images_finds_what_is_unique_there(tmp_path, spelling):
     addresses = {"same.png": "/data/local-files/?d=same.png", "ü": f"/data/local-files/?d={SPELLINGS[spelling]('50% ü #1.png')}"}
-    found = matching.match(labels_of(dict(zip(addresses.values(), addresses, strict=True))), IDS, {}, tmp_path / FOLDER)
+    found = matching.match(labels_of(dict(zip(addresses.values(), addresses, strict=True))), SERVED, {}, tmp_path / FOLDER)
     assert (found.labels, found.unknown) == ({2: "ü"}, {addresses["same.png"]: "of several images"})
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_our_tasks_come_back_whatever_becomes_of_the_address(tmp_path, spelling):
-    tasks = tasks_of(tmp_path / FOLDER, IDS)
+    tasks = tasks_of(tmp_path / FOLDER, SERVED)
     for given_task in tasks:
         prefix, path = given_task["data"]["image"].split("?d=")
         given_task["data"]["image"] = f"{prefix}?d={SPELLINGS[spelling](unquote(path))}"
-    for export in exported(tasks, IDS):
-        found = matching.match(annotations.read(written(tmp_path, json.dumps(export), "export.json")), IDS, {}, tmp_path / FOLDER)
-        assert (found.labels, found.unknown) == (dict(enumerate(IDS)), {})
+    for export in exported(tasks, SERVED):
+        found = matching.match(annotations.read(written(tmp_path, json.dumps(export), "export.json")), SERVED, {}, tmp_path / FOLDER)
+        assert (found.labels, found.unknown) == (dict(enumerate(SERVED)), {})
 
 
 # -- damaged files -------------------------------------------------------------------------------------------------------------
