@@ -943,7 +943,8 @@ def test_our_tasks_come_back_whatever_becomes_of_the_address(tmp_path, spelling)
         prefix, path = given_task["data"]["image"].split("?d=")
         given_task["data"]["image"] = f"{prefix}?d={SPELLINGS[spelling](unquote(path))}"
     for export in exported(tasks, SERVED):
-        found = matching.match(annotations.read(written(tmp_path, json.dumps(export), "export.json")), SERVED, {}, tmp_path / FOLDER)
+        given = annotations.read(written(tmp_path, json.dumps(export), "export.json"))
+        found = matching.match(given, SERVED, {}, tmp_path / FOLDER)
         assert (found.labels, found.unknown) == (dict(enumerate(SERVED)), {})
 
 
