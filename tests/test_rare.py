@@ -62,10 +62,10 @@ def test_half_of_the_picks_go_to_classes_of_few_labels_and_say_so(labelled, tmp_
     assert __main__.main([*line, "--out", str(tmp_path / "out")]) == 0
     table, about = picks(tmp_path / "out"), (tmp_path / "out" / "about.md").read_text()
     assert [name.split("/")[0] for name in table["id"][:4]] == ["group2", "group1", "group2", "group1"]
-    why = "of the images left, the linear layer finds this one likeliest to be 'group2', of which there are 1 labels"
+    why = "Picked as the linear layer finds it likely to be 'group2', of which there are few labels (1)."
     assert capsys.readouterr().out.count(why) == 2
-    assert "and 4 picks for classes of fewer than 4 labels" in about
-    assert "and 4 picks for classes" in json.loads((tmp_path / "out" / MARKER).read_text())["strategy"]
+    assert "uherding (auto takes it once labels show two classes) after 4 picks for classes of fewer than 4 labels" in about
+    assert "after 4 picks for classes" in json.loads((tmp_path / "out" / MARKER).read_text())["strategy"]
     assert "Labelled before: 11, of 3 classes; the rarest: group2 1, group1 2, group0 8" in about
     assert "--per-class-min 4" in about  # in the command that goes on
 

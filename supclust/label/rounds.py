@@ -65,7 +65,7 @@ class Round:
         """The one that picked, why it did if nobody asked for it, and what it left to the classes that have few labels."""
         strategy = self.request.strategy_for(self.labels)
         strategy = strategy if strategy == self.request.strategy else f"{strategy} ({TAKEN[strategy]})"
-        few = f", and {len(self.wanted)} picks for classes of fewer than {self.request.per_class_min} labels"
+        few = f" after {len(self.wanted)} picks for classes of fewer than {self.request.per_class_min} labels"
         return strategy + few * bool(self.wanted)
 
     @property
@@ -117,10 +117,12 @@ def explain(found: Round, pick: Pick) -> str:
         ]
         lines.append(f"SUP {pick.sup:.3f}; nearest clusters: {'; '.join(near)}.")
     if label := found.wanted.get(pick.point):
-        count = list(found.labels.values()).count(label)
-        why = f"of the images left, the linear layer finds this one likeliest to be {label!r}, of which there are {count} labels"
-        return "\n".join([*lines, f"Picked because, {why}."])
-    lines.append(f"Picked by {found.strategy}: {_rule(found)}")
+        count = [*found.labels.values()].count(label)
+        lines.append(
+            f"Picked as the linear layer finds it likely to be {visible(label)!r}, of which there are few labels ({count})."
+        )
+    else:
+        lines.append(f"Picked by {found.strategy}: {_rule(found)}")
     return "\n".join(lines)
 
 
