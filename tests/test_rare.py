@@ -1,5 +1,6 @@
 """Picks for classes that have few labels, and what a round says of its labels."""
 
+import itertools
 import json
 import logging
 from types import SimpleNamespace
@@ -11,7 +12,8 @@ from scipy.spatial.distance import cdist, pdist
 
 from supclust import __main__
 from supclust.images.files import MARKER
-from supclust.label import labeling, rare, results
+from supclust.label import embeddings, labeling, rare, results
+from supclust.label.embeddings import Embeddings
 from supclust.pool import Pool
 from tests.conftest import make_blobs
 from tests.test_labeling import answer, picks, run, write_points
@@ -68,6 +70,19 @@ def test_half_of_the_picks_go_to_classes_of_few_labels_and_say_so(labelled, tmp_
     assert "after 4 picks for classes" in json.loads((tmp_path / "out" / MARKER).read_text())["strategy"]
     assert "Labelled before: 11, of 3 classes; the rarest: group2 1, group1 2, group0 8" in about
     assert "--per-class-min 4" in about  # in the command that goes on
+
+
+def test_one_of_a_group_of_near_duplicates_is_picked(labelled, tmp_path):
+    points, labels = labelled
+    found = embeddings.read(points)
+    twice = [f"copy-{name}" for name in found.ids]
+    embeddings.write(
+        points, Embeddings(np.repeat(found.features, 2, axis=0), tuple(itertools.chain(*zip(found.ids, twice, strict=True))))
+    )
+    run(points, tmp_path / "out", budget=20, labeled=(labels,), per_class_min=20)
+    names = picks(tmp_path / "out")["id"].str.removeprefix("copy-")
+    assert names.is_unique
+    assert not set(names) & set(pd.read_csv(labels)["id"])
 
 
 @pytest.mark.parametrize("strategy", ["auto", "random", "supclust", "margin"])
