@@ -23,7 +23,7 @@ from supclust.pool import Pool
 SEEDS, LARGEST, WANTED = 10, 3000, 10
 PLANS = {10: 10, 50: 3}  # picks a round: rounds
 ENDS = ["enough", "smallest"]  # measures after the last round
-MEANS = ["accuracy", "balanced", "bias", "held", "gain", "came", "error", "change", "gain_held"]  # over the rounds
+MEANS = ["accuracy", "balanced", "bias", "held", "gain", "came", "error", "change", "gain_held", "above"]  # over the rounds
 
 
 def read(work: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -66,15 +66,16 @@ def runs(points: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame) -> Iterator[dict[str, float | str]]:
-    """Means over seeds, with 95 % intervals: of all rounds, or of the last; with per_class_min, of what it changes.
+    """Means over seeds, with 95 % intervals; with per_class_min, of what it changes.
 
-    Rounds without it tell about the hint: bias of the accuracy, share of intervals that held the one on the test set; gain that was
-    expected of the next round, and came; its error, and that of expecting none (change).
+    Of the hint: its bias, share of intervals that held the accuracy on the test set; the gain expected of the next round, that
+    which came, the error, that of expecting none (change), share of intervals that held it, and of those that it was above.
     """
     came = table.groupby(["seed", "budget", "wanted"])["accuracy"].transform(lambda values: values.shift(-1) - values)
     came = came.where(table["gain"].notna())
     table = table.assign(bias=table["cv"] - table["accuracy"], came=came, change=came.abs(), error=(table["gain"] - came).abs())
     table["held"] = table["accuracy"].between(table["cv_low"], table["cv_high"]).where(table["cv"].notna())
+    table["above"] = (came > table["gain_high"]).where(came.notna())
     table["gain_held"] = came.between(table["gain_low"], table["gain_high"]).where(came.notna())
     for budget, own in table.groupby("budget"):
         for measure in [*ENDS, *MEANS]:
@@ -86,6 +87,5 @@ def summary(table: pd.DataFrame) -> Iterator[dict[str, float | str]]:
 
 
 if __name__ == "__main__":
-    work, names = Path(sys.argv[1]), sys.argv[2:]
-    found = [{"folder": name} | row for name in names for row in summary(runs(*read(work, name)))]
-    kept.write_text(work / "rare_study.csv", pd.DataFrame(found).round(2).to_csv(index=False))
+    found = [{"folder": name} | row for name in sys.argv[2:] for row in summary(runs(*read(Path(sys.argv[1]), name)))]
+    kept.write_text(Path(sys.argv[1]) / "rare_study.csv", pd.DataFrame(found).round(2).to_csv(index=False))

@@ -68,6 +68,8 @@ def run(request: Request) -> Round:
             from supclust.label import progress  # scikit-learn takes seconds to import
 
             known, learned = progress.report(pool.points, labels, known, request.budget)
+            for name, fact in learned.items():
+                log.info("%s: %s", name, fact)
         found = Round(request, source, pool, picks, labels, first, matched.problems, alike, wanted, known, learned)
         results.write(found)
         _hand_out(found, beside)

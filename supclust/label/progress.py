@@ -1,6 +1,5 @@
 """What the labels so far tell: how well a linear layer learns them, what the last ones brought, and what the next may bring."""
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,8 +9,6 @@ from sklearn.metrics import pairwise_distances_argmin
 
 from supclust import learners
 from supclust.analysis import Interval
-
-log = logging.getLogger(__name__)
 
 FOLDS = 10
 LEAST = 4  # rounds that determine the four parameters of a curve
@@ -55,12 +52,10 @@ def report(
             f"{new.sum():,}, {firsts} of them the first of a class; from the others, {wrong:.0%} are predicted wrongly"
         )
     low, high = 100 * np.array(last.possible.interval(0.95))
-    facts["Accuracy"] = f"{last.accuracy:.0%} [{low:.0f}, {high:.0f}] in cross-validation on {len(labels):,} labels"
+    facts["Accuracy"] = f"roughly {last.accuracy:.0%} [{low:.0f}, {high:.0f}] in cross-validation on {len(labels):,} labels"
     if len(rounds) >= LEAST:
         gain = "{:.1f} points [{:.1f}, {:.1f}]".format(*100 * np.array(expected_gain(rounds, more)))
         facts["Accuracy"] += f"; {more} more are expected to bring {gain}"
-    for name, fact in facts.items():
-        log.info("%s: %s", name, fact)
     return rounds, facts
 
 
