@@ -48,7 +48,7 @@ def test_what_the_last_labels_brought():
     labels = first | {3: "class 0", 18: "class 0", 30: "class 2", 31: "class 2"}  # one is wrong, two are of an unknown class
     rounds, facts = progress.report(POINTS, labels, map(list, rounds), 6)
     assert [known.labels for known in rounds] == [6, 10]
-    assert facts["New labels"] == "4, 1 of them the first of a class; from the others, 75% are predicted wrongly"
+    assert facts["New labels"] == "4, 1 of them the first of a class; predictions from earlier labels get 75% wrong"
     again, _ = progress.report(POINTS, labels, rounds, 6)
     assert again == rounds  # no new labels, no new round
 
@@ -56,9 +56,9 @@ def test_what_the_last_labels_brought():
 def test_more_labels_are_spoken_of_from_the_fourth_round_on():
     labels = labels_of(np.random.default_rng(0).permutation(60)[:40])
     rounds = [Known(10 * k, 0.4 + 0.1 * k, 10.0 * k) for k in range(1, 5)]
-    assert "expected" not in progress.report(POINTS, labels, rounds[:2], 10)[1]["Accuracy"]
+    assert "PALM" not in progress.report(POINTS, labels, rounds[:2], 10)[1]["Accuracy"]
     text = progress.report(POINTS, labels, rounds[:3], 10)[1]["Accuracy"]
-    assert " in cross-validation on 40 labels; 10 more are expected to bring " in text
+    assert " in cross-validation on 40 labels; by the curve of PALM, 10 more bring " in text
 
 
 def test_the_curve_is_the_one_that_least_squares_find():

@@ -134,8 +134,8 @@ def test_after_rounds_the_page_says_what_labels_brought(tmp_path, caplog):
     assert [labels for labels, _, _ in known] == [5, 10, 15, 20, 25]
     for file in ("about.md", "contact_sheet.html"):
         text = (out / file).read_text()
-        assert "of them the first of a class; from the others, 0% are predicted wrongly" in text
-        assert "in cross-validation on 25 labels; 5 more are expected to bring" in text
+        assert "of them the first of a class; predictions from earlier labels get 0% wrong" in text
+        assert "in cross-validation on 25 labels; by the curve of PALM, 5 more bring" in text
     assert "Accuracy: " in caplog.text
     labels = pd.concat(pd.read_csv(tmp_path / f"{number}.csv") for number in range(1, 6))
     labels.to_csv(tmp_path / "all.csv", index=False)

@@ -49,13 +49,13 @@ def report(
         new = np.arange(len(labels)) >= rounds[-2].labels
         firsts, wrong = len(np.setdiff1d(classes[new], classes[~new])), 1 - _predicted(points[labeled], classes, new).mean()
         facts["New labels"] = (
-            f"{new.sum():,}, {firsts} of them the first of a class; from the others, {wrong:.0%} are predicted wrongly"
+            f"{new.sum():,}, {firsts} of them the first of a class; predictions from earlier labels get {wrong:.0%} wrong"
         )
     low, high = 100 * np.array(last.possible.interval(0.95))
     facts["Accuracy"] = f"roughly {last.accuracy:.0%} [{low:.0f}, {high:.0f}] in cross-validation on {len(labels):,} labels"
     if len(rounds) >= LEAST:
         gain = "{:.1f} points [{:.1f}, {:.1f}]".format(*100 * np.array(expected_gain(rounds, more)))
-        facts["Accuracy"] += f"; {more} more are expected to bring {gain}"
+        facts["Accuracy"] += f"; by the curve of PALM, {more} more bring {gain}"
     return rounds, facts
 
 
