@@ -120,6 +120,7 @@ OPTIONS = {
     "--label-column": dict(metavar="NAME", help="of the labels, or the name of the choices in Label Studio"),
     "--strategy": dict(default="auto", metavar="NAME", help="auto (default), typiclust, ..., or supclust:top_fraction=0.05"),
     "--copy": dict(type=_path, metavar="DIR", help="also copy the picks, numbered, into this new folder"),
+    "--per-class-min": dict(type=int, metavar="N", help="up to half of the picks are for classes with fewer than N labels"),
     "--keep-duplicates": dict(action="store_true", help="near-duplicates may be picked, too (default: one of each group)"),
     "--explain": dict(action="store_true", help="print why each image was picked"),
     "--force": dict(action="store_true", help="overwrite the results of another run"),
@@ -179,7 +180,7 @@ def _label(options: argparse.Namespace) -> int:
     request = labeling.Request(
         source=options.source, out=options.out or Path("picks"), budget=options.budget, labeled=tuple(options.labeled),
         classes=tuple(options.classes), strategy=options.strategy, seed=options.seed, pictures=options.images, force=options.force,
-        keep_duplicates=options.keep_duplicates, copy=options.copy,
+        keep_duplicates=options.keep_duplicates, per_class_min=options.per_class_min, copy=options.copy,
         id_column=options.id_column, label_column=options.label_column,
         encoder=labeling.EncoderOptions(
             options.encoder, options.train_minutes, options.train_epochs, options.from_scratch, options.download
@@ -324,7 +325,8 @@ def _ship(options: argparse.Namespace) -> int:
 COMMANDS = {
     _label: (
         "pick images of your own to label",
-        "source --budget --out --labeled --classes --id-column --label-column --strategy --copy --keep-duplicates --explain --seed "
+        "source --budget --out --labeled --classes --id-column --label-column --strategy --per-class-min --copy --keep-duplicates "
+        "--explain --seed "
         "--force --images --encoder --train-minutes --train-epochs --from-scratch --download",
     ),
     _compare: (

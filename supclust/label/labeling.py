@@ -52,6 +52,8 @@ def run(request: Request) -> Round:
         candidates = _candidates(source, labeled, request.budget)
         source = source.embedded(request.out)
         strategy = request.strategy_for(labels)
+        if request.per_class_min:
+            _warn_of_unknown(labels, (*request.classes, *source.classes))
         pool = _pool(source, labeled, candidates, strategy, request.seed)
         group = duplicates.find(pool, request.budget, source.about)
         alike = duplicates.facts(pool, group)
@@ -59,8 +61,16 @@ def run(request: Request) -> Round:
             log.warning("%s", fact)
         if not request.keep_duplicates:
             pool = duplicates.one_of_each(pool, group, request.budget)
-        picks = describe(pool, _query(pool, labels, strategy, request.budget), request.budget, group)
-        found = Round(request, source, pool, picks, labels, matched.problems, alike)
+        points, wanted = query(pool, labels, strategy, request.budget, request.per_class_min)
+        picks = describe(pool, points, request.budget, group)
+        known, learned = source.known, {}
+        if len(set(labels.values())) > 1:
+            from supclust.label import progress  # scikit-learn takes seconds to import
+
+            known, learned = progress.report(pool.points, labels, known, request.budget)
+            for name, fact in learned.items():
+                log.info("%s: %s", name, fact)
+        found = Round(request, source, pool, picks, labels, matched.problems, alike, wanted, known, learned)
         results.write(found)
         _hand_out(found, others)
         if request.copy:
@@ -188,14 +198,36 @@ def _pool(source: Source, labeled: np.ndarray, candidates: np.ndarray, strategy:
         raise ValueError(f"{source.about['name']}: {error}") from error
 
 
-def _query(pool: strategies.Pool, labels: Mapping[int, str], strategy: str, budget: int) -> np.ndarray:
-    """Points (budget,) in the order of the queries. With labels, strategies that ask a model get a linear layer on the features."""
-    name, _ = strategies.parse(strategy)
-    if name in strategies.MODEL_BASED | strategies.MODEL_AIDED and labels:
-        from supclust import active, learners  # PyTorch takes seconds to import
+def query(
+    pool: strategies.Pool, labels: Mapping[int, str], strategy: str, budget: int, per_class_min: int | None = None
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Points (budget,) in the order of the queries, and the class of those that are picked for one with too few labels.
+
+    With labels, strategies that ask a model get a linear layer on the features, and so do classes of fewer than per_class_min
+    labels: up to half of the budget, as in rare.likeliest.
+    """
+    (name, _), wanted = strategies.parse(strategy), {}
+    if labels and (per_class_min or name in strategies.MODEL_BASED | strategies.MODEL_AIDED):
+        from supclust import active, learners  # scikit-learn takes seconds to import
 
         points, classes = sorted(labels), sorted(set(labels.values()))
         numbers = np.array([classes.index(labels[point]) for point in points])
         head = learners.fit_linear_head(pool.points[points], numbers, len(classes))
         pool = pool.with_labeled(pool.labeled, active.Outputs(head, lambda: pool.points, learned=False))
-    return strategies.query(name, pool, budget, np.random.default_rng(pool.seed))
+        if per_class_min and len(classes) > 1:
+            from supclust.label import rare
+
+            likeliest = rare.likeliest(pool, np.bincount(numbers), per_class_min, budget // 2)
+            wanted = {point: classes[number] for point, number in likeliest.items()}
+            pool = pool.with_labeled(np.array([*pool.labeled, *wanted]), pool.model)
+    rest = strategies.query(name, pool, budget - len(wanted), np.random.default_rng(pool.seed))
+    return np.array([*wanted, *rest]), wanted
+
+
+def _warn_of_unknown(labels: Mapping[int, str], named: Collection[str]) -> None:
+    """Say for which classes nothing can be picked, although they have few labels."""
+    seen = set(labels.values())
+    if len(seen) < 2:
+        log.warning("picks for classes with few labels begin once labels show two classes")
+    if missing := [name for name in dict.fromkeys(named) if name not in seen]:
+        log.warning("nothing can be picked for classes without any label: %s", listing(missing))

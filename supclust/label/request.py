@@ -50,6 +50,7 @@ class Request:
     strategy: str = AUTO  # or one by name, with settings that differ from the default, as in supclust:top_fraction=0.05
     seed: int = 0  # of clusters, training and random draws
     pictures: Path | None = None  # folder of the images that the ids of embeddings name
+    per_class_min: int | None = None  # labels that classes shall have: picks for those that have fewer
     keep_duplicates: bool = False  # pick more than one of a group of near-duplicates
     force: bool = False  # overwrite what an earlier run wrote into out
     copy: Path | None = None  # folder for copies of the picks
@@ -60,6 +61,8 @@ class Request:
             raise ValueError(f"{name} sees labels that nobody has: one of {', '.join(strategies.STRATEGIES)}")
         if self.budget < 1:
             raise ValueError(f"the budget must be a whole number of at least 1, not {self.budget}")
+        if self.per_class_min is not None and self.per_class_min < 1:
+            raise ValueError(f"the labels of each class must be a whole number of at least 1, not {self.per_class_min}")
         if self.seed < 0:
             raise ValueError(f"the seed must be a whole number of at least 0, not {self.seed}")
         if bad := [name for name in self.classes if name != name.strip() or not name or NOT_XML.search(name)]:

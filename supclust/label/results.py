@@ -9,6 +9,7 @@ import os
 import shlex
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -24,7 +25,7 @@ from supclust import __version__, kept
 from supclust.images import files as images
 from supclust.images.files import MARKER
 from supclust.label import annotations, contact_sheet, embeddings
-from supclust.label.annotations import CONTROL, LOCAL_FILES, counted, safe
+from supclust.label.annotations import CONTROL, LOCAL_FILES, counted, listing, safe
 from supclust.label.contact_sheet import NEIGHBOR, PICK, Card, Sheet, Tile
 from supclust.label.embeddings import Embeddings
 from supclust.label.request import NOT_XML, Request
@@ -166,10 +167,12 @@ def _facts(found: Round) -> dict[str, str]:
         "Seed": str(request.seed),
     }
     if found.labels:
-        facts["Labelled before"] = f"{len(found.labels):,}, of {counted(len(set(found.labels.values())), 'class', 'classes')}"
+        counts = Counter(found.labels.values())
+        rarest = listing((f"{label} {count}" for label, count in counts.most_common()[:-4:-1]), str)
+        facts["Labelled before"] = f"{len(found.labels):,}, of {counted(len(counts), 'class', 'classes')}; the rarest: {rarest}"
     if source.skipped:
         facts["Left out"] = counted(len(source.skipped), "file")
-    return facts | found.alike
+    return facts | found.progress | found.alike
 
 
 def _card(found: Round, pick: Pick) -> Card:
@@ -192,6 +195,7 @@ def _next_command(request: Request) -> str:
     out, following = (f"./{path}" if path.startswith("-") else path for path in (f"{request.out}", f"{request.out}-next"))
     words = ["supclust", "label", out, "--labeled", "labels.csv", "--budget", str(request.budget)]
     words += ["--keep-duplicates"] * request.keep_duplicates
+    words += ["--per-class-min", str(request.per_class_min)] if request.per_class_min else []
     words += ["--out", following, "--strategy", request.strategy, "--seed", str(request.seed)]
     return shlex.join([*words, "--images", str(request.pictures)] if request.pictures else words)
 
@@ -217,6 +221,7 @@ def _record(found: Round) -> dict[str, Any]:
         "earlier": list(source.earlier),
         "picks": [source.ids[pick.point] for pick in found.picks],
         "labels": {source.ids[point]: label for point, label in found.labels.items()},
+        "known": found.known,
         "classes": list(found.classes),
         "first": relative(source.first, request.out) if source.first else ".",
         "id_column": source.id_column,

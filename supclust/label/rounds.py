@@ -1,7 +1,7 @@
 """A round of labelling: what was picked, and why."""
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -55,12 +55,17 @@ class Round:
     labels: Mapping[int, str]  # of points, known before
     problems: Mapping[str, str] = field(default_factory=dict)  # ids whose labels cannot be used, and why
     alike: Mapping[str, str] = field(default_factory=dict)  # what there is to say about near-duplicates
+    wanted: Mapping[int, str] = field(default_factory=dict)  # picks for classes that have few labels
+    known: Sequence[Sequence[float]] = ()  # progress.Known of the rounds up to this one
+    progress: Mapping[str, str] = field(default_factory=dict)  # what the labels tell
 
     @property
     def strategy(self) -> str:
-        """The one that picked, and why it did if nobody asked for it."""
+        """The one that picked, why it did if nobody asked for it, and what it left to the classes that have few labels."""
         strategy = self.request.strategy_for(self.labels)
-        return strategy if strategy == self.request.strategy else f"{strategy} ({TAKEN[strategy]})"
+        strategy = strategy if strategy == self.request.strategy else f"{strategy} ({TAKEN[strategy]})"
+        few = f" after {len(self.wanted)} picks for classes of fewer than {self.request.per_class_min} labels"
+        return strategy + few * bool(self.wanted)
 
     @property
     def clusters(self) -> int:
@@ -110,7 +115,13 @@ def explain(found: Round, pick: Pick) -> str:
             for one in pick.near
         ]
         lines.append(f"SUP {pick.sup:.3f}; nearest clusters: {'; '.join(near)}.")
-    lines.append(f"Picked by {found.strategy}: {_rule(found)}")
+    if label := found.wanted.get(pick.point):
+        count = [*found.labels.values()].count(label)
+        lines.append(
+            f"Picked as the linear layer finds it likely to be {visible(label)!r}, of which there are few labels ({count})."
+        )
+    else:
+        lines.append(f"Picked by {found.strategy}: {_rule(found)}")
     return "\n".join(lines)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,7 @@ class Source:
     copies: Mapping[str, str] = field(default_factory=dict)  # id of an image that is left out -> id of the one it is a copy of
     earlier: tuple[str, ...] = ()  # ids that earlier rounds picked
     labels: Mapping[str, str] = field(default_factory=dict)  # by id, as the earlier round knew them
+    known: Sequence[Sequence[float]] = ()  # progress.Known of the earlier rounds
     classes: tuple[str, ...] = ()  # named in the earlier round
     id_column: str | None = None  # in the file of embeddings
     first: Path | None = None  # folder of the first round of the chain; None where this will be it
@@ -152,19 +153,21 @@ def _of_round(request: Request) -> Source:
         raise ValueError(f"{path} is not what the round in {folder} was made from: it has no {listing(gone)}")
     first = folder / record["first"]
     chain = {"earlier": earlier, "first": first if (first / MARKER).is_file() else folder}
-    known = {"labels": record["labels"], "classes": tuple(record["classes"])}
+    known = {"labels": record["labels"], "classes": tuple(record["classes"]), "known": record["known"]}
     return replace(source, about=record["source"], copies=record["copies"], **chain, **known)
 
 
 def read_record(file: Path) -> dict[str, Any]:
     """What a round wrote about itself; ValueError naming the file if it is damaged."""
-    new = {"labels": {}, "classes": [], "first": ".", "id_column": None}  # records of earlier versions lack these
+    new = {"labels": {}, "classes": [], "known": [], "first": ".", "id_column": None}  # records of earlier versions lack these
     try:
         record = new | json.loads(file.read_text(encoding="utf-8-sig"))
         texts = [record["embeddings"], record["first"], record["folder"] or "", record["id_column"] or ""]
         texts += [record["source"][name] for name in ("name", "encoder")] + [*record["copies"].values(), *record["labels"].values()]
         if not all(isinstance(text, str) for text in (*texts, *record["earlier"], *record["picks"], *record["classes"])):
             raise TypeError("something is no text")
+        if not all(len(one) == 3 and min(one) >= 0 for one in record["known"]):
+            raise ValueError("what is known of the labels is no numbers")
         return record
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{file} is damaged. Remove it to take {file.parent} for a folder of images") from error
