@@ -1,4 +1,4 @@
-"""The command `supclust`: label, compare, figures, sweep, claims, data, train and ship."""
+"""The command `supclust`: label, suggest, compare, figures, sweep, claims, data, train and ship."""
 
 import argparse
 import logging
@@ -62,7 +62,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         for name in names.split():
             command.add_argument(*name.split(","), **OPTIONS.get(f"{run.__name__[1:]} {name}", OPTIONS.get(name)))
     options, rest = parser.parse_known_args(arguments)
-    if options.command == "label":
+    if options.command in ("label", "suggest"):
         _find_source(options, rest, parser)
     if options.command == "figures" and not any(argument.startswith("-") for argument in rest):
         options.notebooks += rest
@@ -189,6 +189,24 @@ def _label(options: argparse.Namespace) -> int:
         name = contact_sheet.visible(found.source.ids[pick.point])
         print(f"{pick.order}. {name}\n{textwrap.indent(labeling.explain(found, pick), '   ')}")
     print(request.out / labeling.SHEET)
+    return 0
+
+
+def _suggest(options: argparse.Namespace) -> int:
+    """Suggest a label, with a confidence, for every image of a round that has none: a linear layer on the features learns from
+    those that have one. Writes suggestions.csv, the least confident first, and predictions for Label Studio.
+    """
+    from supclust.label import suggesting
+    from supclust.label.request import Request
+
+    source = options.source
+    request = Request(
+        source=source, out=options.out or (source if source.is_dir() else source.parent) / "suggestions",
+        labeled=tuple(options.labeled), classes=tuple(options.classes), pictures=options.images, force=options.force,
+        id_column=options.id_column, label_column=options.label_column,
+    )  # fmt: skip
+    suggesting.run(request)
+    print(request.out / suggesting.SUGGESTIONS)
     return 0
 
 
@@ -325,6 +343,10 @@ COMMANDS = {
         "pick images of your own to label",
         "source --budget --out --labeled --classes --id-column --label-column --strategy --keep-duplicates --explain --seed "
         "--force --images --encoder --train-minutes --train-epochs --from-scratch --download",
+    ),
+    _suggest: (
+        "suggest labels for the other images of a round",
+        "source --labeled --classes --id-column --label-column --images --force --out",
     ),
     _compare: (
         "compare strategies on labelled features",

@@ -44,18 +44,18 @@ PART = ".part-results"  # results are made in this folder; the run that holds it
 # -- checks, before anything that takes long -----------------------------------------------------------------------------------
 
 
-def check(request: Request) -> None:
-    """ValueError where results would overwrite the source, labels that somebody typed, or without force those of another run."""
+def check(request: Request, names: Sequence[str] = RESULTS) -> None:
+    """ValueError where results would overwrite the source, labels somebody typed, or, without force, files of these names."""
     out = request.out
     nearest = next(one for one in (out.absolute(), *out.absolute().parents) if os.path.lexists(one))
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise ValueError(f"cannot write into {nearest}: name another folder for the results, as in --out picks")
     if out.resolve() == request.source.resolve():
         raise ValueError(f"the results cannot go into {request.source} itself: name another folder, as in --out picks-2")
-    there = [name for name in RESULTS if (out / name).exists()]
+    there = [name for name in names if (out / name).exists()]
     if there and not request.force:
         raise ValueError(f"{out} holds results already ({', '.join(there)}): name another folder, or overwrite them with --force")
-    if folders := [out / name for name in RESULTS if (out / name).is_dir()]:
+    if folders := [out / name for name in names if (out / name).is_dir()]:
         raise ValueError(f"{folders[0]} is a folder, in the place of a file: move it away")
     try:
         typed = sum(bool(one.label or one.problem) for one in annotations.read(out / PICKS)) if (out / PICKS).exists() else 0
@@ -97,11 +97,17 @@ def held(out: Path) -> Iterator[None]:
 
 
 def write(found: Round) -> None:
-    """All results, or none: they are made in a folder beside them, then moved; the record, which makes a round of them, last."""
-    out = found.request.out
+    """All results, or none; the record, which makes a round of them, last."""
+    with whole(found.request.out, RESULTS) as folder:
+        _write_into(found, folder)
+
+
+@contextmanager
+def whole(out: Path, names: Sequence[str]) -> Iterator[Path]:
+    """A folder to make files of these names in, which are moved to out at the end, in this order. Those not made are removed."""
     with tempfile.TemporaryDirectory(dir=out / PART) as part:
-        _write_into(found, Path(part))
-        for name in RESULTS:
+        yield Path(part)
+        for name in names:
             if (Path(part) / name).exists():
                 os.replace(Path(part) / name, out / name)
             else:
@@ -239,10 +245,14 @@ def label_studio_tasks(picks: Sequence[Mapping[str, Any]], folder: Path) -> list
     The addresses hold where LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT is the folder around this one: Label Studio does not take the
     root itself for a storage, only folders in it.
     """
-    prefix = f"{LOCAL_FILES}{quote(folder.resolve().name)}/"
     facts = [{name: pick[name] if math.isfinite(pick[name]) else None for name in FACTS} for pick in picks]
-    images = [{"image": prefix + quote(pick["path"]), "supclust_id": pick["id"]} for pick in picks]
+    images = [{"image": label_studio_image(pick["path"], folder), "supclust_id": pick["id"]} for pick in picks]
     return [{"data": image | fact} for image, fact in zip(images, facts, strict=True)]
+
+
+def label_studio_image(path: str, folder: Path) -> str:
+    """The address at which Label Studio serves the image with that path below the folder."""
+    return f"{LOCAL_FILES}{quote(folder.resolve().name)}/{quote(path)}"
 
 
 def label_studio_config(classes: Sequence[str]) -> str:
