@@ -119,6 +119,7 @@ OPTIONS = {
     "--id-column": dict(metavar="NAME", help="of the ids, in files of labels or embeddings that call it otherwise"),
     "--label-column": dict(metavar="NAME", help="of the labels, or the name of the choices in Label Studio"),
     "--strategy": dict(default="auto", metavar="NAME", help="auto (default), typiclust, ..., or supclust:top_fraction=0.05"),
+    "--added": dict(action="store_true", help="take in images that were added to the folder of the round since"),
     "--keep-duplicates": dict(action="store_true", help="near-duplicates may be picked, too (default: one of each group)"),
     "--explain": dict(action="store_true", help="print why each image was picked"),
     "--force": dict(action="store_true", help="overwrite the results of another run"),
@@ -178,7 +179,7 @@ def _label(options: argparse.Namespace) -> int:
     request = labeling.Request(
         source=options.source, out=options.out or Path("picks"), budget=options.budget, labeled=tuple(options.labeled),
         classes=tuple(options.classes), strategy=options.strategy, seed=options.seed, pictures=options.images, force=options.force,
-        keep_duplicates=options.keep_duplicates,
+        keep_duplicates=options.keep_duplicates, added=options.added,
         id_column=options.id_column, label_column=options.label_column,
         encoder=labeling.EncoderOptions(
             options.encoder, options.train_minutes, options.train_epochs, options.from_scratch, options.download
@@ -341,8 +342,8 @@ def _ship(options: argparse.Namespace) -> int:
 COMMANDS = {
     _label: (
         "pick images of your own to label",
-        "source --budget --out --labeled --classes --id-column --label-column --strategy --keep-duplicates --explain --seed "
-        "--force --images --encoder --train-minutes --train-epochs --from-scratch --download",
+        "source --budget --out --labeled --classes --id-column --label-column --strategy --added --keep-duplicates --explain "
+        "--seed --force --images --encoder --train-minutes --train-epochs --from-scratch --download",
     ),
     _suggest: (
         "suggest labels for the other images of a round",

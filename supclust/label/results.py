@@ -29,11 +29,12 @@ from supclust.label.contact_sheet import NEIGHBOR, PICK, Card, Sheet, Tile
 from supclust.label.embeddings import Embeddings
 from supclust.label.request import NOT_XML, Request
 from supclust.label.rounds import Pick, Round, explain
+from supclust.label.sources import SKIPPED
 
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent  # its template
-PICKS, SKIPPED, ABOUT, EMBEDDINGS = "picks.csv", "skipped.csv", "about.md", "embeddings.npz"
+PICKS, ABOUT, EMBEDDINGS = "picks.csv", "about.md", "embeddings.npz"
 SHEET, SHEET_PICTURE = "contact_sheet.html", "contact_sheet.png"
 TASKS, CONFIG = "label_studio.json", "label_studio.xml"
 RESULTS = (PICKS, SKIPPED, ABOUT, SHEET, SHEET_PICTURE, TASKS, CONFIG, EMBEDDINGS, MARKER)
@@ -121,15 +122,15 @@ def _write_into(found: Round, folder: Path) -> None:
         embeddings.write(folder / EMBEDDINGS, Embeddings(source.features, source.ids, paths))
     write_csv(folder / PICKS, rows)
     if left_out := {**source.skipped, **found.problems}:
-        write_csv(folder / SKIPPED, [{"path": name, "reason": reason} for name, reason in left_out.items()])
+        write_skipped(folder / SKIPPED, left_out)
     with_images = [row | {"path": relative(Path(row["path"]), source.folder)} for row in rows if row["path"]]
     if with_images:
         tasks = label_studio_tasks(with_images, source.folder)
         kept.write_text(folder / TASKS, json.dumps(tasks, indent=1) + "\n")
-        if found.classes:
-            kept.write_text(folder / CONFIG, label_studio_config(found.classes))
+        if found.offered:
+            kept.write_text(folder / CONFIG, label_studio_config(found.offered))
     title, facts = f"{len(found.picks)} images to label, of {source.about['name']}", _facts(found)
-    sheet = Sheet(title, facts, [_card(found, pick) for pick in found.picks], found.classes)
+    sheet = Sheet(title, facts, [_card(found, pick) for pick in found.picks], found.offered)
     kept.write_text(folder / SHEET, contact_sheet.html(sheet))
     contact_sheet.png(sheet).save(folder / SHEET_PICTURE, optimize=True)
     about = kept.template(HERE / "about.md.j2", visible=contact_sheet.visible)
@@ -236,6 +237,11 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """
     cells = [{name: safe(cell) if isinstance(cell, str) else cell for name, cell in row.items()} for row in rows]
     kept.write_text(path, pd.DataFrame(cells).to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n"))
+
+
+def write_skipped(path: Path, reasons: Mapping[str, str]) -> None:
+    """A table of what was left out, and why."""
+    write_csv(path, [{"path": name, "reason": reason} for name, reason in reasons.items()])
 
 
 def label_studio_tasks(picks: Sequence[Mapping[str, Any]], folder: Path) -> list[dict[str, Any]]:

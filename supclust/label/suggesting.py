@@ -15,7 +15,6 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from supclust import kept, learners, method
-from supclust.engine import geometry
 from supclust.images import files as images
 from supclust.label import labeling, results, sources
 from supclust.label.annotations import CONTROL
@@ -27,8 +26,7 @@ log = logging.getLogger(__name__)
 
 SUGGESTIONS = "suggestions.csv"
 FILES = (SUGGESTIONS, results.TASKS, results.CONFIG, results.SKIPPED)
-FOLDS, FEWEST = 10, 10  # of the cross-validation, and the fewest labels that it takes
-ROWS = 1024  # points that are looked at together
+FOLDS, FEWEST = 10, 10  # of the cross-validation, and the fewest labels for one
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +63,7 @@ def suggest(pool: Pool, labels: Mapping[int, str]) -> Suggested:
     labeled, n = np.array(sorted(labels), dtype=np.int64), len(pool.features)
     classes, numbers = np.unique([labels[point] for point in labeled.tolist()], return_inverse=True)
     if len(classes) < 2:
-        there = f"all {len(labels)} labels are {classes[0]!r}" if labels else "there are no labels"
+        there = f"all {len(labels)} labels are {str(classes[0])!r}" if labels else "there are no labels"
         raise ValueError(f"{there}: suggestions need labels of two classes at least. Name files of labels: --labeled labels.csv")
     if len(labels) == n:
         raise ValueError(f"all {n} images have labels: there is nothing left to suggest")
@@ -73,18 +71,14 @@ def suggest(pool: Pool, labels: Mapping[int, str]) -> Suggested:
     temperature = _temperature(known, numbers)
     head = learners.fit_linear_head(known, numbers, len(classes))
     head = replace(head, weights=head.weights / (temperature or 1), biases=head.biases / (temperature or 1))
-    parts = []
-    for part in geometry.slices(n, ROWS):
-        probabilities = np.exp(head.log_probabilities(pool.points[part]))
-        nearest = numbers[(pool.points[part] @ known.T).argmax(axis=1)]
-        parts.append(np.stack([probabilities.argmax(axis=1), probabilities.max(axis=1), nearest]))
-    label, confidence, nearest = np.concatenate(parts, axis=1)
+    probabilities = np.exp(head.log_probabilities(pool.points))
+    label, nearest = probabilities.argmax(axis=1), numbers[(pool.points @ known.T).argmax(axis=1)]
     clusters = pool.clusters(min(n, max(2 * len(classes), math.isqrt(n))))
     table = pd.DataFrame(
         {
-            "label": classes[label.astype(int)],
-            "confidence": confidence,
-            "nearest": classes[nearest.astype(int)],
+            "label": classes[label],
+            "confidence": probabilities.max(axis=1),
+            "nearest": classes[nearest],
             "agrees": label == nearest,
             "cluster": clusters.assignments,
             "typicality": method.typicality_in(pool, clusters),
@@ -94,23 +88,24 @@ def suggest(pool: Pool, labels: Mapping[int, str]) -> Suggested:
 
 
 def _temperature(points: np.ndarray, numbers: np.ndarray) -> float | None:
-    """The temperature with the least log loss in a cross-validation of points (l, d) with classes (l,); None for fewer than FEWEST.
+    """The best temperature in a cross-validation of labelled points (l, d) with classes (l,); None if there are too few of them.
 
-    Each fold has its share of every class. The only label of a class cannot be found from the others and does not count.
+    Its log loss counts one miss more than there were, as in Platt (1999). A class with a single label is left out.
     """
-    counts = np.bincount(numbers)
-    tested = np.flatnonzero(counts[numbers] > 1)
-    if len(tested) < FEWEST:
+    several = np.bincount(numbers)[numbers] > 1
+    points, (classes, numbers) = points[several], np.unique(numbers[several], return_inverse=True)
+    if len(points) < FEWEST or len(classes) < 2:
         return None
-    folds, logits = np.empty(len(points), dtype=int), np.empty((len(points), len(counts)))
-    folds[np.argsort(numbers, kind="stable")] = np.arange(len(points)) % FOLDS
-    for fold in range(FOLDS):
-        held = folds == fold
-        head = learners.fit_linear_head(points[~held], numbers[~held], len(counts))
+    folds, logits = np.empty(len(points), dtype=int), np.empty((len(points), len(classes)))
+    folds[np.argsort(numbers, kind="stable")] = np.arange(len(points)) % FOLDS  # each has its share of every class
+    for held in (folds == fold for fold in range(FOLDS)):
+        head = learners.fit_linear_head(points[~held], numbers[~held], len(classes))
         logits[held] = head.log_probabilities(points[held])
+    miss = 1 / (len(points) + 2)
 
     def loss(logarithm: float) -> float:
-        return -log_softmax(logits[tested] / math.exp(logarithm), axis=1)[np.arange(len(tested)), numbers[tested]].mean()
+        found = log_softmax(logits / math.exp(logarithm), axis=1)
+        return -np.mean((1 - miss) * found[np.arange(len(found)), numbers] + miss * found.mean(axis=1))
 
     return math.exp(minimize_scalar(loss, bounds=(-5, 5), method="bounded").x)
 
@@ -129,11 +124,7 @@ def groups(suggested: Suggested) -> list[Group]:
 
 
 def run(request: Request) -> Suggested:
-    """Write suggestions for what a round, or a file of embeddings, holds without a label, into request.out.
-
-    Raises ValueError and FileNotFoundError, with a sentence that says what to do, for whatever cannot be used; nothing is written
-    then.
-    """
+    """Write suggestions for the images of a round, or of embeddings, into request.out; errors are those of `labeling.run`."""
     if request.source.is_dir() and sources.first_round(request.source) is None:
         raise ValueError(f"{request.source} is not the folder of a round: supclust label {request.source} --out ROUND makes one")
     results.check(request, FILES)
@@ -141,48 +132,37 @@ def run(request: Request) -> Suggested:
         source = sources.read(request)
         matched, labels = labeling.labels_of(source, request)
         suggested = suggest(Pool(source.features, np.array(sorted(labels), dtype=np.int64)), labels)
-        _log(suggested)
+        table = suggested.table.sort_values("confidence", kind="stable")
+        counts = ", ".join(f"{label} {count}" for label, count in table["label"].value_counts().items())
+        sure = np.count_nonzero(table["confidence"] >= 0.9)
+        log.info("%d suggestions, %d of them with a confidence of 0.9 or more; classes: %s", len(table), sure, counts)
+        if suggested.temperature is None:
+            log.warning("the confidence is not calibrated: %d labels are needed, of two classes with several of them", FEWEST)
+        rows = [_row(source, one) for one in table.itertuples()]
         with results.whole(request.out, FILES) as folder:
-            rows = [_row(source, one) for one in suggested.table.sort_values("confidence", kind="stable").itertuples()]
             results.write_csv(folder / SUGGESTIONS, rows)
             if matched.problems:
-                results.write_csv(
-                    folder / results.SKIPPED, [{"path": name, "reason": why} for name, why in matched.problems.items()]
-                )
-            tasks = [_task(row, source.folder) for row in rows if row["path"] and os.path.isfile(row["path"])]
-            if tasks:
+                results.write_skipped(folder / results.SKIPPED, matched.problems)
+            there = [row for row in rows if os.path.isfile(row["path"])]
+            if gone := sum(row["path"] != "" for row in rows) - len(there):
+                log.warning("%d images are no longer where they were: %s has no tasks for them", gone, results.TASKS)
+            if there:
+                tasks = [_task(row, source.folder) for row in there]
                 kept.write_text(folder / results.TASKS, json.dumps(tasks, indent=1) + "\n")
                 kept.write_text(folder / results.CONFIG, results.label_studio_config(suggested.classes))
     return suggested
 
 
-def _log(suggested: Suggested) -> None:
-    confidence = suggested.table["confidence"]
-    counts = ", ".join(f"{label} {count}" for label, count in suggested.table["label"].value_counts().items())
-    log.info("%d suggestions, %d of them with a confidence of 0.9 or more: %s", len(confidence), (confidence >= 0.9).sum(), counts)
-    if suggested.temperature is None:
-        log.warning("fewer than %d labels are in classes of several: the confidence is not calibrated", FEWEST)
-
-
 def _row(source: Source, one: Any) -> dict[str, Any]:
-    file = source.files[one.Index]
-    return {
-        "id": source.ids[one.Index],
-        "label": "",  # for whoever wants to give one
-        "suggestion": one.label,
-        "confidence": round(one.confidence, 4),
-        "nearest": one.nearest,
-        "agrees": one.agrees,
-        "cluster": one.cluster,
-        "path": "" if file is None else images.printable(str(file)),
-    }
+    """A line of the table, whose column of labels is empty: nobody has confirmed the suggestion."""
+    names = {"id": source.ids[one.Index], "label": "", "suggestion": one.label, "confidence": round(one.confidence, 4)}
+    path = images.printable(str(source.files[one.Index] or ""))
+    return names | {"nearest": one.nearest, "agrees": one.agrees, "cluster": one.cluster, "path": path}
 
 
 def _task(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """A task of Label Studio with a prediction. What an image is called is not its supclust_id, which marks picks."""
-    facts = {"filename": row["id"], "cluster": row["cluster"], "nearest": row["nearest"]}
+    """A task of Label Studio, with a prediction. A supclust_id would mark its image as a pick."""
+    image = results.label_studio_image(results.relative(Path(row["path"]), folder), folder)
     choice = {"from_name": CONTROL, "to_name": "image", "type": "choices", "value": {"choices": [row["suggestion"]]}}
-    return {
-        "data": {"image": results.label_studio_image(results.relative(Path(row["path"]), folder), folder)} | facts,
-        "predictions": [{"model_version": "supclust", "score": row["confidence"], "result": [choice]}],
-    }
+    prediction = {"model_version": "supclust", "score": row["confidence"], "result": [choice]}
+    return {"data": {"image": image, "filename": row["id"], "nearest": row["nearest"]}, "predictions": [prediction]}
