@@ -29,12 +29,11 @@ from supclust.label.contact_sheet import NEIGHBOR, PICK, Card, Sheet, Tile
 from supclust.label.embeddings import Embeddings
 from supclust.label.request import NOT_XML, Request
 from supclust.label.rounds import Pick, Round, explain
-from supclust.label.sources import SKIPPED
 
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent  # its template
-PICKS, ABOUT, EMBEDDINGS = "picks.csv", "about.md", "embeddings.npz"
+PICKS, SKIPPED, ABOUT, EMBEDDINGS = "picks.csv", "skipped.csv", "about.md", "embeddings.npz"
 SHEET, SHEET_PICTURE = "contact_sheet.html", "contact_sheet.png"
 TASKS, CONFIG = "label_studio.json", "label_studio.xml"
 RESULTS = (PICKS, SKIPPED, ABOUT, SHEET, SHEET_PICTURE, TASKS, CONFIG, EMBEDDINGS, MARKER)
@@ -218,6 +217,7 @@ def _record(found: Round) -> dict[str, Any]:
         "embeddings": EMBEDDINGS if source.kept is None else relative(source.kept, request.out),
         "folder": source.folder and relative(source.folder, request.out),
         "copies": dict(source.copies),
+        "skipped": dict(source.skipped),
         "earlier": list(source.earlier),
         "picks": [source.ids[pick.point] for pick in found.picks],
         "labels": {source.ids[point]: label for point, label in found.labels.items()},

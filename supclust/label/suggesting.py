@@ -137,7 +137,9 @@ def run(request: Request) -> Suggested:
         sure = np.count_nonzero(table["confidence"] >= 0.9)
         log.info("%d suggestions, %d of them with a confidence of 0.9 or more; classes: %s", len(table), sure, counts)
         if suggested.temperature is None:
-            log.warning("the confidence is not calibrated: %d labels are needed, of two classes with several of them", FEWEST)
+            log.warning(
+                "the confidence is not calibrated: that takes %d labels of classes with several, and two such classes", FEWEST
+            )
         rows = [_row(source, one) for one in table.itertuples()]
         with results.whole(request.out, FILES) as folder:
             results.write_csv(folder / SUGGESTIONS, rows)
