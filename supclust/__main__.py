@@ -333,7 +333,8 @@ def _ship(options: argparse.Namespace) -> int:
     if encoder.endswith(".safetensors"):
         table = shipping.ship(options.name, Path(encoder))
     else:
-        table = shipping.embed(options.name, encoder, *embedders.load(embedders.EncoderOptions(encoder, download=options.download)))
+        embedder = embedders.load(embedders.EncoderOptions(encoder, download=options.download))
+        table = shipping.embed(options.name, encoder, embedder.side, embedder.embed)
     print(table.round(4).to_string())
     return 0
 

@@ -79,7 +79,7 @@ class Round:
         """Names to choose labels from: the classes, and the folders of the picks where there are several with a letter."""
         files = (self.source.files[pick.point] for pick in self.picks)
         parents = {file.parent for file in files if file is not None} - {self.source.folder}
-        names = sorted({one.name for one in parents if any(map(str.isalpha, one.name))})
+        names = sorted({unicodedata.normalize("NFC", one.name).strip() for one in parents if any(map(str.isalpha, one.name))})
         return tuple(dict.fromkeys([*self.classes, *(names if len(names) > 1 else [])]))
 
 

@@ -86,7 +86,7 @@ def _of_folder(request: Request) -> Source:
     options = replace(options, name=embedders.choose(options, files)) if options.name == "auto" else options
     embedder = embedders.load(options, request.seed, force=request.force)
     source = _of_files(folder, files, skipped, embedder)
-    return replace(source, about={"kind": "images", "name": folder.name, "pixels": images.SEEN, "load": options.name})
+    return replace(source, about={"kind": "images", "name": folder.name, "pixels": images.SEEN, "load": embedder.name})
 
 
 def _of_files(
