@@ -131,7 +131,7 @@ def test_a_folder_of_images_from_the_command_line(folder, tmp_path, capsys, capl
     table, printed = picks(out), capsys.readouterr().out
     assert len(set(table["id"])) == 6
     assert all((folder / name).samefile(path) for name, path in zip(table["id"], table["path"], strict=True))
-    assert sorted(file.name for file in out.iterdir()) == sorted(set(labeling.RESULTS) - {"label_studio.xml", "handed_out.json"})
+    assert sorted(file.name for file in out.iterdir()) == sorted(set(labeling.RESULTS) - {"handed_out.json"})
     skipped = {row["path"]: row["reason"] for row in csv.DictReader((out / "skipped.csv").open(newline=""))}
     assert skipped == {
         "empty.jpg": "an empty file",

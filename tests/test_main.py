@@ -227,8 +227,8 @@ def test_ship_takes_weights_for_the_package_and_a_name_for_another_encoder(tmp_p
     assert __main__.main(["ship", "cifar10", "mine.safetensors"]) == 0
     assert asked == [("cifar10", Path("mine.safetensors"))]
     assert "some bytes  0.1235" in capsys.readouterr().out
-    embed = embedders.Embedder(8, lambda images, folder: (images[:, 0].reshape(len(images), -1).astype(np.float32) + 1, {}))
-    monkeypatch.setattr(embedders, "load", lambda options: asked.append(options) or embed)
+    pixels = embedders.Embedder(8, lambda images, _: (images[:, 0].reshape(len(images), -1).astype(np.float32) + 1, {}), "digits")
+    monkeypatch.setattr(embedders, "load", lambda options: asked.append(options) or pixels)
     assert __main__.main(["ship", "digits", "timm:resnet50", "--download"]) == 0
     assert asked[1] == embedders.EncoderOptions("timm:resnet50", download=True)
     assert (tmp_path / "artefacts" / "laptop" / "digits@timm:resnet50" / "features.safetensors").exists()

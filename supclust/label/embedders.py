@@ -40,6 +40,7 @@ class Embedder(NamedTuple):
 
     side: int  # of the images that it takes, in pixels
     embed: Callable[[Images, Path], Made]  # of images uint8 (n, 3, side, side); a training is kept in the folder
+    name: str  # by which `load` finds it again
 
 
 def load(options: EncoderOptions, seed: int = 0, *, force: bool = False) -> Embedder:
@@ -56,14 +57,15 @@ def load(options: EncoderOptions, seed: int = 0, *, force: bool = False) -> Embe
         options = replace(options, name=_default(options))
     if options.name == "simclr":
         options = replace(options, minutes=MINUTES if options.minutes is None else options.minutes)
-        return Embedder(_base(options).side, lambda images, folder: _embed_by_own(images, folder, options, seed, force))
+        side = _base(options).side
+        return Embedder(side, lambda images, folder: _embed_by_own(images, folder, options, seed, force), options.name)
     if options.name in ("photos", "efficientnet-lite0") or options.name.startswith("timm:"):  # the second: of data sets, after @
         return _pretrained(options)
     if options.name.endswith(".safetensors"):
         file = Path(options.name).expanduser()
         encoder = simclr.load_weights(file)
         about = {"encoder": file.name, "weights": encoder.checksum}
-        return Embedder(encoder.config.side, lambda images, folder: (features.embed(encoder, images), about))
+        return Embedder(encoder.config.side, lambda images, folder: (features.embed(encoder, images), about), options.name)
     raise ValueError(f"unknown encoder {options.name!r}: simclr, photos, timm:NAME such as timm:resnet50, or a .safetensors file")
 
 
@@ -172,7 +174,7 @@ def _pretrained(options: EncoderOptions) -> Embedder:
             found = simclr.in_batches(network, images, side, BATCH, prepare)
         return found, {"encoder": f"{network.pretrained_cfg['architecture']} of timm, pretrained"}
 
-    return Embedder(side, embed)
+    return Embedder(side, embed, options.name)
 
 
 def _lite0() -> nn.Module:

@@ -51,6 +51,7 @@ class Request:
     seed: int = 0  # of clusters, training and random draws
     pictures: Path | None = None  # folder of the images that the ids of embeddings name
     per_class_min: int | None = None  # labels that classes shall have: picks for those that have fewer
+    added: bool = False  # take in images that were added to the folder of a round since
     keep_duplicates: bool = False  # pick more than one of a group of near-duplicates
     force: bool = False  # overwrite what an earlier run wrote into out
     copy: Path | None = None  # folder for copies of the picks

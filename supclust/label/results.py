@@ -46,32 +46,34 @@ PART = ".part-results"  # results are made in this folder; the run that holds it
 # -- checks, before anything that takes long -----------------------------------------------------------------------------------
 
 
-def check(request: Request) -> None:
-    """ValueError where results would overwrite the source, labels that somebody typed, or without force those of another run."""
+def check(request: Request, names: Sequence[str] = RESULTS) -> None:
+    """ValueError where results of these names would overwrite the source, earlier ones without force, or labels somebody typed.
+
+    The first of the names is that of the table that has a column to type labels into.
+    """
     out = request.out
     nearest = next(one for one in (out.absolute(), *out.absolute().parents) if os.path.lexists(one))
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise ValueError(f"cannot write into {nearest}: name another folder for the results, as in --out picks")
     if out.resolve() == request.source.resolve():
         raise ValueError(f"the results cannot go into {request.source} itself: name another folder, as in --out picks-2")
-    there = [name for name in RESULTS if (out / name).exists()]
+    there = [name for name in names if (out / name).exists()]
     if there and not request.force:
         raise ValueError(f"{out} holds results already ({', '.join(there)}): name another folder, or overwrite them with --force")
-    if folders := [out / name for name in RESULTS if (out / name).is_dir()]:
+    if folders := [out / name for name in names if (out / name).is_dir()]:
         raise ValueError(f"{folders[0]} is a folder, in the place of a file: move it away")
+    table = out / names[0]
     try:
-        typed = sum(bool(one.label or one.problem) for one in annotations.read(out / PICKS)) if (out / PICKS).exists() else 0
+        typed = sum(bool(one.label or one.problem) for one in annotations.read(table)) if table.exists() else 0
     except ValueError as error:
         raise ValueError(f"{error}. It may hold labels that somebody typed: move it away before it is overwritten") from error
     if typed:
-        raise ValueError(
-            f"{out / PICKS} holds {counted(typed, 'label')} that somebody typed: move it away before it is overwritten"
-        )
+        raise ValueError(f"{table} holds {counted(typed, 'label')} that somebody typed: move it away before it is overwritten")
 
 
-def check_stays(request: Request, read: Iterable[Path | None]) -> None:
+def check_stays(request: Request, read: Iterable[Path | None], names: Sequence[str] = RESULTS) -> None:
     """ValueError where results would overwrite what this round, or a later one of another chain, is read from."""
-    results = {(request.out / name).resolve() for name in RESULTS}
+    results = {(request.out / name).resolve() for name in names}
     if lost := [path for path in read if path is not None and path.resolve() in results]:
         raise ValueError(f"{lost[0]} is read from and would be overwritten: name another folder than {request.out} for the results")
 
@@ -101,11 +103,17 @@ def held(out: Path) -> Iterator[None]:
 
 
 def write(found: Round) -> None:
-    """All results, or none: they are made in a folder beside them, then moved; the record, which makes a round of them, last."""
-    out = found.request.out
+    """All results, or none; the record, which makes a round of them, last."""
+    with whole(found.request.out, RESULTS) as folder:
+        _write_into(found, folder)
+
+
+@contextmanager
+def whole(out: Path, names: Sequence[str]) -> Iterator[Path]:
+    """A folder to make files of these names in, which are moved to out at the end, in this order. Those not made are removed."""
     with tempfile.TemporaryDirectory(dir=out / PART) as part:
-        _write_into(found, Path(part))
-        for name in RESULTS:
+        yield Path(part)
+        for name in names:
             if (Path(part) / name).exists():
                 os.replace(Path(part) / name, out / name)
             else:
@@ -124,10 +132,10 @@ def _write_into(found: Round, folder: Path) -> None:
     if with_images:
         tasks = label_studio_tasks(with_images, source.folder)
         kept.write_text(folder / TASKS, json.dumps(tasks, indent=1) + "\n")
-        if found.classes:
-            kept.write_text(folder / CONFIG, label_studio_config(found.classes))
+        if found.offered:
+            kept.write_text(folder / CONFIG, label_studio_config(found.offered))
     title, facts = f"{counted(len(found.picks), 'image')} to label, of {source.about['name']}", _facts(found)
-    sheet = Sheet(title, facts, [_card(found, pick) for pick in found.picks], found.classes)
+    sheet = Sheet(title, facts, [_card(found, pick) for pick in found.picks], found.offered)
     kept.write_text(folder / SHEET, contact_sheet.html(sheet))
     contact_sheet.png(sheet).save(folder / SHEET_PICTURE, optimize=True)
     about = kept.template(HERE / "about.md.j2", visible=contact_sheet.visible)
@@ -218,6 +226,7 @@ def _record(found: Round) -> dict[str, Any]:
         "embeddings": EMBEDDINGS if source.kept is None else relative(source.kept, request.out),
         "folder": source.folder and relative(source.folder, request.out),
         "copies": dict(source.copies),
+        "skipped": dict(source.skipped),
         "earlier": list(source.earlier),
         "picks": [source.ids[pick.point] for pick in found.picks],
         "labels": {source.ids[point]: label for point, label in found.labels.items()},
@@ -247,10 +256,14 @@ def label_studio_tasks(picks: Sequence[Mapping[str, Any]], folder: Path) -> list
     The addresses hold where LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT is the folder around this one: Label Studio does not take the
     root itself for a storage, only folders in it.
     """
-    prefix = f"{LOCAL_FILES}{quote(folder.resolve().name)}/"
     facts = [{name: pick[name] if math.isfinite(pick[name]) else None for name in FACTS} for pick in picks]
-    images = [{"image": prefix + quote(pick["path"]), "supclust_id": pick["id"]} for pick in picks]
+    images = [{"image": label_studio_image(pick["path"], folder), "supclust_id": pick["id"]} for pick in picks]
     return [{"data": image | fact} for image, fact in zip(images, facts, strict=True)]
+
+
+def label_studio_image(path: str, folder: Path) -> str:
+    """The address at which Label Studio serves the image with that path below the folder."""
+    return f"{LOCAL_FILES}{quote(folder.resolve().name)}/{quote(path)}"
 
 
 def label_studio_config(classes: Sequence[str]) -> str:

@@ -17,10 +17,10 @@ from supclust.images.files import MARKER
 from supclust.label import embeddings
 from supclust.label.annotations import counted, listing
 from supclust.label.embeddings import Embeddings
+from supclust.label.request import EncoderOptions, Request
 
 if TYPE_CHECKING:
-    from supclust.label.embedders import Made
-    from supclust.label.request import Request
+    from supclust.label.embedders import Embedder, Made
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Source:
         if self.make_features is None:
             return self
         features, made_by = self.make_features(out / TRAINING)
-        return replace(self, features=features, about={**self.about, **made_by})
+        return replace(self, features=features, about={**self.about, **made_by}, kept=None)
 
 
 def read(request: Request) -> Source:
@@ -69,7 +69,9 @@ def read(request: Request) -> Source:
     if pictures is not None and not pictures.is_dir():
         raise FileNotFoundError(f"there is no folder of images {pictures}")
     if (path / MARKER).is_file():
-        return _of_round(request)
+        return _with_added(_of_round(request), request)
+    if request.added:
+        raise ValueError(f"--added goes on from the folder of a round, and {path} is none")
     return _of_folder(request) if path.is_dir() else _of_embeddings(path, pictures, request.id_column)
 
 
@@ -84,19 +86,28 @@ def _of_folder(request: Request) -> Source:
         others = f" ({counted(len(skipped), 'file is', 'files are')} none{first})" if skipped else ""
         raise ValueError(f"no image in {folder}{others}. Looked for files named {', '.join(images.SUFFIXES)}")
     embedder = embedders.load(request.encoder, request.seed, force=request.force)
-    same, unreadable = images.copies(files), {}
+    source = _of_files(folder, files, skipped, embedder)
+    return replace(source, about={"kind": "images", "name": folder.name, "pixels": images.SEEN, "load": embedder.name})
+
+
+def _of_files(
+    folder: Path, files: Sequence[Path], skipped: Mapping[Path, str], embedder: Embedder, known: Sequence[Path] = ()
+) -> Source:
+    """The images of a folder that can be read, without copies of each other and of the known ones, which do not come again."""
+    same, unreadable = images.copies([*known, *files]), {}
+    same = {file: same[file] for file in files if file in same}
     originals = [file for file in files if file not in same]
     pixels = images.load(folder, originals, embedder.side, unreadable)
     readable = tuple(file for file in originals if file not in unreadable)
     if not readable:
         some = counted(len(files), "image")
         raise ValueError(f"of {some} in {folder}, none can be read; of the first: {unreadable[originals[0]]}")
-    names = {file: file.relative_to(folder).as_posix() for file in (*files, *skipped)}
-    skipped |= unreadable | {copy: f"the same image as {names[original]}" for copy, original in same.items()}
+    names = {file: file.relative_to(folder).as_posix() for file in (*known, *files, *skipped)}
+    skipped = {**skipped, **unreadable, **{copy: f"the same image as {names[original]}" for copy, original in same.items()}}
     return Source(
         ids=tuple(names[file] for file in readable),
         files=readable,
-        about={"kind": "images", "name": folder.name, "pixels": images.SEEN},
+        about={},
         folder=folder,
         make_features=lambda training: embedder.embed(pixels, training),
         skipped={images.printable(names[file]): reason for file, reason in sorted(skipped.items())},
@@ -153,17 +164,61 @@ def _of_round(request: Request) -> Source:
         raise ValueError(f"{path} is not what the round in {folder} was made from: it has no {listing(gone)}")
     first = folder / record["first"]
     chain = {"earlier": earlier, "first": first if (first / MARKER).is_file() else folder}
-    known = {"labels": record["labels"], "classes": tuple(record["classes"]), "known": record["known"]}
+    known = {
+        "labels": record["labels"],
+        "classes": tuple(record["classes"]),
+        "known": record["known"],
+        "skipped": record["skipped"],
+    }
     return replace(source, about=record["source"], copies=record["copies"], **chain, **known)
+
+
+def _with_added(source: Source, request: Request) -> Source:
+    """The pool of a round with the images that were added to its folder since; without request.added, a message counts them.
+
+    Only they are embedded, by the encoder of the others, and they come after them.
+    """
+    if source.folder is None or source.about.get("pixels") != images.SEEN or "load" not in source.about:
+        if request.added:
+            reason = "it was made from embeddings, or by another version, or its images have gone"
+            raise ValueError(f"nothing can be added to the round in {request.source}: {reason}. Start anew from the images")
+        return source
+    files, others = images.find(source.folder, leave_out=[request.out])
+    known = {source.folder / name for name in (*source.ids, *source.copies, *source.skipped)}
+    files = [file for file in files if file not in known]
+    if not request.added:
+        if files:
+            log.info("%d images were added to %s since: --added takes them into a round", len(files), source.folder)
+        return source
+    if not files:
+        raise ValueError(f"no image was added to {source.folder} since: leave out --added")
+    from supclust.label import embedders
+
+    trained = source.about["load"] == "simclr" and "weights" in source.about
+    name = str(source.first / TRAINING / embedders.WEIGHTS) if trained else source.about["load"]
+    embedder = embedders.load(EncoderOptions(name, minutes=0, download=request.encoder.download))
+    new = _of_files(source.folder, files, others, embedder, [file for file in source.files if file is not None])
+
+    def embed(training: Path) -> Made:
+        features, made_by = new.make_features(training)
+        if made_by.get("weights") != source.about.get("weights"):
+            raise ValueError(f"the encoder of {request.source} has changed since: start anew from the images")
+        return np.concatenate([source.features, features]), {}
+
+    return replace(
+        source, ids=source.ids + new.ids, files=source.files + new.files, features=None, make_features=embed,
+        skipped={**source.skipped, **new.skipped}, copies={**source.copies, **new.copies},
+    )  # fmt: skip
 
 
 def read_record(file: Path) -> dict[str, Any]:
     """What a round wrote about itself; ValueError naming the file if it is damaged."""
-    new = {"labels": {}, "classes": [], "known": [], "first": ".", "id_column": None}  # records of earlier versions lack these
+    new = {"labels": {}, "classes": [], "known": [], "first": ".", "id_column": None, "skipped": {}}  # earlier versions lack these
     try:
         record = new | json.loads(file.read_text(encoding="utf-8-sig"))
         texts = [record["embeddings"], record["first"], record["folder"] or "", record["id_column"] or ""]
-        texts += [record["source"][name] for name in ("name", "encoder")] + [*record["copies"].values(), *record["labels"].values()]
+        texts += [record["source"][name] for name in ("name", "encoder")]
+        texts += [text for name in ("copies", "labels", "skipped") for text in record[name].values()]
         if not all(isinstance(text, str) for text in (*texts, *record["earlier"], *record["picks"], *record["classes"])):
             raise TypeError("something is no text")
         if not all(len(one) == 3 and min(one) >= 0 for one in record["known"]):
