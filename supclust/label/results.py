@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -149,8 +149,17 @@ def _row(found: Round, pick: Pick) -> dict[str, Any]:
 
 
 def relative(file: Path, folder: Path) -> str:
-    """The way from a folder to a file, so that both may be moved together."""
-    return Path(os.path.relpath(file, folder)).as_posix()
+    """The way from a folder to a file, so that both may be moved together; between drives the whole path."""
+    try:
+        return Path(os.path.relpath(file, folder)).as_posix()
+    except ValueError:
+        return file.absolute().as_posix()
+
+
+def _link(file: Path, folder: Path) -> str:
+    """The address of a file for a page in a folder, in which no name means anything else than a name."""
+    way = relative(file, folder)
+    return file.absolute().as_uri() if Path(way).is_absolute() else quote(os.fsencode(way))
 
 
 def _facts(found: Round) -> dict[str, str]:
@@ -171,7 +180,9 @@ def _facts(found: Round) -> dict[str, str]:
 
 def _card(found: Round, pick: Pick) -> Card:
     neighbors = tuple(_tile(found, point, NEIGHBOR) for point in pick.typical)
-    return Card(pick, _tile(found, pick.point, PICK), neighbors, explain(found, pick))
+    file, tile = found.source.files[pick.point], _tile(found, pick.point, PICK)
+    link = file and _link(file, found.request.out)
+    return Card(pick, replace(tile, link=link), neighbors, explain(found, pick))
 
 
 def _tile(found: Round, point: int, side: int) -> Tile:
