@@ -389,6 +389,58 @@ def test_what_was_typed_is_there_after_a_reload_until_it_is_cleared(opened):
         assert count(page) == "0 of 3 labelled"
 
 
+def test_keys_label_move_undo_and_zoom_where_no_field_is_typed_in(opened, tmp_path):
+    draw(1, 1, 400).save(tmp_path / "a #1.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "b.tiff")
+    links = ["a%20%231.png", "b.tiff", None]
+    tiles = [Tile(f"{k}.png", draw(0, k) if link else None, link) for k, link in enumerate(links)]
+    classes = tuple(f"class {k}" for k in range(40))
+    page = opened(sheet([card(k, image=tile) for k, tile in enumerate(tiles)], classes=classes))
+
+    def press(*keys):
+        for key in keys:
+            page.keyboard.press(key)
+        values = [page.locator(f"#label-{k}").input_value().removeprefix("class ") for k in (1, 2, 3)]
+        return [*values, page.locator("[aria-current=true]").get_attribute("id")]
+
+    assert press() == ["", "", "", "pick-1"]
+    assert press("2") == ["1", "", "", "pick-2"]
+    assert page.locator("#count").inner_text() == "1 of 3 labelled"
+    assert press("y") == ["1", "30", "", "pick-3"]  # the last class that has a key
+    assert press("k", "ArrowUp", "ArrowLeft") == ["1", "30", "", "pick-1"]
+    assert page.evaluate("document.activeElement.id") == "pick-1"
+    assert press("j", "ArrowDown", "ArrowRight", "3") == ["1", "30", "2", "pick-3"]
+    assert press("Control+z") == ["1", "30", "", "pick-3"]
+    assert press("u") == ["1", "", "", "pick-2"]
+    assert press("Control+3", "Alt+3", "Z", "F2") == ["1", "", "", "pick-2"]
+    # in a field, keys are text, and a typed label is undone as a whole
+    assert press("Enter", "1", "j", "Escape") == ["1", "1j", "", "pick-2"]
+    assert page.evaluate("document.activeElement.id") == "pick-2"
+    assert press("u") == ["1", "", "", "pick-2"]
+    assert press("u", "u", "u")[:3] == ["", "", ""]
+    assert page.locator("#said").inner_text() == "There is no label to take back."
+    # the image itself, or what the page has of it where a browser cannot show that; labels can be given meanwhile
+    assert press(" ")[-1] == "pick-1"
+    width = "document.querySelector('#large img').naturalWidth"
+    page.wait_for_function(f"{width} === 400")
+    assert page.locator("#original").get_attribute("href") == (tmp_path / "a #1.png").as_uri().replace("#", "%23")
+    assert press("1") == ["0", "", "", "pick-2"]
+    page.wait_for_function(f"{width} === 96")
+    press("j")
+    assert page.locator("#large span").inner_text() == "2.png"
+    assert page.locator("#original").is_hidden()
+    press("Escape")
+    assert page.locator("#zoom").is_hidden()
+    page.locator("#pick-1 a").click()
+    assert page.locator("#zoom").is_visible()
+    press("z")
+    assert page.evaluate("document.activeElement.parentElement.parentElement.id") == "pick-1"  # the link
+    press("?")
+    assert page.locator("#help").is_visible()
+    assert press("1", "?")[1] == ""
+    assert page.locator("#help").is_hidden()
+
+
 def test_a_browser_that_keeps_nothing_says_so(opened):
     refuse = "Object.defineProperty(window, 'localStorage', { get() { throw new Error('refused'); } });"
     page = opened(sheet([card(1), card(2)]), before=refuse)
@@ -426,7 +478,7 @@ TEXTS = [
     "#chips-for",
 ]
 TEXTS += ["#refused", "h2", ".order", ".caption", "input", "input::placeholder", "summary", ".why", ".box", ".labelled .order"]
-TEXTS += [".labelled input", "#chips-hint", ".skip"]
+TEXTS += [".labelled input", "#chips-hint", ".skip", "#said", "#help dd", "#help kbd", "#original", "#large-name"]
 
 
 def test_every_text_stands_out_from_what_is_behind_it(opened):

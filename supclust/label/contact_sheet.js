@@ -194,7 +194,7 @@ document.addEventListener("DOMContentLoaded", () => {
       const link = Object.assign(document.createElement("a"), { href: `../${encodeURIComponent(next)}/`, textContent: next });
       find("said").replaceChildren("The next round is there: ", link);
     } else if (words) say("said", words);
-    else if (different && !first) say("said", `${different} labels were changed elsewhere, and are shown.`);
+    else if (different && !first) say("said", `Labels changed elsewhere are shown now: ${different}.`);
     return { next, computing };
   }
 

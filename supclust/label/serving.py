@@ -187,7 +187,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers our own page only, which is known by host and origin, and by a cookie that the first address sets."""
 
     server: Server
-    protocol_version, server_version, sys_version = "HTTP/1.1", "supclust", ""
+    server_version, sys_version = "supclust", ""
 
     def do_GET(self) -> None:
         """A page, its state, or an image of the pool by its number."""
@@ -205,7 +205,6 @@ class Handler(BaseHTTPRequestHandler):
         length = self.headers["Content-Length"] or ""
         short = re.fullmatch("[0-9]{1,7}", length) and int(length) <= LARGEST_BODY
         body = self.rfile.read(int(length)) if short else b""
-        self.close_connection = not short  # what is not read is no next request
         if not self._is_ours():
             self._send(HTTPStatus.FORBIDDEN)
         elif not short:
