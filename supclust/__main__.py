@@ -1,4 +1,4 @@
-"""The command `supclust`: label, open, compare, figures, sweep, claims, data, train and ship."""
+"""The command `supclust`: label, open, suggest, compare, figures, sweep, claims, data, train and ship."""
 
 import argparse
 import logging
@@ -62,7 +62,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         for name in names.split():
             command.add_argument(*name.split(","), **OPTIONS.get(f"{run.__name__[1:]} {name}", OPTIONS.get(name)))
     options, rest = parser.parse_known_args(arguments)
-    if options.command == "label":
+    if options.command in ("label", "suggest"):
         _find_source(options, rest, parser)
     if options.command == "figures" and not any(argument.startswith("-") for argument in rest):
         options.notebooks += rest
@@ -119,6 +119,7 @@ OPTIONS = {
     "--id-column": dict(metavar="NAME", help="of the ids, in files of labels or embeddings that call it otherwise"),
     "--label-column": dict(metavar="NAME", help="of the labels, or the name of the choices in Label Studio"),
     "--strategy": dict(default="auto", metavar="NAME", help="auto (default), typiclust, ..., or supclust:top_fraction=0.05"),
+    "--added": dict(action="store_true", help="take in images that were added to the folder of the round since"),
     "--keep-duplicates": dict(action="store_true", help="near-duplicates may be picked, too (default: one of each group)"),
     "--explain": dict(action="store_true", help="print why each image was picked"),
     "--force": dict(action="store_true", help="overwrite the results of another run"),
@@ -180,7 +181,7 @@ def _label(options: argparse.Namespace) -> int:
     request = labeling.Request(
         source=options.source, out=options.out or Path("picks"), budget=options.budget, labeled=tuple(options.labeled),
         classes=tuple(options.classes), strategy=options.strategy, seed=options.seed, pictures=options.images, force=options.force,
-        keep_duplicates=options.keep_duplicates,
+        keep_duplicates=options.keep_duplicates, added=options.added,
         id_column=options.id_column, label_column=options.label_column,
         encoder=labeling.EncoderOptions(
             options.encoder, options.train_minutes, options.train_epochs, options.from_scratch, options.download
@@ -201,6 +202,24 @@ def _open(options: argparse.Namespace) -> int:
     from supclust.label import serving
 
     serving.serve(options.round)
+    return 0
+
+
+def _suggest(options: argparse.Namespace) -> int:
+    """Suggest a label, with a confidence, for every image of a round that has none: a linear layer on the features learns from
+    those that have one. Writes suggestions.csv, the least confident first, and predictions for Label Studio.
+    """
+    from supclust.label import suggesting
+    from supclust.label.request import Request
+
+    source = options.source
+    request = Request(
+        source=source, out=options.out or (source if source.is_dir() else source.parent) / "suggestions",
+        labeled=tuple(options.labeled), classes=tuple(options.classes), pictures=options.images, force=options.force,
+        id_column=options.id_column, label_column=options.label_column,
+    )  # fmt: skip
+    suggesting.run(request)
+    print(request.out / suggesting.SUGGESTIONS)
     return 0
 
 
@@ -335,8 +354,12 @@ def _ship(options: argparse.Namespace) -> int:
 COMMANDS = {
     _label: (
         "pick images of your own to label",
-        "source --budget --out --labeled --classes --id-column --label-column --strategy --keep-duplicates --explain --seed "
-        "--open --force --images --encoder --train-minutes --train-epochs --from-scratch --download",
+        "source --budget --out --labeled --classes --id-column --label-column --strategy --added --keep-duplicates --explain "
+        "--seed --open --force --images --encoder --train-minutes --train-epochs --from-scratch --download",
+    ),
+    _suggest: (
+        "suggest labels for the other images of a round",
+        "source --labeled --classes --id-column --label-column --images --force --out",
     ),
     _open: ("label a round in the browser", "round"),
     _compare: (

@@ -133,8 +133,13 @@ def explain(pool: Pool, budget: int) -> Details:
     nearness = np.empty(len(pool.features))
     for cluster, members in enumerate(clusters.members):
         nearness[members] = sup_in_cluster(pool, clusters, cluster, members)
-    typical = _inverse(pool.neighbor_distances(clusters, range(len(clusters.sizes))))
+    typical = typicality_in(pool, clusters)
     return Details(clusters.assignments, clusters.centers, typical, nearness, temperature_of(pool, clusters))
+
+
+def typicality_in(pool: Pool, clusters: Clusters) -> np.ndarray:
+    """The typicality (n,) of every point in its cluster."""
+    return _inverse(pool.neighbor_distances(clusters, range(len(clusters.sizes))))
 
 
 # -- strategies: functions of (pool, budget, rng) that return indices (budget,) int64, the largest cluster's first -------------

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from supclust.label import annotations, contact_sheet
-from supclust.label.contact_sheet import Card, Sheet, Tile
+from supclust.label.contact_sheet import Card, Guess, Sheet, Tile
 from supclust.label.rounds import Pick
 from tests import drawn_images
 
@@ -421,7 +421,7 @@ def test_keys_label_move_undo_and_zoom_where_no_field_is_typed_in(opened, tmp_pa
     assert page.locator("#said").inner_text() == "There is no label to take back."
     # the image itself, or what the page has of it where a browser cannot show that; labels can be given meanwhile
     assert press(" ")[-1] == "pick-1"
-    width = "document.querySelector('#large img').naturalWidth"
+    width = "() => document.querySelector('#large img').naturalWidth"
     page.wait_for_function(f"{width} === 400")
     assert page.locator("#original").get_attribute("href") == (tmp_path / "a #1.png").as_uri().replace("#", "%23")
     assert press("1") == ["0", "", "", "pick-2"]
@@ -501,3 +501,29 @@ def test_without_javascript_the_page_can_be_read(opened):
     assert not page.locator(".tools").is_visible()
     page.locator("summary").first.click()
     assert page.locator(".why").first.is_visible()
+
+
+# --- suggestions -----------------------------------------------------------------------------------------------------------
+
+
+def test_all_members_of_a_cluster_get_its_label_in_the_table(opened):
+    clusters = [(("a", "b"), "<b>"), (("c", "d", "e"), "=x"), (("f",), "g")]
+    guesses = [Guess(ids, 7, tuple(Tile(one, draw(0, 0)) for one in ids), label, "name", "caption") for ids, label in clusters]
+    page = opened(sheet((), classes=("<b>", "other"), guesses=guesses))
+    assert [page.locator(".card").nth(k).locator(".accept").inner_text() for k in (0, 2)] == ["All 2 are <b>", "It is g"]
+    page.keyboard.press("Enter")
+    page.keyboard.press("j")
+    page.keyboard.press("2")
+    content = downloaded(page, page.locator("#download").click).decode("utf-8")
+    rows = [*csv.reader(io.StringIO(content, newline=""))][1:]
+    assert rows == [["a", "<b>"], ["b", "<b>"], ["c", ""], ["d", ""], ["e", ""], ["f", "other"]]
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_no_suggestion_becomes_markup(text):
+    def tags(text):
+        page = contact_sheet.html(sheet((), guesses=[Guess((text, text), 0, (Tile(text, None),), text, text, text)]))
+        return [tag for tag, _ in Elements(page).found]
+
+    assert tags(text) == tags("x")

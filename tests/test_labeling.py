@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -130,7 +131,7 @@ def test_a_folder_of_images_from_the_command_line(folder, tmp_path, capsys, capl
     table, printed = picks(out), capsys.readouterr().out
     assert len(set(table["id"])) == 6
     assert all((folder / name).samefile(path) for name, path in zip(table["id"], table["path"], strict=True))
-    assert sorted(file.name for file in out.iterdir()) == sorted(set(labeling.RESULTS) - {"label_studio.xml"})
+    assert sorted(file.name for file in out.iterdir()) == sorted(labeling.RESULTS)
     skipped = {row["path"]: row["reason"] for row in csv.DictReader((out / "skipped.csv").open(newline=""))}
     assert skipped == {
         "empty.jpg": "an empty file",
@@ -802,6 +803,17 @@ def test_an_encoder_that_is_in_the_folder_is_replaced_with_force_only(folder, tm
         run(folder, tmp_path / "picks", minutes=1)
     assert stored.read_bytes() == b"mine"
     assert not (tmp_path / "picks" / "picks.csv").exists()
+
+
+@pytest.mark.parametrize("name", ["a b/%41#?é.png", "javascript:alert(1).png", "\\x.png", '".png'])
+def test_the_sheet_links_to_the_image_whatever_its_name_and_drive(tmp_path, monkeypatch, name):
+    file, out = tmp_path / "images" / name, tmp_path / "out"
+    link = results._link(file, out)
+    assert not set(link) & set(':#?"\\ ')
+    assert Path(os.path.normpath(out / unquote(link))) == file
+    monkeypatch.setattr(os.path, "relpath", lambda *_: (_ for _ in ()).throw(ValueError("path is on mount 'D:'")))
+    assert results.relative(file, out) == file.as_posix()
+    assert results._link(file, out) == file.as_uri()
 
 
 def test_tasks_are_named_from_the_folder_that_was_given(tmp_path):

@@ -411,7 +411,7 @@ def test_fifty_keys_label_fifty_images_and_lead_to_the_next_round(tabs, server):
     page.keyboard.press("u")
     assert wait_for(lambda: [*serving.read_labels(folder).values()][-1] == "")
     page.keyboard.press("z")
-    page.wait_for_function("document.querySelector('#large img').naturalWidth === 48")
+    page.wait_for_function("() => document.querySelector('#large img').naturalWidth === 48")
     assert "/round-1/image/" in page.locator("#large img").get_attribute("src") + page.locator("#large img").evaluate(
         "it => it.src"
     )
@@ -507,3 +507,45 @@ def test_every_control_has_a_name_and_the_dialogs_give_the_focus_back(tabs):
     page.keyboard.press("Escape")
     assert page.evaluate("document.activeElement.id") == "keys"
     assert page.evaluate("[...document.querySelectorAll('[role=status]')].map(it => it.id)") == ["count", "said"]
+
+
+# --- suggestions -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_cluster_is_accepted_with_one_key_and_the_next_round_knows_it(tabs, server):
+    folder = server.rounds["round-1"].folder
+    page = tabs()
+    page.locator("#suggest").click()
+    said(page, "there are no labels")
+    for k, name in enumerate(ids(folder)):
+        page.locator(f"#label-{k + 1}").fill(NASTY[int(name[0]) % 2])
+    said(page, "Saved")
+    page.locator("#suggest").click()
+    page.wait_for_url("**/round-1/suggestions")
+    cards, of_cards = page.locator(".card").count(), json.loads(page.locator("#ids").text_content())
+    assert sorted(name for some in of_cards for name in some) == sorted(set(server.rounds["round-1"].files) - set(ids(folder)))
+    first, second, third = (page.locator(f"#label-{k}").get_attribute("data-suggestion") for k in (1, 2, 3))
+    page.keyboard.press("Enter")
+    page.locator(".leave").nth(1).click()
+    page.locator(".accept").nth(2).click()
+    page.locator("#label-4").fill("another")
+    said(page, "Saved in round-1/labels.csv.")
+    expected = {one: label for k, label in ((0, first), (2, third), (3, "another")) for one in of_cards[k]}
+    assert wait_for(lambda: {**serving.read_labels(folder), **expected} == serving.read_labels(folder))
+    assert len(serving.read_labels(folder)) == 5 + len(expected)
+    assert page.locator("#count").inner_text() == f"3 of {cards} labelled"
+    page.locator("#label-2").focus()
+    page.keyboard.press("Enter")
+    assert page.locator("#label-2").input_value() == second
+    page.keyboard.press("Escape")
+    page.keyboard.press("u")
+    assert wait_for(lambda: serving.read_labels(folder)[of_cards[1][0]] == "")
+    page.keyboard.press("z")
+    page.wait_for_function("() => document.querySelector('#large img').naturalWidth === 48")
+    page.keyboard.press("z")
+    page.locator("#budget").fill("3")
+    page.locator("#follow").click()
+    page.wait_for_url("**/round-2/")
+    record = json.loads((folder.parent / "round-2" / "supclust.json").read_text("utf-8"))
+    assert expected.items() <= record["labels"].items()
+    assert of_cards[1][0] not in record["labels"]

@@ -3,7 +3,8 @@ document.documentElement.classList.add("js"); // what labels is shown only where
 
 document.addEventListener("DOMContentLoaded", () => {
   const find = (id) => document.getElementById(id);
-  const ids = JSON.parse(find("ids").textContent);
+  const ids = JSON.parse(find("ids").textContent).map((some) => [some].flat()); // of the images of each card
+  const what = document.body.dataset.what;
   const cards = [...document.querySelectorAll(".card")];
   const inputs = cards.map((card) => card.querySelector("input"));
   const orders = cards.map((card) => card.querySelector(".order").textContent);
@@ -12,6 +13,7 @@ document.addEventListener("DOMContentLoaded", () => {
   const served = "served" in document.body.dataset; // by `supclust open`, which saves labels as they are typed
   const key = "supclust-labels-" + document.body.dataset.key;
   const unsaved = new Map(served ? read(key + "-unsaved") : []); // labels by id, until the server has them
+  const gone = `nothing answers. To go on, run ${document.body.dataset.served}.`;
   const before = []; // what each change of a label replaced
   const label = (k) => inputs[k].value.trim();
   let current = 0;
@@ -69,7 +71,7 @@ document.addEventListener("DOMContentLoaded", () => {
 
   function changed(k) {
     count();
-    if (served) unsaved.set(ids[k], label(k));
+    if (served) ids[k].forEach((id) => unsaved.set(id, label(k)));
     keep();
     clearTimeout(waiting);
     waiting = setTimeout(save, 400); // whoever types goes on typing
@@ -90,12 +92,19 @@ document.addEventListener("DOMContentLoaded", () => {
     turnTo(next < 0 ? current : next);
   }
 
+  // What is suggested, if that is all there is to it.
+  function accept() {
+    const { suggestion } = inputs[current].dataset;
+    if (suggestion && label(current) === "") give(suggestion);
+    else inputs[current].focus();
+  }
+
   function undo() {
     if (!before.length) return say("said", "There is no label to take back.");
     const [k, text] = before.pop();
     put(k, text);
     turnTo(k);
-    say("said", `Pick ${orders[k]} is ${text === "" ? "without a label" : text} again.`);
+    say("said", `${what} ${orders[k]} is ${text === "" ? "without a label" : text} again.`);
   }
 
   // The next card without a label, at the end from the beginning; -1 where there is none.
@@ -114,7 +123,7 @@ document.addEventListener("DOMContentLoaded", () => {
     cards[k].classList.add("current");
     cards[k].setAttribute("aria-current", "true");
     if (scroll) cards[k].scrollIntoView({ block: "nearest" });
-    find("chips-for").textContent = `Pick ${orders[k]}:`;
+    find("chips-for").textContent = `${what} ${orders[k]}:`;
     if (find("zoom").open) enlarge();
   }
 
@@ -135,7 +144,7 @@ document.addEventListener("DOMContentLoaded", () => {
 
   // All picks, those without a label too, so that none of them is picked again.
   function table() {
-    const rows = ids.map((id, k) => [id, label(k)]);
+    const rows = ids.flatMap((some, k) => some.map((id) => [id, label(k)]));
     return [["id", "label"], ...rows].map((row) => row.map(field).join(",") + "\r\n").join("");
   }
 
@@ -159,7 +168,7 @@ document.addEventListener("DOMContentLoaded", () => {
   async function save() {
     clearTimeout(waiting);
     if (saving || unsaved.size === 0) return;
-    const sent = new Map(unsaved);
+    const sent = new Map([...unsaved].slice(0, 2000)); // the server takes no more than a megabyte
     saving = true;
     let wait = 0;
     try {
@@ -168,7 +177,7 @@ document.addEventListener("DOMContentLoaded", () => {
       if (status === 409) wait = 3000;
       else sent.forEach((text, id) => unsaved.get(id) === text && unsaved.delete(id));
     } catch {
-      say("said", `Not saved, but kept in this browser: nothing answers. To go on, run ${document.body.dataset.served}.`);
+      say("said", `Not saved, but kept in this browser: ${gone}`);
       wait = 3000;
     }
     saving = false;
@@ -179,35 +188,40 @@ document.addEventListener("DOMContentLoaded", () => {
   // What labels.csv says by now, and whether the next round is there.
   async function refresh(first = false) {
     const { status, labels, next, computing, words } = await ask("state");
-    if (status !== 200) return say("said", words);
+    if (status !== 200) {
+      say("said", words);
+      return { words };
+    }
     let different = 0;
     inputs.forEach((input, k) => {
-      const there = labels[ids[k]] ?? "";
-      if (there === label(k) || unsaved.has(ids[k]) || input === document.activeElement) return;
+      const there = labels[ids[k][0]] ?? "";
+      if (there === label(k) || unsaved.has(ids[k][0]) || input === document.activeElement) return;
       input.value = there;
       learn(label(k));
       different++;
     });
     count();
     find("follow").disabled = computing || next !== null;
+    find("suggest").disabled = computing;
     if (next !== null) {
       const link = Object.assign(document.createElement("a"), { href: `../${encodeURIComponent(next)}/`, textContent: next });
       find("said").replaceChildren("The next round is there: ", link);
     } else if (words) say("said", words);
     else if (different && !first) say("said", `Labels changed elsewhere are shown now: ${different}.`);
-    return { next, computing };
+    return { next, computing, words };
   }
 
-  async function follow() {
+  // Have the next round picked, or labels suggested, and go there.
+  async function compute(what, body, address) {
     await save();
     if (unsaved.size) return;
-    let state = await ask("next", { budget: find("budget").valueAsNumber });
+    let state = await ask(what, body);
     for (let seconds = 1; state.computing; seconds++) {
-      say("said", `The next round is being picked, for ${seconds} s now.`);
+      say("said", `This takes a while: ${seconds} s so far.`);
       await new Promise((resolve) => setTimeout(resolve, 1000));
       state = await refresh();
     }
-    if (state.next) location.href = `../${encodeURIComponent(state.next)}/`;
+    if (!state.words) location.href = address(state);
   }
 
   // -- keys, and images shown large
@@ -217,9 +231,10 @@ document.addEventListener("DOMContentLoaded", () => {
     const large = cards[current].querySelector("img.pick, span.pick").cloneNode(true);
     const small = large.src;
     large.addEventListener("error", () => (large.src = small), { once: true }); // browsers do not show all files
-    if (link) large.src = link.href;
-    find("original").hidden = !link;
-    find("original").href = link ? link.href : "";
+    const address = link ? link.href : served ? `image/${cards[current].dataset.point}` : "";
+    if (address) large.src = address;
+    find("original").hidden = !address;
+    find("original").href = address;
     find("large").replaceChildren(large);
     find("large-name").textContent = large.alt ?? large.getAttribute("aria-label");
   }
@@ -249,7 +264,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const name = known[KEYS.indexOf(event.key)];
     let action = actions[event.key] ?? (name === undefined ? undefined : () => give(name));
     if (event.ctrlKey || event.metaKey) action = event.key === "z" ? undo : undefined;
-    if (event.key === "Enter") action = () => inputs[current].focus();
+    if (event.key === "Enter") action = accept;
     if (event.key === "?") action = help;
     if (!action) return;
     event.preventDefault();
@@ -272,11 +287,20 @@ document.addEventListener("DOMContentLoaded", () => {
     input.addEventListener("keydown", (event) => {
       if (event.key !== "Enter" || event.isComposing) return;
       event.preventDefault();
+      if (input.dataset.suggestion && label(k) === "") give(input.dataset.suggestion);
       const next = unlabelled(k);
       (next < 0 ? find("download") : inputs[next]).focus();
     });
   });
   cards.forEach((card, k) => {
+    card.querySelector(".accept")?.addEventListener("click", () => {
+      turnTo(k);
+      give(inputs[k].dataset.suggestion);
+    });
+    card.querySelector(".leave")?.addEventListener("click", () => {
+      turnTo(k);
+      move(1);
+    });
     const link = card.querySelector("a.pick");
     if (served && link) link.href = `image/${card.dataset.point}`;
     link?.addEventListener("click", (event) => {
@@ -289,11 +313,14 @@ document.addEventListener("DOMContentLoaded", () => {
   find("download").addEventListener("click", download);
   find("clear").addEventListener("click", clear);
   find("keys").addEventListener("click", help);
-  find("follow").addEventListener("click", follow);
+  const answered = (computed) => computed.catch(() => say("said", `That did not work: ${gone}`));
+  const following = ({ next }) => `../${encodeURIComponent(next)}/`;
+  find("follow").addEventListener("click", () => answered(compute("next", { budget: find("budget").valueAsNumber }, following)));
+  find("suggest").addEventListener("click", () => answered(compute("suggest", {}, () => "suggestions")));
   const named = [...find("known").options].map((option) => option.value);
   find("known").replaceChildren();
   [...named, ...read(key + "-classes")].forEach(learn);
-  const kept = served ? ids.map((id) => unsaved.get(id)) : read(key);
+  const kept = served ? ids.map(([id]) => unsaved.get(id)) : read(key);
   inputs.forEach((input, k) => {
     input.value = typeof kept[k] === "string" ? kept[k] : "";
     learn(label(k));

@@ -43,9 +43,13 @@ HOW_TO_READ = (
     "The large image of each card is a pick, to be labelled. Beside it are the most typical images of its cluster: the group of "
     "look-alikes that it stands for."
 )
+HOW_TO_ACCEPT = (
+    "Each card shows images that may have one label: first those of a cluster, the most typical on top, then one by one those of "
+    "which that is the most doubtful, which are in no cluster here. Accept it, name another label, or leave the card as it is."
+)
 KEYS = {
     "1 … 9 a b …": "give the pick the class that has this key in the bar, and go to the next one without a label",
-    "Enter": "type a label; in the field, go to the next one",
+    "Enter": "accept what is suggested, or type a label; in the field, go to the next one",
     "j → ↓": "next pick",
     "k ← ↑": "pick before",
     "u Ctrl+Z": "take the last label back",
@@ -75,6 +79,18 @@ class Card:
 
 
 @dataclass(frozen=True)
+class Guess:
+    """Images that may have one label: those of a cluster, or one of which that is doubtful."""
+
+    ids: tuple[str, ...]
+    point: int  # of the first one
+    tiles: tuple[Tile, ...]  # some of them, the first one first
+    label: str
+    name: str
+    caption: str
+
+
+@dataclass(frozen=True)
 class Sheet:
     """All that a contact sheet shows."""
 
@@ -82,6 +98,7 @@ class Sheet:
     facts: Mapping[str, str]  # what was done, in the order to be read
     cards: Sequence[Card]
     classes: tuple[str, ...] = ()  # labels of earlier rounds, offered again
+    guesses: Sequence[Guess] = ()  # instead of cards
 
 
 def visible(text: str) -> str:
@@ -109,11 +126,13 @@ def html(sheet: Sheet) -> str:
     """
     tiles = [card.image for card in sheet.cards]
     same = [(tile.id, zlib.crc32(tile.picture.tobytes()) if tile.picture else None) for tile in tiles]
+    ids = [tile.id for tile in tiles] + [guess.ids for guess in sheet.guesses]
     filters = {"visible": visible, "shortened": _shortened, "number": _number, "uri": _data_uri}
     template = kept.template(HERE / "contact_sheet.html.j2", **filters)
-    values = {"sheet": sheet, "ids": [tile.id for tile in tiles], "key": kept.sha256(json.dumps(same))[:16], "how": HOW_TO_READ}
+    values = {"sheet": sheet, "ids": ids, "key": kept.sha256(json.dumps([same, ids[len(tiles) :]]))[:16], "keys": KEYS.items()}
+    values["how"] = HOW_TO_ACCEPT if sheet.guesses else HOW_TO_READ
     parts = {"policy": Markup(policy()), "style": Markup(_text("css")), "script": Markup(_text("js"))}
-    return template.render(**values, **parts, pixel_art=PIXEL_ART, keys=KEYS.items())
+    return template.render(**values, **parts, pixel_art=PIXEL_ART)
 
 
 def policy(more: str = "") -> str:

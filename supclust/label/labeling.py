@@ -124,6 +124,12 @@ def _beside(request: Request, source: Source) -> dict[str, set[str]]:
 # -- labels --------------------------------------------------------------------------------------------------------------------
 
 
+def labels_of(source: Source, request: Request) -> tuple[Matched, dict[int, str]]:
+    """What the files of a request say about the images, and the labels by point, with those of earlier rounds."""
+    matched = _match(source, list(_read_labels(request)), ())
+    return matched, _known(source, matched, (*request.classes, *source.classes))[0]
+
+
 def _read_labels(request: Request) -> Iterator[Label]:
     for path in request.labeled:
         given = annotations.read(path, Columns(request.id_column, request.label_column, request.classes))

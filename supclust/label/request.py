@@ -52,6 +52,7 @@ class Request:
     strategy: str = AUTO  # or one by name, with settings that differ from the default, as in supclust:top_fraction=0.05
     seed: int = 0  # of clusters, training and random draws
     pictures: Path | None = None  # folder of the images that the ids of embeddings name
+    added: bool = False  # take in images that were added to the folder of a round since
     keep_duplicates: bool = False  # pick more than one of a group of near-duplicates
     force: bool = False  # overwrite what an earlier run wrote into out
     encoder: EncoderOptions = field(default_factory=EncoderOptions)

@@ -29,11 +29,12 @@ from supclust.label.contact_sheet import NEIGHBOR, PICK, Card, Sheet, Tile
 from supclust.label.embeddings import Embeddings
 from supclust.label.request import NOT_XML, Request
 from supclust.label.rounds import Pick, Round, explain
+from supclust.label.sources import SKIPPED, Source
 
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent  # its template
-PICKS, SKIPPED, ABOUT, EMBEDDINGS = "picks.csv", "skipped.csv", "about.md", "embeddings.npz"
+PICKS, ABOUT, EMBEDDINGS = "picks.csv", "about.md", "embeddings.npz"
 SHEET, SHEET_PICTURE = "contact_sheet.html", "contact_sheet.png"
 TASKS, CONFIG = "label_studio.json", "label_studio.xml"
 RESULTS = (PICKS, SKIPPED, ABOUT, SHEET, SHEET_PICTURE, TASKS, CONFIG, EMBEDDINGS, MARKER)
@@ -44,18 +45,18 @@ PART = ".part-results"  # results are made in this folder; the run that holds it
 # -- checks, before anything that takes long -----------------------------------------------------------------------------------
 
 
-def check(request: Request) -> None:
-    """ValueError where results would overwrite the source, labels that somebody typed, or without force those of another run."""
+def check(request: Request, names: Sequence[str] = RESULTS) -> None:
+    """ValueError where results would overwrite the source, labels somebody typed, or, without force, files of these names."""
     out = request.out
     nearest = next(one for one in (out.absolute(), *out.absolute().parents) if os.path.lexists(one))
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise ValueError(f"cannot write into {nearest}: name another folder for the results, as in --out picks")
     if out.resolve() == request.source.resolve():
         raise ValueError(f"the results cannot go into {request.source} itself: name another folder, as in --out picks-2")
-    there = [name for name in RESULTS if (out / name).exists()]
+    there = [name for name in names if (out / name).exists()]
     if there and not request.force:
         raise ValueError(f"{out} holds results already ({', '.join(there)}): name another folder, or overwrite them with --force")
-    if folders := [out / name for name in RESULTS if (out / name).is_dir()]:
+    if folders := [out / name for name in names if (out / name).is_dir()]:
         raise ValueError(f"{folders[0]} is a folder, in the place of a file: move it away")
     try:
         typed = sum(bool(one.label or one.problem) for one in annotations.read(out / PICKS)) if (out / PICKS).exists() else 0
@@ -97,11 +98,17 @@ def held(out: Path) -> Iterator[None]:
 
 
 def write(found: Round) -> None:
-    """All results, or none: they are made in a folder beside them, then moved; the record, which makes a round of them, last."""
-    out = found.request.out
+    """All results, or none; the record, which makes a round of them, last."""
+    with whole(found.request.out, RESULTS) as folder:
+        _write_into(found, folder)
+
+
+@contextmanager
+def whole(out: Path, names: Sequence[str]) -> Iterator[Path]:
+    """A folder to make files of these names in, which are moved to out at the end, in this order. Those not made are removed."""
     with tempfile.TemporaryDirectory(dir=out / PART) as part:
-        _write_into(found, Path(part))
-        for name in RESULTS:
+        yield Path(part)
+        for name in names:
             if (Path(part) / name).exists():
                 os.replace(Path(part) / name, out / name)
             else:
@@ -115,15 +122,15 @@ def _write_into(found: Round, folder: Path) -> None:
         embeddings.write(folder / EMBEDDINGS, Embeddings(source.features, source.ids, paths))
     write_csv(folder / PICKS, rows)
     if left_out := {**source.skipped, **found.problems}:
-        write_csv(folder / SKIPPED, [{"path": name, "reason": reason} for name, reason in left_out.items()])
+        write_skipped(folder / SKIPPED, left_out)
     with_images = [row | {"path": relative(Path(row["path"]), source.folder)} for row in rows if row["path"]]
     if with_images:
         tasks = label_studio_tasks(with_images, source.folder)
         kept.write_text(folder / TASKS, json.dumps(tasks, indent=1) + "\n")
-        if found.classes:
-            kept.write_text(folder / CONFIG, label_studio_config(found.classes))
+        if found.offered:
+            kept.write_text(folder / CONFIG, label_studio_config(found.offered))
     title, facts = f"{len(found.picks)} images to label, of {source.about['name']}", _facts(found)
-    sheet = Sheet(title, facts, [_card(found, pick) for pick in found.picks], found.classes)
+    sheet = Sheet(title, facts, [_card(found, pick) for pick in found.picks], found.offered)
     kept.write_text(folder / SHEET, contact_sheet.html(sheet))
     contact_sheet.png(sheet).save(folder / SHEET_PICTURE, optimize=True)
     about = kept.template(HERE / "about.md.j2", visible=contact_sheet.visible)
@@ -179,20 +186,20 @@ def _facts(found: Round) -> dict[str, str]:
 
 
 def _card(found: Round, pick: Pick) -> Card:
-    neighbors = tuple(_tile(found, point, NEIGHBOR) for point in pick.typical)
-    file, tile = found.source.files[pick.point], _tile(found, pick.point, PICK)
+    neighbors = tuple(tile(found.source, point, NEIGHBOR) for point in pick.typical)
+    file, shown = found.source.files[pick.point], tile(found.source, pick.point, PICK)
     link = file and _link(file, found.request.out)
-    return Card(pick, replace(tile, link=link), neighbors, explain(found, pick))
+    return Card(pick, replace(shown, link=link), neighbors, explain(found, pick))
 
 
-def _tile(found: Round, point: int, side: int) -> Tile:
+def tile(source: Source, point: int, side: int) -> Tile:
     """An image that has gone since it was embedded is shown by its id."""
-    file, picture = found.source.files[point], None
+    file, picture = source.files[point], None
     try:
         picture = images.thumbnail(file, side) if file else None
     except ValueError as error:
         log.warning("%s", error)
-    return Tile(found.source.ids[point], picture)
+    return Tile(source.ids[point], picture)
 
 
 def _next_command(request: Request) -> str:
@@ -243,6 +250,11 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     kept.write_text(path, pd.DataFrame(cells).to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n"))
 
 
+def write_skipped(path: Path, reasons: Mapping[str, str]) -> None:
+    """A table of what was left out, and why."""
+    write_csv(path, [{"path": name, "reason": reason} for name, reason in reasons.items()])
+
+
 def label_studio_tasks(picks: Sequence[Mapping[str, Any]], folder: Path) -> list[dict[str, Any]]:
     """Tasks that Label Studio imports, one a pick, in their order, without predictions.
 
@@ -250,10 +262,14 @@ def label_studio_tasks(picks: Sequence[Mapping[str, Any]], folder: Path) -> list
     The addresses hold where LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT is the folder around this one: Label Studio does not take the
     root itself for a storage, only folders in it.
     """
-    prefix = f"{LOCAL_FILES}{quote(folder.resolve().name)}/"
     facts = [{name: pick[name] if math.isfinite(pick[name]) else None for name in FACTS} for pick in picks]
-    images = [{"image": prefix + quote(pick["path"]), "supclust_id": pick["id"]} for pick in picks]
+    images = [{"image": label_studio_image(pick["path"], folder), "supclust_id": pick["id"]} for pick in picks]
     return [{"data": image | fact} for image, fact in zip(images, facts, strict=True)]
+
+
+def label_studio_image(path: str, folder: Path) -> str:
+    """The address at which Label Studio serves the image with that path below the folder."""
+    return f"{LOCAL_FILES}{quote(folder.resolve().name)}/{quote(path)}"
 
 
 def label_studio_config(classes: Sequence[str]) -> str:

@@ -74,6 +74,14 @@ class Round:
         named = (unicodedata.normalize("NFC", name) for name in self.request.classes)
         return tuple(dict.fromkeys([*named, *self.source.classes, *sorted(set(self.labels.values()))]))
 
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """Names to choose labels from: the classes, and the folders of the picks where there are several with a letter."""
+        files = (self.source.files[pick.point] for pick in self.picks)
+        parents = {file.parent for file in files if file is not None} - {self.source.folder}
+        names = sorted({one.name for one in parents if any(map(str.isalpha, one.name))})
+        return tuple(dict.fromkeys([*self.classes, *(names if len(names) > 1 else [])]))
+
 
 def describe(pool: strategies.Pool, points: np.ndarray, budget: int, group: np.ndarray) -> tuple[Pick, ...]:
     """Why each of the points (B,) that a query of that budget has picked was picked; group (n,): near-duplicates."""

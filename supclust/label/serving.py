@@ -10,8 +10,9 @@ import secrets
 import shlex
 import threading
 import webbrowser
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,18 +27,21 @@ from PIL import Image, UnidentifiedImageError
 
 from supclust.images import files as images
 from supclust.images.files import MARKER
-from supclust.label import annotations, columns, contact_sheet, labeling, sources
+from supclust.label import annotations, columns, contact_sheet, labeling, sources, suggesting
 from supclust.label.request import Request
 from supclust.label.results import SHEET, write_csv
+from supclust.label.suggestion_sheet import SUGGESTION_SHEET
 
 log = logging.getLogger(__name__)
 
 LABELS = "labels.csv"
+SUGGESTIONS = "suggestions"  # the folder of `supclust suggest` in that of a round
 ADDRESS = ".address"  # port and token, so that an open page finds the program when it is started again
 LARGEST_BODY = 2**20  # bytes
 SHOWN = {"JPEG", "PNG", "WEBP", "GIF", "AVIF"}  # formats that browsers show
 COLOURS = {"RGB", "P", "CMYK"}  # modes that they show as the contact sheet does, which stretches greys
 LONGEST = 2**14  # pixels of an image that is converted
+HTML = "text/html; charset=utf-8"
 HEADERS = {
     "Content-Security-Policy": contact_sheet.policy("; connect-src 'self'; frame-ancestors 'none'"),
     "Cache-Control": "no-store",
@@ -116,8 +120,11 @@ def open_round(folder: Path) -> Opened:
     if not images.is_round(folder):
         raise ValueError(f"{folder} is no round. This makes one: supclust label IMAGES --out {folder} --open")
     version, source = (folder / MARKER).stat().st_mtime_ns, sources.read(_request(folder, 1))
-    page = contact_sheet.served((folder / SHEET).read_text("utf-8"), _command(folder))
-    return Opened(folder, version, page.encode(), dict(zip(source.ids, source.files, strict=True)))
+    return Opened(folder, version, _page(folder / SHEET, folder), dict(zip(source.ids, source.files, strict=True)))
+
+
+def _page(file: Path, folder: Path) -> bytes:
+    return contact_sheet.served(file.read_text("utf-8"), _command(folder)).encode()
 
 
 def _request(folder: Path, budget: int, **labels: tuple) -> Request:
@@ -158,26 +165,34 @@ class Server(ThreadingHTTPServer):
             self.rounds[name] = open_round(self.rounds[name].folder)
         return self.rounds[name]
 
-    def start_following(self, name: str, budget: int) -> None:
-        """Compute the round after this one in a thread, unless it is there or one is being computed."""
-        if name not in self.following and self.computing.acquire(blocking=False):
-            threading.Thread(target=self._follow, args=(name, budget), daemon=True).start()
+    def start(self, work: Callable[[str, Request], None], name: str, budget: int) -> None:
+        """Go on from a round in a thread, with the labels so far, unless something is being computed."""
+        if self.computing.acquire(blocking=False):
+            threading.Thread(target=self._compute, args=(work, name, budget), daemon=True).start()
 
-    def _follow(self, name: str, budget: int) -> None:
+    def _compute(self, work: Callable[[str, Request], None], name: str, budget: int) -> None:
         self.problem = ""
         try:
             labeled = tuple(file for one in self.rounds.values() if (file := one.folder / LABELS).exists())
             typed = {label for file in labeled for label in read_labels(file.parent).values()}
             classes = tuple(sorted(filter(annotations.MISSING.fullmatch, typed)))  # who types None here means a class
-            request = _request(self.rounds[name].folder, budget, labeled=labeled, classes=classes)
+            work(name, _request(self.rounds[name].folder, budget, labeled=labeled, classes=classes))
+        except Exception as error:  # whatever it is, the page has to say it
+            log.warning("%s", error, exc_info=not isinstance(error, ValueError | OSError))
+            self.problem = f"That did not work: {error}"
+        finally:
+            self.computing.release()
+
+    def follow(self, name: str, request: Request) -> None:
+        """Compute the round after this one, unless it is there."""
+        if name not in self.following:
             labeling.run(request)
             self.rounds[request.out.name] = open_round(request.out)
             self.following[name] = self.last = request.out.name
-        except Exception as error:  # whatever it is, the page has to say it
-            log.warning("no next round: %s", error, exc_info=not isinstance(error, ValueError | OSError))
-            self.problem = f"There is no next round: {error}"
-        finally:
-            self.computing.release()
+
+    def suggest(self, name: str, request: Request) -> None:
+        """Suggest labels for the images of a round that have none."""
+        suggesting.run(replace(request, out=request.source / SUGGESTIONS, force=True))
 
 
 # -- requests ------------------------------------------------------------------------------------------------------------------
@@ -221,15 +236,20 @@ class Handler(BaseHTTPRequestHandler):
             opened = self.server.round(name)
             match what, given:
                 case [""], None:
-                    self._send(content=opened.page, kind="text/html; charset=utf-8")
+                    self._send(content=opened.page, kind=HTML)
                 case ["state"], None:
                     self._tell(labels=read_labels(opened.folder), **self._progress(name))
                 case ["image", number], None if number.isdecimal():
                     self._send(**_image(list(opened.files.values())[int(number)]))
                 case ["labels"], {**labels} if all(isinstance(label, str) for label in labels.values()):
                     self._save(opened, labels)
+                case ["suggestions"], None:
+                    self._send(content=_page(opened.folder / SUGGESTIONS / SUGGESTION_SHEET, opened.folder), kind=HTML)
                 case ["next"], {"budget": int(budget)}:
-                    self.server.start_following(name, budget)
+                    self.server.start(self.server.follow, name, budget)
+                    self._tell(**self._progress(name))
+                case ["suggest"], {}:
+                    self.server.start(self.server.suggest, name, 1)
                     self._tell(**self._progress(name))
                 case _:
                     self._send(HTTPStatus.NOT_FOUND)

@@ -5,26 +5,28 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from supclust.images import files as images
 from supclust.images.files import MARKER
 from supclust.label import embeddings
-from supclust.label.annotations import listing
+from supclust.label.annotations import listing, unsafe
 from supclust.label.embeddings import Embeddings
+from supclust.label.request import EncoderOptions, Request
 
 if TYPE_CHECKING:
-    from supclust.label.embedders import Made
-    from supclust.label.request import Request
+    from supclust.label.embedders import Embedder, Made
 
 log = logging.getLogger(__name__)
 
-TRAINING = "encoder"  # folder of the encoder that a round trains
+TRAINING, WEIGHTS = "encoder", "encoder.safetensors"  # folder of the encoder that a round trains, and what is kept there
+SKIPPED = "skipped.csv"  # beside the embeddings
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +52,7 @@ class Source:
         if self.make_features is None:
             return self
         features, made_by = self.make_features(out / TRAINING)
-        return replace(self, features=features, about={**self.about, **made_by})
+        return replace(self, features=features, about={**self.about, **made_by}, kept=None)
 
 
 def read(request: Request) -> Source:
@@ -67,7 +69,9 @@ def read(request: Request) -> Source:
     if pictures is not None and not pictures.is_dir():
         raise FileNotFoundError(f"there is no folder of images {pictures}")
     if (path / MARKER).is_file():
-        return _of_round(request)
+        return _with_added(_of_round(request), request)
+    if request.added:
+        raise ValueError(f"--added goes on from the folder of a round, and {path} is none")
     return _of_folder(request) if path.is_dir() else _of_embeddings(path, pictures, request.id_column)
 
 
@@ -83,18 +87,27 @@ def _of_folder(request: Request) -> Source:
         raise ValueError(f"no image in {folder}{others}. Looked for files named {', '.join(images.SUFFIXES)}")
     options = replace(options, name=embedders.choose(options, files)) if options.name == "auto" else options
     embedder = embedders.load(options, request.seed, force=request.force)
-    same, unreadable = images.copies(files), {}
+    source = _of_files(folder, files, skipped, embedder)
+    return replace(source, about={"kind": "images", "name": folder.name, "pixels": images.SEEN, "load": options.name})
+
+
+def _of_files(
+    folder: Path, files: Sequence[Path], skipped: Mapping[Path, str], embedder: Embedder, known: Sequence[Path] = ()
+) -> Source:
+    """The images of a folder that can be read, without copies of each other and of the known ones, which do not come again."""
+    same, unreadable = images.copies([*known, *files]), {}
+    same = {file: same[file] for file in files if file in same}
     originals = [file for file in files if file not in same]
     pixels = images.load(folder, originals, embedder.side, unreadable)
     readable = tuple(file for file in originals if file not in unreadable)
     if not readable:
         raise ValueError(f"none of the {len(files)} images in {folder} can be read; of the first: {unreadable[originals[0]]}")
-    names = {file: file.relative_to(folder).as_posix() for file in (*files, *skipped)}
-    skipped |= unreadable | {copy: f"the same image as {names[original]}" for copy, original in same.items()}
+    names = {file: file.relative_to(folder).as_posix() for file in (*known, *files, *skipped)}
+    skipped = {**skipped, **unreadable, **{copy: f"the same image as {names[original]}" for copy, original in same.items()}}
     return Source(
         ids=tuple(names[file] for file in readable),
         files=readable,
-        about={"kind": "images", "name": folder.name, "pixels": images.SEEN},
+        about={},
         folder=folder,
         make_features=lambda training: embedder.embed(pixels, training),
         skipped={images.printable(names[file]): reason for file, reason in sorted(skipped.items())},
@@ -153,6 +166,54 @@ def _of_round(request: Request) -> Source:
         raise ValueError(f"{path} is not what the round in {folder} was made from: it has no {listing(gone)}")
     known = {"labels": record["labels"], "classes": tuple(record["classes"])}
     return replace(source, about=record["source"], copies=record["copies"], earlier=earlier, **known)
+
+
+def _with_added(source: Source, request: Request) -> Source:
+    """The pool of a round with the images that were added to its folder since; without request.added, a message counts them.
+
+    Only the new ones are embedded, by the encoder of the others, and come after them.
+    """
+    if source.about["kind"] != "images" or source.folder is None:
+        if request.added:
+            raise ValueError(f"the round in {request.source} knows no folder of images: --added has nowhere to look")
+        return source
+    listed = source.kept.with_name(SKIPPED)
+    table = pd.read_csv(listed, dtype=str) if listed.exists() else pd.DataFrame(columns=["path", "reason"])
+    skipped = dict(zip(map(unsafe, table["path"]), table["reason"], strict=True))
+    files, others = images.find(source.folder, leave_out=[request.out])
+    known = {source.folder / name for name in (*source.ids, *source.copies, *skipped)}
+    files = [file for file in files if file not in known]
+    if files and not request.added:
+        log.info("%d images were added to %s since: `supclust label` with --added takes them in", len(files), source.folder)
+    if not request.added:
+        return source
+    if not files:
+        raise ValueError(f"no image was added to {source.folder} since: leave out --added")
+    from supclust.label import embedders
+
+    embedder = embedders.load(_encoder_of(source, request))
+    new = _of_files(source.folder, files, others, embedder, [file for file in source.files if file is not None])
+
+    def embed(training: Path) -> Made:
+        features, made_by = new.make_features(training)
+        if made_by.get("weights") != source.about.get("weights"):
+            raise ValueError(f"the encoder of {request.source} has changed since: start anew from the images")
+        return np.concatenate([source.features, features]), {}
+
+    return replace(
+        source, ids=source.ids + new.ids, files=source.files + new.files, features=None, make_features=embed,
+        skipped={**skipped, **new.skipped}, copies={**source.copies, **new.copies},
+    )  # fmt: skip
+
+
+def _encoder_of(source: Source, request: Request) -> EncoderOptions:
+    """What loads the encoder that made the embeddings of a round."""
+    name = source.about.get("load")
+    if name is None or source.about["pixels"] != images.SEEN:
+        raise ValueError(f"an earlier version of supclust made the embeddings of {request.source}: start anew from the images")
+    if name == "simclr" and "weights" in source.about:
+        name = str(first_round(request.source) / TRAINING / WEIGHTS)
+    return replace(request.encoder, name=name, minutes=0, epochs=None, scratch=False)
 
 
 def first_round(source: Path) -> Path | None:
