@@ -121,7 +121,9 @@ def test_an_encoder_that_has_changed_is_refused(images, tmp_path, monkeypatch):
 def test_a_round_that_does_not_say_its_encoder_is_refused(images, tmp_path):
     record = tmp_path / "first" / "supclust.json"
     record.write_text(record.read_text().replace('"load"', '"old"'))
-    with pytest.raises(ValueError, match=r"an earlier version of supclust made the embeddings of .*first: start anew"):
+    with pytest.raises(
+        ValueError, match=r"nothing can be added to the round in .*first: it was made from embeddings, or by another version"
+    ):
         labeling.run(Request(tmp_path / "first", tmp_path / "second", 5, added=True))
 
 
@@ -131,7 +133,7 @@ def test_what_is_no_round_of_images_is_refused(images, tmp_path, capsys, log_lev
     for source, message in (
         (images, "is none"),
         (tmp_path / "points.npy", "is none"),
-        (tmp_path / "points", "no folder of images"),
+        (tmp_path / "points", "it was made from embeddings"),
     ):
         assert __main__.main(["label", str(source), "--added", "--budget", "5", "--out", str(tmp_path / "next")]) == 2
         assert message in capsys.readouterr().err

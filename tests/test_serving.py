@@ -314,7 +314,7 @@ def test_an_image_that_is_gone_or_damaged_is_not_found(server, tmp_path):
     files = server.rounds["round-1"].files
     (tmp_path / "broken.png").write_text("none")
     for name, file, status in zip(
-        list(files), [None, tmp_path / "not there.png", tmp_path / "broken.png"], [404, 404, 409], strict=False
+        list(files), [None, tmp_path / "not there.png", tmp_path / "broken.png"], [404, 409, 409], strict=False
     ):
         files[name] = file
         assert send(server, f"/round-1/image/{list(files).index(name)}")[0] == status
@@ -327,7 +327,8 @@ def test_the_next_round_goes_on_with_the_labels_so_far(server):
     folder = server.rounds["round-1"].folder
     labels = dict(zip(ids(folder), ["left", "none", "<b>", "left", "a, b"], strict=True))
     send(server, "/round-1/labels", labels)
-    assert json.loads(send(server, "/round-1/next", {"budget": 4})[2])["computing"]
+    assert send(server, "/round-1/next", {"budget": 4})[0] == 200
+    assert state(server)["computing"]
     assert wait_for(lambda: state(server)["next"]) == "round-2"
     record = json.loads((folder.parent / "round-2" / "supclust.json").read_text("utf-8"))
     assert record["labels"] == labels
@@ -338,6 +339,7 @@ def test_the_next_round_goes_on_with_the_labels_so_far(server):
     assert send(server, "/round-1/labels", {ids(folder)[0]: "late"})[0] == 200
     assert serving.read_labels(folder)[ids(folder)[0]] == "late"
     send(server, "/round-1/next", {"budget": 4})  # is there
+    wait_for(lambda: not state(server)["computing"])
     send(server, "/round-2/next", {"budget": 3})
     assert wait_for(lambda: state(server, "round-2")["next"]) == "round-3"
     record = json.loads((folder.parent / "round-3" / "supclust.json").read_text("utf-8"))
@@ -355,8 +357,9 @@ def test_what_keeps_the_next_round_away_is_told(server, budget, words):
 
 
 def test_two_tabs_get_one_next_round(server):
-    for _ in range(3):
-        send(server, "/round-1/next", {"budget": 3})
+    answers = [send(server, "/round-1/next", {"budget": 3}) for _ in range(3)]
+    assert [status for status, *_ in answers] == [200, 409, 409]
+    assert "being computed already" in json.loads(answers[1][2])["words"]
     assert wait_for(lambda: state(server)["next"]) == "round-2"
     assert [path.name for path in sorted(server.rounds["round-1"].folder.parent.glob("round-*"))] == ["round-1", "round-2"]
 

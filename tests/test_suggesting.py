@@ -211,6 +211,12 @@ def test_results_are_overwritten_with_force_only(round_, capsys, log_level):
     assert code == 2
     assert "holds results already (suggestions.csv, suggestions.html, label_studio.json, label_studio.xml)" in error
     assert command(round_, "--force") == 0
+    exported = round_[0] / "suggestions" / "label_studio.json"
+    code, error = command(round_, exported, "--force", capsys=capsys)
+    assert "label_studio.json is read from and would be overwritten" in error
+    table(round_[0]).assign(label="cat").to_csv(round_[0] / "suggestions" / "suggestions.csv", index=False)
+    code, error = command(round_, "--force", capsys=capsys)
+    assert "suggestions.csv holds 18 labels that somebody typed: move it away" in error
 
 
 def test_what_cannot_be_used_is_refused_with_a_sentence(round_, tmp_path, capsys, log_level):

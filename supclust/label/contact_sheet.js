@@ -215,7 +215,9 @@ document.addEventListener("DOMContentLoaded", () => {
   async function compute(what, body, address) {
     await save();
     if (unsaved.size) return;
-    let state = await ask(what, body);
+    const { status, words } = await ask(what, body);
+    if (status !== 200) return say("said", words);
+    let state = await refresh();
     for (let seconds = 1; state.computing; seconds++) {
       say("said", `This takes a while: ${seconds} s so far.`);
       await new Promise((resolve) => setTimeout(resolve, 1000));

@@ -21,7 +21,6 @@ from torchvision.transforms import Normalize
 from supclust import features, kept, profiles, simclr
 from supclust.images.files import FORMATS
 from supclust.label.request import EncoderOptions
-from supclust.label.sources import WEIGHTS
 from supclust.profiles import SimCLR
 from supclust.simclr import Encoder, Images
 from supclust.train import hardware, planning
@@ -34,7 +33,7 @@ SMALL, LOOKED_AT = 64, 100  # pixels a side of what SimCLR is for; images whose 
 BATCH = 64  # images that a pretrained backbone takes at once
 FEWEST = 32  # images, below which training on them would not pay
 LARGEST_BATCH = 256  # images: of few minutes, one makes more of many steps
-RECIPE = "recipe.json"  # beside the weights of a training
+RECIPE, WEIGHTS = "recipe.json", "encoder.safetensors"  # in the folder of a training
 
 Made = tuple[np.ndarray, dict[str, Any]]  # features float32 (n, d), and what they were made by
 

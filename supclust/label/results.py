@@ -29,12 +29,12 @@ from supclust.label.contact_sheet import NEIGHBOR, PICK, Card, Sheet, Tile
 from supclust.label.embeddings import Embeddings
 from supclust.label.request import NOT_XML, Request
 from supclust.label.rounds import Pick, Round, explain
-from supclust.label.sources import SKIPPED, Source
+from supclust.label.sources import Source
 
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent  # its template
-PICKS, ABOUT, EMBEDDINGS = "picks.csv", "about.md", "embeddings.npz"
+PICKS, SKIPPED, ABOUT, EMBEDDINGS = "picks.csv", "skipped.csv", "about.md", "embeddings.npz"
 SHEET, SHEET_PICTURE = "contact_sheet.html", "contact_sheet.png"
 TASKS, CONFIG = "label_studio.json", "label_studio.xml"
 RESULTS = (PICKS, SKIPPED, ABOUT, SHEET, SHEET_PICTURE, TASKS, CONFIG, EMBEDDINGS, MARKER)
@@ -46,7 +46,10 @@ PART = ".part-results"  # results are made in this folder; the run that holds it
 
 
 def check(request: Request, names: Sequence[str] = RESULTS) -> None:
-    """ValueError where results would overwrite the source, labels somebody typed, or, without force, files of these names."""
+    """ValueError where results of these names would overwrite the source, earlier ones without force, or labels somebody typed.
+
+    The first of the names is that of the table that has a column to type labels into.
+    """
     out = request.out
     nearest = next(one for one in (out.absolute(), *out.absolute().parents) if os.path.lexists(one))
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
@@ -58,17 +61,18 @@ def check(request: Request, names: Sequence[str] = RESULTS) -> None:
         raise ValueError(f"{out} holds results already ({', '.join(there)}): name another folder, or overwrite them with --force")
     if folders := [out / name for name in names if (out / name).is_dir()]:
         raise ValueError(f"{folders[0]} is a folder, in the place of a file: move it away")
+    table = out / names[0]
     try:
-        typed = sum(bool(one.label or one.problem) for one in annotations.read(out / PICKS)) if (out / PICKS).exists() else 0
+        typed = sum(bool(one.label or one.problem) for one in annotations.read(table)) if table.exists() else 0
     except ValueError as error:
         raise ValueError(f"{error}. It may hold labels that somebody typed: move it away before it is overwritten") from error
     if typed:
-        raise ValueError(f"{out / PICKS} holds {typed} labels that somebody typed: move it away before it is overwritten")
+        raise ValueError(f"{table} holds {typed} labels that somebody typed: move it away before it is overwritten")
 
 
-def check_stays(request: Request, read: Iterable[Path | None]) -> None:
+def check_stays(request: Request, read: Iterable[Path | None], names: Sequence[str] = RESULTS) -> None:
     """ValueError where results would overwrite what this round, or a later one of another chain, is read from."""
-    results = {(request.out / name).resolve() for name in RESULTS}
+    results = {(request.out / name).resolve() for name in names}
     if lost := [path for path in read if path is not None and path.resolve() in results]:
         raise ValueError(f"{lost[0]} is read from and would be overwritten: name another folder than {request.out} for the results")
 
@@ -122,7 +126,7 @@ def _write_into(found: Round, folder: Path) -> None:
         embeddings.write(folder / EMBEDDINGS, Embeddings(source.features, source.ids, paths))
     write_csv(folder / PICKS, rows)
     if left_out := {**source.skipped, **found.problems}:
-        write_skipped(folder / SKIPPED, left_out)
+        write_csv(folder / SKIPPED, [{"path": name, "reason": reason} for name, reason in left_out.items()])
     with_images = [row | {"path": relative(Path(row["path"]), source.folder)} for row in rows if row["path"]]
     if with_images:
         tasks = label_studio_tasks(with_images, source.folder)
@@ -229,6 +233,7 @@ def _record(found: Round) -> dict[str, Any]:
         "embeddings": EMBEDDINGS if source.kept is None else relative(source.kept, request.out),
         "folder": source.folder and relative(source.folder, request.out),
         "copies": dict(source.copies),
+        "skipped": dict(source.skipped),
         "earlier": list(source.earlier),
         "picks": [source.ids[pick.point] for pick in found.picks],
         "labels": {source.ids[point]: label for point, label in found.labels.items()},
@@ -248,11 +253,6 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """
     cells = [{name: safe(cell) if isinstance(cell, str) else cell for name, cell in row.items()} for row in rows]
     kept.write_text(path, pd.DataFrame(cells).to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n"))
-
-
-def write_skipped(path: Path, reasons: Mapping[str, str]) -> None:
-    """A table of what was left out, and why."""
-    write_csv(path, [{"path": name, "reason": reason} for name, reason in reasons.items()])
 
 
 def label_studio_tasks(picks: Sequence[Mapping[str, Any]], folder: Path) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import secrets
 import shlex
 import threading
 import webbrowser
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from filelock import FileLock
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from supclust.images import files as images
 from supclust.images.files import MARKER
@@ -165,34 +165,31 @@ class Server(ThreadingHTTPServer):
             self.rounds[name] = open_round(self.rounds[name].folder)
         return self.rounds[name]
 
-    def start(self, work: Callable[[str, Request], None], name: str, budget: int) -> None:
-        """Go on from a round in a thread, with the labels so far, unless something is being computed."""
-        if self.computing.acquire(blocking=False):
-            threading.Thread(target=self._compute, args=(work, name, budget), daemon=True).start()
-
-    def _compute(self, work: Callable[[str, Request], None], name: str, budget: int) -> None:
+    def start(self, name: str, budget: int | None) -> None:
+        """Go on from a round in a thread: see `_compute`. ValueError while another one does."""
+        if not self.computing.acquire(blocking=False):
+            raise ValueError("Something is being computed already. Wait until it is done.")
         self.problem = ""
+        threading.Thread(target=self._compute, args=(name, budget), daemon=True).start()
+
+    def _compute(self, name: str, budget: int | None) -> None:
+        """The next round of that budget, unless it is there; None: suggestions. Both from all labels of the rounds so far."""
         try:
             labeled = tuple(file for one in self.rounds.values() if (file := one.folder / LABELS).exists())
             typed = {label for file in labeled for label in read_labels(file.parent).values()}
             classes = tuple(sorted(filter(annotations.MISSING.fullmatch, typed)))  # who types None here means a class
-            work(name, _request(self.rounds[name].folder, budget, labeled=labeled, classes=classes))
+            request = _request(self.rounds[name].folder, 1 if budget is None else budget, labeled=labeled, classes=classes)
+            if budget is None:
+                suggesting.run(replace(request, out=request.source / SUGGESTIONS, force=True))
+            elif name not in self.following:
+                labeling.run(request)
+                self.rounds[request.out.name] = open_round(request.out)
+                self.following[name] = self.last = request.out.name
         except Exception as error:  # whatever it is, the page has to say it
             log.warning("%s", error, exc_info=not isinstance(error, ValueError | OSError))
             self.problem = f"That did not work: {error}"
         finally:
             self.computing.release()
-
-    def follow(self, name: str, request: Request) -> None:
-        """Compute the round after this one, unless it is there."""
-        if name not in self.following:
-            labeling.run(request)
-            self.rounds[request.out.name] = open_round(request.out)
-            self.following[name] = self.last = request.out.name
-
-    def suggest(self, name: str, request: Request) -> None:
-        """Suggest labels for the images of a round that have none."""
-        suggesting.run(replace(request, out=request.source / SUGGESTIONS, force=True))
 
 
 # -- requests ------------------------------------------------------------------------------------------------------------------
@@ -231,26 +228,28 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self, given: Any) -> None:
         """To a path, and to what is posted there; None for a GET."""
-        name, *what = unquote(self.path[1:]).split("/")
+        server, (name, *what) = self.server, unquote(self.path[1:]).split("/")
         try:
-            opened = self.server.round(name)
+            opened = server.round(name)
             match what, given:
                 case [""], None:
                     self._send(content=opened.page, kind=HTML)
+                case ["suggestions"], None:
+                    self._send(content=_page(opened.folder / SUGGESTIONS / SUGGESTION_SHEET, opened.folder), kind=HTML)
                 case ["state"], None:
-                    self._tell(labels=read_labels(opened.folder), **self._progress(name))
+                    computing = server.computing.locked()  # before what it leads to
+                    progress = {"computing": computing, "words": server.problem, "next": server.following.get(name)}
+                    self._tell(labels=read_labels(opened.folder), **progress)
                 case ["image", number], None if number.isdecimal():
                     self._send(**_image(list(opened.files.values())[int(number)]))
                 case ["labels"], {**labels} if all(isinstance(label, str) for label in labels.values()):
                     self._save(opened, labels)
-                case ["suggestions"], None:
-                    self._send(content=_page(opened.folder / SUGGESTIONS / SUGGESTION_SHEET, opened.folder), kind=HTML)
                 case ["next"], {"budget": int(budget)}:
-                    self.server.start(self.server.follow, name, budget)
-                    self._tell(**self._progress(name))
+                    server.start(name, budget)
+                    self._tell()
                 case ["suggest"], {}:
-                    self.server.start(self.server.suggest, name, 1)
-                    self._tell(**self._progress(name))
+                    server.start(name, None)
+                    self._tell()
                 case _:
                     self._send(HTTPStatus.NOT_FOUND)
         except (KeyError, IndexError, FileNotFoundError):
@@ -268,10 +267,6 @@ class Handler(BaseHTTPRequestHandler):
             self._tell(HTTPStatus.NOT_FOUND, words=f"Not saved, as they are no longer in this round: {annotations.listing(gone)}")
         else:
             self._tell(words=f"Saved in {opened.folder.name}/{LABELS}.")
-
-    def _progress(self, name: str) -> dict[str, Any]:
-        server = self.server
-        return {"next": server.following.get(name), "computing": server.computing.locked(), "words": server.problem}
 
     def _is_ours(self, first: bool = False) -> bool:
         """Whether a request is from our page: other names can lead to this machine, and other pages can send forms here."""
@@ -298,10 +293,10 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def _image(file: Path | None) -> dict[str, Any]:
-    """An image as browsers show it: the file itself, or a JPEG of it. Raises ValueError and OSError if it cannot be read."""
+    """An image as browsers show it: the file itself, or a JPEG of it. ValueError if it cannot be read."""
     if file is None:
         raise FileNotFoundError
-    with suppress(UnidentifiedImageError), Image.open(file, formats=images.FORMATS) as opened:
+    with suppress(Exception), Image.open(file, formats=images.FORMATS) as opened:  # what is damaged is told below
         if opened.format in SHOWN and opened.mode in COLOURS and not opened.has_transparency_data:
             return {"content": file.read_bytes(), "kind": Image.MIME[opened.format]}
     content = BytesIO()

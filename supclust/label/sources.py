@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from supclust.images import files as images
 from supclust.images.files import MARKER
 from supclust.label import embeddings
-from supclust.label.annotations import listing, unsafe
+from supclust.label.annotations import listing
 from supclust.label.embeddings import Embeddings
 from supclust.label.request import EncoderOptions, Request
 
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TRAINING, WEIGHTS = "encoder", "encoder.safetensors"  # folder of the encoder that a round trains, and what is kept there
-SKIPPED = "skipped.csv"  # beside the embeddings
+TRAINING = "encoder"  # folder of the encoder that a round trains
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,34 +162,34 @@ def _of_round(request: Request) -> Source:
     earlier = (*record["earlier"], *record["picks"])
     if gone := set(earlier).difference(source.ids):
         raise ValueError(f"{path} is not what the round in {folder} was made from: it has no {listing(gone)}")
-    known = {"labels": record["labels"], "classes": tuple(record["classes"])}
+    known = {"labels": record["labels"], "classes": tuple(record["classes"]), "skipped": record["skipped"]}
     return replace(source, about=record["source"], copies=record["copies"], earlier=earlier, **known)
 
 
 def _with_added(source: Source, request: Request) -> Source:
     """The pool of a round with the images that were added to its folder since; without request.added, a message counts them.
 
-    Only the new ones are embedded, by the encoder of the others, and come after them.
+    Only they are embedded, by the encoder of the others, and they come after them.
     """
-    if source.about["kind"] != "images" or source.folder is None:
+    if source.folder is None or source.about.get("pixels") != images.SEEN or "load" not in source.about:
         if request.added:
-            raise ValueError(f"the round in {request.source} knows no folder of images: --added has nowhere to look")
+            reason = "it was made from embeddings, or by another version, or its images have gone"
+            raise ValueError(f"nothing can be added to the round in {request.source}: {reason}. Start anew from the images")
         return source
-    listed = source.kept.with_name(SKIPPED)
-    table = pd.read_csv(listed, dtype=str) if listed.exists() else pd.DataFrame(columns=["path", "reason"])
-    skipped = dict(zip(map(unsafe, table["path"]), table["reason"], strict=True))
     files, others = images.find(source.folder, leave_out=[request.out])
-    known = {source.folder / name for name in (*source.ids, *source.copies, *skipped)}
+    known = {source.folder / name for name in (*source.ids, *source.copies, *source.skipped)}
     files = [file for file in files if file not in known]
-    if files and not request.added:
-        log.info("%d images were added to %s since: `supclust label` with --added takes them in", len(files), source.folder)
     if not request.added:
+        if files:
+            log.info("%d images were added to %s since: --added takes them into a round", len(files), source.folder)
         return source
     if not files:
         raise ValueError(f"no image was added to {source.folder} since: leave out --added")
     from supclust.label import embedders
 
-    embedder = embedders.load(_encoder_of(source, request))
+    trained = source.about["load"] == "simclr" and "weights" in source.about
+    name = str(first_round(request.source) / TRAINING / embedders.WEIGHTS) if trained else source.about["load"]
+    embedder = embedders.load(EncoderOptions(name, minutes=0, download=request.encoder.download))
     new = _of_files(source.folder, files, others, embedder, [file for file in source.files if file is not None])
 
     def embed(training: Path) -> Made:
@@ -202,18 +200,8 @@ def _with_added(source: Source, request: Request) -> Source:
 
     return replace(
         source, ids=source.ids + new.ids, files=source.files + new.files, features=None, make_features=embed,
-        skipped={**skipped, **new.skipped}, copies={**source.copies, **new.copies},
+        skipped={**source.skipped, **new.skipped}, copies={**source.copies, **new.copies},
     )  # fmt: skip
-
-
-def _encoder_of(source: Source, request: Request) -> EncoderOptions:
-    """What loads the encoder that made the embeddings of a round."""
-    name = source.about.get("load")
-    if name is None or source.about["pixels"] != images.SEEN:
-        raise ValueError(f"an earlier version of supclust made the embeddings of {request.source}: start anew from the images")
-    if name == "simclr" and "weights" in source.about:
-        name = str(first_round(request.source) / TRAINING / WEIGHTS)
-    return replace(request.encoder, name=name, minutes=0, epochs=None, scratch=False)
 
 
 def first_round(source: Path) -> Path | None:
@@ -226,11 +214,12 @@ def first_round(source: Path) -> Path | None:
 
 def read_record(file: Path) -> dict[str, Any]:
     """What a round wrote about itself; ValueError naming the file if it is damaged."""
-    new = {"labels": {}, "classes": [], "first": ".", "id_column": None}  # records of earlier versions lack these
+    new = {"labels": {}, "classes": [], "first": ".", "id_column": None, "skipped": {}}  # records of earlier versions lack these
     try:
         record = new | json.loads(file.read_text(encoding="utf-8-sig"))
         texts = [record["embeddings"], record["first"], record["folder"] or "", record["id_column"] or ""]
-        texts += [record["source"][name] for name in ("name", "encoder")] + [*record["copies"].values(), *record["labels"].values()]
+        texts += [record["source"][name] for name in ("name", "encoder")]
+        texts += [text for name in ("copies", "labels", "skipped") for text in record[name].values()]
         if not all(isinstance(text, str) for text in (*texts, *record["earlier"], *record["picks"], *record["classes"])):
             raise TypeError("something is no text")
         return record

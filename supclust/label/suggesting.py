@@ -75,16 +75,9 @@ def suggest(pool: Pool, labels: Mapping[int, str]) -> Suggested:
     probabilities = np.exp(head.log_probabilities(pool.points))
     label, nearest = probabilities.argmax(axis=1), numbers[(pool.points @ known.T).argmax(axis=1)]
     clusters = pool.clusters(min(n, max(2 * len(classes), math.isqrt(n))))
-    table = pd.DataFrame(
-        {
-            "label": classes[label],
-            "confidence": probabilities.max(axis=1),
-            "nearest": classes[nearest],
-            "agrees": label == nearest,
-            "cluster": clusters.assignments,
-            "typicality": method.typicality_in(pool, clusters),
-        }
-    )
+    table = pd.DataFrame({"label": classes[label], "confidence": probabilities.max(axis=1), "nearest": classes[nearest]})
+    table["agrees"], table["cluster"] = label == nearest, clusters.assignments
+    table["typicality"] = method.typicality_in(pool, clusters)
     return Suggested(table.drop(index=labeled), tuple(classes.tolist()), temperature)
 
 
@@ -129,6 +122,7 @@ def run(request: Request) -> Suggested:
     if request.source.is_dir() and sources.first_round(request.source) is None:
         raise ValueError(f"{request.source} is not the folder of a round: supclust label {request.source} --out ROUND makes one")
     results.check(request, FILES)
+    results.check_stays(request, request.labeled, FILES)
     with results.held(request.out):
         source = sources.read(request)
         matched, labels = labeling.labels_of(source, request)
@@ -138,13 +132,14 @@ def run(request: Request) -> Suggested:
         sure = np.count_nonzero(table["confidence"] >= 0.9)
         log.info("%d suggestions, %d of them with a confidence of 0.9 or more; classes: %s", len(table), sure, counts)
         if suggested.temperature is None:
-            log.warning("the confidence is not calibrated: %d labels are needed, of two classes with several of them", FEWEST)
+            log.warning("the confidence is not calibrated: this takes %d labels, of two classes with several", FEWEST)
         rows = [_row(source, one) for one in table.itertuples()]
         with results.whole(request.out, FILES) as folder:
             results.write_csv(folder / SUGGESTIONS, rows)
             kept.write_text(folder / SUGGESTION_SHEET, suggestion_sheet.html(source, suggested, groups(suggested)))
             if matched.problems:
-                results.write_skipped(folder / results.SKIPPED, matched.problems)
+                listed = [{"path": name, "reason": reason} for name, reason in matched.problems.items()]
+                results.write_csv(folder / results.SKIPPED, listed)
             there = [row for row in rows if os.path.isfile(row["path"])]
             if gone := sum(row["path"] != "" for row in rows) - len(there):
                 log.warning("%d images are no longer where they were: %s has no tasks for them", gone, results.TASKS)
