@@ -205,6 +205,15 @@ def test_a_command_opens_the_page_and_ends_with_what_goes_on(round_, monkeypatch
     assert f"To go on: supclust open {round_}-b\n" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("error", "lines"), [(BrokenPipeError, 0), (ConnectionResetError, 0), (ZeroDivisionError, 1)])
+def test_a_browser_that_breaks_off_is_no_news(server, capsys, error, lines):
+    try:
+        raise error
+    except error:
+        server.handle_error(None, None)
+    assert capsys.readouterr().err.count("Traceback") == lines
+
+
 # --- labels.csv ------------------------------------------------------------------------------------------------------------
 
 

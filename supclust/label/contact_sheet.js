@@ -16,6 +16,7 @@ document.addEventListener("DOMContentLoaded", () => {
   const gone = `nothing answers. To go on, run ${document.body.dataset.served}.`;
   const before = []; // what each change of a label replaced
   const label = (k) => inputs[k].value.trim();
+  const pause = (time) => new Promise((resolve) => setTimeout(resolve, time)); // milliseconds
   let current = 0;
   let saving, waiting;
 
@@ -213,14 +214,13 @@ document.addEventListener("DOMContentLoaded", () => {
 
   // Have the next round picked, or labels suggested, and go there.
   async function compute(what, body, address) {
-    await save();
-    if (unsaved.size) return;
+    while (unsaved.size) await pause(100); // until it is saved, or for as long as the page says that it is not
     const { status, words } = await ask(what, body);
     if (status !== 200) return say("said", words);
     let state = await refresh();
     for (let seconds = 1; state.computing; seconds++) {
       say("said", `This takes a while: ${seconds} s so far.`);
-      await new Promise((resolve) => setTimeout(resolve, 1000));
+      await pause(1000);
       state = await refresh();
     }
     if (!state.words) location.href = address(state);
@@ -295,13 +295,10 @@ document.addEventListener("DOMContentLoaded", () => {
     });
   });
   cards.forEach((card, k) => {
-    card.querySelector(".accept")?.addEventListener("click", () => {
-      turnTo(k);
-      give(inputs[k].dataset.suggestion);
-    });
-    card.querySelector(".leave")?.addEventListener("click", () => {
-      turnTo(k);
-      move(1);
+    card.addEventListener("click", ({ target }) => {
+      if (target.closest(".accept, .leave")) turnTo(k);
+      if (target.closest(".accept")) give(inputs[k].dataset.suggestion);
+      if (target.closest(".leave")) move(1);
     });
     const link = card.querySelector("a.pick");
     if (served && link) link.href = `image/${card.dataset.point}`;

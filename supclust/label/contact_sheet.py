@@ -47,15 +47,6 @@ HOW_TO_ACCEPT = (
     "Each card shows images that may have one label: first those of a cluster, the most typical on top, then one by one those of "
     "which that is the most doubtful, which are in no cluster here. Accept it, name another label, or leave the card as it is."
 )
-KEYS = {
-    "1 … 9 a b …": "give the pick the class that has this key in the bar, and go to the next one without a label",
-    "Enter": "accept what is suggested, or type a label; in the field, go to the next one",
-    "j → ↓": "next pick",
-    "k ← ↑": "pick before",
-    "u Ctrl+Z": "take the last label back",
-    "z Space": "show the image large, or close it",
-    "?": "show these keys",
-}
 BELOW = "Below: number and id of the pick, its cluster, the images in there, its rank by typicality (1 = most typical)."
 
 
@@ -129,7 +120,7 @@ def html(sheet: Sheet) -> str:
     ids = [tile.id for tile in tiles] + [guess.ids for guess in sheet.guesses]
     filters = {"visible": visible, "shortened": _shortened, "number": _number, "uri": _data_uri}
     template = kept.template(HERE / "contact_sheet.html.j2", **filters)
-    values = {"sheet": sheet, "ids": ids, "key": kept.sha256(json.dumps([same, ids[len(tiles) :]]))[:16], "keys": KEYS.items()}
+    values = {"sheet": sheet, "ids": ids, "key": kept.sha256(json.dumps([same, ids[len(tiles) :]]))[:16]}
     values["how"] = HOW_TO_ACCEPT if sheet.guesses else HOW_TO_READ
     parts = {"policy": Markup(policy()), "style": Markup(_text("css")), "script": Markup(_text("js"))}
     return template.render(**values, **parts, pixel_art=PIXEL_ART)

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shlex
+import sys
 import threading
 import webbrowser
 from collections.abc import Mapping
@@ -164,6 +165,11 @@ class Server(ThreadingHTTPServer):
         if (self.rounds[name].folder / MARKER).stat().st_mtime_ns != self.rounds[name].version:
             self.rounds[name] = open_round(self.rounds[name].folder)
         return self.rounds[name]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Browsers break off what they no longer need; everything else is printed."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     def start(self, name: str, budget: int | None) -> None:
         """Go on from a round in a thread: see `_compute`. ValueError while another one does."""
