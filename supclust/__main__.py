@@ -1,4 +1,4 @@
-"""The command `supclust`: label, suggest, compare, figures, sweep, claims, data, train and ship."""
+"""The command `supclust`: label, open, suggest, compare, figures, sweep, claims, data, train and ship."""
 
 import argparse
 import logging
@@ -131,6 +131,8 @@ OPTIONS = {
     "--train-epochs": dict(type=int, metavar="N", help="instead: the same on every machine"),
     "--from-scratch": dict(action="store_true", help="do not start SimCLR from the CIFAR-10 encoder"),
     "--download": dict(action="store_true", help="let timm fetch weights that are not here"),
+    "--open": dict(action="store_true", help="then label in the browser: as `supclust open`"),
+    "round": dict(type=_path, metavar="ROUND", help="the folder that `supclust label` wrote"),
     # compare, where an option is another one than elsewhere
     "features": dict(type=_path, metavar="FEATURES", help="labelled embeddings (.npz, .parquet): features, labels, perhaps ids"),
     "compare --strategies": dict(nargs="+", metavar="NAME", help="default: supclust typiclust coreset margin random"),
@@ -192,6 +194,16 @@ def _label(options: argparse.Namespace) -> int:
         name = contact_sheet.visible(found.source.ids[pick.point])
         print(f"{pick.order}. {name}\n{textwrap.indent(labeling.explain(found, pick), '   ')}")
     print(request.out / labeling.SHEET)
+    return _open(argparse.Namespace(round=request.out)) if options.open else 0
+
+
+def _open(options: argparse.Namespace) -> int:
+    """Label a round in the browser: serves its contact sheet on this machine only, saves labels into ROUND/labels.csv as they are
+    typed, and computes the next round when the page asks for it. Ctrl-C ends.
+    """
+    from supclust.label import serving
+
+    serving.serve(options.round)
     return 0
 
 
@@ -346,13 +358,14 @@ COMMANDS = {
     _label: (
         "pick images of your own to label",
         "source --budget --out --labeled --classes --id-column --label-column --strategy --added --per-class-min --copy "
-        "--keep-duplicates --explain --seed "
+        "--keep-duplicates --explain --seed --open "
         "--force --images --encoder --train-minutes --train-epochs --from-scratch --download",
     ),
     _suggest: (
         "suggest labels for the other images of a round",
         "source --labeled --classes --id-column --label-column --images --force --out",
     ),
+    _open: ("label a round in the browser", "round"),
     _compare: (
         "compare strategies on labelled features",
         "features --strategies --strategy --budget --rounds --seeds --jobs --out",

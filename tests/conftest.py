@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import logging
 import os
+import shutil
 from collections.abc import Sequence
 
 import numpy as np
@@ -99,3 +100,18 @@ def dask_client():
     options = {"n_workers": 2, "threads_per_worker": 2, "processes": True, "dashboard_address": None}
     with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, without a window."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="the pages are tried in a browser through playwright")
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        pytest.skip("the pages are tried in Chromium, which this machine does not have")
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=program, args=arguments)
+        yield browser
+        browser.close()

@@ -6,7 +6,6 @@ import io
 import json
 import math
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 from PIL import Image
 
 from supclust.label import annotations, contact_sheet
-from supclust.label.contact_sheet import Card, Sheet, Tile
+from supclust.label.contact_sheet import Card, Guess, Sheet, Tile
 from supclust.label.rounds import Pick
 from tests import drawn_images
 
@@ -235,20 +234,6 @@ def test_the_picture_shows_each_pick_in_its_place():
 # --- the page in a browser -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="the pages are tried in a browser through playwright")
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    program = next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        pytest.skip("the pages are tried in Chromium, which this machine does not have")
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=program, args=arguments)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def opened(browser, tmp_path):
     """Opens a sheet in a window of its own, and watches that nothing goes wrong in it."""
@@ -404,6 +389,58 @@ def test_what_was_typed_is_there_after_a_reload_until_it_is_cleared(opened):
         assert count(page) == "0 of 3 labelled"
 
 
+def test_keys_label_move_undo_and_zoom_where_no_field_is_typed_in(opened, tmp_path):
+    draw(1, 1, 400).save(tmp_path / "a #1.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "b.tiff")
+    links = ["a%20%231.png", "b.tiff", None]
+    tiles = [Tile(f"{k}.png", draw(0, k) if link else None, link) for k, link in enumerate(links)]
+    classes = tuple(f"class {k}" for k in range(40))
+    page = opened(sheet([card(k, image=tile) for k, tile in enumerate(tiles)], classes=classes))
+
+    def press(*keys):
+        for key in keys:
+            page.keyboard.press(key)
+        values = [page.locator(f"#label-{k}").input_value().removeprefix("class ") for k in (1, 2, 3)]
+        return [*values, page.locator("[aria-current=true]").get_attribute("id")]
+
+    assert press() == ["", "", "", "pick-1"]
+    assert press("2") == ["1", "", "", "pick-2"]
+    assert page.locator("#count").inner_text() == "1 of 3 labelled"
+    assert press("y") == ["1", "30", "", "pick-3"]  # the last class that has a key
+    assert press("k", "ArrowUp", "ArrowLeft") == ["1", "30", "", "pick-1"]
+    assert page.evaluate("document.activeElement.id") == "pick-1"
+    assert press("j", "ArrowDown", "ArrowRight", "3") == ["1", "30", "2", "pick-3"]
+    assert press("Control+z") == ["1", "30", "", "pick-3"]
+    assert press("u") == ["1", "", "", "pick-2"]
+    assert press("Control+3", "Alt+3", "Z", "F2") == ["1", "", "", "pick-2"]
+    # in a field, keys are text, and a typed label is undone as a whole
+    assert press("Enter", "1", "j", "Escape") == ["1", "1j", "", "pick-2"]
+    assert page.evaluate("document.activeElement.id") == "pick-2"
+    assert press("u") == ["1", "", "", "pick-2"]
+    assert press("u", "u", "u")[:3] == ["", "", ""]
+    assert page.locator("#said").inner_text() == "There is no label to take back."
+    # the image itself, or what the page has of it where a browser cannot show that; labels can be given meanwhile
+    assert press(" ")[-1] == "pick-1"
+    width = "() => document.querySelector('#large img').naturalWidth"
+    page.wait_for_function(f"{width} === 400")
+    assert page.locator("#original").get_attribute("href") == (tmp_path / "a #1.png").as_uri().replace("#", "%23")
+    assert press("1") == ["0", "", "", "pick-2"]
+    page.wait_for_function(f"{width} === 96")
+    press("j")
+    assert page.locator("#large span").inner_text() == "2.png"
+    assert page.locator("#original").is_hidden()
+    press("Escape")
+    assert page.locator("#zoom").is_hidden()
+    page.locator("#pick-1 a").click()
+    assert page.locator("#zoom").is_visible()
+    press("z")
+    assert page.evaluate("document.activeElement.parentElement.parentElement.id") == "pick-1"  # the link
+    press("?")
+    assert page.locator("#help").is_visible()
+    assert press("1", "?")[1] == ""
+    assert page.locator("#help").is_hidden()
+
+
 def test_a_browser_that_keeps_nothing_says_so(opened):
     refuse = "Object.defineProperty(window, 'localStorage', { get() { throw new Error('refused'); } });"
     page = opened(sheet([card(1), card(2)]), before=refuse)
@@ -441,7 +478,7 @@ TEXTS = [
     "#chips-for",
 ]
 TEXTS += ["#refused", "h2", ".order", ".caption", "input", "input::placeholder", "summary", ".why", ".box", ".labelled .order"]
-TEXTS += [".labelled input", "#chips-hint", ".skip"]
+TEXTS += [".labelled input", "#chips-hint", ".skip", "#said", "#help dd", "#help kbd", "#original", "#large-name"]
 
 
 def test_every_text_stands_out_from_what_is_behind_it(opened):
@@ -464,3 +501,29 @@ def test_without_javascript_the_page_can_be_read(opened):
     assert not page.locator(".tools").is_visible()
     page.locator("summary").first.click()
     assert page.locator(".why").first.is_visible()
+
+
+# --- suggestions -----------------------------------------------------------------------------------------------------------
+
+
+def test_all_members_of_a_cluster_get_its_label_in_the_table(opened):
+    clusters = [(("a", "b"), "<b>"), (("c", "d", "e"), "=x"), (("f",), "g")]
+    guesses = [Guess(ids, 7, tuple(Tile(one, draw(0, 0)) for one in ids), label, "name", "caption") for ids, label in clusters]
+    page = opened(sheet((), classes=("<b>", "other"), guesses=guesses))
+    assert [page.locator(".card").nth(k).locator(".accept").inner_text() for k in (0, 2)] == ["All 2 are <b>", "It is g"]
+    page.keyboard.press("Enter")
+    page.keyboard.press("j")
+    page.keyboard.press("2")
+    content = downloaded(page, page.locator("#download").click).decode("utf-8")
+    rows = [*csv.reader(io.StringIO(content, newline=""))][1:]
+    assert rows == [["a", "<b>"], ["b", "<b>"], ["c", ""], ["d", ""], ["e", ""], ["f", "other"]]
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_no_suggestion_becomes_markup(text):
+    def tags(text):
+        page = contact_sheet.html(sheet((), guesses=[Guess((text, text), 0, (Tile(text, None),), text, text, text)]))
+        return [tag for tag, _ in Elements(page).found]
+
+    assert tags(text) == tags("x")

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -814,6 +815,17 @@ def test_an_encoder_that_is_in_the_folder_is_replaced_with_force_only(folder, tm
         run(folder, tmp_path / "picks", minutes=1)
     assert stored.read_bytes() == b"mine"
     assert not (tmp_path / "picks" / "picks.csv").exists()
+
+
+@pytest.mark.parametrize("name", ["a b/%41#?é.png", "javascript:alert(1).png", "\\x.png", '".png'])
+def test_the_sheet_links_to_the_image_whatever_its_name_and_drive(tmp_path, monkeypatch, name):
+    file, out = tmp_path / "images" / name, tmp_path / "out"
+    link = results._link(file, out)
+    assert not set(link) & set(':#?"\\ ')
+    assert Path(os.path.normpath(out / unquote(link))) == file
+    monkeypatch.setattr(os.path, "relpath", lambda *_: (_ for _ in ()).throw(ValueError("path is on mount 'D:'")))
+    assert results.relative(file, out) == file.as_posix()
+    assert results._link(file, out) == file.as_uri()
 
 
 def test_tasks_are_named_from_the_folder_that_was_given(tmp_path):

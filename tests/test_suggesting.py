@@ -193,7 +193,7 @@ def test_embeddings_get_suggestions_without_tasks(tmp_path, log_level):
     embeddings.write(tmp_path / "points.npz", Embeddings(pool.features, tuple(f"x{i}" for i in range(90))))
     results.write_csv(tmp_path / "labels.csv", [{"id": f"x{i}", "label": classes[i]} for i in range(0, 90, 4)])
     assert __main__.main(["suggest", "--labeled", str(tmp_path / "labels.csv"), str(tmp_path / "points.npz")]) == 0
-    assert [file.name for file in (tmp_path / "suggestions").iterdir()] == ["suggestions.csv"]
+    assert sorted(file.name for file in (tmp_path / "suggestions").iterdir()) == ["suggestions.csv", "suggestions.html"]
     assert set(table(tmp_path)["path"]) == {""}
 
 
@@ -209,7 +209,7 @@ def test_results_are_overwritten_with_force_only(round_, capsys, log_level):
     assert command(round_) == 0
     code, error = command(round_, capsys=capsys)
     assert code == 2
-    assert "holds results already (suggestions.csv, label_studio.json, label_studio.xml)" in error
+    assert "holds results already (suggestions.csv, suggestions.html, label_studio.json, label_studio.xml)" in error
     assert command(round_, "--force") == 0
     exported = round_[0] / "suggestions" / "label_studio.json"
     code, error = command(round_, exported, "--force", capsys=capsys)

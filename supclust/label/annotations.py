@@ -81,6 +81,12 @@ def read(path: Path, wanted: Columns = Columns()) -> list[Label]:  # noqa: B008 
     return [one._replace(file=str(path)) for one in given]
 
 
+def table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns and rows of a CSV file as they stand there, `unsafe`; ValueError, with the place, if it is damaged."""
+    names, rows = _csv_rows(path, _text(path))
+    return names, [row for _, row in rows]
+
+
 def listing(examples: Iterable[Any], show: Callable[[Any], str] | None = None) -> str:
     """The first few, and how many more."""
     texts = list(map(show or shown, examples))

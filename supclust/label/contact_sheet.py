@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from supclust import kept
@@ -44,6 +44,10 @@ HOW_TO_READ = (
     "The large image of each card is a pick, to be labelled. Beside it are the most typical images of its cluster: the group of "
     "look-alikes that it stands for."
 )
+HOW_TO_ACCEPT = (
+    "Each card shows images that may have one label: first those of a cluster, the most typical on top, then one by one those of "
+    "which that is the most doubtful, which are in no cluster here. Accept it, name another label, or leave the card as it is."
+)
 BELOW = "Below: number and id of the pick, its cluster, the images in there, its rank by typicality (1 = most typical)."
 
 
@@ -53,6 +57,7 @@ class Tile:
 
     id: str  # any text
     picture: Image.Image | None  # RGB, upright, at most PICK or NEIGHBOR pixels long; None: a box with the id stands for it
+    link: str | None = None  # address of the image itself
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,18 @@ class Card:
 
 
 @dataclass(frozen=True)
+class Guess:
+    """Images that may have one label: those of a cluster, or one of which that is doubtful."""
+
+    ids: tuple[str, ...]
+    point: int  # of the first one
+    tiles: tuple[Tile, ...]  # some of them, the first one first
+    label: str
+    name: str
+    caption: str
+
+
+@dataclass(frozen=True)
 class Sheet:
     """All that a contact sheet shows."""
 
@@ -73,6 +90,7 @@ class Sheet:
     facts: Mapping[str, str]  # what was done, in the order to be read
     cards: Sequence[Card]
     classes: tuple[str, ...] = ()  # labels of earlier rounds, offered again
+    guesses: Sequence[Guess] = ()  # instead of cards
 
 
 def visible(text: str) -> str:
@@ -100,11 +118,30 @@ def html(sheet: Sheet) -> str:
     """
     tiles = [card.image for card in sheet.cards]
     same = [(tile.id, zlib.crc32(tile.picture.tobytes()) if tile.picture else None) for tile in tiles]
-    style, script = (Markup((HERE / f"contact_sheet.{end}").read_text("utf-8")) for end in ("css", "js"))
-    filters = {"visible": visible, "shortened": _shortened, "number": _number, "uri": _data_uri, "checksum": _checksum}
+    ids = [tile.id for tile in tiles] + [guess.ids for guess in sheet.guesses]
+    filters = {"visible": visible, "shortened": _shortened, "number": _number, "uri": _data_uri}
     template = kept.template(HERE / "contact_sheet.html.j2", **filters)
-    values = {"sheet": sheet, "ids": [tile.id for tile in tiles], "key": kept.sha256(json.dumps(same))[:16], "how": HOW_TO_READ}
-    return template.render(**values, pixel_art=PIXEL_ART, style=style, script=script, counted=counted)
+    values = {"sheet": sheet, "ids": ids, "key": kept.sha256(json.dumps([same, ids[len(tiles) :]]))[:16]}
+    values["how"] = HOW_TO_ACCEPT if sheet.guesses else HOW_TO_READ
+    parts = {"policy": Markup(policy()), "style": Markup(_text("css")), "script": Markup(_text("js"))}
+    return template.render(**values, **parts, pixel_art=PIXEL_ART, counted=counted)
+
+
+def policy(more: str = "") -> str:
+    """What the page may do, as a Content-Security-Policy: run its own style and script, show images, and what is given."""
+    style, script = (f"{end}-src {_checksum(_text(suffix))}" for end, suffix in (("style", "css"), ("script", "js")))
+    return f"default-src 'none'; img-src 'self' file: data:; {style}; {script}; base-uri 'none'; form-action 'none'{more}"
+
+
+def served(page: str, command: str) -> str:
+    """The page as a server that this command starts has it: labels are sent there. ValueError if another version made it."""
+    if policy() not in page:
+        raise ValueError("its contact sheet was made by another version of supclust: label in the file contact_sheet.html instead")
+    return page.replace(policy(), policy("; connect-src 'self'"), 1).replace("<body ", f'<body data-served="{escape(command)}" ', 1)
+
+
+def _text(end: str) -> str:
+    return (HERE / f"contact_sheet.{end}").read_text("utf-8")
 
 
 def _number(value: float) -> str:

@@ -12,7 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -30,6 +30,7 @@ from supclust.label.contact_sheet import NEIGHBOR, PICK, Card, Sheet, Tile
 from supclust.label.embeddings import Embeddings
 from supclust.label.request import NOT_XML, Request
 from supclust.label.rounds import Pick, Round, explain
+from supclust.label.sources import Source
 
 log = logging.getLogger(__name__)
 
@@ -161,8 +162,17 @@ def _row(found: Round, pick: Pick) -> dict[str, Any]:
 
 
 def relative(file: Path, folder: Path) -> str:
-    """The way from a folder to a file, so that both may be moved together."""
-    return Path(os.path.relpath(file, folder)).as_posix()
+    """The way from a folder to a file, so that both may be moved together; between drives the whole path."""
+    try:
+        return Path(os.path.relpath(file, folder)).as_posix()
+    except ValueError:
+        return file.absolute().as_posix()
+
+
+def _link(file: Path, folder: Path) -> str:
+    """The address of a file for a page in a folder, in which no name means anything else than a name."""
+    way = relative(file, folder)
+    return file.absolute().as_uri() if Path(way).is_absolute() else quote(os.fsencode(way))
 
 
 def _facts(found: Round) -> dict[str, str]:
@@ -184,18 +194,20 @@ def _facts(found: Round) -> dict[str, str]:
 
 
 def _card(found: Round, pick: Pick) -> Card:
-    neighbors = tuple(_tile(found, point, NEIGHBOR) for point in pick.typical)
-    return Card(pick, _tile(found, pick.point, PICK), neighbors, explain(found, pick))
+    neighbors = tuple(tile(found.source, point, NEIGHBOR) for point in pick.typical)
+    file, shown = found.source.files[pick.point], tile(found.source, pick.point, PICK)
+    link = file and _link(file, found.request.out)
+    return Card(pick, replace(shown, link=link), neighbors, explain(found, pick))
 
 
-def _tile(found: Round, point: int, side: int) -> Tile:
+def tile(source: Source, point: int, side: int) -> Tile:
     """An image that has gone since it was embedded is shown by its id."""
-    file, picture = found.source.files[point], None
+    file, picture = source.files[point], None
     try:
         picture = images.thumbnail(file, side) if file else None
     except ValueError as error:
         log.warning("%s", error)
-    return Tile(found.source.ids[point], picture)
+    return Tile(source.ids[point], picture)
 
 
 def _next_command(request: Request) -> str:

@@ -16,16 +16,17 @@ from scipy.special import log_softmax
 
 from supclust import kept, learners, method
 from supclust.images import files as images
-from supclust.label import labeling, results, sources
+from supclust.label import labeling, results, sources, suggestion_sheet
 from supclust.label.annotations import CONTROL
 from supclust.label.request import Request
 from supclust.label.sources import Source
+from supclust.label.suggestion_sheet import SUGGESTION_SHEET
 from supclust.pool import Pool
 
 log = logging.getLogger(__name__)
 
 SUGGESTIONS = "suggestions.csv"
-FILES = (SUGGESTIONS, results.TASKS, results.CONFIG, results.SKIPPED)
+FILES = (SUGGESTIONS, SUGGESTION_SHEET, results.TASKS, results.CONFIG, results.SKIPPED)
 FOLDS, FEWEST = 10, 10  # of the cross-validation, and the fewest labels for one
 
 
@@ -135,6 +136,7 @@ def run(request: Request) -> Suggested:
         rows = [_row(source, one) for one in table.itertuples()]
         with results.whole(request.out, FILES) as folder:
             results.write_csv(folder / SUGGESTIONS, rows)
+            kept.write_text(folder / SUGGESTION_SHEET, suggestion_sheet.html(source, suggested, groups(suggested)))
             if matched.problems:
                 listed = [{"path": name, "reason": reason} for name, reason in matched.problems.items()]
                 results.write_csv(folder / results.SKIPPED, listed)

@@ -1,0 +1,563 @@
+"""Labelling in the page that a program on this machine serves: what is saved, what is refused, and the next round."""
+
+import http.client
+import json
+import os
+import shutil
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from supclust import __main__, kept
+from supclust.label import annotations, labeling, serving
+from supclust.label.labeling import EncoderOptions, Request
+from supclust.label.results import write_csv
+from tests.drawn_images import draw
+
+NASTY = ["a, b", 'say "x"', "<img src=x onerror=alert(1)>", "🦋", "فراشة", "=1+1", "none", "'quoted", "</script>"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder of forty butterflies and a round of five picks, to copy from."""
+    root = tmp_path_factory.mktemp("made")
+    for i in range(40):
+        path = root / "images" / f"{i % 4}" / f"{i:02} #%41é.{['jpg', 'png', 'tiff'][i % 3]}"
+        path.parent.mkdir(exist_ok=True, parents=True)
+        draw(i % 4, i, 48).save(path)
+    labeling.run(Request(root / "images", root / "round-1", 5, classes=("left", "<b>"), encoder=EncoderOptions("simclr", 0)))
+    return root
+
+
+@pytest.fixture
+def round_(made, tmp_path):
+    """A round of one's own, beside links to the images."""
+    (tmp_path / "images").symlink_to(made / "images")
+    return Path(shutil.copytree(made / "round-1", tmp_path / "round-1"))
+
+
+@contextmanager
+def running(folder):
+    with serving.Server(folder) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def server(round_):
+    with running(round_) as server:
+        yield server
+
+
+def send(server, path, body=None, **changes):
+    """Status, headers and content of the answer to what the page would ask; changes: of its headers, None for one left out."""
+    headers = {"Cookie": f"other=1; supclust-{server.server_port}={server.token}"}
+    if body is not None:
+        headers |= {"Content-Type": "application/json", "Origin": f"http://127.0.0.1:{server.server_port}"}
+        body = body if isinstance(body, bytes) else json.dumps(body).encode()
+    headers = {name: value for name, value in (headers | changes).items() if value is not None}
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+    connection.request("GET" if body is None else "POST", path, body, headers)
+    answer = connection.getresponse()
+    content = answer.read()
+    connection.close()
+    return answer.status, answer.headers, content
+
+
+def state(server, name="round-1"):
+    return json.loads(send(server, f"/{name}/state")[2])
+
+
+def ids(folder):
+    return [one.id for one in annotations.read(folder / "picks.csv")]
+
+
+def wait_for(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return found
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/", "/round-1/", "/round-1/state", "/round-1/image/0", "/round-1/labels", "/nowhere"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"Cookie": None},
+        {"Cookie": "supclust-1=x; é=\xff"},
+        {"Host": "evil.example"},
+        {"Host": "127.0.0.1"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},
+    ],
+)
+def test_others_get_403_and_nothing_else(server, path, changes):
+    for body in (None, {ids(server.rounds["round-1"].folder)[0]: "cat"}):
+        status, headers, content = send(server, path, body, **changes)
+        assert (status, content, headers["Set-Cookie"]) == (403, b"", None)
+    assert not (server.rounds["round-1"].folder / "labels.csv").exists()
+
+
+def test_the_first_address_sets_a_cookie_and_leads_to_the_page(server):
+    status, headers, _ = send(server, f"/?{server.token}", Cookie=None)
+    assert (status, headers["Location"]) == (303, "/round-1/")
+    assert {"HttpOnly", "SameSite=Strict"} <= set(headers["Set-Cookie"].split("; "))
+    assert send(server, f"/?{server.token}", Cookie=None, Host="evil.example")[0] == 403
+    assert send(server, f"/?{server.token[:-1]}", Cookie=None)[0] == 403
+    status, headers, content = send(server, "/round-1/")
+    assert (status, headers["Cache-Control"], headers["X-Content-Type-Options"]) == (200, "no-store", "nosniff")
+    assert (headers["Referrer-Policy"], headers["Cross-Origin-Resource-Policy"]) == ("no-referrer", "same-origin")
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert "unsafe" not in headers["Content-Security-Policy"]
+    assert server.token.encode() not in content
+    assert server.server_address[0] == "127.0.0.1"
+    assert os.stat(server.rounds["round-1"].folder / ".address").st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/round-1", 404),
+        ("/round-2/", 404),
+        ("/round-1/labels.csv", 404),
+        ("/round-1/image/40", 404),
+        ("/round-1/image/-1", 404),
+        ("/round-1/image/1e1", 404),
+        ("/round-1/image/..%2f..%2fetc/passwd", 404),
+        ("/../../etc/passwd", 404),
+        ("/round-1/%2e%2e/%2e%2e/etc/passwd", 404),
+        ("/%ff%00", 404),
+    ],
+)
+def test_only_the_page_and_its_images_are_there(server, path, status):
+    assert send(server, path)[0] == status
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"7", b'{"x": 7}', b"\xff", b"[" * 100000, b'{"budget": "5"}'])
+@pytest.mark.parametrize("what", ["labels", "next"])
+def test_what_is_no_such_request_changes_nothing(server, body, what):
+    assert send(server, f"/round-1/{what}", body)[0] in (400, 404)
+    assert state(server) == {"labels": {}, "next": None, "computing": False, "words": ""}
+
+
+@pytest.mark.parametrize("length", ["1048577", "99999999999", "-1", "x", None])
+def test_a_body_that_is_large_or_of_no_known_length_is_not_read(server, length):
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+    connection.putrequest("POST", "/round-1/labels")
+    for name, value in {"Cookie": f"supclust-{server.server_port}={server.token}", "Content-Length": length}.items():
+        if value is not None:
+            connection.putheader(name, value)
+    connection.endheaders()
+    answer = connection.getresponse()
+    assert (answer.status, answer.read()) == (413, b"")
+
+
+def test_a_port_that_is_taken_is_no_problem_and_one_that_is_free_is_used_again(round_):
+    with running(round_) as first, running(round_) as second:
+        assert first.server_port != second.server_port
+        assert first.token == second.token
+        assert send(second, "/round-1/")[0] == 200
+        port = second.server_port
+    with running(round_) as again:
+        assert (again.server_port, again.token) == (port, first.token)
+
+
+@pytest.mark.parametrize("kept_", ["", "x", "0 " + "x" * 43, "99999 " + "x" * 43])
+def test_a_damaged_note_of_the_address_does_not_matter(round_, kept_):
+    (round_ / ".address").write_text(kept_)
+    with running(round_) as server:
+        assert state(server)["labels"] == {}
+
+
+def test_what_is_no_round_cannot_be_opened(round_, tmp_path, capsys):
+    assert __main__.main(["open", str(tmp_path / "images")]) == 2
+    assert "is no round. This makes one: supclust label" in capsys.readouterr().err
+    page = (round_ / "contact_sheet.html").read_text("utf-8")
+    (round_ / "contact_sheet.html").write_text(page.replace("script-src 'sha256-", "script-src 'sha256-X"), "utf-8")
+    assert __main__.main(["open", str(round_)]) == 2
+    assert "made by another version of supclust" in capsys.readouterr().err
+
+
+def test_a_command_opens_the_page_and_ends_with_what_goes_on(round_, monkeypatch, capsys):
+    opened = []
+    monkeypatch.chdir(round_)
+    monkeypatch.setattr(serving.webbrowser, "open", opened.append)
+    monkeypatch.setattr(serving.Server, "serve_forever", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert __main__.main(["open", "."]) == 0
+    wait_for(lambda: opened)
+    assert capsys.readouterr().out == (
+        f"{opened[0]}\nLabels are saved in labels.csv. Ctrl-C ends.\n\n"
+        f"The labels are in {round_ / 'labels.csv'}. To go on: supclust open {round_}\n"
+    )
+    assert __main__.main(["label", str(round_), "--out", str(round_) + "-b", "--budget", "3", "--open"]) == 0
+    assert f"To go on: supclust open {round_}-b\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("error", "lines"), [(BrokenPipeError, 0), (ConnectionResetError, 0), (ZeroDivisionError, 1)])
+def test_a_browser_that_breaks_off_is_no_news(server, capsys, error, lines):
+    try:
+        raise error
+    except error:
+        server.handle_error(None, None)
+    assert capsys.readouterr().err.count("Traceback") == lines
+
+
+# --- labels.csv ------------------------------------------------------------------------------------------------------------
+
+
+def test_labels_come_back_from_the_file_whatever_they_are(server):
+    folder = server.rounds["round-1"].folder
+    for label in NASTY:
+        assert send(server, "/round-1/labels", {ids(folder)[0]: f" {label} ", ids(folder)[1]: ""})[0] == 200
+        assert state(server)["labels"] == {ids(folder)[0]: label, ids(folder)[1]: ""}
+        read = annotations.read(folder / "labels.csv", annotations.Columns(classes=("none",)))
+        assert [one.label for one in read] == [label, None]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_what_others_have_typed_meanwhile_stays(round_, encoding, separator):
+    first, second, *_ = ids(round_)
+    rows = [["note", "ID", "Label"], ["mine, é", "elsewhere.png", "dog"], ["", first, "cat"]]
+    text = "\r\n".join(separator.join(f'"{cell}"' for cell in row) for row in rows)
+    (round_ / "labels.csv").write_bytes(text.encode(encoding))
+    serving.save_labels(round_, {first: "bird", second: "cow"})
+    names, rows = annotations.table(round_ / "labels.csv")
+    assert names == ["note", "ID", "Label"]
+    assert [[*row.values()] for row in rows] == [["mine, é", "elsewhere.png", "dog"], ["", first, "bird"], ["", second, "cow"]]
+
+
+@pytest.mark.parametrize("damaged", [b"", b'id,label\n"x', b"name\nx\n", b"PK\3\4", b"\xff\xfea", b"id,label\nx,y,z\n", b"{}"])
+def test_a_damaged_file_is_told_and_not_overwritten(server, damaged):
+    file = server.rounds["round-1"].folder / "labels.csv"
+    file.write_bytes(damaged)
+    status, _, content = send(server, "/round-1/labels", {ids(file.parent)[0]: "cat"})
+    assert (status, file.read_bytes()) == (409, damaged)
+    assert str(file) in json.loads(content)["words"]
+    assert send(server, "/round-1/state")[0] == 409
+
+
+@pytest.mark.parametrize("failing", ["read-only", "open elsewhere"])
+def test_a_file_that_may_not_be_changed_is_told(server, monkeypatch, failing):
+    file = server.rounds["round-1"].folder / "labels.csv"
+    write_csv(file, [{"id": "x", "label": "y"}])
+
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    if failing == "read-only":  # root may write it
+        monkeypatch.setattr("builtins.open", refuse)
+    else:
+        monkeypatch.setattr(kept, "write_text", refuse)
+    status, _, content = send(server, "/round-1/labels", {ids(file.parent)[0]: "cat"})
+    assert status == 409
+    assert json.loads(content)["words"] == f"{file} cannot be used (Permission denied). Is it open in another program?"
+    monkeypatch.undo()
+    assert serving.read_labels(file.parent) == {"x": "y"}
+
+
+def test_labels_that_come_at_once_are_all_saved(round_):
+    names = [f"{k}.png" for k in range(40)]
+    threads = [threading.Thread(target=serving.save_labels, args=(round_, {name: name})) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert serving.read_labels(round_) == dict(zip(names, names, strict=True))
+
+
+def test_a_label_of_what_has_vanished_is_told_and_the_others_are_saved(server):
+    folder = server.rounds["round-1"].folder
+    status, _, content = send(server, "/round-1/labels", {"gone.png": "cat", ids(folder)[0]: "dog"})
+    assert (status, state(server)["labels"]) == (404, {ids(folder)[0]: "dog"})
+    assert "Not saved, as they are no longer in this round: 'gone.png'" in json.loads(content)["words"]
+    (folder / "supclust.json").unlink()
+    status, _, content = send(server, "/round-1/labels", {ids(folder)[0]: "cat"})
+    assert (status, json.loads(content)["words"]) == (404, "round-1 is no longer there.")
+
+
+# --- images ----------------------------------------------------------------------------------------------------------------
+
+
+def test_images_are_sent_as_browsers_show_them(server):
+    for number, file in enumerate(server.rounds["round-1"].files.values()):
+        status, headers, content = send(server, f"/round-1/image/{number}")
+        assert status == 200
+        assert (content == file.read_bytes()) == (file.suffix != ".tiff")
+        assert headers["Content-Type"] == {".png": "image/png"}.get(file.suffix, "image/jpeg")
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "itself"),
+    [("a.png", "RGB", True), ("a.png", "I;16", False), ("a.png", "L", False), ("a.png", "RGBA", False), ("a.bmp", "RGB", False)],
+)
+def test_what_browsers_show_in_another_way_is_converted(tmp_path, name, mode, itself):
+    Image.new(mode, (300, 200)).save(tmp_path / name)
+    found = serving._image(tmp_path / name)
+    assert (found["content"] == (tmp_path / name).read_bytes()) is itself
+    (tmp_path / "out").write_bytes(found["content"])
+    assert Image.open(tmp_path / "out").size == (300, 200)
+
+
+def test_a_converted_image_is_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.tiff", exif=exif)
+    (tmp_path / "out").write_bytes(serving._image(tmp_path / "a.tiff")["content"])
+    assert Image.open(tmp_path / "out").size == (20, 30)
+
+
+def test_an_image_that_is_gone_or_damaged_is_not_found(server, tmp_path):
+    files = server.rounds["round-1"].files
+    (tmp_path / "broken.png").write_text("none")
+    for name, file, status in zip(
+        list(files), [None, tmp_path / "not there.png", tmp_path / "broken.png"], [404, 409, 409], strict=False
+    ):
+        files[name] = file
+        assert send(server, f"/round-1/image/{list(files).index(name)}")[0] == status
+
+
+# --- the next round --------------------------------------------------------------------------------------------------------
+
+
+def test_the_next_round_goes_on_with_the_labels_so_far(server):
+    folder = server.rounds["round-1"].folder
+    labels = dict(zip(ids(folder), ["left", "none", "<b>", "left", "a, b"], strict=True))
+    send(server, "/round-1/labels", labels)
+    assert send(server, "/round-1/next", {"budget": 4})[0] == 200
+    assert state(server)["computing"]
+    assert wait_for(lambda: state(server)["next"]) == "round-2"
+    record = json.loads((folder.parent / "round-2" / "supclust.json").read_text("utf-8"))
+    assert record["labels"] == labels
+    assert len(record["picks"]) == 4
+    assert send(server, "/")[1]["Location"] == "/round-2/"
+    assert send(server, "/round-2/")[0] == 200
+    # the page of the first round is still open
+    assert send(server, "/round-1/labels", {ids(folder)[0]: "late"})[0] == 200
+    assert serving.read_labels(folder)[ids(folder)[0]] == "late"
+    send(server, "/round-1/next", {"budget": 4})  # is there
+    wait_for(lambda: not state(server)["computing"])
+    send(server, "/round-2/next", {"budget": 3})
+    assert wait_for(lambda: state(server, "round-2")["next"]) == "round-3"
+    record = json.loads((folder.parent / "round-3" / "supclust.json").read_text("utf-8"))
+    assert record["labels"] == labels | {ids(folder)[0]: "late"}
+    assert not (folder.parent / "round-4").exists()
+
+
+@pytest.mark.parametrize(("budget", "words"), [(36, "at most --budget 35"), (0, "at least 1")])
+def test_what_keeps_the_next_round_away_is_told(server, budget, words):
+    send(server, "/round-1/next", {"budget": budget})
+    assert words in wait_for(lambda: state(server)["words"])
+    send(server, "/round-1/next", {"budget": 5})
+    assert wait_for(lambda: state(server)["next"]) == "round-2"
+    assert state(server)["words"] == ""
+
+
+def test_two_tabs_get_one_next_round(server):
+    answers = [send(server, "/round-1/next", {"budget": 3}) for _ in range(3)]
+    assert [status for status, *_ in answers] == [200, 409, 409]
+    assert "being computed already" in json.loads(answers[1][2])["words"]
+    assert wait_for(lambda: state(server)["next"]) == "round-2"
+    assert [path.name for path in sorted(server.rounds["round-1"].folder.parent.glob("round-*"))] == ["round-1", "round-2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "expected"),
+    [("picks", [], "picks-2"), ("round-1", ["round-2"], "round-3"), ("a-b", [], "a-b-2"), ("x-09", [], "x-10"), ("7", [], "7-2")],
+)
+def test_the_next_folder_is_the_first_that_is_free(round_, tmp_path, name, there, expected):
+    for other in there:
+        (tmp_path / other).mkdir()
+    assert serving._request(round_.rename(tmp_path / name), 5).out == tmp_path / expected
+
+
+# --- the page in a browser -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tabs(browser, server):
+    """Opens tabs of the page in one window, and watches that nothing goes wrong in them."""
+    context, wrong = browser.new_context(), []
+    context.on("console", lambda message: wrong.append(message.text) if "status of 4" not in message.text else None)
+    context.on("weberror", lambda error: wrong.append(str(error)))
+
+    def show(path=f"/?{server.token}"):
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{server.server_port}{path}")
+        return page
+
+    yield show
+    context.close()
+    assert wrong == []
+
+
+def said(page, text):
+    page.wait_for_function("text => document.getElementById('said').textContent.includes(text)", arg=text)
+
+
+def test_fifty_keys_label_fifty_images_and_lead_to_the_next_round(tabs, server):
+    page, folder = tabs(), server.rounds["round-1"].folder
+    assert page.url.endswith("/round-1/")
+    page.keyboard.press("1")
+    page.keyboard.press("2")
+    said(page, "Saved in round-1/labels.csv.")
+    assert wait_for(lambda: serving.read_labels(folder) == dict(zip(ids(folder), ["left", "<b>"], strict=False)))
+    for label in NASTY[:3]:
+        page.keyboard.press("Enter")
+        page.keyboard.type(label)
+        page.keyboard.press("Escape")
+        page.keyboard.press("j")
+    assert wait_for(lambda: [*serving.read_labels(folder).values()] == ["left", "<b>", *NASTY[:3]])
+    page.keyboard.press("u")
+    assert wait_for(lambda: [*serving.read_labels(folder).values()][-1] == "")
+    page.keyboard.press("z")
+    page.wait_for_function("() => document.querySelector('#large img').naturalWidth === 48")
+    assert "/round-1/image/" in page.locator("#large img").get_attribute("src") + page.locator("#large img").evaluate(
+        "it => it.src"
+    )
+    page.keyboard.press("z")
+    page.locator("#budget").fill("36")
+    page.locator("#follow").click()
+    said(page, "at most --budget 35")
+    page.locator("#budget").fill("4")
+    page.locator("#follow").click()
+    page.wait_for_url("**/round-2/")
+    assert page.locator(".card").count() == 4
+    assert page.locator("#chips button").all_inner_texts() == ["left", "<b>", *sorted(NASTY[:2])]
+    page.go_back()
+    said(page, "The next round is there: round-2")
+
+
+@pytest.mark.parametrize("label", NASTY)
+def test_a_name_of_a_class_goes_through_the_page(tabs, server, label):
+    page = tabs()
+    page.locator("#label-1").fill(label)
+    page.keyboard.press("Enter")
+    said(page, "Saved")
+    page.reload()
+    page.wait_for_function("label => document.getElementById('label-1').value === label", arg=label)
+    assert page.locator("#chips button").all_inner_texts() == ["left", "<b>", label]
+
+
+def test_two_tabs_both_save_and_are_told_what_the_other_did(tabs, server):
+    folder = server.rounds["round-1"].folder
+    first, second = tabs(), tabs("/round-1/")
+    first.locator("#label-1").fill("cat")
+    first.keyboard.press("Enter")
+    said(first, "Saved")
+    second.locator("#label-1").fill("dog")
+    second.locator("#label-2").fill("cow")
+    assert wait_for(lambda: [*serving.read_labels(folder).values()] == ["dog", "cow"])
+    first.locator("#keys").focus()
+    first.evaluate("window.dispatchEvent(new Event('focus'))")
+    said(first, "Labels changed elsewhere are shown now: 2")
+    assert [first.locator(f"#label-{k}").input_value() for k in (1, 2)] == ["dog", "cow"]
+    serving.save_labels(folder, {"elsewhere.png": "x", ids(folder)[2]: "typed in a spreadsheet"})
+    first.keyboard.press("Escape")
+    first.evaluate("window.dispatchEvent(new Event('focus'))")
+    said(first, "Labels changed elsewhere are shown now: 1")
+    send(server, "/round-1/next", {"budget": 3})
+    wait_for(lambda: state(server)["next"])
+    second.evaluate("window.dispatchEvent(new Event('focus'))")
+    said(second, "The next round is there: round-2")
+    second.locator("#label-4").fill("late")
+    assert wait_for(lambda: serving.read_labels(folder).get(ids(folder)[3]) == "late")
+
+
+def test_what_is_not_saved_is_told_kept_and_sent_again(browser, round_):
+    with running(round_) as server:
+        page = browser.new_context().new_page()
+        page.goto(f"http://127.0.0.1:{server.server_port}/?{server.token}")
+        (round_ / "labels.csv").write_text("")
+        page.keyboard.press("1")
+        said(page, "Not saved, tried again:")
+        (round_ / "labels.csv").unlink()
+        said(page, "Saved")
+    page.keyboard.press("2")
+    said(page, f"Not saved, but kept in this browser: nothing answers. To go on, run supclust open {round_}.")
+    assert serving.read_labels(round_) == {ids(round_)[0]: "left"}
+    with running(round_):
+        said(page, "Saved")
+        assert serving.read_labels(round_) == dict(zip(ids(round_), ["left", "<b>"], strict=False))
+    page.keyboard.press("1")
+    page.close()  # the browser keeps the third for the next time
+    with running(round_) as server:
+        page = page.context.new_page()
+        page.goto(f"http://127.0.0.1:{server.server_port}/")
+        said(page, "Saved")
+        assert [*serving.read_labels(round_).values()] == ["left", "<b>", "left"]
+    page.context.close()
+
+
+def test_a_label_for_what_has_vanished_is_told_in_the_page(tabs, server):
+    page = tabs()
+    (server.rounds["round-1"].folder / "supclust.json").unlink()
+    page.keyboard.press("1")
+    said(page, "round-1 is no longer there.")
+
+
+def test_every_control_has_a_name_and_the_dialogs_give_the_focus_back(tabs):
+    page = tabs()
+    names = page.locator("body").aria_snapshot()
+    assert 'button "Pick them"' in names
+    assert 'spinbutton "Next round: images"' in names
+    unnamed = [line for line in names.splitlines() if line.strip().lstrip("- ") in ("button", "link", "textbox", "combobox", "img")]
+    assert unnamed == []
+    page.locator("#keys").click()
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.id") == "keys"
+    assert page.evaluate("[...document.querySelectorAll('[role=status]')].map(it => it.id)") == ["count", "said"]
+
+
+# --- suggestions -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_cluster_is_accepted_with_one_key_and_the_next_round_knows_it(tabs, server):
+    folder = server.rounds["round-1"].folder
+    page = tabs()
+    page.locator("#suggest").click()
+    said(page, "there are no labels")
+    for k, name in enumerate(ids(folder)):
+        page.locator(f"#label-{k + 1}").fill(NASTY[int(name[0]) % 2])
+    said(page, "Saved")
+    page.locator("#suggest").click()
+    page.wait_for_url("**/round-1/suggestions")
+    cards, of_cards = page.locator(".card").count(), json.loads(page.locator("#ids").text_content())
+    assert sorted(name for some in of_cards for name in some) == sorted(set(server.rounds["round-1"].files) - set(ids(folder)))
+    first, second, third = (page.locator(f"#label-{k}").get_attribute("data-suggestion") for k in (1, 2, 3))
+    page.keyboard.press("Enter")
+    page.locator(".leave").nth(1).click()
+    page.locator(".accept").nth(2).click()
+    page.locator("#label-4").fill("another")
+    said(page, "Saved in round-1/labels.csv.")
+    expected = {one: label for k, label in ((0, first), (2, third), (3, "another")) for one in of_cards[k]}
+    assert wait_for(lambda: {**serving.read_labels(folder), **expected} == serving.read_labels(folder))
+    assert len(serving.read_labels(folder)) == 5 + len(expected)
+    assert page.locator("#count").inner_text() == f"3 of {cards} labelled"
+    page.locator("#label-2").focus()
+    page.keyboard.press("Enter")
+    assert page.locator("#label-2").input_value() == second
+    page.keyboard.press("Escape")
+    page.keyboard.press("u")
+    assert wait_for(lambda: serving.read_labels(folder)[of_cards[1][0]] == "")
+    page.keyboard.press("z")
+    page.wait_for_function("() => document.querySelector('#large img').naturalWidth === 48")
+    page.keyboard.press("z")
+    page.locator("#budget").fill("3")
+    page.locator("#follow").click()
+    page.wait_for_url("**/round-2/")
+    record = json.loads((folder.parent / "round-2" / "supclust.json").read_text("utf-8"))
+    assert expected.items() <= record["labels"].items()
+    assert of_cards[1][0] not in record["labels"]
