@@ -12,28 +12,25 @@ document.addEventListener("DOMContentLoaded", () => {
   const KEYS = "123456789abcdefghilmnopqrstvwxy";
   const served = "served" in document.body.dataset; // by `supclust open`, which saves labels as they are typed
   const key = "supclust-labels-" + document.body.dataset.key;
-  const unsaved = new Map(served ? read(key + "-unsaved") : []); // labels by id, until the server has them
-  const gone = `nothing answers. To go on, run ${document.body.dataset.served}.`;
+  const unsaved = new Map(); // labels by id, until the server has them
   const before = []; // what each change of a label replaced
   const label = (k) => inputs[k].value.trim();
-  const pause = (time) => new Promise((resolve) => setTimeout(resolve, time)); // milliseconds
   let current = 0;
-  let saving, waiting;
+  let saving = false;
+  let waiting; // for whoever types
 
-  function read(name) {
+  function read() {
     try {
-      const kept = JSON.parse(localStorage.getItem(name));
-      return Array.isArray(kept) ? kept : [];
+      return JSON.parse(localStorage.getItem(key)) ?? {};
     } catch {
-      return [];
+      return {};
     }
   }
 
   function keep() {
+    const labels = Object.fromEntries(ids.map(([id], k) => [id, label(k)]));
     try {
-      localStorage.setItem(key + "-classes", JSON.stringify(known)); // so that their keys stay
-      if (served) localStorage.setItem(key + "-unsaved", JSON.stringify([...unsaved]));
-      else localStorage.setItem(key, JSON.stringify(inputs.map((input) => input.value)));
+      localStorage.setItem(key, JSON.stringify({ known, labels })); // the classes, too, so that their keys stay
     } catch {
       find("refused").hidden = served; // pages of files may keep nothing
     }
@@ -44,18 +41,14 @@ document.addEventListener("DOMContentLoaded", () => {
   }
 
   function count() {
-    let done = 0;
-    cards.forEach((card, k) => {
-      card.classList.toggle("labelled", label(k) !== "");
-      done += label(k) !== "";
-    });
+    const done = cards.filter((card, k) => card.classList.toggle("labelled", label(k) !== "")).length;
     say("count", `${done} of ${cards.length} labelled`);
     find("bar").value = done;
     find("download").disabled = find("clear").disabled = done === 0;
   }
 
   function learn(name) {
-    if (typeof name !== "string" || name === "" || known.includes(name)) return;
+    if (name === "" || known.includes(name)) return;
     known.push(name);
     find("known").append(new Option("", name));
     const button = document.createElement("button");
@@ -72,10 +65,24 @@ document.addEventListener("DOMContentLoaded", () => {
 
   function changed(k) {
     count();
-    if (served) ids[k].forEach((id) => unsaved.set(id, label(k)));
     keep();
+    if (!served) return;
+    ids[k].forEach((id) => unsaved.set(id, label(k)));
     clearTimeout(waiting);
     waiting = setTimeout(save, 400); // whoever types goes on typing
+  }
+
+  // Put labels, by id, into the fields, but for what is typed just now. Returns how many were different.
+  function show(labels) {
+    const different = inputs.filter((input, k) => {
+      const there = labels[ids[k][0]] ?? "";
+      if (there === label(k) || unsaved.has(ids[k][0]) || input === document.activeElement) return false;
+      input.value = there;
+      learn(there);
+      return true;
+    });
+    count();
+    return different.length;
   }
 
   function put(k, text) {
@@ -110,11 +117,8 @@ document.addEventListener("DOMContentLoaded", () => {
 
   // The next card without a label, at the end from the beginning; -1 where there is none.
   function unlabelled(k) {
-    for (let step = 1; step < cards.length; step++) {
-      const next = (k + step) % cards.length;
-      if (label(next) === "") return next;
-    }
-    return -1;
+    const free = [...cards.keys()].filter((other) => other !== k && label(other) === "");
+    return free.find((other) => other > k) ?? free[0] ?? -1;
   }
 
   function turnTo(k, scroll = true) {
@@ -161,79 +165,59 @@ document.addEventListener("DOMContentLoaded", () => {
 
   async function ask(what, body) {
     const post = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
-    const answer = await fetch(what, body && post);
-    return { status: answer.status, ...(await answer.json()) };
+    try {
+      const answer = await fetch(what, body && post);
+      return { done: answer.ok, ...(await answer.json()) };
+    } catch {
+      return { done: false, words: "nothing answers. To go on, download the labels of this page, and run supclust open." };
+    }
   }
 
   // Send what is not saved; one request at a time, as the last label of a pick counts.
   async function save() {
     clearTimeout(waiting);
     if (saving || unsaved.size === 0) return;
-    const sent = new Map([...unsaved].slice(0, 2000)); // the server takes no more than a megabyte
+    const sent = new Map(unsaved);
     saving = true;
-    let wait = 0;
-    try {
-      const { status, words } = await ask("labels", Object.fromEntries(sent));
-      say("said", status === 409 ? `Not saved, tried again: ${words}` : words);
-      if (status === 409) wait = 3000;
-      else sent.forEach((text, id) => unsaved.get(id) === text && unsaved.delete(id));
-    } catch {
-      say("said", `Not saved, but kept in this browser: ${gone}`);
-      wait = 3000;
-    }
+    const { done, words } = await ask("labels", Object.fromEntries(sent));
     saving = false;
-    keep();
-    if (unsaved.size) waiting = setTimeout(save, wait);
+    say("said", done ? words : `Not saved, tried again: ${words}`);
+    if (done) sent.forEach((text, id) => unsaved.get(id) === text && unsaved.delete(id));
+    if (unsaved.size) waiting = setTimeout(save, done ? 0 : 3000);
   }
 
   // What labels.csv says by now, and whether the next round is there.
-  async function refresh(first = false) {
-    const { status, labels, next, computing, words } = await ask("state");
-    if (status !== 200) {
-      say("said", words);
-      return { words };
-    }
-    let different = 0;
-    inputs.forEach((input, k) => {
-      const there = labels[ids[k][0]] ?? "";
-      if (there === label(k) || unsaved.has(ids[k][0]) || input === document.activeElement) return;
-      input.value = there;
-      learn(label(k));
-      different++;
-    });
-    count();
-    find("follow").disabled = computing || next !== null;
-    find("suggest").disabled = computing;
+  async function refresh() {
+    const { done, labels, next, words } = await ask("state");
+    if (!done) return say("said", words);
+    const different = show(labels);
+    find("follow").disabled = next !== null;
     if (next !== null) {
       const link = Object.assign(document.createElement("a"), { href: `../${encodeURIComponent(next)}/`, textContent: next });
       find("said").replaceChildren("The next round is there: ", link);
-    } else if (words) say("said", words);
-    else if (different && !first) say("said", `Labels changed elsewhere are shown now: ${different}.`);
-    return { next, computing, words };
+    } else if (different) say("said", `Labels read from labels.csv: ${different}.`);
   }
 
   // Have the next round picked, or labels suggested, and go there.
-  async function compute(what, body, address) {
-    while (unsaved.size) await pause(100); // until it is saved, or for as long as the page says that it is not
-    const { status, words } = await ask(what, body);
-    if (status !== 200) return say("said", words);
-    let state = await refresh();
-    for (let seconds = 1; state.computing; seconds++) {
-      say("said", `This takes a while: ${seconds} s so far.`);
-      await pause(1000);
-      state = await refresh();
-    }
-    if (!state.words) location.href = address(state);
+  async function compute(what, body) {
+    while (unsaved.size) await new Promise((resolve) => setTimeout(resolve, 100)); // milliseconds
+    say("said", "This takes a while …");
+    const { done, words, address } = await ask(what, body);
+    if (done) location.href = address;
+    else say("said", `That did not work: ${words}`);
   }
 
   // -- keys, and images shown large
 
+  function original(k) {
+    return served ? `image/${encodeURIComponent(ids[k][0])}` : (cards[k].querySelector("a.pick")?.href ?? "");
+  }
+
   function enlarge() {
-    const link = cards[current].querySelector("a.pick");
     const large = cards[current].querySelector("img.pick, span.pick").cloneNode(true);
     const small = large.src;
     large.addEventListener("error", () => (large.src = small), { once: true }); // browsers do not show all files
-    const address = link ? link.href : served ? `image/${cards[current].dataset.point}` : "";
+    const address = original(current);
     if (address) large.src = address;
     find("original").hidden = !address;
     find("original").href = address;
@@ -301,7 +285,7 @@ document.addEventListener("DOMContentLoaded", () => {
       if (target.closest(".leave")) move(1);
     });
     const link = card.querySelector("a.pick");
-    if (served && link) link.href = `image/${card.dataset.point}`;
+    if (link) link.href = original(k);
     link?.addEventListener("click", (event) => {
       if (event.ctrlKey || event.metaKey || event.shiftKey) return;
       event.preventDefault();
@@ -312,22 +296,18 @@ document.addEventListener("DOMContentLoaded", () => {
   find("download").addEventListener("click", download);
   find("clear").addEventListener("click", clear);
   find("keys").addEventListener("click", help);
-  const answered = (computed) => computed.catch(() => say("said", `That did not work: ${gone}`));
-  const following = ({ next }) => `../${encodeURIComponent(next)}/`;
-  find("follow").addEventListener("click", () => answered(compute("next", { budget: find("budget").valueAsNumber }, following)));
-  find("suggest").addEventListener("click", () => answered(compute("suggest", {}, () => "suggestions")));
+  find("follow").addEventListener("click", () => compute("next", { budget: find("budget").valueAsNumber }));
+  find("suggest").addEventListener("click", () => compute("suggest", {}));
+
   const named = [...find("known").options].map((option) => option.value);
+  const kept = read();
   find("known").replaceChildren();
-  [...named, ...read(key + "-classes")].forEach(learn);
-  const kept = served ? ids.map(([id]) => unsaved.get(id)) : read(key);
-  inputs.forEach((input, k) => {
-    input.value = typeof kept[k] === "string" ? kept[k] : "";
-    learn(label(k));
-  });
-  count();
+  [...named, ...(kept.known ?? [])].forEach(learn);
+  show((!served && kept.labels) || {});
   if (cards.length) turnTo(0, false); // the page opens with its title
   if (served) {
-    window.addEventListener("focus", () => refresh().catch(() => {}));
-    refresh(true).then(save);
+    refresh();
+    window.addEventListener("focus", refresh);
+    window.addEventListener("beforeunload", (event) => unsaved.size && event.preventDefault());
   }
 });

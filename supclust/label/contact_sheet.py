@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from supclust import kept
@@ -123,25 +123,13 @@ def html(sheet: Sheet) -> str:
     template = kept.template(HERE / "contact_sheet.html.j2", **filters)
     values = {"sheet": sheet, "ids": ids, "key": kept.sha256(json.dumps([same, ids[len(tiles) :]]))[:16]}
     values["how"] = HOW_TO_ACCEPT if sheet.guesses else HOW_TO_READ
-    parts = {"policy": Markup(policy()), "style": Markup(_text("css")), "script": Markup(_text("js"))}
+    style, script = ((HERE / f"contact_sheet.{end}").read_text("utf-8") for end in ("css", "js"))
+    policy = (
+        f"default-src 'none'; img-src 'self' file: data:; connect-src 'self'; style-src {_checksum(style)}; "
+        f"script-src {_checksum(script)}; base-uri 'none'; form-action 'none'"
+    )
+    parts = {"policy": Markup(policy), "style": Markup(style), "script": Markup(script)}
     return template.render(**values, **parts, pixel_art=PIXEL_ART, counted=counted)
-
-
-def policy(more: str = "") -> str:
-    """What the page may do, as a Content-Security-Policy: run its own style and script, show images, and what is given."""
-    style, script = (f"{end}-src {_checksum(_text(suffix))}" for end, suffix in (("style", "css"), ("script", "js")))
-    return f"default-src 'none'; img-src 'self' file: data:; {style}; {script}; base-uri 'none'; form-action 'none'{more}"
-
-
-def served(page: str, command: str) -> str:
-    """The page as a server that this command starts has it: labels are sent there. ValueError if another version made it."""
-    if policy() not in page:
-        raise ValueError("its contact sheet was made by another version of supclust: label in the file contact_sheet.html instead")
-    return page.replace(policy(), policy("; connect-src 'self'"), 1).replace("<body ", f'<body data-served="{escape(command)}" ', 1)
-
-
-def _text(end: str) -> str:
-    return (HERE / f"contact_sheet.{end}").read_text("utf-8")
 
 
 def _number(value: float) -> str:
