@@ -124,7 +124,8 @@ def test_no_text_becomes_markup(text):
 def test_the_ids_in_the_page_are_those_of_the_images():
     texts = [*NASTY, "\x00"]
     page = contact_sheet.html(sheet([card(k, image=Tile(text, None)) for k, text in enumerate(texts)]))
-    assert json.loads(re.search(r'<script type="application/json" id="ids">(.*?)</script>', page)[1]) == texts
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page)[1])
+    assert data == {"ids": [[text] for text in texts], "classes": []}
 
 
 def test_what_shows_nothing_is_made_visible():
@@ -508,7 +509,7 @@ def test_without_javascript_the_page_can_be_read(opened):
 
 def test_all_members_of_a_cluster_get_its_label_in_the_table(opened):
     clusters = [(("a", "b"), "<b>"), (("c", "d", "e"), "=x"), (("f",), "g")]
-    guesses = [Guess(ids, 7, tuple(Tile(one, draw(0, 0)) for one in ids), label, "name", "caption") for ids, label in clusters]
+    guesses = [Guess(ids, tuple(Tile(one, draw(0, 0)) for one in ids), label, "name", "caption") for ids, label in clusters]
     page = opened(sheet((), classes=("<b>", "other"), guesses=guesses))
     assert [page.locator(".card").nth(k).locator(".accept").inner_text() for k in (0, 2)] == ["All 2 are <b>", "It is g"]
     page.keyboard.press("Enter")
@@ -523,7 +524,7 @@ def test_all_members_of_a_cluster_get_its_label_in_the_table(opened):
 @pytest.mark.parametrize("text", NASTY)
 def test_no_suggestion_becomes_markup(text):
     def tags(text):
-        page = contact_sheet.html(sheet((), guesses=[Guess((text, text), 0, (Tile(text, None),), text, text, text)]))
+        page = contact_sheet.html(sheet((), guesses=[Guess((text, text), (Tile(text, None),), text, text, text)]))
         return [tag for tag, _ in Elements(page).found]
 
     assert tags(text) == tags("x")

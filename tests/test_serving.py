@@ -508,7 +508,7 @@ def test_a_cluster_is_accepted_with_one_key_and_the_next_round_knows_it(tabs, se
     said(page, "Saved")
     page.locator("#suggest").click()
     page.wait_for_url("**/round-1/suggestions")
-    cards, of_cards = page.locator(".card").count(), json.loads(page.locator("#ids").text_content())
+    cards, of_cards = page.locator(".card").count(), json.loads(page.locator("#data").text_content())["ids"]
     assert sorted(name for some in of_cards for name in some) == sorted(set(server.files) - set(ids(folder)))
     first, second, third = (page.locator(f"#label-{k}").get_attribute("data-suggestion") for k in (1, 2, 3))
     page.keyboard.press("Enter")

@@ -3,7 +3,7 @@ document.documentElement.classList.add("js"); // what labels is shown only where
 
 document.addEventListener("DOMContentLoaded", () => {
   const find = (id) => document.getElementById(id);
-  const ids = JSON.parse(find("ids").textContent).map((some) => [some].flat()); // of the images of each card
+  const { ids, classes } = JSON.parse(find("data").textContent); // ids: of the images of each card
   const what = document.body.dataset.what;
   const cards = [...document.querySelectorAll(".card")];
   const inputs = cards.map((card) => card.querySelector("input"));
@@ -299,10 +299,8 @@ document.addEventListener("DOMContentLoaded", () => {
   find("follow").addEventListener("click", () => compute("next", { budget: find("budget").valueAsNumber }));
   find("suggest").addEventListener("click", () => compute("suggest", {}));
 
-  const named = [...find("known").options].map((option) => option.value);
   const kept = read();
-  find("known").replaceChildren();
-  [...named, ...(kept.known ?? [])].forEach(learn);
+  [...classes, ...(kept.known ?? [])].forEach(learn);
   show((!served && kept.labels) || {});
   if (cards.length) turnTo(0, false); // the page opens with its title
   if (served) {
