@@ -360,7 +360,8 @@ def test_two_tabs_get_one_next_round_and_labels_are_saved_meanwhile(server):
 def test_the_next_folder_is_the_first_that_is_free(round_, tmp_path, name, there, expected):
     for other in there:
         (tmp_path / other).mkdir()
-    assert serving._request(round_.rename(tmp_path / name), 5).out == tmp_path / expected
+    with serving.Server(round_.rename(tmp_path / name)) as server:
+        assert server.request(name, 5).out == tmp_path / expected
 
 
 # --- the page in a browser -------------------------------------------------------------------------------------------------
@@ -456,6 +457,20 @@ def test_two_tabs_both_save_and_are_told_what_the_other_did(tabs, server):
     assert wait_for(lambda: serving.read_labels(folder).get(ids(folder)[3]) == "late")
 
 
+def test_an_answer_that_is_late_does_not_undo_a_label(tabs):
+    page, held = tabs(), []
+    page.route("**/state", lambda route: held.append(route))
+    with page.expect_request("**/state"):
+        page.evaluate("window.dispatchEvent(new Event('focus'))")
+    page.keyboard.press("1")
+    said(page, "Saved")
+    with page.expect_response("**/state"):
+        held[0].fulfill(json={"labels": {}, "next": None})
+    assert page.locator("#label-1").input_value() == "left"
+    page.evaluate("new Promise(resolve => setTimeout(resolve, 100))")
+    assert page.locator("#label-1").input_value() == "left"
+
+
 def test_what_is_not_saved_is_told_kept_and_sent_again(browser, round_):
     with running(round_) as server:
         page = browser.new_context().new_page()
@@ -512,7 +527,7 @@ def test_a_cluster_is_accepted_with_one_key_and_the_next_round_knows_it(tabs, se
     assert sorted(name for some in of_cards for name in some) == sorted(set(server.files) - set(ids(folder)))
     first, second, third = (page.locator(f"#label-{k}").get_attribute("data-suggestion") for k in (1, 2, 3))
     page.keyboard.press("Enter")
-    page.locator(".leave").nth(1).click()
+    page.keyboard.press("j")
     page.locator(".accept").nth(2).click()
     page.locator("#label-4").fill("another")
     said(page, "Saved in round-1/labels.csv.")

@@ -7,7 +7,6 @@ document.addEventListener("DOMContentLoaded", () => {
   const what = document.body.dataset.what;
   const cards = [...document.querySelectorAll(".card")];
   const inputs = cards.map((card) => card.querySelector("input"));
-  const orders = cards.map((card) => card.querySelector(".order").textContent);
   const known = []; // classes, in the order of their keys
   const KEYS = "123456789abcdefghilmnopqrstvwxy";
   const served = "served" in document.body.dataset; // by `supclust open`, which saves labels as they are typed
@@ -17,6 +16,7 @@ document.addEventListener("DOMContentLoaded", () => {
   const label = (k) => inputs[k].value.trim();
   let current = 0;
   let saving = false;
+  let changes = 0; // of labels, here
   let waiting; // for whoever types
 
   function read() {
@@ -32,7 +32,7 @@ document.addEventListener("DOMContentLoaded", () => {
     try {
       localStorage.setItem(key, JSON.stringify({ known, labels })); // the classes, too, so that their keys stay
     } catch {
-      find("refused").hidden = served; // pages of files may keep nothing
+      if (!served) say("said", "This browser keeps nothing for this page: download the labels before you close it.");
     }
   }
 
@@ -44,7 +44,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const done = cards.filter((card, k) => card.classList.toggle("labelled", label(k) !== "")).length;
     say("count", `${done} of ${cards.length} labelled`);
     find("bar").value = done;
-    find("download").disabled = find("clear").disabled = done === 0;
+    find("download").disabled = done === 0;
   }
 
   function learn(name) {
@@ -66,6 +66,7 @@ document.addEventListener("DOMContentLoaded", () => {
   function changed(k) {
     count();
     keep();
+    changes++;
     if (!served) return;
     ids[k].forEach((id) => unsaved.set(id, label(k)));
     clearTimeout(waiting);
@@ -76,7 +77,7 @@ document.addEventListener("DOMContentLoaded", () => {
   function show(labels) {
     const different = inputs.filter((input, k) => {
       const there = labels[ids[k][0]] ?? "";
-      if (there === label(k) || unsaved.has(ids[k][0]) || input === document.activeElement) return false;
+      if (there === label(k) || input === document.activeElement) return false;
       input.value = there;
       learn(there);
       return true;
@@ -112,7 +113,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const [k, text] = before.pop();
     put(k, text);
     turnTo(k);
-    say("said", `${what} ${orders[k]} is ${text === "" ? "without a label" : text} again.`);
+    say("said", `${what} ${k + 1} is ${text === "" ? "without a label" : text} again.`);
   }
 
   // The next card without a label, at the end from the beginning; -1 where there is none.
@@ -128,16 +129,8 @@ document.addEventListener("DOMContentLoaded", () => {
     cards[k].classList.add("current");
     cards[k].setAttribute("aria-current", "true");
     if (scroll) cards[k].scrollIntoView({ block: "nearest" });
-    find("chips-for").textContent = `${what} ${orders[k]}:`;
+    find("chips-for").textContent = `${what} ${k + 1}:`;
     if (find("zoom").open) enlarge();
-  }
-
-  function clear() {
-    if (!confirm("Remove all labels of this page?")) return;
-    inputs.forEach((input, k) => label(k) !== "" && put(k, ""));
-    before.length = 0;
-    turnTo(0);
-    inputs[0].focus();
   }
 
   // -- the table
@@ -188,8 +181,11 @@ document.addEventListener("DOMContentLoaded", () => {
 
   // What labels.csv says by now, and whether the next round is there.
   async function refresh() {
+    const asked = changes;
+    if (unsaved.size) return;
     const { done, labels, next, words } = await ask("state");
     if (!done) return say("said", words);
+    if (changes > asked) return; // the answer may be older than what was typed meanwhile
     const different = show(labels);
     find("follow").disabled = next !== null;
     if (next !== null) {
@@ -280,9 +276,9 @@ document.addEventListener("DOMContentLoaded", () => {
   });
   cards.forEach((card, k) => {
     card.addEventListener("click", ({ target }) => {
-      if (target.closest(".accept, .leave")) turnTo(k);
-      if (target.closest(".accept")) give(inputs[k].dataset.suggestion);
-      if (target.closest(".leave")) move(1);
+      if (!target.closest(".accept")) return;
+      turnTo(k);
+      give(inputs[k].dataset.suggestion);
     });
     const link = card.querySelector("a.pick");
     if (link) link.href = original(k);
@@ -294,7 +290,6 @@ document.addEventListener("DOMContentLoaded", () => {
     });
   });
   find("download").addEventListener("click", download);
-  find("clear").addEventListener("click", clear);
   find("keys").addEventListener("click", help);
   find("follow").addEventListener("click", () => compute("next", { budget: find("budget").valueAsNumber }));
   find("suggest").addEventListener("click", () => compute("suggest", {}));

@@ -41,8 +41,8 @@ FONT = Path(find_spec("matplotlib").origin).parent / "mpl-data" / "fonts" / "ttf
 LETTER = 0.58  # width of a letter, as a share of its height
 PAPER, WELL, INK, SOFT = "#fbfbf9", "#edeff0", "#1d2329", "#5b6670"  # as the page has them in light
 HOW_TO_READ = (
-    "The large image of each card is a pick, to be labelled. Beside it are the most typical images of its cluster: the group of "
-    "look-alikes that it stands for."
+    "The large image of each card is a pick, to be labelled. Beside it are the most typical images of its cluster, the group of "
+    "look-alikes that it stands for, the most typical one on top."
 )
 HOW_TO_ACCEPT = (
     "Each card shows images that may have one label: first those of a cluster, the most typical on top, then one by one those of "
@@ -118,7 +118,7 @@ def html(sheet: Sheet) -> str:
     tiles = [card.image for card in sheet.cards] + [guess.tiles[0] for guess in sheet.guesses]
     ids = [[card.image.id] for card in sheet.cards] + [guess.ids for guess in sheet.guesses]
     pictures = [zlib.crc32(tile.picture.tobytes()) for tile in tiles if tile.picture]
-    template = kept.template(HERE / "contact_sheet.html.j2", visible=visible, shortened=_shortened, number=_number, uri=_data_uri)
+    template = kept.template(HERE / "contact_sheet.html.j2", visible=visible, shortened=_shortened, uri=_data_uri)
     values = {"sheet": sheet, "key": kept.sha256(json.dumps([ids, pictures]))[:16], "pixel_art": PIXEL_ART, "counted": counted}
     values |= {"data": {"ids": ids, "classes": [*map(visible, sheet.classes)]}}
     values |= {"how": HOW_TO_ACCEPT if sheet.guesses else HOW_TO_READ}
@@ -128,10 +128,6 @@ def html(sheet: Sheet) -> str:
         f"script-src {_checksum(script)}; base-uri 'none'; form-action 'none'"
     )
     return template.render(**values, policy=Markup(policy), style=Markup(style), script=Markup(script))
-
-
-def _number(value: float) -> str:
-    return {"nan": "none", "inf": "infinite"}.get(str(value), f"{value:.3g}")
 
 
 def _data_uri(picture: Image.Image) -> str:

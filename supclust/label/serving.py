@@ -95,26 +95,15 @@ def _table(path: Path) -> tuple[list[dict[str, str]], str, str]:
 # -- rounds --------------------------------------------------------------------------------------------------------------------
 
 
-def _request(folder: Path, budget: int, **labels: tuple) -> Request:
-    """The round after this one, with the same options, into the next folder that is not there: picks-2 after picks."""
-    asked = sources.read_record(folder / MARKER)["asked"]
-    stem, number = re.fullmatch(r"(.*?)(?:-([0-9]{1,9}))?", folder.name).groups()
-    names = (f"{stem}-{k}" for k in count(int(number or 1) + 1))
-    out = next(folder.with_name(name) for name in names if not os.path.lexists(folder.with_name(name)))
-    same = {name: asked.get(name) for name in ("strategy", "seed", "keep_duplicates", "per_class_min")}
-    pictures = asked["pictures"] and Path(os.path.normpath(folder / asked["pictures"]))
-    return Request(folder, out, budget, pictures=pictures, **same, **labels)
-
-
 class Server(ThreadingHTTPServer):
     """Serves a round, and those that go on from it in folders beside it; all have the same images."""
 
     def __init__(self, folder: Path) -> None:
         if not images.is_round(folder):
             raise ValueError(f"{folder} is no round. This makes one: supclust label IMAGES --out {folder} --open")
-        source = sources.read(_request(folder, 1))
-        self.files = dict(zip(source.ids, source.files, strict=True))
         self.parent, self.rounds = folder.parent, [folder.name]
+        source = sources.read(self.request(folder.name, 1))
+        self.files = dict(zip(source.ids, source.files, strict=True))
         self.computing, self.token = threading.Lock(), secrets.token_urlsafe(32)
         super().__init__(("127.0.0.1", 0), Handler)
 
@@ -122,7 +111,7 @@ class Server(ThreadingHTTPServer):
         """The name of the round after that one, which is picked if it is not there yet."""
         with self.computing:
             if name == self.rounds[-1]:
-                request = self._request(name, budget)
+                request = self.request(name, budget)
                 labeling.run(request)
                 self.rounds.append(request.out.name)
             return self.rounds[self.rounds.index(name) + 1]
@@ -130,14 +119,21 @@ class Server(ThreadingHTTPServer):
     def suggest(self, name: str) -> None:
         """Write suggestions into the folder of a round."""
         with self.computing:
-            suggesting.run(replace(self._request(name, 1), out=self.parent / name / SUGGESTIONS, force=True))
+            suggesting.run(replace(self.request(name, 1), out=self.parent / name / SUGGESTIONS, force=True))
 
-    def _request(self, name: str, budget: int) -> Request:
-        """What follows a round, from all labels that were typed so far."""
-        folders = [self.parent / one for one in self.rounds if (self.parent / one / LABELS).exists()]
-        typed = {label for folder in folders for label in read_labels(folder).values()}
+    def request(self, name: str, budget: int) -> Request:
+        """What goes on from a round: its options, all labels typed so far, and the next free folder (picks-2 after picks)."""
+        folder, labeled = self.parent / name, [self.parent / one / LABELS for one in self.rounds]
+        labeled = tuple(file for file in labeled if file.exists())
+        typed = {label for file in labeled for label in read_labels(file.parent).values()}
         classes = tuple(sorted(filter(annotations.MISSING.fullmatch, typed)))  # who types None here means a class
-        return _request(self.parent / name, budget, labeled=tuple(folder / LABELS for folder in folders), classes=classes)
+        stem, number = re.fullmatch(r"(.*?)(?:-([0-9]{1,9}))?", name).groups()
+        names = (self.parent / f"{stem}-{k}" for k in count(int(number or 1) + 1))
+        out = next(one for one in names if not os.path.lexists(one))
+        asked = sources.read_record(folder / MARKER)["asked"]
+        pictures = asked["pictures"] and Path(os.path.normpath(folder / asked["pictures"]))
+        same = {name: asked.get(name) for name in ("strategy", "seed", "keep_duplicates", "per_class_min")}
+        return Request(folder, out, budget, labeled, classes, pictures=pictures, **same)
 
 
 # -- requests ------------------------------------------------------------------------------------------------------------------
