@@ -149,11 +149,6 @@ def test_a_cluster_of_one_image_has_no_neighbours():
     assert "cluster 101 · 1 image · typicality rank 1" in page.text
 
 
-def test_a_sheet_may_be_empty():
-    assert "No picks." in contact_sheet.html(sheet([]))
-    assert contact_sheet.png(sheet([])).size[1] > 0
-
-
 def test_the_kept_labels_are_those_of_the_same_picks():
     def key(cards, **changes):
         return Elements(contact_sheet.html(sheet(cards, **changes))).of("body")[0]["data-key"]

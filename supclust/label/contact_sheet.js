@@ -52,7 +52,6 @@ document.addEventListener("DOMContentLoaded", () => {
     known.push(name);
     find("known").append(new Option("", name));
     const button = document.createElement("button");
-    button.type = "button";
     button.textContent = name;
     button.dir = "auto";
     button.addEventListener("click", () => give(name));
@@ -242,7 +241,7 @@ document.addEventListener("DOMContentLoaded", () => {
       return;
     }
     const pressing = event.target.closest("a, button, summary") && [" ", "Enter"].includes(event.key);
-    if (pressing || event.altKey || !cards.length || (find("help").open && event.key !== "?")) return;
+    if (pressing || event.altKey || (find("help").open && event.key !== "?")) return;
     const name = known[KEYS.indexOf(event.key)];
     let action = actions[event.key] ?? (name === undefined ? undefined : () => give(name));
     if (event.ctrlKey || event.metaKey) action = event.key === "z" ? undo : undefined;
@@ -297,7 +296,7 @@ document.addEventListener("DOMContentLoaded", () => {
   const kept = read();
   [...classes, ...(kept.known ?? [])].forEach(learn);
   show((!served && kept.labels) || {});
-  if (cards.length) turnTo(0, false); // the page opens with its title
+  turnTo(0, false); // the page opens with its title
   if (served) {
     refresh();
     window.addEventListener("focus", refresh);

@@ -119,9 +119,9 @@ def html(sheet: Sheet) -> str:
     ids = [[card.image.id] for card in sheet.cards] + [guess.ids for guess in sheet.guesses]
     pictures = [zlib.crc32(tile.picture.tobytes()) for tile in tiles if tile.picture]
     template = kept.template(HERE / "contact_sheet.html.j2", visible=visible, shortened=_shortened, uri=_data_uri)
-    values = {"sheet": sheet, "key": kept.sha256(json.dumps([ids, pictures]))[:16], "pixel_art": PIXEL_ART, "counted": counted}
+    values = {"sheet": sheet, "how": HOW_TO_ACCEPT if sheet.guesses else HOW_TO_READ, "pixel_art": PIXEL_ART, "counted": counted}
+    values |= {"key": kept.sha256(json.dumps([ids, pictures]))[:16]}  # of what the browser keeps for these images
     values |= {"data": {"ids": ids, "classes": [*map(visible, sheet.classes)]}}
-    values |= {"how": HOW_TO_ACCEPT if sheet.guesses else HOW_TO_READ}
     style, script = ((HERE / f"contact_sheet.{end}").read_text("utf-8") for end in ("css", "js"))
     policy = (
         f"default-src 'none'; img-src 'self' file: data:; connect-src 'self'; style-src {_checksum(style)}; "
@@ -150,7 +150,7 @@ def png(sheet: Sheet) -> Image.Image:
 
     Ids are shortened, and characters that the font lacks are boxes. A PNG file of 500 photographs has about 10 MB.
     """
-    shares = NEIGHBORS * (NEIGHBORS + 1) * max(1, len(sheet.cards))  # neighbours that have the area of all images
+    shares = NEIGHBORS * (NEIGHBORS + 1) * len(sheet.cards)  # neighbours that have the area of all images
     unit = min(LARGEST, max(SMALLEST, math.isqrt(PIXELS // shares)))  # side of a neighbour
     gap, letters, between = max(2, unit // 15), max(10, round(0.3 * unit)), max(14, unit // 2)
     side = NEIGHBORS * (unit + gap) - gap  # of a pick
