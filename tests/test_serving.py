@@ -418,7 +418,9 @@ def test_fifty_keys_label_fifty_images_and_lead_to_the_next_round(tabs, server):
     assert page.locator(".card").count() == 4
     assert page.locator("#chips button").all_inner_texts() == ["left", "<b>", *sorted(NASTY[:2])]
     page.go_back()
-    said(page, "The next round is there: round-2")
+    said(page, "The next round is there: round-2. Pick them leads to it.")
+    page.locator("#follow").click()
+    page.wait_for_url("**/round-2/")
 
 
 @pytest.mark.parametrize("label", NASTY)

@@ -44,7 +44,6 @@ document.addEventListener("DOMContentLoaded", () => {
     const done = cards.filter((card, k) => card.classList.toggle("labelled", label(k) !== "")).length;
     say("count", `${done} of ${cards.length} labelled`);
     find("bar").value = done;
-    find("download").disabled = done === 0;
   }
 
   function learn(name) {
@@ -186,11 +185,8 @@ document.addEventListener("DOMContentLoaded", () => {
     if (!done) return say("said", words);
     if (changes > asked) return; // the answer may be older than what was typed meanwhile
     const different = show(labels);
-    find("follow").disabled = next !== null;
-    if (next !== null) {
-      const link = Object.assign(document.createElement("a"), { href: `../${encodeURIComponent(next)}/`, textContent: next });
-      find("said").replaceChildren("The next round is there: ", link);
-    } else if (different) say("said", `Labels read from labels.csv: ${different}.`);
+    if (next) say("said", `The next round is there: ${next}. Pick them leads to it.`);
+    else if (different) say("said", `Labels read from labels.csv: ${different}.`);
   }
 
   // Have the next round picked, or labels suggested, and go there.
@@ -274,8 +270,7 @@ document.addEventListener("DOMContentLoaded", () => {
     });
   });
   cards.forEach((card, k) => {
-    card.addEventListener("click", ({ target }) => {
-      if (!target.closest(".accept")) return;
+    card.querySelector(".accept")?.addEventListener("click", () => {
       turnTo(k);
       give(inputs[k].dataset.suggestion);
     });
