@@ -665,7 +665,6 @@ NESTED = ["cat/001.jpg", "dog/001.jpg", "dog/my photo (1).jpg", "dog/ISIC_2.jpg"
         ("pets%5Cdog%5C001.jpg", 1, ""),
         ("/data/local-files/?d=pets/dog/a&b.png", 4, ""),
         ("/data/local-files/?d=pets/dog/a%26b.png&x=1", 4, ""),
-        ("dog/a&amp;b.png", 4, ""),
         ("/mnt/animals/dog/001.jpg", 1, "by a part"),  # of a machine where the folder has another name
         ("s3://bucket/animals/dog/001.jpg", 1, "by a part"),
         ("my photo (1).jpg", 2, "by a part"),
@@ -684,7 +683,6 @@ NESTED = ["cat/001.jpg", "dog/001.jpg", "dog/my photo (1).jpg", "dog/ISIC_2.jpg"
         ("upload/ISIC_2.jpg", None, matching.ELSEWHERE),
         ("plants/dog/001.jpg", None, matching.ELSEWHERE),
         ("cat/ISIC_2.jpg", None, matching.ELSEWHERE),
-        ("/home/me/plants/dog/001.jpg", None, matching.ELSEWHERE),
         ("/home/me/plants/cow/001.jpg", None, matching.ELSEWHERE),
         ("/data/upload/3/1a2b3c4d-002.jpg", None, matching.UNKNOWN),
         ("ISIC_2.png", 3, "by a part"),
@@ -699,10 +697,6 @@ NESTED = ["cat/001.jpg", "dog/001.jpg", "dog/my photo (1).jpg", "dog/ISIC_2.jpg"
         ("001_AbC12x7.jpg", None, matching.UNCLEAR),
         ("ISIC_2_morning.jpg", None, matching.UNKNOWN),
         ("ISIC_2_image01.jpg", None, matching.UNKNOWN),
-        ("cat_001.jpg", 0, "by a part"),
-        ("dog__001.png", 1, "by a part"),
-        ("dog-ISIC_2.jpg", 3, "by a part"),
-        ("dog_my_photo_1_AbC12x7.jpg", 2, "by a part"),
         ("cow_001.jpg", None, matching.UNKNOWN),
         ("cow/cat_001.jpg", None, matching.UNKNOWN),
     ],
@@ -718,7 +712,7 @@ def test_images_of_the_folder_beside_are_others(tmp_path):
     (tmp_path / "dog").mkdir()
     (tmp_path / "dog" / "001.jpg").touch()
     (tmp_path / "pets").symlink_to(tmp_path / "cat")
-    for name in ("dog/001.jpg", str(tmp_path / "dog" / "001.jpg"), f"/elsewhere/{tmp_path.name}/dog/001.jpg", "..\\dog\\001.jpg"):
+    for name in ("dog/001.jpg", str(tmp_path / "dog" / "001.jpg"), "..\\dog\\001.jpg"):
         assert match(labels_of({name: "dog"}), ["001.jpg"], folder=tmp_path / "cat") == ({}, [], [name])
     (tmp_path / "cat").mkdir()
     for name in ("cat/001.jpg", "pets/001.jpg", "001.jpg", "/other/machine/001.jpg"):
@@ -746,15 +740,6 @@ def test_a_name_that_could_be_of_two_images_is_unknown():
     assert match(labels_of({"/data/cats/b.png": "cat"}), ["b.png", "cats/b.png"])[0] == {1: "cat"}  # as much agrees as can
     assert match(labels_of({"\u00e4": "1"}), ["a\u0308\\x", "a\u0308/x"])[2] == ["\u00e4"]
     assert match(labels_of({"\u212b/x": "1"}), ["A\u030a\\x", "\u00c5\\x"])[2] == ["\u212b/x"]
-
-
-def test_folders_that_are_joined_to_the_name_must_mean_one_image():
-    ids = ["a/b_1.png", "a_b/1.png", "c/1.png", "c_1.png", "d/e/1.png", "f_1.png"]
-    said = {"a_b_1.png": "x", "c_1.png": "y", "c__1.png": "z", "d_e_1.png": "w", "f-01.png": "v"}
-    found = matching.match(labels_of(said), ids, {})
-    assert (found.labels, found.by_name) == ({3: "y", 4: "w"}, {"d_e_1.png": "d/e/1.png"})
-    unclear = dict.fromkeys(("a_b_1.png", "c__1.png"), matching.UNCLEAR)
-    assert found.unknown == unclear | {"f-01.png": matching.UNKNOWN}
 
 
 def test_columns_that_mean_different_images_by_parts_of_their_names_mean_none():
