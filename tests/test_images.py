@@ -205,13 +205,11 @@ def test_copies_are_found_by_content_not_by_name_or_size(tmp_path):
         ("cut.jpg", as_bytes("JPEG")[:-60], "damaged: "),
         ("bomb.png", png_that_claims(60_000, 60_000), "larger than 178,956,970 pixels: scale it down"),
         ("zeros.png", bytes(500), "a file of zeros"),
-        ("script.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "its content is EPS, which is not read"),
-        ("brain.png", struct.pack("<i", 348) + bytes(340) + b"n+1\0", "its content is NIfTI, which is not read"),
+        ("script.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "its content is PDF or EPS, which is not read"),
         ("film.jpg", b"\0\0\0\x1cftypM4V ", "its content is a video, which is not read"),
-        ("data.png", b"\x89HDF\r\n\x1a\n", "its content is HDF5, which is not read"),
         ("all.jpg", b"PK\x03\x04", "its content is an archive, which is not read"),
         ("phone.jpg", b"\0\0\0\x24ftypheic\0\0\0\0mif1heic", "its content is no image that can be read"),
-        ("page.jpg", b"\n<!DOCTYPE html><html lang=en>", "its content is a web page, which is not read"),
+        ("page.jpg", b"\n<!DOCTYPE html><html lang=en>", "its content is a web page or SVG, which is not read"),
         ("pointer.png", b"version https://git-lfs.github.com/spec/v1\n", "its content is a pointer of Git LFS or git-annex"),
         ("scan.jpg", bytes(128) + b"DICM" + bytes(20), "its content is no image that can be read"),
         (
@@ -345,7 +343,6 @@ def test_other_ranges_are_those_that_the_image_fills(tmp_path, kind, low, step):
         ("u2", {"photometric": 0}, 4095 - PICTURE * (4095 / 255)),  # white is 0, as in radiographs
         ("f4", {"photometric": 0}, 255 - PICTURE),
         ("u1", {"photometric": 0}, 255 - PICTURE),
-        ("u4", {}, 2**31 - 128 * 2**20 + PICTURE * 2**20),
         ("i1", {}, PICTURE - 128),
     ],
 )
