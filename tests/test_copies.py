@@ -84,14 +84,8 @@ def test_image_folder_gives_back_every_label_whatever_its_name(tmp_path):
 @pytest.mark.parametrize(
     ("label", "name"),
     [
-        *(("a/b", "a_b"), ("..", "__"), (".x", "_x"), ("CON", "CON_"), ("nul.jpg", "nul.jpg_"), ("cat ", "cat_"), ("", "_")),
-        *(
-            ("x" * 300, "x" * 200),
-            ("猫" * 300, "猫" * 66),
-            ("a\nb", "a_b"),
-            ("console", "console"),
-            ("schöne Katze", "schöne Katze"),
-        ),
+        *(("a/b", "a_b"), ("..", "__"), (".x", "_x"), ("cat ", "cat_"), (" ", "_"), ("a\nb", "a_b"), ("\ud800", "_")),
+        *(("x" * 300, "x" * 60), ("猫" * 300, "猫" * 60), ("schöne Katze", "schöne Katze")),
     ],
 )
 def test_names_that_every_system_takes(label, name):

@@ -61,20 +61,19 @@ def read(path: Path, labels: bool = False, id_column: str | None = None) -> Embe
     labels: whether there must be labels, too, as one of columns.LABELS.
     Raises ValueError with the file's name for whatever cannot be read. Whether the features are finite is not looked at.
     """
-    readers = {".npy": _read_npy, ".npz": _read_npz, ".parquet": _read_parquet}
-    suffix = path.suffix.lower()
-    if suffix not in readers:
+    if path.suffix.lower() not in READERS:
         raise ValueError(f"{path} must end in .npy, .npz or .parquet, so that it is clear how to read it; not in {path.suffix!r}")
     try:
-        known = (*columns.IDS, *(columns.LABELS if labels else ()), *([columns.plain(id_column)] if id_column else ()))
-        features, table = readers[suffix](path, known)
-        answers = next((table[name] for name in columns.find(table, columns.LABELS)), None) if labels else None
+        known = (*columns.IDS, columns.plain(id_column or "id"), *(columns.LABELS if labels else ()))
+        features, table = READERS[path.suffix.lower()](path, known)
+        rows = features.shape[0] if features.ndim else 0
+        named = {name: tuple(_texts(table[name])) for name in columns.find(table, known)}
+        files = next((named[name] for name in columns.find(named, columns.PATHS)), None)
+        answers = next((named[name] for name in columns.find(named, columns.LABELS) if labels), None)
         if labels and answers is None:
             raise ValueError("it holds no labels: name them 'labels'")
-        files = next((tuple(name or None for name in _texts(table[one])) for one in columns.find(table, columns.PATHS)), None)
-        rows = features.shape[0] if features.ndim else 0
-        names = _ids(path, table, rows, id_column) or tuple(map(str, range(rows)))
-        return Embeddings(features, names, files, tuple(_texts(answers)) if labels else None)
+        names = _ids(path, named, rows, id_column) or tuple(map(str, range(rows)))
+        return Embeddings(features, names, files and tuple(name or None for name in files), answers)
     except Exception as error:  # numpy, zipfile and pyarrow raise whatever damaged bytes lead them to
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(f"{path} cannot be read: {reason}. {HOW_TO_SAVE}") from error
@@ -91,19 +90,17 @@ def write(path: Path, embeddings: Embeddings) -> None:
         np.savez(file, features=features, ids=np.array(embeddings.ids, dtype=str), **paths)
 
 
-def _ids(path: Path, table: Mapping[str, np.ndarray], rows: int, asked: str | None) -> tuple[str, ...]:
-    """The first column of ids without gaps and repetitions; else one to be refused; none where there are only such paths."""
-    found = {name: tuple(_texts(table[name])) for name in columns.find(table, columns.IDS, asked)}
+def _ids(path: Path, named: Mapping[str, tuple[str, ...]], rows: int, asked: str | None) -> tuple[str, ...]:
+    """The first column of ids without gaps and repetitions, numbers of rows last; else one to refuse, but no paths; or none."""
+    found = columns.find(named, columns.IDS, asked)
     if asked and not found:
         raise ValueError(f"it has no column {asked!r} of ids")
-    distinct = [names for names in found.values() if all(names) and len(set(names)) == len(names) == rows]
-    distinct.sort(
-        key=lambda names: set(names) in ({*map(str, range(rows))}, {*map(str, range(1, rows + 1))})
-    )  # numbers of rows come last
-    others = [names for name, names in found.items() if columns.plain(name) not in columns.PATHS]
-    if not distinct and not others and path.suffix != ".npy":
+    whole = [named[name] for name in found if all(named[name]) and len(set(named[name])) == len(named[name]) == rows]
+    whole.sort(key=lambda names: names[0] in ("0", "1"))
+    others = [named[name] for name in found if columns.plain(name) not in columns.PATHS]
+    if not whole and not others and path.suffix != ".npy":
         log.info("%s has no column of ids: the images are called by the numbers of their rows", path)
-    return next(iter((*distinct, *others)), ())
+    return next(iter((*whole, *others)), ())
 
 
 def _texts(values: np.ndarray) -> Iterator[str]:
@@ -120,21 +117,19 @@ def _read_npy(path: Path, known: Sequence[str]) -> Found:
 
 def _read_npz(path: Path, known: Sequence[str]) -> Found:
     with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:  # the first says what is no archive
-        tables, named = list(_tables(archive)), [name for name in FEATURES if name in archive]
-        tables = [name for name in named if name in tables][:1] or tables or named[:1]
-        if len(tables) != 1:
-            raise ValueError(
-                f"it holds {listing(archive.files)}: it is not clear which are the features; name them {FEATURES[0]!r}"
-            )
-        return archive[tables[0]], {name: archive[name] for name in columns.find(archive.files, known) if name != tables[0]}
+        tables = [name for name in archive.files if _is_table(archive, name)]
+        named = [name for name in FEATURES if name in archive.files]
+        likeliest = [name for name in named if name in tables][:1] or tables or named
+        if len(likeliest) != 1:
+            raise ValueError(f"it holds {listing(archive.files)}: it is not clear which are the features; name them 'features'")
+        return archive[likeliest[0]], {name: archive[name] for name in columns.find(archive.files, known) if name not in likeliest}
 
 
-def _tables(archive: np.lib.npyio.NpzFile) -> Iterator[str]:
-    """The names of the 2-d arrays of numbers."""
-    for name in archive.files:
-        with suppress(ValueError):  # NumPy refuses arrays of Python objects
-            if archive[name].ndim == 2 and archive[name].dtype.kind in "fiubc":
-                yield name
+def _is_table(archive: np.lib.npyio.NpzFile, name: str) -> bool:
+    """Whether it is a 2-d array of numbers; NumPy refuses arrays of Python objects."""
+    with suppress(ValueError):
+        return archive[name].ndim == 2 and archive[name].dtype.kind in "fiubc"
+    return False
 
 
 # -- Parquet -------------------------------------------------------------------------------------------------------------------
@@ -142,10 +137,9 @@ def _tables(archive: np.lib.npyio.NpzFile) -> Iterator[str]:
 
 def _read_parquet(path: Path, known: Sequence[str]) -> Found:
     table = pd.read_parquet(path, engine="pyarrow")
-    index = table.index
-    if columns.find([index.name], known):
+    if columns.find([table.index.name], known):
         table = table.reset_index()
-    elif (index.name is not None or index.dtype.kind not in "iuf") and index.nlevels == 1 and not columns.find(table, columns.IDS):
+    elif table.index.dtype.kind not in "iuf" and not columns.find(table, columns.IDS):
         table = table.reset_index(names="id")
     answers = [name for name in columns.find(table, columns.LABELS) if columns.plain(name) in known][:1]
     names = [name for name in columns.find(table, known) if columns.plain(name) not in columns.LABELS]
@@ -157,9 +151,6 @@ def _read_parquet(path: Path, known: Sequence[str]) -> Found:
         return _numbers(path, table), found
     if len(named) > 1 and named[0] not in LISTS:
         raise ValueError(f"several columns hold lists: {listing(lists)}. Name one of them {LISTS[0]!r}")
-    lengths = table[named[0]].map(len, na_action="ignore").unique().tolist()
-    if len(lengths) > 1:
-        raise ValueError(f"the lists of column {named[0]} are missing or of different lengths: {listing(lengths)}")
     return np.stack(table[named[0]].to_list()), found
 
 
@@ -180,3 +171,6 @@ def _numbers(path: Path, table: pd.DataFrame) -> np.ndarray:
         log.warning("%s: columns %s look like answers, not like features; they are left out", path, listing(answers))
     log.info("%s: the features are its %s of numbers, %s", path, counted(len(features), "column"), listing(features))
     return table[features].to_numpy(dtype=float, na_value=np.nan)
+
+
+READERS = {".npy": _read_npy, ".npz": _read_npz, ".parquet": _read_parquet}
