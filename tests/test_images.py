@@ -98,10 +98,10 @@ def test_what_is_no_image_is_listed_with_the_reason(tmp_path):
     assert find(tmp_path)[1] == {
         "brain.nii": "NII is not read: convert it to JPEG or PNG",
         "chart.eps": "EPS is not read: convert it to JPEG or PNG",
-        "gone.png": "a link to nothing",
+        "gone.png": "a link to nothing, or not a regular file",
         "notes.txt": "not an image, by its name",
         "painting.PSD": "PSD is not read: convert it to JPEG or PNG",
-        "pipe.png": "not a regular file",
+        "pipe.png": "a link to nothing, or not a regular file",
     }
 
 

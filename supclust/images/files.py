@@ -168,9 +168,7 @@ def _why_not(file: Path) -> str | None:
         return "not an image, by its name"
     if printable(str(file)) != str(file):
         return "its path is not valid Unicode: rename it"
-    if not file.exists():
-        return "a link to nothing"
-    return None if file.is_file() else "not a regular file"
+    return None if file.is_file() else "a link to nothing, or not a regular file"
 
 
 def printable(name: str) -> str:

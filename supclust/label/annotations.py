@@ -204,11 +204,16 @@ def _names(where: str, row: Mapping[str, Any], ids: Sequence[str]) -> tuple[str,
 
 
 def _label(where: str, names: Sequence[str], value: Any, **more: bool) -> Label:
-    try:
-        label, problem = _choice(value), ""
-    except ValueError as error:
-        label, problem = None, f"{where}: {error}"
-    return Label(names[0], label, "", tuple(names[1:]), problem=problem, **more)
+    """A label, of what stands where it should: a text, or choices of which there is one. Everything else is a problem."""
+    found = _only(value)
+    if isinstance(found, dict):  # Label Studio's, FiftyOne's
+        found = _only(next((found[name] for name in ("choices", "label") if name in found), found))
+    if isinstance(found, float):  # a number that pandas keeps beside missing ones, or a missing one
+        found = int(found) if found.is_integer() else None if math.isnan(found) else found
+    if not isinstance(found, (str, int, type(None))):
+        return Label(names[0], None, "", tuple(names[1:]), problem=f"{where}: the label is {shown(value)}. {ONE_LABEL}", **more)
+    label = "" if found is None else unicodedata.normalize("NFC", str(found)).strip()
+    return Label(names[0], label or None, "", tuple(names[1:]), **more)
 
 
 def _cell(cell: str) -> Any:
@@ -222,18 +227,6 @@ def _cell(cell: str) -> Any:
             value = parse(text)
     several = isinstance(value, list) and all(isinstance(item, (str, dict)) for item in value)
     return value if several or (isinstance(value, dict) and "choices" in value) else text
-
-
-def _choice(value: Any) -> str | None:
-    """The label, of what stands where a label should: a text, or choices of which there is one. ValueError for everything else."""
-    found = _only(value)
-    if isinstance(found, dict):  # Label Studio's, FiftyOne's
-        found = _only(next((found[name] for name in ("choices", "label") if name in found), found))
-    if isinstance(found, float):  # a number that pandas keeps beside missing ones, or a missing one
-        found = int(found) if found.is_integer() else None if math.isnan(found) else found
-    if not isinstance(found, (str, int, type(None))):
-        raise ValueError(f"the label is {shown(value)}. {ONE_LABEL}")
-    return None if found is None else unicodedata.normalize("NFC", str(found)).strip() or None
 
 
 def _only(value: Any) -> Any:

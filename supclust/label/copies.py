@@ -30,7 +30,7 @@ def copy_by_label(images: Sequence[tuple[str, Path | None, str]], folder: Path) 
     """Copy images (id, file, label), byte for byte, as LABEL/001_name.jpg, without a label as 001_name.jpg; write labels.csv.
 
     A label that cannot be the name of a folder gets one like it; labels stay apart even where case does not count. Images that
-    cannot be read any more are left out with a warning. Raises OSError, saying that the folder is incomplete, if the disk is full.
+    cannot be read any more are left out with a warning.
     """
     folders, digits = _folders({label for _, _, label in images if label}), max(3, len(str(len(images))))
     rows, gone = [], []
@@ -40,13 +40,8 @@ def copy_by_label(images: Sequence[tuple[str, Path | None, str]], folder: Path) 
             gone.append(id_)
             continue
         copy = folder / folders.get(label, "") / f"{number:0{digits}}_{_name(file.stem)}{file.suffix}"
-        try:
-            copy.parent.mkdir(exist_ok=True)
-            shutil.copyfile(file, copy)
-        except OSError as error:
-            copy.unlink(missing_ok=True)  # it may be half of the image
-            done = f"{folder} is incomplete, with {len(rows)} of {len(images)} images: {error.strerror}"
-            raise OSError(error.errno, done) from error
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, copy)
         rows.append({"file": copy.relative_to(folder).as_posix(), "id": id_, "label": label})
     if gone:
         log.warning("%d images are not copied, as they cannot be read any more: %s", len(gone), listing(gone))
