@@ -113,13 +113,6 @@ def test_hidden_files_and_results_of_the_tool_are_not_looked_at(tmp_path):
     assert find(tmp_path, leave_out=[tmp_path / "out"]) == (("a.png",), reasons)
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '["supclust", "picks"]', '{"supclust": 1}', "\0"])
-def test_a_file_of_somebody_else_that_is_called_as_our_record_hides_nothing(tmp_path, content):
-    write(tmp_path / "picks" / "a.png")
-    (tmp_path / "picks" / images.MARKER).write_text(content)
-    assert find(tmp_path)[0] == ("picks/a.png",)
-
-
 @pytest.mark.parametrize(
     "name",
     [

@@ -24,6 +24,8 @@ PREFIX = re.compile(r"\A[0-9a-f]{8}-(?:(?:[0-9a-f]{4}-){3}[0-9a-f]{12}-)?")  # 1
 CLASH = re.compile(r"_(?=\w*(?:[a-z\d][A-Z]|\d[a-z]))[A-Za-z\d]{7}(?=\.\w+\Z)")  # name_ZoqW18z.png: Django's, for a second name.png
 ROBOFLOW = re.compile(r"_(\w{3,4})\.rf\.[^/]+$")  # name_png.rf.1a2b3c4d.jpg
 
+Looker = Callable[[str, bool], tuple[set[int], str]]
+
 
 class Matched(NamedTuple):
     """What labels say about the images, by position."""
@@ -83,29 +85,24 @@ def _finder(known: Mapping[str, int], folder: Path | None) -> Callable[[Label], 
     whole, partly = _looker(known, folder, _spelling), _looker(known, folder, _loosely)
 
     def find(one: Label) -> tuple[int | None, str]:
-        names, reason = (one.id, *one.others), UNKNOWN
+        names = (one.id, *one.others)
         for exact in (spelt for name in names for spelt in (name, unsafe(name), safe(name))):  # a ' may have been meant
             if exact in known:
                 return known[exact], ""
         paths = [(path, foreign) for name in names for foreign in [_is_foreign(name)] for path in _paths(name)]
         for look_up in (whole, partly):
-            candidates = set()
-            for path, foreign in paths:
-                found, how = look_up(path, foreign)
-                if len(found) == 1 and not how and look_up is whole:
-                    return min(found), ""
-                candidates |= found
-                reason = how if how == ELSEWHERE else reason
-            if candidates:
+            found = [look_up(path, foreign) for path, foreign in paths]
+            sure = [positions for positions, how in found if len(positions) == 1 and not how]
+            if sure and look_up is whole:
+                return min(sure[0]), ""
+            if candidates := set().union(*(positions for positions, _ in found)):
                 return (candidates.pop(), PARTLY) if len(candidates) == 1 else (None, UNCLEAR)
-        return None, reason
+        return None, ELSEWHERE if any(how == ELSEWHERE for _, how in found) else UNKNOWN
 
     return find
 
 
-def _looker(
-    known: Mapping[str, int], folder: Path | None, spell: Callable[[str], str]
-) -> Callable[[str, bool], tuple[set[int], str]]:
+def _looker(known: Mapping[str, int], folder: Path | None, spell: Callable[[str], str]) -> Looker:
     """A function that gives the positions that a path may mean, and PARTLY if only folders differ; or none, and the reason."""
     roots = {spell(one.name) for one in (Path(os.path.abspath(folder)), folder.resolve())} if folder else set()
 
