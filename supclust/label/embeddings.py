@@ -89,7 +89,7 @@ def write(path: Path, embeddings: Embeddings) -> None:
 
 
 def _ids(path: Path, named: Mapping[str, tuple[str, ...]], asked: str | None) -> tuple[str, ...]:
-    """The column of ids that tells most images apart, the likeliest one if several do; none of paths that repeat."""
+    """The likeliest column of distinct ids, numbers of rows last; else one to be refused, but no paths that repeat; else none."""
     found = {name: named[name] for name in columns.find(named, columns.IDS, asked)}
     if asked and not found:
         raise ValueError(f"it has no column {asked!r} of ids")
