@@ -336,6 +336,7 @@ def test_other_ranges_are_those_that_the_image_fills(tmp_path, kind, low, step):
         ("u2", {"photometric": 0}, 4095 - PICTURE * (4095 / 255)),  # white is 0, as in radiographs
         ("f4", {"photometric": 0}, 255 - PICTURE),
         ("u1", {"photometric": 0}, 255 - PICTURE),
+        ("u4", {}, 2**31 - 128 * 2**20 + PICTURE * 2**20),
         ("i1", {}, PICTURE - 128),
     ],
 )

@@ -334,10 +334,18 @@ def rgb(image: Image.Image, factor: int = 1, halved: bool = False) -> Image.Imag
 
 
 def _grey(image: Image.Image, factor: int, tags: Mapping[int, Any]) -> Image.Image:
-    """An image of numbers in 8 bits, reduced by a factor."""
-    low, high = value_range(np.asarray(_sample(image)))
-    size = [math.ceil(length / factor) for length in image.size]
-    found = Image.fromarray(_as_bytes(np.asarray(image.resize(size, Image.Resampling.BOX)), low, high))
+    """An image of numbers in 8 bits, reduced by a factor; strip by strip, as it may have gigabytes."""
+    unsigned = bool(tags) and image.mode == "I" and tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,)) == (1,)
+
+    def numbers(part: Image.Image) -> np.ndarray:
+        return np.asarray(part).view(np.uint32) if unsigned else np.asarray(part)
+
+    low, high = value_range(numbers(_sample(image)))
+    found = Image.new("L", [-(-length // factor) for length in image.size])
+    rows = factor * max(1, 2**19 // (factor * image.width))
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        found.paste(Image.fromarray(_as_bytes(numbers(strip), low, high)).reduce(factor), (0, top // factor))
     inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0  # Pillow inverts 8 bits only
     return ImageOps.invert(found) if inverted and image.mode != "L" else found
 
