@@ -562,6 +562,18 @@ def test_whatever_is_in_a_file_it_is_an_image_or_a_reason(tmp_path, rng):
             assert max(images.thumbnail(file, 8).size) <= 8
 
 
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("mode", ["L", "I;16", "RGB", "F"])
+def test_a_tiff_is_turned_once(tmp_path, mode, compression):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = Image.fromarray(PICTURE.astype(np.uint8))
+    image = Image.fromarray(PICTURE.astype(np.uint16) * 257) if mode == "I;16" else picture.convert(mode)
+    image.save(tmp_path / "a.tif", exif=exif.tobytes(), compression=compression)
+    shown = np.asarray(images.thumbnail(tmp_path / "a.tif", 80).convert("L"), dtype=float)
+    assert np.abs(shown - np.rot90(PICTURE, -1)).max() <= 1
+
+
 # --- kinds that extras bring ----------------------------------------------------------------------------------------------
 
 

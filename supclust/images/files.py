@@ -270,6 +270,7 @@ def _decoded(file: Path, side: int) -> Iterator[Image.Image]:
                 if planes and 16 in tags[TiffImagePlugin.BITSPERSAMPLE]:
                     raise UnidentifiedImageError  # Pillow would read half of each number
                 halved = ";16" in depth or (opened.format == "PPM" and "65535" in depth)
+                opened.filename = ""  # else Pillow maps the file into memory, and scrambles a TIFF that is turned
                 opened.load()
                 with suppress(Exception):  # broken metadata is no reason to do without the image
                     ImageOps.exif_transpose(opened, in_place=True)
