@@ -169,7 +169,7 @@ def test_suggestions_are_not_taken_for_labels(round_, tmp_path, caplog, name, lo
     back = labeling.Request(round_[0], tmp_path / "next", budget=18, labeled=(round_[0] / "suggestions" / name,))
     found = labeling.run(back)  # nor do they keep an image from being picked
     assert not found.labels
-    assert f"{name} has no labels (18 images are listed)" in caplog.text
+    assert f"{name} has no labels (it lists 18 images)" in caplog.text
 
 
 def test_labels_that_somebody_fills_in_count(round_, tmp_path, log_level):

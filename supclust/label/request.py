@@ -2,9 +2,11 @@
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any, Self
 
 from supclust import strategies
 from supclust.label.annotations import listing
@@ -43,8 +45,8 @@ class Request:
     source: Path  # folder of images, file of embeddings, or folder of an earlier round
     out: Path
     budget: int = 50
-    labeled: tuple[Path, ...] = ()  # files of labels, CSV or Label Studio's JSON
-    classes: tuple[str, ...] = ()  # names to choose labels from, where they are known
+    labeled: Sequence[Path] = ()  # files of labels, CSV or Label Studio's JSON
+    classes: Sequence[str] = ()  # names to choose labels from, where they are known
     id_column: str | None = None  # for tables with a name of their own for it
     label_column: str | None = None  # or the name of the choices in Label Studio
     strategy: str = AUTO  # or one by name, with settings that differ from the default, as in supclust:top_fraction=0.05
@@ -60,16 +62,23 @@ class Request:
     def __post_init__(self) -> None:
         if self.strategy != AUTO and (name := strategies.parse(self.strategy)[0]) in strategies.CONTROLS:
             raise ValueError(f"{name} sees labels that nobody has: one of {', '.join(strategies.STRATEGIES)}")
-        if self.budget < 1:
-            raise ValueError(f"the budget must be a whole number of at least 1, not {self.budget}")
-        if self.per_class_min is not None and self.per_class_min < 1:
-            raise ValueError(f"the labels of each class must be a whole number of at least 1, not {self.per_class_min}")
-        if self.seed < 0:
-            raise ValueError(f"the seed must be a whole number of at least 0, not {self.seed}")
+        for what, number, least in (
+            ("budget", self.budget, 1),
+            ("seed", self.seed, 0),
+            ("number of labels of each class", self.per_class_min, 1),
+        ):
+            if number is not None and number < least:
+                raise ValueError(f"the {what} must be a whole number of at least {least}, not {number}")
         if bad := [name for name in self.classes if name != name.strip() or not name or NOT_XML.search(name)]:
             raise ValueError(f"these are no names of classes: {listing(bad)}. Leave out blanks around them and control signs")
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("the names of the classes must be distinct")
+
+    @classmethod
+    def of(cls, options: Namespace, **others: Any) -> Self:
+        """What a command line asks for, whose options have the names of the fields, but for the others."""
+        names = {one.name for one in fields(cls)}
+        return cls(**{name: value for name, value in vars(options).items() if name in names} | others)
 
     def strategy_for(self, labels: Mapping[int, str]) -> str:
         """The strategy that picks: the one asked for, or what auto takes given the labels of points."""
