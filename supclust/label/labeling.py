@@ -38,20 +38,23 @@ def run(request: Request) -> Round:
         given, source = read_labels(request), sources.read(request)
         copies.check(request.copy, source.folder)
         _log_skipped(source)
-        if source.first and os.access(source.first, os.W_OK):
+        if source.first:
             held.enter_context(FileLock(source.first / f".{HANDED_OUT}.lock"))  # rounds of one chain wait for each other
         others = _picked_by_others(request, source)
         matched, labels = match(request, source, given, others)
         if source.first:
             source = replace(source, earlier=(*source.earlier, *others))
-        labeled = _labeled(source, matched, labels)
-        candidates = _candidates(source, labeled, request.budget)
+        labeled, candidates = _divided(source, matched, labels, request.budget)
         source = source.embedded(request.out)
         strategy = request.strategy_for(labels)
         if request.per_class_min:
             _warn_of_unknown(labels, (*request.classes, *source.classes))
-        pool = _pool(source, labeled, candidates, strategy, request.seed)
-        group = duplicates.find(pool, request.budget, source.about)
+        settings = strategies.Settings(**strategies.parse(strategy)[1])
+        try:
+            pool = strategies.Pool(source.features, labeled, request.seed, settings, candidates=candidates)
+        except ValueError as error:
+            raise ValueError(f"{source.about['name']}: {error}") from error
+        group = duplicates.find(pool, request.budget, source.about["encoder"])
         facts = duplicates.facts(pool, group)
         if not request.keep_duplicates:
             pool = duplicates.one_of_each(pool, group, request.budget)
@@ -98,15 +101,12 @@ def _picked_by_others(request: Request, source: Source) -> dict[str, str]:
 
 def _hand_out(found: Round, others: Mapping[str, str]) -> None:
     """Note the picks in the first round of the chain; where this is the first, say which rounds beside it picked the same."""
-    picks = [found.source.ids[pick.point] for pick in found.picks]
+    picks = [found.source.ids[point] for point in found.points]
     for name, same in Counter(others[pick] for pick in picks if pick in others).items():
         log.info("%s picked %s of these, too: go on from there to get others", name, counted(same, "image"))
     if first := found.source.first:
         own = results.relative(found.request.out, first)
-        try:
-            kept.write(first / HANDED_OUT, {**others, **dict.fromkeys(picks, own)}, None)
-        except OSError as error:
-            log.warning("other rounds may pick the same: %s cannot be written (%s)", first / HANDED_OUT, error.strerror)
+        kept.write(first / HANDED_OUT, {**others, **dict.fromkeys(picks, own)}, None)
 
 
 # -- labels --------------------------------------------------------------------------------------------------------------------
@@ -154,15 +154,6 @@ def match(request: Request, source: Source, given: Sequence[Label], picked: Coll
     return found, labels
 
 
-def _labeled(source: Source, matched: Matched, labels: Mapping[int, str]) -> np.ndarray:
-    """The points that are not picked again: labelled, picked in earlier rounds, or skipped by an annotator."""
-    points = {name: point for point, name in enumerate(source.ids)}
-    done = {*matched.done, *(points[name] for name in source.earlier if name in points)} - set(labels)
-    if done:
-        log.warning("%s without a label, picked or skipped in some round: not picked again", counted(len(done), "image"))
-    return np.array(sorted({*labels, *done}), dtype=np.int64)
-
-
 def _log_classes(counts: Counter[str], earlier: int, named: Collection[str]) -> None:
     listed = ", ".join(f"{label} {count}" for label, count in counts.most_common())
     of_earlier = f", {earlier} of them of earlier rounds" if earlier else ""
@@ -174,25 +165,24 @@ def _log_classes(counts: Counter[str], earlier: int, named: Collection[str]) -> 
         log.warning("classes that differ in case, blanks or signs only: %s. Are they meant to be one?", listing(pairs))
 
 
-def _candidates(source: Source, labeled: np.ndarray, budget: int) -> np.ndarray:
-    """The points that may be picked: not done, and where images are looked at, with an image that is still there."""
-    there = np.array([file is None or os.path.isfile(file) for file in source.files])
-    if not there.all():
-        log.warning("%s no longer there, and not picked", counted(np.count_nonzero(~there), "image is", "images are"))
-    there[labeled] = False
-    if budget > (left := np.count_nonzero(there)):
-        done = f", of which {len(labeled)} labelled or picked already" if len(labeled) else ""
-        most = f"at most --budget {left}" if left else "nothing is left to pick"
-        raise ValueError(f"the budget is {budget}, but the pool has {counted(len(there), 'image')}{done}: {most}")
-    return np.flatnonzero(there)
+# -- picks ---------------------------------------------------------------------------------------------------------------------
 
 
-def _pool(source: Source, labeled: np.ndarray, candidates: np.ndarray, strategy: str, seed: int) -> strategies.Pool:
-    settings = strategies.Settings(**strategies.parse(strategy)[1])
-    try:
-        return strategies.Pool(source.features, labeled, seed, settings, candidates=candidates)
-    except ValueError as error:
-        raise ValueError(f"{source.about['name']}: {error}") from error
+def _divided(source: Source, matched: Matched, labels: Mapping[int, str], budget: int) -> tuple[np.ndarray, np.ndarray]:
+    """The points that are done: labelled, picked or skipped in some round; and of the others, those whose image is still there."""
+    points = {name: point for point, name in enumerate(source.ids)}
+    done = {*labels, *matched.done, *(points[name] for name in source.earlier if name in points)}
+    if without := len(done) - len(labels):
+        log.warning("%s without a label, picked or skipped in some round: not picked again", counted(without, "image"))
+    left = np.array([file is None or os.path.isfile(file) for file in source.files])
+    if not left.all():
+        log.warning("%s no longer there, and not picked", counted(np.count_nonzero(~left), "image is", "images are"))
+    left[[*done]] = False
+    if budget > (number := np.count_nonzero(left)):
+        already = f", of which {len(done)} labelled or picked already" if done else ""
+        most = f"at most --budget {number}" if number else "nothing is left to pick"
+        raise ValueError(f"the budget is {budget}, but the pool has {counted(len(left), 'image')}{already}: {most}")
+    return np.array(sorted(done), dtype=np.int64), np.flatnonzero(left)
 
 
 def query(

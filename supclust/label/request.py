@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from supclust import strategies
 from supclust.label.annotations import listing
+from supclust.pool import check_count
 
 AUTO = "auto"  # the strategy if nobody names one, see docs/label.md
 TAKEN = {
@@ -32,10 +33,8 @@ class EncoderOptions:
     def __post_init__(self) -> None:
         if self.minutes is not None and not 0 <= self.minutes < math.inf:
             raise ValueError(f"the minutes of a training must be a number of at least 0, not {self.minutes}")
-        if self.epochs is not None and self.epochs < 1:
-            raise ValueError(f"the epochs of a training must be at least 1, not {self.epochs}")
-        if self.scratch and self.epochs is None and self.minutes == 0:
-            raise ValueError("an encoder from scratch that is not trained knows nothing: give it minutes, or do not start anew")
+        if self.epochs is not None:
+            check_count("epochs", self.epochs)
 
 
 @dataclass(frozen=True)
@@ -62,17 +61,12 @@ class Request:
     def __post_init__(self) -> None:
         if self.strategy != AUTO and (name := strategies.parse(self.strategy)[0]) in strategies.CONTROLS:
             raise ValueError(f"{name} sees labels that nobody has: one of {', '.join(strategies.STRATEGIES)}")
-        for what, number, least in (
-            ("budget", self.budget, 1),
-            ("seed", self.seed, 0),
-            ("number of labels of each class", self.per_class_min, 1),
-        ):
-            if number is not None and number < least:
-                raise ValueError(f"the {what} must be a whole number of at least {least}, not {number}")
+        check_count("budget", self.budget)
+        check_count("seed", self.seed, least=0)
+        if self.per_class_min is not None:
+            check_count("per_class_min", self.per_class_min)
         if bad := [name for name in self.classes if name != name.strip() or not name or NOT_XML.search(name)]:
             raise ValueError(f"these are no names of classes: {listing(bad)}. Leave out blanks around them and control signs")
-        if len(set(self.classes)) < len(self.classes):
-            raise ValueError("the names of the classes must be distinct")
 
     @classmethod
     def of(cls, options: Namespace, **others: Any) -> Self:

@@ -40,6 +40,7 @@ SHEET, SHEET_PICTURE = "contact_sheet.html", "contact_sheet.png"
 TASKS, CONFIG = "label_studio.json", "label_studio.xml"
 HANDED_OUT = "handed_out.json"  # in the first round of a chain: what the later ones picked
 RESULTS = (PICKS, SKIPPED, ABOUT, SHEET, SHEET_PICTURE, TASKS, CONFIG, EMBEDDINGS, HANDED_OUT, MARKER)
+NUMBERS = ("cluster", "cluster_size", "group_size", "typicality", "sup", "order")  # of a pick, in the table
 FACTS = ("order", "cluster", "cluster_size", "typicality", "sup")  # what a task says about its pick, to sort by
 PART = ".part-results"  # results are made in this folder; the run that holds its lock may write
 
@@ -136,18 +137,9 @@ def write_skipped(folder: Path, left_out: Mapping[str, str]) -> None:
 
 
 def _row(found: Round, pick: Pick) -> dict[str, Any]:
-    file = found.source.files[pick.point]
-    return {
-        "id": found.source.ids[pick.point],
-        "label": "",  # not last: spreadsheets leave out what is empty at the end of a row
-        "path": "" if file is None else images.printable(str(file)),
-        "cluster": pick.cluster,
-        "cluster_size": pick.cluster_size,
-        "group_size": pick.group_size,
-        "typicality": float(f"{pick.typicality:.6g}"),  # the digits that float32 knows
-        "sup": float(f"{pick.sup:.6g}"),
-        "order": pick.order,
-    }
+    path = images.printable(str(found.source.files[pick.point] or ""))
+    names = {"id": found.source.ids[pick.point], "label": "", "path": path}  # spreadsheets leave out an empty label at the end
+    return names | {name: getattr(pick, name) for name in NUMBERS}
 
 
 def relative(file: Path, folder: Path) -> str:
@@ -231,7 +223,6 @@ def _record(found: Round) -> dict[str, Any]:
         "labels": {source.ids[point]: label for point, label in found.labels.items()},
         "classes": found.classes,
         "first": relative(source.first, request.out) if source.first else ".",
-        "id_column": source.id_column,
     }
 
 
@@ -254,9 +245,11 @@ def label_studio_tasks(picks: Sequence[Mapping[str, Any]], folder: Path) -> list
     The addresses hold where LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT is the folder around this one: Label Studio does not take the
     root itself for a storage, only folders in it.
     """
-    facts = [{name: pick[name] if math.isfinite(pick[name]) else None for name in FACTS} for pick in picks]
-    images = [{"image": label_studio_image(pick["path"], folder), "supclust_id": pick["id"]} for pick in picks]
-    return [{"data": image | fact} for image, fact in zip(images, facts, strict=True)]
+    tasks = []
+    for pick in picks:
+        image = {"image": label_studio_image(pick["path"], folder), "supclust_id": pick["id"]}
+        tasks.append({"data": image | {name: pick[name] if math.isfinite(pick[name]) else None for name in FACTS}})
+    return tasks
 
 
 def write_tasks(folder: Path, tasks: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> None:

@@ -58,7 +58,7 @@ class Round:
         labeled = np.bincount(clusters.assignments[pool.labeled], minlength=len(clusters.sizes))
         picks = []
         for order, point in enumerate(self.points.tolist(), start=1):
-            cluster, sup = int(clusters.assignments[point]), float(details.sup[point])
+            cluster = int(clusters.assignments[point])
             members, size = by_typicality[cluster], len(by_typicality[cluster])
             rank = 1 + int(np.count_nonzero(typicality[members] > typicality[point]))
             done = f"{labeled[cluster]} of them labelled or picked before" if labeled[cluster] else "none of them labelled"
@@ -74,11 +74,11 @@ class Round:
                 for k in others[:NEAR]
             ]
             if near:
-                why.append(f"SUP {sup:.3f}; nearest clusters: {'; '.join(near)}.")
+                why.append(f"SUP {details.sup[point]:.3f}; nearest clusters: {'; '.join(near)}.")
             why.append(self._reason(point))
             typical = tuple(members[members != point][:NEIGHBORS].tolist())
-            scores = float(typicality[point]), rank, sup, typical, int(sizes[self.group[point]])
-            picks.append(Pick(order, point, cluster, size, *scores, "\n".join(why)))
+            scores = _rounded(typicality[point]), rank, _rounded(details.sup[point])
+            picks.append(Pick(order, point, cluster, size, *scores, typical, int(sizes[self.group[point]]), "\n".join(why)))
         return tuple(picks)
 
     def _reason(self, point: int) -> str:
@@ -121,3 +121,8 @@ class Round:
         parents = {file.parent for file in files if file is not None} - {self.source.folder}
         names = sorted({unicodedata.normalize("NFC", one.name).strip() for one in parents if any(map(str.isalpha, one.name))})
         return tuple(dict.fromkeys([*self.classes, *(names if len(names) > 1 else [])]))
+
+
+def _rounded(score: float) -> float:
+    """To the digits that float32 knows."""
+    return float(f"{score:.6g}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,8 @@ from supclust.label.embeddings import Embeddings
 from supclust.label.request import EncoderOptions, Request
 
 if TYPE_CHECKING:
-    from supclust.label.embedders import Embedder, Made
+    from supclust.label.embedders import Embedder
+    from supclust.simclr import Images
 
 log = logging.getLogger(__name__)
 
@@ -36,24 +37,25 @@ class Source:
     files: tuple[Path | None, ...]  # the images themselves; None where there is none
     about: Mapping[str, Any]  # what it is, and once there are features, what made them
     folder: Path | None  # that holds all the images; None where there are none
-    features: np.ndarray | None = None  # (n, d); None until `embedded` has made them
-    make_features: Callable[[Path], Made] | None = None  # keeps a training in the folder; None where the features are given
+    features: np.ndarray | None = None  # (m, d) of the first m; `embedded` makes the others
+    pixels: Images | None = None  # of these others, for the embedder; None where all features are given
+    embedder: Embedder | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)  # files and folders that are left out, and why
     copies: Mapping[str, str] = field(default_factory=dict)  # id of an image that is left out -> id of the one it is a copy of
     earlier: tuple[str, ...] = ()  # ids that earlier rounds picked
     labels: Mapping[str, str] = field(default_factory=dict)  # by id, as the earlier round knew them
     known: Sequence[Sequence[float]] = ()  # progress.Known of the rounds up to this one
     classes: Sequence[str] = ()  # named in the earlier round
-    id_column: str | None = None  # in the file of embeddings
     first: Path | None = None  # folder of the first round of the chain; None where this will be it
     kept: Path | None = None  # where the embeddings are; None where they have to be written
 
     def embedded(self, out: Path) -> Source:
         """The same with features; takes minutes where an encoder has to be trained, which is kept in a folder in out."""
-        if self.make_features is None:
+        if self.embedder is None:
             return self
-        features, made_by = self.make_features(out / TRAINING)
-        return replace(self, features=features, about={**self.about, **made_by}, kept=None)
+        made, made_by = self.embedder.embed(self.pixels, out / TRAINING)
+        features = made if self.features is None else np.concatenate([self.features, made])
+        return replace(self, features=features, about={**made_by, **self.about}, kept=None)
 
 
 def read(request: Request) -> Source:
@@ -110,7 +112,8 @@ def _of_files(
         files=readable,
         about={},
         folder=folder,
-        make_features=lambda training: embedder.embed(pixels, training),
+        pixels=pixels,
+        embedder=embedder,
         skipped={images.printable(names[file]): reason for file, reason in sorted(skipped.items())},
         copies={names[copy]: names[original] for copy, original in same.items()},
     )
@@ -130,8 +133,8 @@ def _of_embeddings(path: Path, pictures: Path | None, id_column: str | None) -> 
     files = _files(found, path.absolute().parent, pictures)
     parents = [file.parent for file in files if file is not None]
     folder = pictures.absolute() if pictures is not None else Path(os.path.commonpath(parents)) if parents else None
-    about = {"kind": "embeddings", "name": path.name, "encoder": "given embeddings"}
-    return Source(found.ids, files, about, folder, found.features, kept=path.absolute(), id_column=id_column)
+    about = {"kind": "embeddings", "name": path.name, "encoder": "given embeddings", "id_column": id_column}
+    return Source(found.ids, files, about, folder, found.features, kept=path.absolute())
 
 
 def _files(found: Embeddings, folder: Path, pictures: Path | None) -> tuple[Path | None, ...]:
@@ -153,7 +156,7 @@ def _of_round(request: Request) -> Source:
     path = folder / record["embeddings"]
     if not path.is_file():
         raise FileNotFoundError(f"the embeddings of the round in {folder} are no longer at {path}: put them back, or start anew")
-    source = _of_embeddings(path, pictures, record["id_column"])
+    source = _of_embeddings(path, pictures, record["source"].get("id_column"))
     if pictures is None and source.folder is not None and record["folder"] is not None:
         source = replace(source, folder=Path(os.path.normpath(folder.absolute() / record["folder"])))
     earlier = (*record["earlier"], *record["picks"])
@@ -190,18 +193,15 @@ def _with_added(source: Source, request: Request) -> Source:
     embedder = embedders.load(EncoderOptions(name, minutes=0, download=request.encoder.download))
     new = _of_files(source.folder, files, others, embedder, [file for file in source.files if file is not None])
 
-    def embed(training: Path) -> Made:
-        return np.concatenate([source.features, new.make_features(training)[0]]), {}
-
     return replace(
-        source, ids=source.ids + new.ids, files=source.files + new.files, features=None, make_features=embed,
+        source, ids=source.ids + new.ids, files=source.files + new.files, pixels=new.pixels, embedder=embedder,
         skipped={**source.skipped, **new.skipped}, copies={**source.copies, **new.copies},
     )  # fmt: skip
 
 
 def read_record(file: Path) -> dict[str, Any]:
     """What a round wrote about itself; ValueError naming the file if it is damaged."""
-    new = {"labels": {}, "classes": [], "known": [], "first": ".", "id_column": None, "skipped": {}}  # earlier versions lack these
+    new = {"labels": {}, "classes": [], "known": [], "first": ".", "skipped": {}}  # earlier versions lack these
     try:
         record = new | json.loads(file.read_text(encoding="utf-8-sig"))
     except (ValueError, TypeError):
