@@ -98,10 +98,10 @@ def test_what_is_no_image_is_listed_with_the_reason(tmp_path):
     assert find(tmp_path)[1] == {
         "brain.nii": "NII is not read: convert it to JPEG or PNG",
         "chart.eps": "EPS is not read: convert it to JPEG or PNG",
-        "gone.png": "a link to nothing",
+        "gone.png": "a link to nothing, or not a regular file",
         "notes.txt": "not an image, by its name",
         "painting.PSD": "PSD is not read: convert it to JPEG or PNG",
-        "pipe.png": "not a regular file",
+        "pipe.png": "a link to nothing, or not a regular file",
     }
 
 
@@ -111,13 +111,6 @@ def test_hidden_files_and_results_of_the_tool_are_not_looked_at(tmp_path):
     (tmp_path / "below" / "picks" / images.MARKER).write_text('{"supclust": "1.0", "picks": []}')
     reasons = {"below/picks": "results of supclust label: not looked at"}
     assert find(tmp_path, leave_out=[tmp_path / "out"]) == (("a.png",), reasons)
-
-
-@pytest.mark.parametrize("content", ["", "{}", "[]", '["supclust", "picks"]', '{"supclust": 1}', "\0"])
-def test_a_file_of_somebody_else_that_is_called_as_our_record_hides_nothing(tmp_path, content):
-    write(tmp_path / "picks" / "a.png")
-    (tmp_path / "picks" / images.MARKER).write_text(content)
-    assert find(tmp_path)[0] == ("picks/a.png",)
 
 
 @pytest.mark.parametrize(
@@ -205,13 +198,11 @@ def test_copies_are_found_by_content_not_by_name_or_size(tmp_path):
         ("cut.jpg", as_bytes("JPEG")[:-60], "damaged: "),
         ("bomb.png", png_that_claims(60_000, 60_000), "larger than 178,956,970 pixels: scale it down"),
         ("zeros.png", bytes(500), "a file of zeros"),
-        ("script.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "its content is EPS, which is not read"),
-        ("brain.png", struct.pack("<i", 348) + bytes(340) + b"n+1\0", "its content is NIfTI, which is not read"),
+        ("script.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "its content is PDF or EPS, which is not read"),
         ("film.jpg", b"\0\0\0\x1cftypM4V ", "its content is a video, which is not read"),
-        ("data.png", b"\x89HDF\r\n\x1a\n", "its content is HDF5, which is not read"),
         ("all.jpg", b"PK\x03\x04", "its content is an archive, which is not read"),
         ("phone.jpg", b"\0\0\0\x24ftypheic\0\0\0\0mif1heic", "its content is no image that can be read"),
-        ("page.jpg", b"\n<!DOCTYPE html><html lang=en>", "its content is a web page, which is not read"),
+        ("page.jpg", b"\n<!DOCTYPE html><html lang=en>", "its content is a web page or SVG, which is not read"),
         ("pointer.png", b"version https://git-lfs.github.com/spec/v1\n", "its content is a pointer of Git LFS or git-annex"),
         ("scan.jpg", bytes(128) + b"DICM" + bytes(20), "its content is no image that can be read"),
         (
@@ -345,7 +336,6 @@ def test_other_ranges_are_those_that_the_image_fills(tmp_path, kind, low, step):
         ("u2", {"photometric": 0}, 4095 - PICTURE * (4095 / 255)),  # white is 0, as in radiographs
         ("f4", {"photometric": 0}, 255 - PICTURE),
         ("u1", {"photometric": 0}, 255 - PICTURE),
-        ("u4", {}, 2**31 - 128 * 2**20 + PICTURE * 2**20),
         ("i1", {}, PICTURE - 128),
     ],
 )

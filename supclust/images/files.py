@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import hashlib
-import json
 import math
 import os
 import threading
@@ -38,9 +37,8 @@ Image.init()
 FORMATS = sorted({"JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "PPM", "GIF", "AVIF", "JPEG2000", "HEIF"} & set(Image.OPEN))
 SUFFIXES = sorted(suffix for suffix, kind in Image.EXTENSION.items() if kind in {*FORMATS, "MPO"})
 SUFFIXES += [".dcm"] * ("DICOM" not in MISSING)
-_KNOWN = ".jxl .jxr .svg .svgz .psb .ai .xcf .exr .hdr .nii .npy .npz .czi .nd2 .lif .svs"
-_RAW = ".raw .dng .cr2 .cr3 .nef .nrw .arw .orf .rw2 .raf .pef .srw"
-UNREAD = {*Image.EXTENSION, *KINDS, *_KNOWN.split(), *_RAW.split()}.difference(SUFFIXES)  # images, of kinds that are not read
+_OTHERS = ".dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .jxl .svg .psb .xcf .exr .hdr .nii .npy .npz .czi .nd2 .lif .svs"
+UNREAD = {*Image.EXTENSION, *KINDS, *_OTHERS.split()}.difference(SUFFIXES)  # images, of kinds that are not read
 for _libtiff in Path(Image.__file__).parents[1].glob("pillow.libs/libtiff*"):  # Pillow's wheels for Linux have it
     ctypes.CDLL(str(_libtiff)).TIFFSetErrorHandler(None)  # else it prints about damaged files
 LARGEST_ARRAY = 2_000_000_000  # bytes; a folder of more is read file by file, when its images are asked for
@@ -59,22 +57,15 @@ REASONS = {  # for people who do not know Pillow
     NotImplementedError: "its DICOM pixels are compressed: decompress them, or run pip install pylibjpeg pylibjpeg-libjpeg",
 }
 SIGNS = {  # other kinds of files, by their first bytes
-    "HEIC": (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1"),
-    "a raw photograph": (b"ftypcrx", b"CR\x02\0", b"IIRO", b"IIRS", b"IIU\0", b"FUJIFILMCCD", b"FOVb"),
-    "a video": (b"ftypiso", b"ftypmp4", b"ftypqt", b"ftypm4v", b"ftyp3g", b"moov", b"AVI LIST", b"matroska", b"webm"),
-    "SVG": (b"<svg",),
-    "a web page": (b"<!doctype html", b"<html", b"<?xml"),
+    "HEIC": (b"ftyphei", b"ftypmif1"),
+    "a raw photograph": (b"ftypcrx", b"CR\x02\0", b"FUJIFILMCCD"),
+    "a video": (b"ftypiso", b"ftypmp4", b"ftypqt", b"ftypm4v", b"AVI LIST", b"matroska", b"webm"),
+    "a web page or SVG": (b"<!doctype html", b"<html", b"<?xml", b"<svg"),
     "a pointer of Git LFS or git-annex to the image": (b"git-lfs", b"/annex/objects"),
     "DICOM": (b"DICM",),
-    "NIfTI": (b"n+1\0", b"ni1\0"),
-    "HDF5": (b"\x89HDF",),
-    "an array of NumPy": (b"\x93NUMPY",),
-    "JPEG XL": (b"JXL ", b"\xff\x0a"),
-    "PSD": (b"8BPS",),
-    "PDF": (b"%PDF",),
-    "EPS": (b"%!PS", b"\xc5\xd0\xd3\xc6"),
-    "an archive": (b"PK\x03\x04", b"\x1f\x8b\x08", b"Rar!"),
-    "a TIFF of unusual bands or numbers, or a damaged one": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "PDF or EPS": (b"%PDF", b"%!PS"),
+    "an archive": (b"PK\x03\x04", b"\x1f\x8b\x08"),
+    "a TIFF of unusual bands or numbers, or a damaged one": (b"II*\0", b"MM\0*", b"II+\0"),
 }
 MARKER = "supclust.json"  # marks a folder of results, whose pictures are not in the pool
 SYSTEM = {  # folders, or their suffixes, in which systems and programs keep copies and small versions, in lower case
@@ -160,11 +151,8 @@ def find(folder: Path, leave_out: Collection[Path] = ()) -> tuple[list[Path], di
 
 
 def is_round(folder: Path) -> bool:
-    """Whether `supclust label` wrote its results into a folder; a file of somebody else may have the name of its record."""
-    with suppress(OSError, ValueError):
-        record = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-        return isinstance(record, dict) and {"supclust", "picks"} <= record.keys()
-    return False
+    """Whether `supclust label` wrote its results into a folder."""
+    return (folder / MARKER).is_file()
 
 
 def _why_not(file: Path) -> str | None:
@@ -176,9 +164,7 @@ def _why_not(file: Path) -> str | None:
         return "not an image, by its name"
     if printable(str(file)) != str(file):
         return "its path is not valid Unicode: rename it"
-    if not file.exists():
-        return "a link to nothing"
-    return None if file.is_file() else "not a regular file"
+    return None if file.is_file() else "a link to nothing, or not a regular file"
 
 
 def printable(name: str) -> str:
@@ -348,18 +334,10 @@ def rgb(image: Image.Image, factor: int = 1, halved: bool = False) -> Image.Imag
 
 
 def _grey(image: Image.Image, factor: int, tags: Mapping[int, Any]) -> Image.Image:
-    """An image of numbers in 8 bits, reduced by a factor; strip by strip, as it may have gigabytes."""
-    unsigned = bool(tags) and image.mode == "I" and tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,)) == (1,)
-
-    def numbers(part: Image.Image) -> np.ndarray:
-        return np.asarray(part).view(np.uint32) if unsigned else np.asarray(part)
-
-    low, high = value_range(numbers(_sample(image)))
-    found = Image.new("L", [-(-length // factor) for length in image.size])
-    rows = factor * max(1, 2**19 // (factor * image.width))
-    for top in range(0, image.height, rows):
-        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
-        found.paste(Image.fromarray(_as_bytes(numbers(strip), low, high)).reduce(factor), (0, top // factor))
+    """An image of numbers in 8 bits, reduced by a factor."""
+    low, high = value_range(np.asarray(_sample(image)))
+    size = [math.ceil(length / factor) for length in image.size]
+    found = Image.fromarray(_as_bytes(np.asarray(image.resize(size, Image.Resampling.BOX)), low, high))
     inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0  # Pillow inverts 8 bits only
     return ImageOps.invert(found) if inverted and image.mode != "L" else found
 
@@ -385,19 +363,14 @@ def value_range(values: np.ndarray) -> tuple[float, float]:
     ordered = np.sort(values[np.isfinite(values)], axis=None).astype(float)
     for _ in range(4):  # at the lower end, then, mirrored, at the upper, each twice
         rest = ordered[ordered > ordered[:1]]
-        if len(rest) and rest[0] - ordered[0] > np.ptp(_inner(rest)) > 0:
+        if len(rest) and rest[0] - ordered[0] > np.ptp(np.percentile(rest, (1, 99))) > 0:
             ordered = rest
         ordered = -ordered[::-1]
     if not len(ordered):
         return 0, 1
-    low, high = _inner(ordered)
+    low, high = np.percentile(ordered, (1, 99))
     low, high = (low, high) if low < high else ordered[[0, -1]]
     largest = next((largest for largest in RANGES if high <= largest), None)
     if largest and low >= 0 and (low == high or (high >= largest / 2 and high - low >= largest / 8)):
         return 0, largest
     return low, high if low < high else low + 1
-
-
-def _inner(ordered: np.ndarray) -> np.ndarray:
-    """Percentiles 1 and 99."""
-    return ordered[[len(ordered) // 100, -1 - len(ordered) // 100]]

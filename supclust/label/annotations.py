@@ -11,7 +11,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,11 +31,7 @@ ONE_OR_NOT = re.compile(rf"{ONE.pattern}|0(\.0*)?|false|", re.IGNORECASE)
 MISSING = re.compile(r"\W*(na|n/a|nan|nat|none|null|nil|unlabell?ed)\W*|\\n|\.[a-z]?|#[a-z/0]+[!?]|-?1\.#[a-z]+", re.IGNORECASE)
 
 NUMBER = re.compile(r"[0-9]{1,18}(\.0+)?")  # a whole one, as an id
-# Blank rows, a line that tells spreadsheets the separator, and lines of one cell, such as titles, if a row of several follows.
-BEFORE_TABLE = re.compile(
-    r'\A(?:(?:"?sep=."?|[,;|\t ]*)[\r\n]+)*(?:(?:(?:"[^"\r\n]*"|[^",;|\t\r\n]*+)[,;|\t ]*+[\r\n]++)*(?=[^\r\n]*[,;|\t] *"?\w))?'
-)
-KINDS = {b"PK\3\4": "a workbook or another zip archive", b"\xd0\xcf\x11": "a workbook", b"PAR1": "Parquet", b"<": "XML or HTML"}
+HEADER = re.compile(r'^[^\r\n]*[,;|\t] *"?\w', re.MULTILINE)  # the first row of several cells: titles may stand above it
 
 
 class Label(NamedTuple):
@@ -108,19 +103,14 @@ def shown(value: Any) -> str:
 def _text(path: Path) -> str:
     try:
         content = path.read_bytes()
+        encoding = "UTF-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "UTF-8"  # spreadsheets call it Unicode
+        text = content.decode(encoding).removeprefix("\ufeff")
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    if kind := next((kind for start, kind in KINDS.items() if content.startswith(start)), None):
-        raise ValueError(f"{path} looks like {kind}. {ADVICE}")
-    encoding = "UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "UTF-8"  # the first is what spreadsheets call Unicode
-    try:
-        text = content.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not {encoding} (byte {error.start + 1} of {len(content)}). {ADVICE}") from error
-    if "\0" in text:
-        raise ValueError(f"{path} is not a text file: it holds NUL bytes. {ADVICE}")
-    if not text.strip():
-        raise ValueError(f"{path} is empty. {EXAMPLE}")
+    if "\0" in text or not text.strip():
+        raise ValueError(f"{path} is empty, or holds NUL bytes and is not a text file. {ADVICE}")
     return text
 
 
@@ -129,21 +119,22 @@ def _text(path: Path) -> str:
 
 def _csv_rows(path: Path, text: str) -> tuple[list[str], list[Row]]:
     """Columns and rows. Fields that are missing at the end of a row are empty: spreadsheets leave them out."""
-    blank = BEFORE_TABLE.match(text).end()
-    delimiter = max(",;\t|", key=re.sub('"[^"]*"', "", re.split("[\r\n]", text[blank:], maxsplit=1)[0]).count)
-    lines = io.StringIO(text[blank:], newline="")
+    header, found = HEADER.search(text), []
+    start = header.start() if header else 0
+    above, text = text.count("\n", 0, start), text[start:]
+    delimiter = max(",;\t|", key=re.sub('"[^"]*"', "", re.split("[\r\n]", text, maxsplit=1)[0]).count)
+    rows = csv.DictReader(io.StringIO(text, newline=""), restval="", delimiter=delimiter, strict=True, skipinitialspace=True)
     try:
-        names, *rows = [*csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)] or [[]]
+        names = rows.fieldnames = [unsafe(name.strip()).strip() for name in rows.fieldnames or ()]
+        for row in rows:
+            where = f"{path}, line {above + rows.line_num}"
+            if any(map(str.strip, row.pop(None, ()))):
+                advice = f"Name all columns, and put text with {delimiter!r} in quotes"
+                raise ValueError(f"{where}: more fields than the {len(names)} of the header. {advice}")
+            if any(map(str.strip, row.values())):
+                found.append((where, {name: unsafe(cell) for name, cell in row.items()}))
     except csv.Error as error:
         raise ValueError(f"{path} is not a CSV file: {error}. Is a quotation mark missing, or not doubled?") from error
-    names, found = [unsafe(name.strip()).strip() for name in names], []
-    for number, row in enumerate(rows, start=2 + len(re.findall("\r\n|\r|\n", text[:blank]))):
-        if any(map(str.strip, row[len(names) :])):
-            fields = f"{counted(len(row), 'field')}, and the header has {len(names)}"
-            raise ValueError(f"{path}, row {number}: {fields}. Name all columns, and put text with {delimiter!r} in quotes")
-        if any(map(str.strip, row)):
-            cells = zip_longest(names, map(unsafe, row[: len(names)]), fillvalue="")
-            found.append((f"{path}, row {number}", dict(cells)))
     return names, found
 
 
@@ -151,15 +142,10 @@ def _of_table(path: Path, names: Sequence[str], rows: Sequence[Row], wanted: Col
     """The labels of a table with a row for each image, or for each annotation."""
     ids = _columns(path, names, columns.IDS, wanted.id, "id")
     exported, picked = columns.find(names, [columns.LABEL_STUDIO]), bool(columns.find(names, columns.PICKED))
+    if exported:
+        ids = [name for name in ids if columns.plain(name) != "id"] or ids
     nobody = exported and all(row.get(exported[0]) is None for _, row in rows)  # has annotated anything
-    others = [name for name in names if name not in ids] if is_csv and rows else []
-    classes = [
-        name for name in others if all(ONE_OR_NOT.fullmatch(row[name]) for _, row in rows) and any(row[name] for _, row in rows)
-    ]
-    named = columns.find(classes, [*map(columns.plain, wanted.classes)])
-    classes = named if len(named) > 1 else classes
-    if len(classes) < 2 or columns.find(names, columns.LABELS, wanted.label):
-        classes = []
+    classes = _one_hot([name for name in names if name not in ids], rows, wanted) if is_csv else []
     labels = [] if classes or nobody else _columns(path, names, columns.LABELS, wanted.label, "label")
     missing: Counter[str] = Counter()
     for where, row in rows:
@@ -173,15 +159,24 @@ def _of_table(path: Path, names: Sequence[str], rows: Sequence[Row], wanted: Col
             if MISSING.fullmatch(str(value)):
                 missing[value] += 1
                 value = None
-        task = exported and exported[0] in row
         try:
-            image = _names(where, row, [name for name in ids if not task or columns.plain(name) != "id"] or ids)
-            yield _label(where, image, value, done=picked or answer == "ignore")
+            yield _label(where, _names(where, row, ids), value, done=picked or answer == "ignore")
         except ValueError as error:
             yield Label(str(error), None, "", problem=BROKEN)
     if missing:
         cells = ", ".join(f"{count} {value!r}" for value, count in missing.items())
         log.warning("%s: not taken for labels, unless --classes names them: %s", path, cells)
+
+
+def _one_hot(names: Sequence[str], rows: Sequence[Row], wanted: Columns) -> list[str]:
+    """The columns of 0 and 1, one for each class, if there are several, and none of labels."""
+    if not rows or columns.find(names, columns.LABELS, wanted.label):
+        return []
+    cells = {name: [row[name] for _, row in rows] for name in names}
+    found = [name for name in names if all(map(ONE_OR_NOT.fullmatch, cells[name])) and any(cells[name])]
+    named = columns.find(found, [*map(columns.plain, wanted.classes)])
+    found = named if len(named) > 1 else found
+    return found if len(found) > 1 else []
 
 
 def _columns(where: Path | str, names: Collection[str], known: Sequence[str], asked: str | None, what: str) -> list[str]:
@@ -209,11 +204,16 @@ def _names(where: str, row: Mapping[str, Any], ids: Sequence[str]) -> tuple[str,
 
 
 def _label(where: str, names: Sequence[str], value: Any, **more: bool) -> Label:
-    try:
-        label, problem = _choice(value), ""
-    except ValueError as error:
-        label, problem = None, f"{where}: {error}"
-    return Label(names[0], label, "", tuple(names[1:]), problem=problem, **more)
+    """A label, of what stands where it should: a text, or choices of which there is one. Everything else is a problem."""
+    found = _only(value)
+    if isinstance(found, dict):  # Label Studio's, FiftyOne's
+        found = _only(next((found[name] for name in ("choices", "label") if name in found), found))
+    if isinstance(found, float):  # a number that pandas keeps beside missing ones, or a missing one
+        found = int(found) if found.is_integer() else None if math.isnan(found) else found
+    if not isinstance(found, (str, int, type(None))):
+        return Label(names[0], None, "", tuple(names[1:]), problem=f"{where}: the label is {shown(value)}. {ONE_LABEL}", **more)
+    label = "" if found is None else unicodedata.normalize("NFC", str(found)).strip()
+    return Label(names[0], label or None, "", tuple(names[1:]), **more)
 
 
 def _cell(cell: str) -> Any:
@@ -227,18 +227,6 @@ def _cell(cell: str) -> Any:
             value = parse(text)
     several = isinstance(value, list) and all(isinstance(item, (str, dict)) for item in value)
     return value if several or (isinstance(value, dict) and "choices" in value) else text
-
-
-def _choice(value: Any) -> str | None:
-    """The label, of what stands where a label should: a text, or choices of which there is one. ValueError for everything else."""
-    found = _only(value)
-    if isinstance(found, dict):  # Label Studio's, FiftyOne's
-        found = _only(next((found[name] for name in ("choices", "label") if name in found), found))
-    if isinstance(found, float):  # a number that pandas keeps beside missing ones, or a missing one
-        found = int(found) if found.is_integer() else None if math.isnan(found) else found
-    if not isinstance(found, (str, int, type(None))):
-        raise ValueError(f"the label is {shown(value)}. {ONE_LABEL}")
-    return None if found is None else unicodedata.normalize("NFC", str(found)).strip() or None
 
 
 def _only(value: Any) -> Any:
@@ -312,9 +300,7 @@ def _of_task(where: str, task: dict[str, Any], wanted: Columns) -> Iterator[Labe
         results = _objects(where, annotation.get("result"), "result")
         choices = [result for result in results if result.get("type") == "choices"]
         choices = [result for result in choices if result.get("from_name") == (wanted.label or CONTROL)] or choices
-        value = [result.get("value") for result in choices]
-        if results and not choices:
-            value = {"no choice": [result.get("type") for result in results]}
+        value = [result.get("value") for result in choices or results]
         yield _label(where, names, value, certain=bool(annotation.get("ground_truth")))
 
 

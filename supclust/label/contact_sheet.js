@@ -3,39 +3,36 @@ document.documentElement.classList.add("js"); // what labels is shown only where
 
 document.addEventListener("DOMContentLoaded", () => {
   const find = (id) => document.getElementById(id);
-  const ids = JSON.parse(find("ids").textContent).map((some) => [some].flat()); // of the images of each card
+  const { ids, classes } = JSON.parse(find("data").textContent); // ids: of the images of each card
   const what = document.body.dataset.what;
   const cards = [...document.querySelectorAll(".card")];
   const inputs = cards.map((card) => card.querySelector("input"));
-  const orders = cards.map((card) => card.querySelector(".order").textContent);
   const known = []; // classes, in the order of their keys
   const KEYS = "123456789abcdefghilmnopqrstvwxy";
   const served = "served" in document.body.dataset; // by `supclust open`, which saves labels as they are typed
   const key = "supclust-labels-" + document.body.dataset.key;
-  const unsaved = new Map(served ? read(key + "-unsaved") : []); // labels by id, until the server has them
-  const gone = `nothing answers. To go on, run ${document.body.dataset.served}.`;
+  const unsaved = new Map(); // labels by id, until the server has them
   const before = []; // what each change of a label replaced
   const label = (k) => inputs[k].value.trim();
-  const pause = (time) => new Promise((resolve) => setTimeout(resolve, time)); // milliseconds
   let current = 0;
-  let saving, waiting;
+  let saving = false;
+  let changes = 0; // of labels, here
+  let waiting; // for whoever types
 
-  function read(name) {
+  function read() {
     try {
-      const kept = JSON.parse(localStorage.getItem(name));
-      return Array.isArray(kept) ? kept : [];
+      return JSON.parse(localStorage.getItem(key)) ?? {};
     } catch {
-      return [];
+      return {};
     }
   }
 
   function keep() {
+    const labels = Object.fromEntries(ids.map(([id], k) => [id, label(k)]));
     try {
-      localStorage.setItem(key + "-classes", JSON.stringify(known)); // so that their keys stay
-      if (served) localStorage.setItem(key + "-unsaved", JSON.stringify([...unsaved]));
-      else localStorage.setItem(key, JSON.stringify(inputs.map((input) => input.value)));
+      localStorage.setItem(key, JSON.stringify({ known, labels })); // the classes, too, so that their keys stay
     } catch {
-      find("refused").hidden = served; // pages of files may keep nothing
+      if (!served) say("said", "This browser keeps nothing for this page: download the labels before you close it.");
     }
   }
 
@@ -44,22 +41,16 @@ document.addEventListener("DOMContentLoaded", () => {
   }
 
   function count() {
-    let done = 0;
-    cards.forEach((card, k) => {
-      card.classList.toggle("labelled", label(k) !== "");
-      done += label(k) !== "";
-    });
+    const done = cards.filter((card, k) => card.classList.toggle("labelled", label(k) !== "")).length;
     say("count", `${done} of ${cards.length} labelled`);
     find("bar").value = done;
-    find("download").disabled = find("clear").disabled = done === 0;
   }
 
   function learn(name) {
-    if (typeof name !== "string" || name === "" || known.includes(name)) return;
+    if (name === "" || known.includes(name)) return;
     known.push(name);
     find("known").append(new Option("", name));
     const button = document.createElement("button");
-    button.type = "button";
     button.textContent = name;
     button.dir = "auto";
     button.addEventListener("click", () => give(name));
@@ -72,10 +63,25 @@ document.addEventListener("DOMContentLoaded", () => {
 
   function changed(k) {
     count();
-    if (served) ids[k].forEach((id) => unsaved.set(id, label(k)));
     keep();
+    changes++;
+    if (!served) return;
+    ids[k].forEach((id) => unsaved.set(id, label(k)));
     clearTimeout(waiting);
     waiting = setTimeout(save, 400); // whoever types goes on typing
+  }
+
+  // Put labels, by id, into the fields, but for what is typed just now. Returns how many were different.
+  function show(labels) {
+    const different = inputs.filter((input, k) => {
+      const there = labels[ids[k][0]] ?? "";
+      if (there === label(k) || input === document.activeElement) return false;
+      input.value = there;
+      learn(there);
+      return true;
+    });
+    count();
+    return different.length;
   }
 
   function put(k, text) {
@@ -105,16 +111,13 @@ document.addEventListener("DOMContentLoaded", () => {
     const [k, text] = before.pop();
     put(k, text);
     turnTo(k);
-    say("said", `${what} ${orders[k]} is ${text === "" ? "without a label" : text} again.`);
+    say("said", `${what} ${k + 1} is ${text === "" ? "without a label" : text} again.`);
   }
 
   // The next card without a label, at the end from the beginning; -1 where there is none.
   function unlabelled(k) {
-    for (let step = 1; step < cards.length; step++) {
-      const next = (k + step) % cards.length;
-      if (label(next) === "") return next;
-    }
-    return -1;
+    const free = [...cards.keys()].filter((other) => other !== k && label(other) === "");
+    return free.find((other) => other > k) ?? free[0] ?? -1;
   }
 
   function turnTo(k, scroll = true) {
@@ -124,16 +127,8 @@ document.addEventListener("DOMContentLoaded", () => {
     cards[k].classList.add("current");
     cards[k].setAttribute("aria-current", "true");
     if (scroll) cards[k].scrollIntoView({ block: "nearest" });
-    find("chips-for").textContent = `${what} ${orders[k]}:`;
+    find("chips-for").textContent = `${what} ${k + 1}:`;
     if (find("zoom").open) enlarge();
-  }
-
-  function clear() {
-    if (!confirm("Remove all labels of this page?")) return;
-    inputs.forEach((input, k) => label(k) !== "" && put(k, ""));
-    before.length = 0;
-    turnTo(0);
-    inputs[0].focus();
   }
 
   // -- the table
@@ -161,79 +156,59 @@ document.addEventListener("DOMContentLoaded", () => {
 
   async function ask(what, body) {
     const post = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
-    const answer = await fetch(what, body && post);
-    return { status: answer.status, ...(await answer.json()) };
+    try {
+      const answer = await fetch(what, body && post);
+      return { done: answer.ok, ...(await answer.json()) };
+    } catch {
+      return { done: false, words: "nothing answers. To go on, download the labels of this page, and run supclust open." };
+    }
   }
 
   // Send what is not saved; one request at a time, as the last label of a pick counts.
   async function save() {
     clearTimeout(waiting);
     if (saving || unsaved.size === 0) return;
-    const sent = new Map([...unsaved].slice(0, 2000)); // the server takes no more than a megabyte
+    const sent = new Map(unsaved);
     saving = true;
-    let wait = 0;
-    try {
-      const { status, words } = await ask("labels", Object.fromEntries(sent));
-      say("said", status === 409 ? `Not saved, tried again: ${words}` : words);
-      if (status === 409) wait = 3000;
-      else sent.forEach((text, id) => unsaved.get(id) === text && unsaved.delete(id));
-    } catch {
-      say("said", `Not saved, but kept in this browser: ${gone}`);
-      wait = 3000;
-    }
+    const { done, words } = await ask("labels", Object.fromEntries(sent));
     saving = false;
-    keep();
-    if (unsaved.size) waiting = setTimeout(save, wait);
+    say("said", done ? words : `Not saved, tried again: ${words}`);
+    if (done) sent.forEach((text, id) => unsaved.get(id) === text && unsaved.delete(id));
+    if (unsaved.size) waiting = setTimeout(save, done ? 0 : 3000);
   }
 
   // What labels.csv says by now, and whether the next round is there.
-  async function refresh(first = false) {
-    const { status, labels, next, computing, words } = await ask("state");
-    if (status !== 200) {
-      say("said", words);
-      return { words };
-    }
-    let different = 0;
-    inputs.forEach((input, k) => {
-      const there = labels[ids[k][0]] ?? "";
-      if (there === label(k) || unsaved.has(ids[k][0]) || input === document.activeElement) return;
-      input.value = there;
-      learn(label(k));
-      different++;
-    });
-    count();
-    find("follow").disabled = computing || next !== null;
-    find("suggest").disabled = computing;
-    if (next !== null) {
-      const link = Object.assign(document.createElement("a"), { href: `../${encodeURIComponent(next)}/`, textContent: next });
-      find("said").replaceChildren("The next round is there: ", link);
-    } else if (words) say("said", words);
-    else if (different && !first) say("said", `Labels changed elsewhere are shown now: ${different}.`);
-    return { next, computing, words };
+  async function refresh() {
+    const asked = changes;
+    if (unsaved.size) return;
+    const { done, labels, next, words } = await ask("state");
+    if (!done) return say("said", words);
+    if (changes > asked) return; // the answer may be older than what was typed meanwhile
+    const different = show(labels);
+    if (next) say("said", `The next round is there: ${next}. Pick them leads to it.`);
+    else if (different) say("said", `Labels read from labels.csv: ${different}.`);
   }
 
   // Have the next round picked, or labels suggested, and go there.
-  async function compute(what, body, address) {
-    while (unsaved.size) await pause(100); // until it is saved, or for as long as the page says that it is not
-    const { status, words } = await ask(what, body);
-    if (status !== 200) return say("said", words);
-    let state = await refresh();
-    for (let seconds = 1; state.computing; seconds++) {
-      say("said", `This takes a while: ${seconds} s so far.`);
-      await pause(1000);
-      state = await refresh();
-    }
-    if (!state.words) location.href = address(state);
+  async function compute(what, body) {
+    while (unsaved.size) await new Promise((resolve) => setTimeout(resolve, 100)); // milliseconds
+    say("said", "This takes a while …");
+    const { done, words, address } = await ask(what, body);
+    if (done) location.href = address;
+    else say("said", `That did not work: ${words}`);
   }
 
   // -- keys, and images shown large
 
+  function original(k) {
+    return served ? `image/${encodeURIComponent(ids[k][0])}` : (cards[k].querySelector("a.pick")?.href ?? "");
+  }
+
   function enlarge() {
-    const link = cards[current].querySelector("a.pick");
     const large = cards[current].querySelector("img.pick, span.pick").cloneNode(true);
     const small = large.src;
     large.addEventListener("error", () => (large.src = small), { once: true }); // browsers do not show all files
-    const address = link ? link.href : served ? `image/${cards[current].dataset.point}` : "";
+    const address = original(current);
     if (address) large.src = address;
     find("original").hidden = !address;
     find("original").href = address;
@@ -262,7 +237,7 @@ document.addEventListener("DOMContentLoaded", () => {
       return;
     }
     const pressing = event.target.closest("a, button, summary") && [" ", "Enter"].includes(event.key);
-    if (pressing || event.altKey || !cards.length || (find("help").open && event.key !== "?")) return;
+    if (pressing || event.altKey || (find("help").open && event.key !== "?")) return;
     const name = known[KEYS.indexOf(event.key)];
     let action = actions[event.key] ?? (name === undefined ? undefined : () => give(name));
     if (event.ctrlKey || event.metaKey) action = event.key === "z" ? undo : undefined;
@@ -295,13 +270,12 @@ document.addEventListener("DOMContentLoaded", () => {
     });
   });
   cards.forEach((card, k) => {
-    card.addEventListener("click", ({ target }) => {
-      if (target.closest(".accept, .leave")) turnTo(k);
-      if (target.closest(".accept")) give(inputs[k].dataset.suggestion);
-      if (target.closest(".leave")) move(1);
+    card.querySelector(".accept")?.addEventListener("click", () => {
+      turnTo(k);
+      give(inputs[k].dataset.suggestion);
     });
     const link = card.querySelector("a.pick");
-    if (served && link) link.href = `image/${card.dataset.point}`;
+    if (link) link.href = original(k);
     link?.addEventListener("click", (event) => {
       if (event.ctrlKey || event.metaKey || event.shiftKey) return;
       event.preventDefault();
@@ -310,24 +284,17 @@ document.addEventListener("DOMContentLoaded", () => {
     });
   });
   find("download").addEventListener("click", download);
-  find("clear").addEventListener("click", clear);
   find("keys").addEventListener("click", help);
-  const answered = (computed) => computed.catch(() => say("said", `That did not work: ${gone}`));
-  const following = ({ next }) => `../${encodeURIComponent(next)}/`;
-  find("follow").addEventListener("click", () => answered(compute("next", { budget: find("budget").valueAsNumber }, following)));
-  find("suggest").addEventListener("click", () => answered(compute("suggest", {}, () => "suggestions")));
-  const named = [...find("known").options].map((option) => option.value);
-  find("known").replaceChildren();
-  [...named, ...read(key + "-classes")].forEach(learn);
-  const kept = served ? ids.map(([id]) => unsaved.get(id)) : read(key);
-  inputs.forEach((input, k) => {
-    input.value = typeof kept[k] === "string" ? kept[k] : "";
-    learn(label(k));
-  });
-  count();
-  if (cards.length) turnTo(0, false); // the page opens with its title
+  find("follow").addEventListener("click", () => compute("next", { budget: find("budget").valueAsNumber }));
+  find("suggest").addEventListener("click", () => compute("suggest", {}));
+
+  const kept = read();
+  [...classes, ...(kept.known ?? [])].forEach(learn);
+  show((!served && kept.labels) || {});
+  turnTo(0, false); // the page opens with its title
   if (served) {
-    window.addEventListener("focus", () => refresh().catch(() => {}));
-    refresh(true).then(save);
+    refresh();
+    window.addEventListener("focus", refresh);
+    window.addEventListener("beforeunload", (event) => unsaved.size && event.preventDefault());
   }
 });

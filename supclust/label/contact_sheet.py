@@ -9,13 +9,13 @@ import json
 import math
 import textwrap
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from supclust import kept
@@ -41,8 +41,8 @@ FONT = Path(find_spec("matplotlib").origin).parent / "mpl-data" / "fonts" / "ttf
 LETTER = 0.58  # width of a letter, as a share of its height
 PAPER, WELL, INK, SOFT = "#fbfbf9", "#edeff0", "#1d2329", "#5b6670"  # as the page has them in light
 HOW_TO_READ = (
-    "The large image of each card is a pick, to be labelled. Beside it are the most typical images of its cluster: the group of "
-    "look-alikes that it stands for."
+    "The large image of each card is a pick, to be labelled. Beside it are the most typical images of its cluster, the group of "
+    "look-alikes that it stands for, the most typical one on top."
 )
 HOW_TO_ACCEPT = (
     "Each card shows images that may have one label: first those of a cluster, the most typical on top, then one by one those of "
@@ -75,7 +75,6 @@ class Guess:
     """Images that may have one label: those of a cluster, or one of which that is doubtful."""
 
     ids: tuple[str, ...]
-    point: int  # of the first one
     tiles: tuple[Tile, ...]  # some of them, the first one first
     label: str
     name: str
@@ -111,41 +110,24 @@ def _shortened(text: str, length: int = ID_LENGTH) -> str:
 
 
 def html(sheet: Sheet) -> str:
-    """One page that needs nothing else: images, style and script are in it, and nothing is fetched or sent.
+    """One page that needs nothing else: images, style and script are in it; as a file, it fetches and sends nothing.
 
     Labels that are typed there stay in the browser until they are downloaded as labels.csv: header id,label, all fields quoted,
     UTF-8, with a ' before a field that a spreadsheet would take for a formula.
     """
-    tiles = [card.image for card in sheet.cards]
-    same = [(tile.id, zlib.crc32(tile.picture.tobytes()) if tile.picture else None) for tile in tiles]
-    ids = [tile.id for tile in tiles] + [guess.ids for guess in sheet.guesses]
-    filters = {"visible": visible, "shortened": _shortened, "number": _number, "uri": _data_uri}
-    template = kept.template(HERE / "contact_sheet.html.j2", **filters)
-    values = {"sheet": sheet, "ids": ids, "key": kept.sha256(json.dumps([same, ids[len(tiles) :]]))[:16]}
-    values["how"] = HOW_TO_ACCEPT if sheet.guesses else HOW_TO_READ
-    parts = {"policy": Markup(policy()), "style": Markup(_text("css")), "script": Markup(_text("js"))}
-    return template.render(**values, **parts, pixel_art=PIXEL_ART, counted=counted)
-
-
-def policy(more: str = "") -> str:
-    """What the page may do, as a Content-Security-Policy: run its own style and script, show images, and what is given."""
-    style, script = (f"{end}-src {_checksum(_text(suffix))}" for end, suffix in (("style", "css"), ("script", "js")))
-    return f"default-src 'none'; img-src 'self' file: data:; {style}; {script}; base-uri 'none'; form-action 'none'{more}"
-
-
-def served(page: str, command: str) -> str:
-    """The page as a server that this command starts has it: labels are sent there. ValueError if another version made it."""
-    if policy() not in page:
-        raise ValueError("its contact sheet was made by another version of supclust: label in the file contact_sheet.html instead")
-    return page.replace(policy(), policy("; connect-src 'self'"), 1).replace("<body ", f'<body data-served="{escape(command)}" ', 1)
-
-
-def _text(end: str) -> str:
-    return (HERE / f"contact_sheet.{end}").read_text("utf-8")
-
-
-def _number(value: float) -> str:
-    return {"nan": "none", "inf": "infinite"}.get(str(value), f"{value:.3g}")
+    tiles = [card.image for card in sheet.cards] + [guess.tiles[0] for guess in sheet.guesses]
+    ids = [[card.image.id] for card in sheet.cards] + [guess.ids for guess in sheet.guesses]
+    pictures = [zlib.crc32(tile.picture.tobytes()) for tile in tiles if tile.picture]
+    template = kept.template(HERE / "contact_sheet.html.j2", visible=visible, shortened=_shortened, uri=_data_uri)
+    values = {"sheet": sheet, "how": HOW_TO_ACCEPT if sheet.guesses else HOW_TO_READ, "pixel_art": PIXEL_ART, "counted": counted}
+    values |= {"key": kept.sha256(json.dumps([ids, pictures]))[:16]}  # of what the browser keeps for these images
+    values |= {"data": {"ids": ids, "classes": [*map(visible, sheet.classes)]}}
+    style, script = ((HERE / f"contact_sheet.{end}").read_text("utf-8") for end in ("css", "js"))
+    policy = (
+        f"default-src 'none'; img-src 'self' file: data:; connect-src 'self'; style-src {_checksum(style)}; "
+        f"script-src {_checksum(script)}; base-uri 'none'; form-action 'none'"
+    )
+    return template.render(**values, policy=Markup(policy), style=Markup(style), script=Markup(script))
 
 
 def _data_uri(picture: Image.Image) -> str:
@@ -168,40 +150,31 @@ def png(sheet: Sheet) -> Image.Image:
 
     Ids are shortened, and characters that the font lacks are boxes. A PNG file of 500 photographs has about 10 MB.
     """
-    shares = NEIGHBORS * (NEIGHBORS + 1) * max(1, len(sheet.cards))  # neighbours that have the area of all images
+    shares = NEIGHBORS * (NEIGHBORS + 1) * len(sheet.cards)  # neighbours that have the area of all images
     unit = min(LARGEST, max(SMALLEST, math.isqrt(PIXELS // shares)))  # side of a neighbour
     gap, letters, between = max(2, unit // 15), max(10, round(0.3 * unit)), max(14, unit // 2)
     side = NEIGHBORS * (unit + gap) - gap  # of a pick
-    step_x, step_y = side + gap + unit + between, side + 3 * letters + gap + between  # from card to card
-    columns = (WIDTH - 2 * MARGIN + between) // step_x
-    header = list(_header(sheet))
-    top = MARGIN * 5 // 3 + sum(round(1.6 * size) for _, size, _ in header)
-    page = Image.new("RGB", (WIDTH, top + math.ceil(len(sheet.cards) / columns) * step_y + MARGIN // 2), PAPER)
-    pen, y = ImageDraw.Draw(page), MARGIN
-    for line, size, color in header:
-        pen.text((MARGIN, y), line, color, ImageFont.truetype(FONT, size))
-        y += round(1.6 * size)
-    font, fitting = ImageFont.truetype(FONT, letters), int((side + gap + unit) / (LETTER * letters))  # letters below a card
-    rank = "rank " if fitting > 28 else ""
+    width, height = side + gap + unit, side + gap + 3 * letters  # of a card
+    columns = (WIDTH - 2 * MARGIN + between) // (width + between)
+    facts = "   ".join(f"{name}: {value}" for name, value in sheet.facts.items())
+    texts = (_shortened(visible(text), 600) for text in (facts, f"{HOW_TO_READ} {BELOW}"))
+    lines = [line for text in texts for line in textwrap.wrap(text, 170)]
+    top = 3 * MARGIN + 30 * len(lines)
+    page = Image.new("RGB", (WIDTH, top + math.ceil(len(sheet.cards) / columns) * (height + between) + MARGIN // 2), PAPER)
+    pen, font = ImageDraw.Draw(page), ImageFont.truetype(FONT, letters)
+    pen.text((MARGIN, MARGIN), _shortened(visible(sheet.title), 85), INK, ImageFont.truetype(FONT, 36))
+    for k, line in enumerate(lines):
+        pen.text((MARGIN, MARGIN + 60 + 30 * k), line, SOFT, ImageFont.truetype(FONT, 18))
     for k, card in enumerate(sheet.cards):
-        x, y = MARGIN + k % columns * step_x, top + k // columns * step_y
+        x, y, pick = MARGIN + k % columns * (width + between), top + k // columns * (height + between), card.pick
         page.paste(_filling(card.image, side), (x, y))
         for j, tile in enumerate(card.neighbors):
             page.paste(_filling(tile, unit), (x + side + gap, y + j * (unit + gap)))
-        name, pick = visible(card.image.id), card.pick
-        size = counted(pick.cluster_size, "image") if fitting > 28 else f"{pick.cluster_size:,}"
-        about = f"c{pick.cluster} · {size} · {rank}{pick.rank:,}"
-        pen.text((x, y + side + round(0.5 * letters)), _shortened(f"{pick.order:,}  {name}", fitting), INK, font)
+        name, about = f"{pick.order:,}  {visible(card.image.id)}", f"c{pick.cluster} · {pick.cluster_size:,} · {pick.rank:,}"
+        fitting = int(width / (LETTER * letters))
+        pen.text((x, y + side + round(0.5 * letters)), _shortened(name, fitting), INK, font)
         pen.text((x, y + side + round(1.8 * letters)), _shortened(about, fitting), SOFT, font)
     return page
-
-
-def _header(sheet: Sheet) -> Iterator[tuple[str, int, str]]:
-    """The lines above the cards, their size in pixels and their colour."""
-    facts = "   ".join(f"{visible(name)}: {visible(value)}" for name, value in sheet.facts.items())
-    for text, size, color in ((visible(sheet.title), 36, INK), (facts, 18, INK), (f"{HOW_TO_READ} {BELOW}", 16, SOFT)):
-        for line in textwrap.wrap(_shortened(text, 600), int((WIDTH - 2 * MARGIN) / (LETTER * size))):
-            yield line, size, color
 
 
 def _filling(tile: Tile, side: int) -> Image.Image:

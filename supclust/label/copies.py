@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Sequence
-from itertools import chain, count
 from pathlib import Path
 
 from supclust.label.annotations import listing
@@ -14,9 +13,7 @@ from supclust.label.results import write_csv
 log = logging.getLogger(__name__)
 
 MANIFEST = "labels.csv"  # of the copies: file, id, label
-LONGEST = 200  # bytes of a name, of the 255 that file systems allow
-NOT_IN_NAMES = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]|^[.]|[. ]+$')  # on one system or another
-RESERVED = re.compile(r"((con|prn|aux|nul|com[0-9]|lpt[0-9])([.].*)?)?", re.IGNORECASE)  # by Windows; or nothing at all
+NOT_IN_NAMES = re.compile(r'[\x00-\x1f\x7f\ud800-\udfff<>:"/\\|?*]|^[.]|[. ]+$')  # on one system or another
 
 
 def check(folder: Path | None, images: Path | None) -> None:
@@ -33,7 +30,7 @@ def copy_by_label(images: Sequence[tuple[str, Path | None, str]], folder: Path) 
     """Copy images (id, file, label), byte for byte, as LABEL/001_name.jpg, without a label as 001_name.jpg; write labels.csv.
 
     A label that cannot be the name of a folder gets one like it; labels stay apart even where case does not count. Images that
-    cannot be read any more are left out with a warning. Raises OSError, saying that the folder is incomplete, if the disk is full.
+    cannot be read any more are left out with a warning.
     """
     folders, digits = _folders({label for _, _, label in images if label}), max(3, len(str(len(images))))
     rows, gone = [], []
@@ -43,13 +40,8 @@ def copy_by_label(images: Sequence[tuple[str, Path | None, str]], folder: Path) 
             gone.append(id_)
             continue
         copy = folder / folders.get(label, "") / f"{number:0{digits}}_{_name(file.stem)}{file.suffix}"
-        try:
-            copy.parent.mkdir(exist_ok=True)
-            shutil.copyfile(file, copy)
-        except OSError as error:
-            copy.unlink(missing_ok=True)  # it may be half of the image
-            done = f"{folder} is incomplete, with {len(rows)} of {len(images)} images: {error.strerror}"
-            raise OSError(error.errno, done) from error
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, copy)
         rows.append({"file": copy.relative_to(folder).as_posix(), "id": id_, "label": label})
     if gone:
         log.warning("%d images are not copied, as they cannot be read any more: %s", len(gone), listing(gone))
@@ -60,12 +52,12 @@ def _folders(labels: Iterable[str]) -> dict[str, str]:
     """Names of folders by label; labels that can be names as they are come first, and keep them."""
     names, taken = {}, {MANIFEST}
     for label in sorted(labels, key=lambda label: (_name(label) != label, label)):
-        candidates = chain([_name(label)], (f"{_name(label)}_{number}" for number in count(2)))
-        names[label] = next(name for name in candidates if name.casefold() not in taken)
+        names[label] = _name(label)
+        while names[label].casefold() in taken:
+            names[label] += "_"
         taken.add(names[label].casefold())
     return names
 
 
 def _name(text: str) -> str:
-    name = NOT_IN_NAMES.sub("_", text.encode("utf-8", "ignore")[:LONGEST].decode(errors="ignore"))
-    return f"{name}_" if RESERVED.fullmatch(name) else name
+    return NOT_IN_NAMES.sub("_", text[:60])  # at most 240 bytes, of the 255 that file systems allow

@@ -19,8 +19,7 @@ from supclust.label.annotations import counted, listing
 
 log = logging.getLogger(__name__)
 
-FEATURES = ("features", "embeddings", "X", "x", "arr_0")
-LISTS = ("embedding", "embeddings", "features", "vector", "emb")  # columns of a Parquet file that hold a list in each row
+FEATURES = ("features", "embeddings", "embedding", "vector", "emb", "X", "x", "arr_0")
 NOT_TEXT = re.compile("[\0\ud800-\udfff]")  # what UTF-8 cannot hold, as in the name of a file in another encoding, and NUL
 HOW_TO_SAVE = (
     "This makes a file that can be read: numpy.savez('mine.npz', features=numpy.asarray(features, dtype='float32'), "
@@ -41,7 +40,7 @@ class Embeddings:
 
     def __post_init__(self) -> None:
         n = len(geometry.check_shape(self.features))
-        for what, values in (("ids", self.ids), ("paths", self.paths), ("labels", self.labels)):
+        for what, values in (("paths", self.paths), ("ids", self.ids), ("labels", self.labels)):
             if values is not None and len(values) != n:
                 rows = counted(n, "row of features needs", "rows of features need")
                 raise ValueError(f"{rows} as many {what}, and there are {len(values)}")
@@ -61,20 +60,18 @@ def read(path: Path, labels: bool = False, id_column: str | None = None) -> Embe
     labels: whether there must be labels, too, as one of columns.LABELS.
     Raises ValueError with the file's name for whatever cannot be read. Whether the features are finite is not looked at.
     """
-    readers = {".npy": _read_npy, ".npz": _read_npz, ".parquet": _read_parquet}
-    suffix = path.suffix.lower()
-    if suffix not in readers:
+    if path.suffix.lower() not in READERS:
         raise ValueError(f"{path} must end in .npy, .npz or .parquet, so that it is clear how to read it; not in {path.suffix!r}")
     try:
-        known = (*columns.IDS, *(columns.LABELS if labels else ()), *([columns.plain(id_column)] if id_column else ()))
-        features, table = readers[suffix](path, known)
-        answers = next((table[name] for name in columns.find(table, columns.LABELS)), None) if labels else None
+        known = (*columns.IDS, columns.plain(id_column or "id"), *(columns.LABELS if labels else ()))
+        features, table = READERS[path.suffix.lower()](path, known)
+        named = {name: tuple(_texts(table[name])) for name in columns.find(table, known)}
+        files = next((named[name] for name in columns.find(named, columns.PATHS)), None)
+        answers = next((named[name] for name in columns.find(named, columns.LABELS) if labels), None)
         if labels and answers is None:
             raise ValueError("it holds no labels: name them 'labels'")
-        files = next((tuple(name or None for name in _texts(table[one])) for one in columns.find(table, columns.PATHS)), None)
-        rows = features.shape[0] if features.ndim else 0
-        names = _ids(path, table, rows, id_column) or tuple(map(str, range(rows)))
-        return Embeddings(features, names, files, tuple(_texts(answers)) if labels else None)
+        names = _ids(path, named, id_column) or tuple(map(str, range(len(np.atleast_1d(features)))))
+        return Embeddings(features, names, files and tuple(name or None for name in files), answers)
     except Exception as error:  # numpy, zipfile and pyarrow raise whatever damaged bytes lead them to
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(f"{path} cannot be read: {reason}. {HOW_TO_SAVE}") from error
@@ -91,19 +88,20 @@ def write(path: Path, embeddings: Embeddings) -> None:
         np.savez(file, features=features, ids=np.array(embeddings.ids, dtype=str), **paths)
 
 
-def _ids(path: Path, table: Mapping[str, np.ndarray], rows: int, asked: str | None) -> tuple[str, ...]:
-    """The first column of ids without gaps and repetitions; else one to be refused; none where there are only such paths."""
-    found = {name: tuple(_texts(table[name])) for name in columns.find(table, columns.IDS, asked)}
+def _ids(path: Path, named: Mapping[str, tuple[str, ...]], asked: str | None) -> tuple[str, ...]:
+    """The likeliest column of distinct ids, numbers of rows last; else one to be refused, but no paths that repeat; else none."""
+    found = {name: named[name] for name in columns.find(named, columns.IDS, asked)}
     if asked and not found:
         raise ValueError(f"it has no column {asked!r} of ids")
-    distinct = [names for names in found.values() if all(names) and len(set(names)) == len(names) == rows]
-    distinct.sort(
-        key=lambda names: set(names) in ({*map(str, range(rows))}, {*map(str, range(1, rows + 1))})
-    )  # numbers of rows come last
-    others = [names for name, names in found.items() if columns.plain(name) not in columns.PATHS]
-    if not distinct and not others and path.suffix != ".npy":
+    if not asked:
+        found = {name: ids for name, ids in found.items() if columns.plain(name) not in columns.PATHS or _are_distinct(ids)}
+    if not found and path.suffix != ".npy":
         log.info("%s has no column of ids: the images are called by the numbers of their rows", path)
-    return next(iter((*distinct, *others)), ())
+    return max(found.values(), key=lambda ids: (_are_distinct(ids), ids[:1] not in (("0",), ("1",))), default=())
+
+
+def _are_distinct(ids: Sequence[str]) -> bool:
+    return all(ids) and len(set(ids)) == len(ids)
 
 
 def _texts(values: np.ndarray) -> Iterator[str]:
@@ -120,21 +118,23 @@ def _read_npy(path: Path, known: Sequence[str]) -> Found:
 
 def _read_npz(path: Path, known: Sequence[str]) -> Found:
     with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:  # the first says what is no archive
-        tables, named = list(_tables(archive)), [name for name in FEATURES if name in archive]
-        tables = [name for name in named if name in tables][:1] or tables or named[:1]
-        if len(tables) != 1:
-            raise ValueError(
-                f"it holds {listing(archive.files)}: it is not clear which are the features; name them {FEATURES[0]!r}"
-            )
-        return archive[tables[0]], {name: archive[name] for name in columns.find(archive.files, known) if name != tables[0]}
+        name = _features([name for name in archive.files if _is_table(archive, name)], archive.files)
+        return archive[name], {one: archive[one] for one in columns.find(archive.files, known) if one != name}
 
 
-def _tables(archive: np.lib.npyio.NpzFile) -> Iterator[str]:
-    """The names of the 2-d arrays of numbers."""
-    for name in archive.files:
-        with suppress(ValueError):  # NumPy refuses arrays of Python objects
-            if archive[name].ndim == 2 and archive[name].dtype.kind in "fiubc":
-                yield name
+def _features(candidates: Sequence[str], all_names: Sequence[str]) -> str:
+    """The likeliest of the arrays, or of the columns of lists, that may be the features."""
+    named = [name for name in FEATURES if name in candidates] or candidates or [name for name in FEATURES if name in all_names]
+    if named and (len(named) == 1 or named[0] in FEATURES):
+        return named[0]
+    raise ValueError(f"it holds {listing(all_names)}: it is not clear which are the features; name them 'features'")
+
+
+def _is_table(archive: np.lib.npyio.NpzFile, name: str) -> bool:
+    """Whether it is a 2-d array of numbers; NumPy refuses arrays of Python objects."""
+    with suppress(ValueError):
+        return archive[name].ndim == 2 and archive[name].dtype.kind in "fiubc"
+    return False
 
 
 # -- Parquet -------------------------------------------------------------------------------------------------------------------
@@ -142,25 +142,17 @@ def _tables(archive: np.lib.npyio.NpzFile) -> Iterator[str]:
 
 def _read_parquet(path: Path, known: Sequence[str]) -> Found:
     table = pd.read_parquet(path, engine="pyarrow")
-    index = table.index
-    if columns.find([index.name], known):
+    if columns.find([table.index.name], known):
         table = table.reset_index()
-    elif (index.name is not None or index.dtype.kind not in "iuf") and index.nlevels == 1 and not columns.find(table, columns.IDS):
+    elif table.index.dtype.kind not in "iuf" and not columns.find(table, columns.IDS):
         table = table.reset_index(names="id")
     answers = [name for name in columns.find(table, columns.LABELS) if columns.plain(name) in known][:1]
     names = [name for name in columns.find(table, known) if columns.plain(name) not in columns.LABELS]
     found = {name: table[name].to_numpy() for name in (*names, *answers)}
     table = table.drop(columns=list(found))  # they are no features, whatever they are
-    lists = [name for name in table if _holds_lists(table[name])]
-    named = [name for name in LISTS if name in lists] or lists
-    if not named:
-        return _numbers(path, table), found
-    if len(named) > 1 and named[0] not in LISTS:
-        raise ValueError(f"several columns hold lists: {listing(lists)}. Name one of them {LISTS[0]!r}")
-    lengths = table[named[0]].map(len, na_action="ignore").unique().tolist()
-    if len(lengths) > 1:
-        raise ValueError(f"the lists of column {named[0]} are missing or of different lengths: {listing(lengths)}")
-    return np.stack(table[named[0]].to_list()), found
+    if lists := [name for name in table if _holds_lists(table[name])]:
+        return np.stack(table[_features(lists, lists)].to_list()), found
+    return _numbers(path, table), found
 
 
 def _holds_lists(column: pd.Series) -> bool:
@@ -175,8 +167,11 @@ def _numbers(path: Path, table: pd.DataFrame) -> np.ndarray:
     answers = [name for name in columns.find(numeric, columns.LABELS) if columns.plain(name) not in columns.MEASURED]
     features = [name for name in numeric if name not in answers]
     if not features:
-        raise ValueError(f"no column holds lists or numbers: {listing(table.columns)}. Name the one of lists {LISTS[0]!r}")
+        raise ValueError(f"no column holds lists or numbers: {listing(table.columns)}. Name the one of lists 'features'")
     if answers:
         log.warning("%s: columns %s look like answers, not like features; they are left out", path, listing(answers))
     log.info("%s: the features are its %s of numbers, %s", path, counted(len(features), "column"), listing(features))
     return table[features].to_numpy(dtype=float, na_value=np.nan)
+
+
+READERS = {".npy": _read_npy, ".npz": _read_npz, ".parquet": _read_parquet}

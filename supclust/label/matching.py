@@ -2,7 +2,6 @@
 
 import base64
 import functools
-import html
 import os
 import re
 import unicodedata
@@ -24,6 +23,8 @@ UPLOADS = re.compile(r"\A(?:.*/)?(?:data/upload|upload/[0-9]+)/(?=[^/]*\Z)")  # 
 PREFIX = re.compile(r"\A[0-9a-f]{8}-(?:(?:[0-9a-f]{4}-){3}[0-9a-f]{12}-)?")  # 1a2b3c4d-name.png, or a whole UUID
 CLASH = re.compile(r"_(?=\w*(?:[a-z\d][A-Z]|\d[a-z]))[A-Za-z\d]{7}(?=\.\w+\Z)")  # name_ZoqW18z.png: Django's, for a second name.png
 ROBOFLOW = re.compile(r"_(\w{3,4})\.rf\.[^/]+$")  # name_png.rf.1a2b3c4d.jpg
+
+Looker = Callable[[str, bool], tuple[set[int], str]]
 
 
 class Matched(NamedTuple):
@@ -48,8 +49,8 @@ def match(
     ids: (n,), distinct. aliases: id of an image that was left out as a copy -> id of the one that was kept. folder: around the ids.
     picked: ids that are done if they are listed, even without a label.
     An id is found as it stands, or with or without the ' of `safe`; else as a path of which as many folders agree as both have,
-    whatever its spelling, its suffix, and what Label Studio or Roboflow add to it; or with its folders joined by signs, as in
-    cat_001.jpg; always on condition that this is one image only. A path through other folders is another image.
+    whatever its spelling, its suffix, and what Label Studio or Roboflow add to it; always on condition that this is one image
+    only. A path through other folders is another image.
     """
     known = {name: position for position, name in enumerate(ids)}
     known |= {alias: known[name] for alias, name in aliases.items() if name in known and alias not in known}
@@ -81,82 +82,73 @@ def match(
 
 def _finder(known: Mapping[str, int], folder: Path | None) -> Callable[[Label], tuple[int | None, str]]:
     """A function that gives the position of an image, and PARTLY if not by its whole name; or None, and the reason."""
-    folders = {Path(os.path.abspath(folder)), folder.resolve()} if folder else set()
-    roots, parents = {_loosely(one.name) for one in folders}, {_loosely(one.parent.name) for one in folders}
-
-    @functools.cache
-    def index() -> dict[str, set[str]]:
-        """Ids by their paths with a / in front, by the last parts of these, and by all parts joined; as `_loosely` spells them."""
-        found = defaultdict(set)
-        for name in known:
-            path = f"/{_loosely(name)}"
-            for key in (path, *_ends(path), _joined(path)):
-                found[key].add(name)
-        return found
-
-    def look_up(path: str, elsewhere: bool) -> tuple[set[str], str]:
-        """The ids that a path may mean, in whatever spelling, and PARTLY if folders say that it may; or none, and the reason."""
-        ids, none = index(), set()
-        end = next((end for end in _ends(path) if f"/{end}" in ids), "")  # an image that the path leads to, through folders
-        *_, around, parent = "", "", *path.removesuffix(end).split("/")[:-1]
-        led = ids.get(f"/{end}", none)
-        if f"/{path}" in ids:
-            return ids[f"/{path}"], ""
-        if led and (parent in roots or not folders):
-            return led | ids.get(path, none), ""
-        if path in ids:
-            return ids[path], PARTLY
-        if led:
-            return (led, PARTLY) if elsewhere and around not in parents else (none, ELSEWHERE)
-        joined = ids.get(_joined(f"/{path}"), none)
-        if any("/" in _spelling(name) for name in joined):
-            return joined, PARTLY
-        return none, ELSEWHERE if "/" in path and path.rpartition("/")[2] in ids else UNKNOWN
-
-    @functools.cache
-    def meant(path: str, elsewhere: bool) -> tuple[set[int], str]:
-        """Their positions, two at most; of several ids, of those that agree without a change of letters, signs or suffix."""
-        found, how = look_up(_loosely(path), elsewhere)
-        same = {name for name in found if _agree(_spelling(name), _spelling(path))}
-        positions = sorted({known[name] for name in same or found})[:2]  # two are as unclear as many
-        return set(positions), how if same or not found else PARTLY
+    whole, partly = _looker(known, folder, _spelling), _looker(known, folder, _loosely)
 
     def find(one: Label) -> tuple[int | None, str]:
-        names, partly, reason = (one.id, *one.others), set(), UNKNOWN
+        names = (one.id, *one.others)
         for exact in (spelt for name in names for spelt in (name, unsafe(name), safe(name))):  # a ' may have been meant
             if exact in known:
                 return known[exact], ""
-        for name in names:
-            # Of another machine, a folder may have another name.
-            absolute = ABSOLUTE.match(name) and LOCAL_FILES not in name and not os.path.isfile(name)
-            for path in _paths(name):
-                found, how = meant(path, bool(absolute))
-                if len(found) == 1 and not how:
-                    return min(found), ""
-                partly |= found
-                reason = how if how == ELSEWHERE else reason
-        return (partly.pop(), PARTLY) if len(partly) == 1 else (None, UNCLEAR if partly else reason)
+        paths = [(path, foreign) for name in names for foreign in [_is_foreign(name)] for path in _paths(name)]
+        for look_up in (whole, partly):
+            found = [look_up(path, foreign) for path, foreign in paths]
+            sure = [positions for positions, how in found if len(positions) == 1 and not how]
+            if sure and look_up is whole:
+                return min(sure[0]), ""
+            if candidates := set().union(*(positions for positions, _ in found)):
+                return (candidates.pop(), PARTLY) if len(candidates) == 1 else (None, UNCLEAR)
+        return None, ELSEWHERE if any(how == ELSEWHERE for _, how in found) else UNKNOWN
 
     return find
 
 
+def _looker(known: Mapping[str, int], folder: Path | None, spell: Callable[[str], str]) -> Looker:
+    """A function that gives the positions that a path may mean, and PARTLY if only folders differ; or none, and the reason."""
+    roots = {spell(one.name) for one in (Path(os.path.abspath(folder)), folder.resolve())} if folder else set()
+
+    @functools.cache
+    def index() -> dict[str, set[int]]:
+        """Positions by whole paths, with a / in front, and by their last parts; two of many, which are as unclear."""
+        found = defaultdict(set)
+        for name, position in known.items():
+            path = f"/{spell(name)}"
+            for key in (path, *_ends(path)):
+                if len(found[key]) < 2:
+                    found[key].add(position)
+        return found
+
+    def look_up(path: str, foreign: bool) -> tuple[set[int], str]:
+        ids, path = index(), spell(path)
+        if f"/{path}" in ids:
+            return ids[f"/{path}"], ""
+        end = next((end for end in _ends(path) if f"/{end}" in ids), "")  # an image that the path leads to, through folders
+        if end and (path.removesuffix(f"/{end}").rpartition("/")[2] in roots or not roots):
+            return ids[f"/{end}"] | ids.get(path, set()), ""
+        if path in ids:
+            return ids[path], PARTLY
+        if end and foreign:
+            return ids[f"/{end}"], PARTLY
+        return set(), ELSEWHERE if "/" in path and path.rpartition("/")[2] in ids else UNKNOWN
+
+    return look_up
+
+
+def _is_foreign(name: str) -> bool:
+    """Whether it is a path of another machine, where folders may have other names."""
+    return bool(ABSOLUTE.match(name)) and LOCAL_FILES not in name and not os.path.isfile(name)
+
+
 def _ends(path: str) -> Iterator[str]:
     """The path without its first folder, without its first two, ..."""
-    start = path.find("/") + 1
-    while start:
-        yield path[start:]
-        start = path.find("/", start) + 1
+    while "/" in path:
+        path = path.partition("/")[2]
+        yield path
 
 
 def _spelling(name: str) -> str:
     """One spelling of what programs and file systems spell in several ways."""
     path = unicodedata.normalize("NFC", name).replace("\\", "/").strip()
     return BEGINNING.sub("", path) or path
-
-
-def _agree(one: str, other: str) -> bool:
-    """Whether one path ends with the other."""
-    return f"/{one}".endswith(f"/{other}") or f"/{other}".endswith(f"/{one}")
 
 
 def _loosely(name: str) -> str:
@@ -166,25 +158,15 @@ def _loosely(name: str) -> str:
     return folder + slash + plain_number(stem if suffix in SUFFIXES else file)
 
 
-def _joined(path: str) -> str:
-    """Its folders and the signs in its names are alike, and numbers are without zeros in front."""
-    return re.sub(r"[-_/]+(0+(?=\d))?", "_", path)
-
-
 def _paths(name: str) -> Iterable[str]:
     """The paths that a path or an address may mean, the likeliest first."""
     if signed := re.search("[?&]fileuri=([^&]+)", name):
         with suppress(ValueError):
             name = base64.b64decode(unquote(signed[1])).decode()
-    found = []
-    for text in dict.fromkeys((name, html.unescape(name))):
-        address = re.sub("^[^/]*://[^/]*/", "", text)  # without host or bucket
-        path = unquote(re.split("[?#]", address)[0])
-        if LOCAL_FILES in text:
-            path = text.partition(LOCAL_FILES)[2]
-            found += [unquote(path), unquote(path.partition("&")[0]), path]
-        else:
-            found += [path, address] if address != text else [text, unquote(text), path]
+    path = name.partition(LOCAL_FILES)[2] or re.sub("^[^/]*://[^/]*/", "", name)  # without host or bucket
+    found = [path, unquote(path), unquote(re.split("[?#&]", path)[0])]
+    if path != name:  # of an address
+        found.reverse()
     return dict.fromkeys([*found, *map(_original, found)])
 
 

@@ -15,6 +15,7 @@ from scipy.special import log_softmax
 
 from supclust import kept, learners, method
 from supclust.images import files as images
+from supclust.images.files import MARKER
 from supclust.label import labeling, results, sources, suggestion_sheet
 from supclust.label.annotations import CONTROL
 from supclust.label.request import Request
@@ -118,7 +119,7 @@ def groups(suggested: Suggested) -> list[Group]:
 
 def run(request: Request) -> Suggested:
     """Write suggestions for the images of a round, or of embeddings, into request.out; errors are those of `labeling.run`."""
-    if request.source.is_dir() and not images.is_round(request.source):
+    if request.source.is_dir() and not (request.source / MARKER).is_file():
         raise ValueError(f"{request.source} is not the folder of a round: supclust label {request.source} --out ROUND makes one")
     with results.writing(request, FILES) as folder:
         source = sources.read(request)
