@@ -125,7 +125,7 @@ OPTIONS = {
     "--keep-duplicates": dict(action="store_true", help="near-duplicates may be picked, too (default: one of each group)"),
     "--explain": dict(action="store_true", help="print why each image was picked"),
     "--force": dict(action="store_true", help="overwrite the results of another run"),
-    "--images": dict(type=_path, metavar="DIR", help="the folder of images that the ids of embeddings name"),
+    "--images": dict(dest="pictures", type=_path, metavar="DIR", help="the folder of images that the ids of embeddings name"),
     "--encoder": dict(default="auto", metavar="NAME", help="photos (default, if installed), simclr, timm:NAME, a .safetensors"),
     "--train-minutes": dict(type=float, metavar="M", help="of SimCLR (default: 20; 0: no training)"),
     "--train-epochs": dict(type=int, metavar="N", help="instead: the same on every machine"),
@@ -180,19 +180,12 @@ def _label(options: argparse.Namespace) -> int:
     """
     from supclust.label import contact_sheet, labeling
 
-    request = labeling.Request(
-        source=options.source, out=options.out or Path("picks"), budget=options.budget, labeled=tuple(options.labeled),
-        classes=tuple(options.classes), strategy=options.strategy, seed=options.seed, pictures=options.images, force=options.force,
-        keep_duplicates=options.keep_duplicates, per_class_min=options.per_class_min, copy=options.copy, added=options.added,
-        id_column=options.id_column, label_column=options.label_column,
-        encoder=labeling.EncoderOptions(
-            options.encoder, options.train_minutes, options.train_epochs, options.from_scratch, options.download
-        ),
-    )  # fmt: skip
+    encoder = options.encoder, options.train_minutes, options.train_epochs, options.from_scratch, options.download
+    request = labeling.Request.of(options, out=options.out or Path("picks"), encoder=labeling.EncoderOptions(*encoder))
     found = labeling.run(request)
     for pick in found.picks if options.explain else ():
         name = contact_sheet.visible(found.source.ids[pick.point])
-        print(f"{pick.order}. {name}\n{textwrap.indent(labeling.explain(found, pick), '   ')}")
+        print(f"{pick.order}. {name}\n{textwrap.indent(pick.why, '   ')}")
     print(request.out / labeling.SHEET)
     return _open(argparse.Namespace(round=request.out)) if options.open else 0
 
@@ -214,12 +207,8 @@ def _suggest(options: argparse.Namespace) -> int:
     from supclust.label import suggesting
     from supclust.label.request import Request
 
-    source = options.source
-    request = Request(
-        source=source, out=options.out or (source if source.is_dir() else source.parent) / "suggestions",
-        labeled=tuple(options.labeled), classes=tuple(options.classes), pictures=options.images, force=options.force,
-        id_column=options.id_column, label_column=options.label_column,
-    )  # fmt: skip
+    beside = options.source if options.source.is_dir() else options.source.parent
+    request = Request.of(options, out=options.out or beside / "suggestions")
     suggesting.run(request)
     print(request.out / suggesting.SUGGESTIONS)
     return 0

@@ -44,8 +44,8 @@ def card(k: int, **changes) -> Card:
         "why": f"Reason {k}.\nAnother one.",
     }
     values |= {name: changes.pop(name) for name in values if name in changes}
-    scores = {"cluster": k + 100, "cluster_size": 1412, "size_rank": 1, "labeled": 0, "rank": 12, "typicality": 1.25, "sup": -0.5}
-    return Card(Pick(**{"order": k, "point": k, **scores, "typical": (), "near": ()} | changes), **values)
+    scores = {"cluster": k + 100, "cluster_size": 1412, "rank": 12, "typicality": 1.25, "sup": -0.5}
+    return Card(Pick(**{"order": k, "point": k, **scores} | changes), **values)
 
 
 def sheet(cards, **changes) -> Sheet:

@@ -37,42 +37,40 @@ def bursts(n=30, size=4, d=16):
     return np.repeat(rng.standard_normal((n, d)), size, axis=0) + 0.01 * rng.standard_normal((n * size, d))
 
 
-IMAGES = {"kind": "images", "encoder": "SimCLR, 3 epochs on these images"}
+SIMCLR = "SimCLR, 3 epochs on these images"
 
 
 @pytest.mark.parametrize("many", [20_000, 50])
 def test_bursts_are_groups_also_where_clusters_are_searched(many, monkeypatch):
     monkeypatch.setattr(duplicates, "MANY", many)
-    group = duplicates.find(strategies.Pool(bursts()), 5, IMAGES)
+    group = duplicates.find(strategies.Pool(bursts()), 5, SIMCLR)
     assert group.tolist() == [4 * (i // 4) for i in range(120)]
 
 
 @pytest.mark.parametrize(
-    ("kind", "encoder", "cosine", "near"),
+    ("encoder", "cosine", "near"),
     [
-        ("images", "tf_efficientnet_lite0 of timm, pretrained", 0.94, True),
-        ("images", "tf_efficientnet_lite0 of timm, pretrained", 0.92, False),
-        ("images", "CIFAR-10 encoder of the package, not trained further", 0.97, True),
-        ("images", "CIFAR-10 encoder of the package, not trained further", 0.95, False),
-        ("images", "SimCLR, 3 epochs on these images", 0.985, True),
-        ("images", "SimCLR, 3 epochs on these images", 0.975, False),
-        ("embeddings", "given embeddings", 0.999, False),
-        ("embeddings", "given embeddings", 1.0, True),
+        ("tf_efficientnet_lite0 of timm, pretrained", 0.94, True),
+        ("tf_efficientnet_lite0 of timm, pretrained", 0.92, False),
+        ("CIFAR-10 encoder of the package, not trained further", 0.97, True),
+        ("CIFAR-10 encoder of the package, not trained further", 0.95, False),
+        ("SimCLR, 3 epochs on these images", 0.985, True),
+        ("SimCLR, 3 epochs on these images", 0.975, False),
+        ("given embeddings", 0.999, False),
+        ("given embeddings", 1.0, True),
     ],
 )
-def test_what_is_near_depends_on_the_encoder(kind, encoder, cosine, near):
+def test_what_is_near_depends_on_the_encoder(encoder, cosine, near):
     points = np.eye(9)
     points[1, :2] = cosine, (1 - cosine**2) ** 0.5
-    found = duplicates.find(strategies.Pool(points), 1, {"kind": kind, "encoder": encoder})
+    found = duplicates.find(strategies.Pool(points), 1, encoder)
     assert found.tolist() == [0, 0 if near else 1, *range(2, 9)]
 
 
 def test_images_that_all_look_alike_to_the_encoder_are_near_only_if_they_are_nearer_than_usual():
     alike = np.random.default_rng(0).standard_normal((40, 64)) + 5  # cosines of 0.96
     copies = alike[:10] + 0.1 * np.random.default_rng(1).standard_normal((10, 64))
-    group = duplicates.find(
-        strategies.Pool(np.concatenate([alike, copies])), 5, {"kind": "images", "encoder": "efficientnet_lite0"}
-    )
+    group = duplicates.find(strategies.Pool(np.concatenate([alike, copies])), 5, "efficientnet_lite0")
     assert group.tolist() == [*range(40), *range(10)]
 
 
@@ -94,7 +92,7 @@ def test_of_each_group_the_first_candidate_is_left_and_none_of_those_that_are_do
 def test_what_is_told_of_groups():
     def told(features):
         pool = strategies.Pool(features)
-        return duplicates.facts(pool, duplicates.find(pool, 1, IMAGES))
+        return duplicates.facts(pool, duplicates.find(pool, 1, SIMCLR))
 
     assert told(np.eye(16)) == {}
     assert told(bursts(3)) == {"Near-duplicates": "of 12 images, 9 repeat another one; the largest group has 4"}

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.optimize import curve_fit
 
 from supclust import learners
@@ -69,16 +70,15 @@ def test_the_curve_is_the_one_that_least_squares_find():
     accuracy = palm(x, 0.8, 0.4, 0.3, 0.8) + 0.01 * np.random.default_rng(0).standard_normal(8)
     bounds = [0, 0, 0, 0.1], [1, 1, 3, 2]
     found, _ = curve_fit(palm, x, accuracy, [0.8, 0.5, 0.5, 0.8], 1 / np.sqrt(x), bounds=bounds)
-    expected = palm(9, *found) - palm(8, *found)
-    gain = progress.expected_gain([Known(20 * k, a, 2000.0 * k) for k, a in zip(x.tolist(), accuracy, strict=True)], 20)
-    assert gain.mean == pytest.approx(expected, abs=0.003)
-    assert gain.low <= gain.mean <= gain.high < 0.03
-    unsure = progress.expected_gain([Known(20 * k, a, 5.0 * k) for k, a in zip(x.tolist(), accuracy, strict=True)], 20)
-    assert unsure.high - unsure.low > 3 * (gain.high - gain.low)
+    gain = progress.expected_gain([Known(20 * k, a, 5.0 * k) for k, a in zip(x.tolist(), accuracy, strict=True)], 20)
+    assert gain.mean == pytest.approx(palm(9, *found) - palm(8, *found), abs=0.001)
+    missed = [(accuracy[k] - accuracy[k - 1] - palm(k + 1, *found) + palm(k, *found)) ** 2 * (k + 1) / 8 for k in range(1, 8)]
+    assert gain.high - gain.mean == pytest.approx(stats.t(7).ppf(0.975) * np.mean(missed) ** 0.5, rel=0.1)
+    assert gain.low + gain.high == pytest.approx(2 * gain.mean)
 
 
 @pytest.mark.parametrize("accuracy", [[0, 0, 0, 0], [1, 1, 1, 1], [0.9, 0.7, 0.5, 0.3], [0.2, 0.9, 0.1, 0.8]])
 def test_whatever_the_curve_the_gain_is_one_that_is_possible(accuracy):
     gain = progress.expected_gain([Known(10 * k, a, 8.0) for k, a in enumerate(accuracy, start=1)], 10**6)
     assert 0 <= gain.mean <= 1
-    assert 0 <= gain.low <= gain.high <= 1
+    assert gain.low <= gain.mean <= gain.high

@@ -12,7 +12,7 @@ from scipy.spatial.distance import cdist, pdist
 
 from supclust import __main__
 from supclust.images.files import MARKER
-from supclust.label import embeddings, labeling, rare, results
+from supclust.label import embeddings, rare, results
 from supclust.label.embeddings import Embeddings
 from supclust.pool import Pool
 from tests.conftest import make_blobs
@@ -145,20 +145,11 @@ def test_after_rounds_the_page_says_what_labels_brought(tmp_path, caplog):
     assert "New labels" not in about
 
 
-@pytest.mark.parametrize("known", [None, "five", [5], [[5, 0.5]], [[5, "x", 1]], [[5, -1, 1]]])
-def test_a_record_whose_rounds_are_damaged_is_named(tmp_path, known):
-    run(write_points(tmp_path / "points.npz"), tmp_path / "first")
-    record = json.loads((tmp_path / "first" / MARKER).read_text())
-    (tmp_path / "first" / MARKER).write_text(json.dumps(record | {"known": known}))
-    with pytest.raises(ValueError, match=rf"{MARKER} is damaged"):
-        run(tmp_path / "first", tmp_path / "second")
-
-
 def test_rounds_of_earlier_versions_go_on(tmp_path):
     run(write_points(tmp_path / "points.npz"), tmp_path / "first")
     record = json.loads((tmp_path / "first" / MARKER).read_text())
     del record["known"]
     (tmp_path / "first" / MARKER).write_text(json.dumps(record))
     found = run(tmp_path / "first", tmp_path / "second", labeled=(answer(tmp_path / "first", tmp_path / "labels.csv"),))
-    assert [known.labels for known in found.known] == [5]
-    assert labeling.explain(found, found.picks[0])
+    assert [known.labels for known in found.source.known] == [5]
+    assert len(found.picks) == 5

@@ -1,9 +1,7 @@
 """Near-duplicates: frames of a burst, copies in another size or compression. A label of one of them is a label of all."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,9 +13,9 @@ from supclust.pool import Pool
 log = logging.getLogger(__name__)
 
 # Cosines from which images are near-duplicates, by what the encoder is called (docs/label.md has the measurements).
-NEAR = {"efficientnet_lite0": 0.93, "not trained further": 0.96}
+SAME = 0.9999  # features that do not differ
+NEAR = {"efficientnet_lite0": 0.93, "not trained further": 0.96, "given embeddings": SAME}
 OTHERS = 0.98  # encoders that were trained on these images, which see small differences as nothing, or are not known
-SAME = 0.9999  # the cosine of features that do not differ
 SOME, CLOSER = 500, 0.1  # points whose pairs tell how far images lie apart, and the share of it at which they are near
 ROWS = 1024  # points that are compared with all others at once
 MANY = 20_000  # points, above which they are compared inside of clusters only
@@ -40,17 +38,16 @@ def groups(points: np.ndarray, threshold: float) -> np.ndarray:
     return first
 
 
-def find(pool: Pool, budget: int, about: Mapping[str, Any]) -> np.ndarray:
+def find(pool: Pool, budget: int, encoder: str) -> np.ndarray:
     """The groups (n,) of a pool, as in `groups`; of more than MANY points, in each cluster of a query of that budget.
 
-    about: what made the features, see Source. Where all images look alike to an encoder, as digits do, its threshold is higher; of
+    encoder: what made the features. Where all images look alike to an encoder, as digits do, its threshold is higher; of
     features that were given, only those are grouped that show no difference.
     """
     found = np.arange(len(pool.features))
     some = pool.normalised[found[:: 1 + len(found) // SOME]]
-    near = next((near for name, near in NEAR.items() if name in about["encoder"]), OTHERS)
-    near = max(near, 1 - CLOSER * (1 - np.median(some @ some.T)))
-    threshold = min(near, SAME) if about["kind"] == "images" else SAME
+    near = next((near for name, near in NEAR.items() if name in encoder), OTHERS)
+    threshold = min(SAME, max(near, 1 - CLOSER * (1 - np.median(some @ some.T))))
     for members in [found] if len(found) <= MANY else pool.clusters_for(budget).members:
         members = np.sort(members)  # clusters have an order of their own
         found[members] = members[groups(pool.normalised[members], threshold)]

@@ -91,14 +91,12 @@ def _embed_by_own(images: Images, folder: Path, options: EncoderOptions, seed: i
     """Features by SimCLR (Chen et al. 2020), ResNet-18 on 32 pixels, where there are enough images and time to train it."""
     start = None if options.scratch else simclr.load_weights(kept.shipped_weights("cifar10"))
     few, untrained = len(images) < FEWEST, options.epochs is None and options.minutes == 0
-    if start is None and few:
-        few_images = counted(len(images), "image is", "images are")
-        raise ValueError(f"{few_images} too few to train an encoder from scratch: {FEWEST} are needed")
+    if (few or untrained) and options.scratch:
+        raise ValueError(f"an encoder from scratch has to be trained, on {FEWEST} images at least: start from the CIFAR-10 encoder")
     if few or untrained:
         why = "" if untrained else ": too few images"
         return features.embed(start, images), {"encoder": f"CIFAR-10 encoder of the package, not trained further{why}"}
-    config = _recipe(images, folder, options, seed, start, force)
-    encoder = _trained(images, folder, options, config, start)
+    encoder = _trained(images, folder, options, seed, start, force)
     origin = "from scratch" if start is None else "from the CIFAR-10 encoder of the package"
     done, seconds = len(encoder.history), sum(epoch["seconds"] for epoch in encoder.history)
     return features.embed(encoder, images), {
@@ -109,10 +107,25 @@ def _embed_by_own(images: Images, folder: Path, options: EncoderOptions, seed: i
     }
 
 
-def _trained(images: Images, folder: Path, options: EncoderOptions, config: SimCLR, start: Encoder | None) -> Encoder:
-    """A training that is over is read, a stopped one goes on."""
-    done = folder / WEIGHTS
+def _trained(images: Images, folder: Path, options: EncoderOptions, seed: int, start: Encoder | None, force: bool) -> Encoder:
+    """A training in this folder that is over is read, and a stopped one goes on; one of other images or settings is in the way."""
+    done, recipe = folder / WEIGHTS, folder / RECIPE
+    settings = {name: getattr(options, name) for name in ("minutes", "epochs", "scratch")}
+    asked = {"images": simclr.images_checksum(images), **settings, "seed": seed}
+    found = kept.read(recipe)
+    if not found or found[1] != asked:
+        there = [file for file in (done, recipe, *folder.glob(f"*{simclr.CHECKPOINT}")) if file.exists()]
+        if there and not force:
+            raise ValueError(
+                f"{folder} holds {there[0].name} of a training on other images or with other settings: give those again to go on "
+                "with it, name another folder, or begin anew with --force"
+            )
+        for file in there:
+            file.unlink()
+        found = asdict(_plan(images, options, seed, start)), asked
+        kept.write(recipe, *found)
     if not done.exists():
+        config = SimCLR(**found[0])
         limit = None if options.epochs else 1.2 * options.minutes  # the plan is for less, but other work may slow it down
         encoder = simclr.train(images, config, folder, start=start, minutes=limit, compiled=False)
         if not encoder.finished:
@@ -121,26 +134,6 @@ def _trained(images: Images, folder: Path, options: EncoderOptions, config: SimC
         for checkpoint in folder.glob(f"*{simclr.CHECKPOINT}"):
             checkpoint.unlink()
     return simclr.load_weights(done)
-
-
-def _recipe(images: Images, folder: Path, options: EncoderOptions, seed: int, start: Encoder | None, force: bool) -> SimCLR:
-    """What an earlier training in this folder was to be, if it was of the same images and settings; otherwise planned now."""
-    settings = {name: getattr(options, name) for name in ("minutes", "epochs", "scratch")}
-    asked = {"images": simclr.images_checksum(images), **settings, "seed": seed}
-    found = kept.read(folder / RECIPE)
-    if found and found[1] == asked:
-        return SimCLR(**found[0])
-    there = [file for file in (folder / WEIGHTS, folder / RECIPE, *folder.glob(f"*{simclr.CHECKPOINT}")) if file.exists()]
-    if there and not force:
-        raise ValueError(
-            f"{folder} holds {there[0].name} of a training on other images or with other settings: give those again to go on "
-            "with it, name another folder, or begin anew with --force"
-        )
-    for file in there:
-        file.unlink()
-    config = _plan(images, options, seed, start)
-    kept.write(folder / RECIPE, asdict(config), asked)
-    return config
 
 
 def _plan(images: Images, options: EncoderOptions, seed: int, start: Encoder | None) -> SimCLR:

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
@@ -17,10 +17,10 @@ from supclust.label.annotations import Columns, Label, counted, listing
 from supclust.label.matching import Matched
 from supclust.label.request import EncoderOptions, Request
 from supclust.label.results import HANDED_OUT, RESULTS, SHEET
-from supclust.label.rounds import Pick, Round, describe, explain
+from supclust.label.rounds import Pick, Round
 from supclust.label.sources import Source
 
-__all__ = ["RESULTS", "SHEET", "EncoderOptions", "Pick", "Request", "Round", "explain", "run"]
+__all__ = ["RESULTS", "SHEET", "EncoderOptions", "Pick", "Request", "Round", "run"]
 
 log = logging.getLogger(__name__)
 
@@ -32,49 +32,45 @@ def run(request: Request) -> Round:
     then, except an encoder that was trained. Nothing is written outside of out, except weights that are downloaded, and a note of
     the picks in the first round of the chain.
     """
-    results.check(request)
-    copies.check(request.copy, request.source)
     with ExitStack() as held:
-        held.enter_context(results.held(request.out))
-        results.check(request)  # again, as another run may have ended meanwhile
-        given = list(_read_labels(request))
-        source = sources.read(request)
+        copies.check(request.copy, request.source)
+        folder = held.enter_context(results.writing(request))
+        given, source = read_labels(request), sources.read(request)
         copies.check(request.copy, source.folder)
-        results.check_stays(request, [source.kept, *request.labeled])
         _log_skipped(source)
-        if source.first and os.access(source.first, os.W_OK):
+        if source.first:
             held.enter_context(FileLock(source.first / f".{HANDED_OUT}.lock"))  # rounds of one chain wait for each other
         others = _picked_by_others(request, source)
-        matched = _match(source, given, others)
+        matched, labels = match(request, source, given, others)
         if source.first:
             source = replace(source, earlier=(*source.earlier, *others))
-        labels, labeled = _known(source, matched, (*request.classes, *source.classes))
-        candidates = _candidates(source, labeled, request.budget)
+        labeled, candidates = _divided(source, matched, labels, request.budget)
         source = source.embedded(request.out)
         strategy = request.strategy_for(labels)
         if request.per_class_min:
             _warn_of_unknown(labels, (*request.classes, *source.classes))
-        pool = _pool(source, labeled, candidates, strategy, request.seed)
-        group = duplicates.find(pool, request.budget, source.about)
-        alike = duplicates.facts(pool, group)
-        for fact in alike.values():
-            log.warning("%s", fact)
+        settings = strategies.Settings(**strategies.parse(strategy)[1])
+        try:
+            pool = strategies.Pool(source.features, labeled, request.seed, settings, candidates=candidates)
+        except ValueError as error:
+            raise ValueError(f"{source.about['name']}: {error}") from error
+        group = duplicates.find(pool, request.budget, source.about["encoder"])
+        facts = duplicates.facts(pool, group)
         if not request.keep_duplicates:
             pool = duplicates.one_of_each(pool, group, request.budget)
         points, wanted = query(pool, labels, strategy, request.budget, request.per_class_min)
-        picks = describe(pool, points, request.budget, group)
-        known, learned = source.known, {}
         if len(set(labels.values())) > 1:
             from supclust.label import progress  # scikit-learn takes seconds to import
 
-            known, learned = progress.report(pool.points, labels, known, request.budget)
-            for name, fact in learned.items():
-                log.info("%s: %s", name, fact)
-        found = Round(request, source, pool, picks, labels, matched.problems, alike, wanted, known, learned)
-        results.write(found)
+            known, learned = progress.report(pool.points, labels, source.known, request.budget)
+            source, facts = replace(source, known=known), learned | facts
+        for name, fact in facts.items():
+            log.info("%s: %s", name, fact)
+        found = Round(request, source, pool, points, group, labels, matched.problems, wanted, facts)
+        results.write(found, folder)
         _hand_out(found, others)
-        if request.copy:
-            copies.copy_by_label([(source.ids[pick.point], source.files[pick.point], "") for pick in picks], request.copy)
+    if request.copy:
+        copies.copy_by_label([(source.ids[point], source.files[point], "") for point in points], request.copy)
     return found
 
 
@@ -105,36 +101,33 @@ def _picked_by_others(request: Request, source: Source) -> dict[str, str]:
 
 def _hand_out(found: Round, others: Mapping[str, str]) -> None:
     """Note the picks in the first round of the chain; where this is the first, say which rounds beside it picked the same."""
-    picks = [found.source.ids[pick.point] for pick in found.picks]
+    picks = [found.source.ids[point] for point in found.points]
     for name, same in Counter(others[pick] for pick in picks if pick in others).items():
         log.info("%s picked %s of these, too: go on from there to get others", name, counted(same, "image"))
     if first := found.source.first:
         own = results.relative(found.request.out, first)
-        try:
-            kept.write(first / HANDED_OUT, {**others, **dict.fromkeys(picks, own)}, None)
-        except OSError as error:
-            log.warning("other rounds may pick the same: %s cannot be written (%s)", first / HANDED_OUT, error.strerror)
+        kept.write(first / HANDED_OUT, {**others, **dict.fromkeys(picks, own)}, None)
 
 
 # -- labels --------------------------------------------------------------------------------------------------------------------
 
 
-def labels_of(source: Source, request: Request) -> tuple[Matched, dict[int, str]]:
-    """What the files of a request say about the images, and the labels by point, with those of earlier rounds."""
-    matched = _match(source, list(_read_labels(request)), ())
-    return matched, _known(source, matched, (*request.classes, *source.classes))[0]
-
-
-def _read_labels(request: Request) -> Iterator[Label]:
+def read_labels(request: Request) -> list[Label]:
+    """What the files of a request say."""
+    given = []
     for path in request.labeled:
-        given = annotations.read(path, Columns(request.id_column, request.label_column, request.classes))
-        if not any(one.label for one in given):
-            log.warning("%s has no labels (it lists %s)", path, counted(len({one.id for one in given}), "image"))
-        yield from given
+        labels = annotations.read(path, Columns(request.id_column, request.label_column, request.classes))
+        if not any(one.label for one in labels):
+            log.warning("%s has no labels (it lists %s)", path, counted(len({one.id for one in labels}), "image"))
+        given += labels
+    return given
 
 
-def _match(source: Source, given: Sequence[Label], picked: Collection[str]) -> Matched:
-    """Which images the labels mean; ValueError if none."""
+def match(request: Request, source: Source, given: Sequence[Label], picked: Collection[str] = ()) -> tuple[Matched, dict[int, str]]:
+    """Which images the given labels mean, and all labels by point, those of earlier rounds first; ValueError if no image is meant.
+
+    picked: ids that are done if they are listed, even without a label.
+    """
     around = source.folder if source.about.get("kind") == "images" else None
     found = matching.match(given, source.ids, source.copies, around, picked)
     files = ", ".join(dict.fromkeys(label.file for label in given))
@@ -152,22 +145,13 @@ def _match(source: Source, given: Sequence[Label], picked: Collection[str]) -> M
         some = listing((f"{image}: {problem}" for image, problem in found.problems.items()), str)
         number = counted(len(found.problems), "image has", "images have")
         log.warning("%s no single label (see %s): %s", number, results.SKIPPED, some)
-    return found
-
-
-def _known(source: Source, matched: Matched, classes: Collection[str]) -> tuple[dict[int, str], np.ndarray]:
-    """Labels by point, and all the points that are done: labelled, picked in earlier rounds, or skipped by an annotator."""
-    points = {name: point for point, name in enumerate(source.ids)}
-    earlier = {points[name]: label for name, label in source.labels.items() if name in points}
-    labels = earlier | matched.labels
+    earlier = {point: source.labels[name] for point, name in enumerate(source.ids) if name in source.labels}
+    labels = earlier | found.labels
     if changed := sum(labels[point] != label for point, label in earlier.items()):
         log.warning("%s replaced", counted(changed, "label of an earlier round is", "labels of earlier rounds are"))
-    done = {*matched.done, *(points[name] for name in source.earlier if name in points)} - set(labels)
-    if done:
-        log.warning("%s without a label, picked or skipped in some round: not picked again", counted(len(done), "image"))
     if labels:
-        _log_classes(Counter(labels.values()), len(earlier), classes)
-    return labels, np.array(sorted({*labels, *done}), dtype=np.int64)
+        _log_classes(Counter(labels.values()), len(earlier), (*request.classes, *source.classes))
+    return found, labels
 
 
 def _log_classes(counts: Counter[str], earlier: int, named: Collection[str]) -> None:
@@ -181,27 +165,24 @@ def _log_classes(counts: Counter[str], earlier: int, named: Collection[str]) -> 
         log.warning("classes that differ in case, blanks or signs only: %s. Are they meant to be one?", listing(pairs))
 
 
-def _candidates(source: Source, labeled: np.ndarray, budget: int) -> np.ndarray:
-    """The points that may be picked: not done, and where images are looked at, with an image that is still there."""
-    n, there = len(source.ids), np.array([file is None or os.path.isfile(file) for file in source.files])
-    if not there.all():
-        log.warning("%s no longer there, and not picked", counted(np.count_nonzero(~there), "image is", "images are"))
-    there[labeled] = False
-    left = np.count_nonzero(there)
-    if left == 0:
-        raise ValueError(f"nothing is left to pick: of {counted(n, 'image')}, all are labelled or picked already")
-    if budget > left:
-        done = f", of which {len(labeled)} labelled or picked already" if len(labeled) else ""
-        raise ValueError(f"the budget is {budget}, but the pool has {counted(n, 'image')}{done}: at most --budget {left}")
-    return np.flatnonzero(there)
+# -- picks ---------------------------------------------------------------------------------------------------------------------
 
 
-def _pool(source: Source, labeled: np.ndarray, candidates: np.ndarray, strategy: str, seed: int) -> strategies.Pool:
-    settings = strategies.Settings(**strategies.parse(strategy)[1])
-    try:
-        return strategies.Pool(source.features, labeled, seed, settings, candidates=candidates)
-    except ValueError as error:
-        raise ValueError(f"{source.about['name']}: {error}") from error
+def _divided(source: Source, matched: Matched, labels: Mapping[int, str], budget: int) -> tuple[np.ndarray, np.ndarray]:
+    """The points that are done: labelled, picked or skipped in some round; and of the others, those whose image is still there."""
+    points = {name: point for point, name in enumerate(source.ids)}
+    done = {*labels, *matched.done, *(points[name] for name in source.earlier if name in points)}
+    if without := len(done) - len(labels):
+        log.warning("%s without a label, picked or skipped in some round: not picked again", counted(without, "image"))
+    left = np.array([file is None or os.path.isfile(file) for file in source.files])
+    if not left.all():
+        log.warning("%s no longer there, and not picked", counted(np.count_nonzero(~left), "image is", "images are"))
+    left[[*done]] = False
+    if budget > (number := np.count_nonzero(left)):
+        already = f", of which {len(done)} labelled or picked already" if done else ""
+        most = f"at most --budget {number}" if number else "nothing is left to pick"
+        raise ValueError(f"the budget is {budget}, but the pool has {counted(len(left), 'image')}{already}: {most}")
+    return np.array(sorted(done), dtype=np.int64), np.flatnonzero(left)
 
 
 def query(

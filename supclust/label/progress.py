@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
+from scipy.optimize import least_squares
 from sklearn.metrics import pairwise_distances_argmin
 
 from supclust import learners
@@ -12,9 +13,8 @@ from supclust.analysis import Interval
 
 FOLDS = 10
 LEAST = 4  # rounds that determine the four parameters of a curve
-DRAWS = 1000
-# The curves of PALM (Machnio, Nielsen & Ghazi, ICCV 2025), A_max (1 - (1 - delta)^((B / b + alpha)^beta)), without their A_max.
-DELTA, ALPHA, BETA = np.meshgrid(1 - np.exp(-np.geomspace(1e-3, 4, 30)), np.linspace(0, 3, 7), np.linspace(0.1, 2, 20))
+START = 0.8, 0.5, 0.5, 0.8
+BOUNDS = [0, 0, 0, 0.1], [1, 1, 3, 2]  # of these parameters, in the order of `palm`
 
 
 class Known(NamedTuple):
@@ -65,19 +65,19 @@ def _predicted(points: np.ndarray, classes: np.ndarray, hidden: np.ndarray) -> n
     return head.predict(points[hidden]) == classes[hidden]
 
 
+def palm(turn: np.ndarray, highest: float, delta: float, alpha: float, beta: float) -> np.ndarray:
+    """The curve of PALM (Machnio, Nielsen & Ghazi, ICCV 2025): accuracy after a number of rounds of equal size."""
+    return highest * (1 - (1 - delta) ** ((turn + alpha) ** beta))
+
+
 def expected_gain(rounds: Sequence[Known], more: int) -> Interval:
     """What more labels add to the accuracy, by the curve of PALM that is nearest to the rounds so far (at least LEAST).
 
-    A_max, at most 1, follows from the other parameters by least squares, in which a round counts as much as its weight. Interval:
-    95 % of the gains by such curves through accuracies that are drawn from what is possible.
+    A round counts as much as its weight. Interval: 95 % by Student's t, from how far the steps so far were from those of the curve.
     """
     labels, accuracy, weight = np.array(rounds).T
-    drawn = [one.possible.rvs(DRAWS, random_state=k) for k, one in enumerate(rounds)]
-    seen = np.vstack([accuracy, np.transpose(drawn)])
-    after = np.array([*labels, labels[-1] + more]) * len(labels) / labels[-1]  # B / b
-    curves = 1 - (1 - DELTA.reshape(-1, 1)) ** ((after + ALPHA.reshape(-1, 1)) ** BETA.reshape(-1, 1))
-    product, square = seen @ (weight * curves[:, :-1]).T, curves[:, :-1] ** 2 @ weight
-    highest = np.minimum(product / square, 1)
-    best = np.argmin(highest**2 * square - 2 * highest * product, axis=1)
-    gains = highest[np.arange(len(seen)), best] * np.diff(curves[best, -2:])[:, 0]
-    return Interval(gains[0], *np.quantile(gains[1:], (0.025, 0.975)))
+    turns = np.array([*labels, labels[-1] + more]) * len(labels) / labels[-1]
+    found = least_squares(lambda curve: np.sqrt(weight) * (palm(turns[:-1], *curve) - accuracy), START, bounds=BOUNDS).x
+    *steps, gain = np.diff(palm(turns, *found))
+    spread = stats.t.ppf(0.975, len(steps)) * np.sqrt(np.mean(weight[1:] * (np.diff(accuracy) - steps) ** 2) / weight[-1])
+    return Interval(gain, gain - spread, gain + spread)

@@ -2,12 +2,15 @@
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any, Self
 
 from supclust import strategies
 from supclust.label.annotations import listing
+from supclust.pool import check_count
 
 AUTO = "auto"  # the strategy if nobody names one, see docs/label.md
 TAKEN = {
@@ -30,10 +33,8 @@ class EncoderOptions:
     def __post_init__(self) -> None:
         if self.minutes is not None and not 0 <= self.minutes < math.inf:
             raise ValueError(f"the minutes of a training must be a number of at least 0, not {self.minutes}")
-        if self.epochs is not None and self.epochs < 1:
-            raise ValueError(f"the epochs of a training must be at least 1, not {self.epochs}")
-        if self.scratch and self.epochs is None and self.minutes == 0:
-            raise ValueError("an encoder from scratch that is not trained knows nothing: give it minutes, or do not start anew")
+        if self.epochs is not None:
+            check_count("epochs", self.epochs)
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Request:
     source: Path  # folder of images, file of embeddings, or folder of an earlier round
     out: Path
     budget: int = 50
-    labeled: tuple[Path, ...] = ()  # files of labels, CSV or Label Studio's JSON
-    classes: tuple[str, ...] = ()  # names to choose labels from, where they are known
+    labeled: Sequence[Path] = ()  # files of labels, CSV or Label Studio's JSON
+    classes: Sequence[str] = ()  # names to choose labels from, where they are known
     id_column: str | None = None  # for tables with a name of their own for it
     label_column: str | None = None  # or the name of the choices in Label Studio
     strategy: str = AUTO  # or one by name, with settings that differ from the default, as in supclust:top_fraction=0.05
@@ -60,16 +61,18 @@ class Request:
     def __post_init__(self) -> None:
         if self.strategy != AUTO and (name := strategies.parse(self.strategy)[0]) in strategies.CONTROLS:
             raise ValueError(f"{name} sees labels that nobody has: one of {', '.join(strategies.STRATEGIES)}")
-        if self.budget < 1:
-            raise ValueError(f"the budget must be a whole number of at least 1, not {self.budget}")
-        if self.per_class_min is not None and self.per_class_min < 1:
-            raise ValueError(f"the labels of each class must be a whole number of at least 1, not {self.per_class_min}")
-        if self.seed < 0:
-            raise ValueError(f"the seed must be a whole number of at least 0, not {self.seed}")
+        check_count("budget", self.budget)
+        check_count("seed", self.seed, least=0)
+        if self.per_class_min is not None:
+            check_count("per_class_min", self.per_class_min)
         if bad := [name for name in self.classes if name != name.strip() or not name or NOT_XML.search(name)]:
             raise ValueError(f"these are no names of classes: {listing(bad)}. Leave out blanks around them and control signs")
-        if len(set(self.classes)) < len(self.classes):
-            raise ValueError("the names of the classes must be distinct")
+
+    @classmethod
+    def of(cls, options: Namespace, **others: Any) -> Self:
+        """What a command line asks for, whose options have the names of the fields, but for the others."""
+        names = {one.name for one in fields(cls)}
+        return cls(**{name: value for name, value in vars(options).items() if name in names} | others)
 
     def strategy_for(self, labels: Mapping[int, str]) -> str:
         """The strategy that picks: the one asked for, or what auto takes given the labels of points."""

@@ -10,7 +10,7 @@ import shlex
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,12 +24,12 @@ from filelock import FileLock, Timeout
 from supclust import __version__, kept
 from supclust.images import files as images
 from supclust.images.files import MARKER
-from supclust.label import annotations, contact_sheet, embeddings
+from supclust.label import annotations, contact_sheet, embeddings, sources
 from supclust.label.annotations import CONTROL, LOCAL_FILES, counted, listing, safe
 from supclust.label.contact_sheet import NEIGHBOR, PICK, Card, Sheet, Tile
 from supclust.label.embeddings import Embeddings
 from supclust.label.request import NOT_XML, Request
-from supclust.label.rounds import Pick, Round, explain
+from supclust.label.rounds import Pick, Round
 from supclust.label.sources import Source
 
 log = logging.getLogger(__name__)
@@ -40,29 +40,61 @@ SHEET, SHEET_PICTURE = "contact_sheet.html", "contact_sheet.png"
 TASKS, CONFIG = "label_studio.json", "label_studio.xml"
 HANDED_OUT = "handed_out.json"  # in the first round of a chain: what the later ones picked
 RESULTS = (PICKS, SKIPPED, ABOUT, SHEET, SHEET_PICTURE, TASKS, CONFIG, EMBEDDINGS, HANDED_OUT, MARKER)
+NUMBERS = ("cluster", "cluster_size", "group_size", "typicality", "sup", "order")  # of a pick, in the table
 FACTS = ("order", "cluster", "cluster_size", "typicality", "sup")  # what a task says about its pick, to sort by
 PART = ".part-results"  # results are made in this folder; the run that holds its lock may write
 
 
-# -- checks, before anything that takes long -----------------------------------------------------------------------------------
+# -- the folder for the results ------------------------------------------------------------------------------------------------
 
 
-def check(request: Request, names: Sequence[str] = RESULTS) -> None:
-    """ValueError where results of these names would overwrite the source, earlier ones without force, or labels somebody typed.
+@contextmanager
+def writing(request: Request, names: Sequence[str] = RESULTS) -> Iterator[Path]:
+    """A folder to make results of these names in. They are moved to request.out at the end, in this order: all of them, or none.
 
-    The first of the names is that of the table that has a column to type labels into.
+    Until then, no other run writes there. Earlier results that are not made again are removed. The first of the names is that of
+    the table that has a column to type labels into. Raises ValueError where out cannot be written or is in use, and where results
+    would overwrite what is read, earlier ones without force, or labels that somebody typed.
     """
+    out, part = request.out, request.out / PART
+    made = [one for one in (out, *out.parents) if not one.exists()]
+    try:
+        part.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(part / "lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"another run writes into {out}: name another folder, or wait until it has ended") from None
+    except OSError as error:
+        raise ValueError(f"cannot write into {out}: name another folder for the results, as in --out picks") from error
+    try:
+        _check(request, names)
+        with tempfile.TemporaryDirectory(dir=part) as folder:
+            yield Path(folder)
+            for name in names:
+                if (Path(folder) / name).exists():
+                    os.replace(Path(folder) / name, out / name)
+                else:
+                    (out / name).unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(part)  # also what a killed run left there
+        lock.release()
+        for one in made:
+            with suppress(OSError):  # there is something in it
+                one.rmdir()
+
+
+def _check(request: Request, names: Sequence[str]) -> None:
     out = request.out
-    nearest = next(one for one in (out.absolute(), *out.absolute().parents) if os.path.lexists(one))
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise ValueError(f"cannot write into {nearest}: name another folder for the results, as in --out picks")
     if out.resolve() == request.source.resolve():
         raise ValueError(f"the results cannot go into {request.source} itself: name another folder, as in --out picks-2")
     there = [name for name in names if (out / name).exists()]
     if there and not request.force:
         raise ValueError(f"{out} holds results already ({', '.join(there)}): name another folder, or overwrite them with --force")
-    if folders := [out / name for name in names if (out / name).is_dir()]:
-        raise ValueError(f"{folders[0]} is a folder, in the place of a file: move it away")
+    read = [request.source, *request.labeled]
+    if (record := request.source / MARKER).is_file():
+        read.append(request.source / sources.read_record(record)["embeddings"])
+    if lost := [path for path in read if path.resolve() in {(out / name).resolve() for name in names}]:
+        raise ValueError(f"{lost[0]} is read from and would be overwritten: name another folder than {out} for the results")
     table = out / names[0]
     try:
         typed = sum(bool(one.label or one.problem) for one in annotations.read(table)) if table.exists() else 0
@@ -72,93 +104,42 @@ def check(request: Request, names: Sequence[str] = RESULTS) -> None:
         raise ValueError(f"{table} holds {counted(typed, 'label')} that somebody typed: move it away before it is overwritten")
 
 
-def check_stays(request: Request, read: Iterable[Path | None], names: Sequence[str] = RESULTS) -> None:
-    """ValueError where results would overwrite what this round, or a later one of another chain, is read from."""
-    results = {(request.out / name).resolve() for name in names}
-    if lost := [path for path in read if path is not None and path.resolve() in results]:
-        raise ValueError(f"{lost[0]} is read from and would be overwritten: name another folder than {request.out} for the results")
+# -- a round -------------------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def held(out: Path) -> Iterator[None]:
-    """Keeps the folder for this run alone, and removes it if nothing was written. ValueError where another run holds it."""
-    part = out / PART
-    made = [one for one in (out, *out.parents) if not one.exists()]
-    part.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(part / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(f"another run writes into {out}: name another folder, or wait until it has ended") from None
-    try:
-        yield
-    finally:
-        shutil.rmtree(part)  # also what a killed run left there
-        lock.release()
-        for folder in made:
-            with suppress(OSError):  # there is something in it
-                folder.rmdir()
-
-
-# -- writing -------------------------------------------------------------------------------------------------------------------
-
-
-def write(found: Round) -> None:
-    """All results, or none; the record, which makes a round of them, last."""
-    with whole(found.request.out, RESULTS) as folder:
-        _write_into(found, folder)
-
-
-@contextmanager
-def whole(out: Path, names: Sequence[str]) -> Iterator[Path]:
-    """A folder to make files of these names in, which are moved to out at the end, in this order. Those not made are removed."""
-    with tempfile.TemporaryDirectory(dir=out / PART) as part:
-        yield Path(part)
-        for name in names:
-            if (Path(part) / name).exists():
-                os.replace(Path(part) / name, out / name)
-            else:
-                (out / name).unlink(missing_ok=True)  # it belongs to results that are overwritten
-
-
-def _write_into(found: Round, folder: Path) -> None:
+def write(found: Round, folder: Path) -> None:
+    """All results of a round, into a folder of `writing`; the record, which makes a round of them, is moved last."""
     source, rows = found.source, [_row(found, pick) for pick in found.picks]
     if source.kept is None:
         paths = tuple(file and relative(file, found.request.out) for file in source.files)
         embeddings.write(folder / EMBEDDINGS, Embeddings(source.features, source.ids, paths))
     write_csv(folder / PICKS, rows)
-    if left_out := {**source.skipped, **found.problems}:
-        write_csv(folder / SKIPPED, [{"path": name, "reason": reason} for name, reason in left_out.items()])
+    write_skipped(folder, {**source.skipped, **found.problems})
     with_images = [row | {"path": relative(Path(row["path"]), source.folder)} for row in rows if row["path"]]
     if with_images:
-        tasks = label_studio_tasks(with_images, source.folder)
-        kept.write_text(folder / TASKS, json.dumps(tasks, indent=1) + "\n")
-        if found.offered:
-            kept.write_text(folder / CONFIG, label_studio_config(found.offered))
+        write_tasks(folder, label_studio_tasks(with_images, source.folder), found.offered)
     title, facts = f"{counted(len(found.picks), 'image')} to label, of {source.about['name']}", _facts(found)
     sheet = Sheet(title, facts, [_card(found, pick) for pick in found.picks], found.offered)
     kept.write_text(folder / SHEET, contact_sheet.html(sheet))
     contact_sheet.png(sheet).save(folder / SHEET_PICTURE, optimize=True)
     about = kept.template(HERE / "about.md.j2", visible=contact_sheet.visible)
-    command = _next_command(found.request)
-    values = {"title": title, "facts": facts, "pixels": source.about.get("pixels"), "tasks": bool(with_images), "command": command}
-    kept.write_text(folder / ABOUT, about.render(values) + "\n")
+    if "pixels" in source.about:
+        facts["Seen by the encoder"] = source.about["pixels"]
+    text = about.render(title=title, facts=facts, tasks=bool(with_images), command=_next_command(found.request))
+    kept.write_text(folder / ABOUT, f"{text}\n")
     kept.write_text(folder / MARKER, json.dumps(_record(found), indent=1, ensure_ascii=False))
 
 
+def write_skipped(folder: Path, left_out: Mapping[str, str]) -> None:
+    """Images and labels that are left out, and why, as skipped.csv; no file if there are none."""
+    if left_out:
+        write_csv(folder / SKIPPED, [{"path": name, "reason": reason} for name, reason in left_out.items()])
+
+
 def _row(found: Round, pick: Pick) -> dict[str, Any]:
-    file = found.source.files[pick.point]
-    return {
-        "id": found.source.ids[pick.point],
-        "label": "",  # not last: spreadsheets leave out what is empty at the end of a row
-        "path": "" if file is None else images.printable(str(file)),
-        "cluster": pick.cluster,
-        "cluster_size": pick.cluster_size,
-        "group_size": pick.group_size,
-        "typicality": float(f"{pick.typicality:.6g}"),  # the digits that float32 knows
-        "sup": float(f"{pick.sup:.6g}"),
-        "order": pick.order,
-    }
+    path = images.printable(str(found.source.files[pick.point] or ""))
+    names = {"id": found.source.ids[pick.point], "label": "", "path": path}  # spreadsheets leave out an empty label at the end
+    return names | {name: getattr(pick, name) for name in NUMBERS}
 
 
 def relative(file: Path, folder: Path) -> str:
@@ -190,14 +171,14 @@ def _facts(found: Round) -> dict[str, str]:
         facts["Labelled before"] = f"{len(found.labels):,}, of {counted(len(counts), 'class', 'classes')}; the rarest: {rarest}"
     if source.skipped:
         facts["Left out"] = counted(len(source.skipped), "file")
-    return facts | found.progress | found.alike
+    return facts | found.facts
 
 
 def _card(found: Round, pick: Pick) -> Card:
     neighbors = tuple(tile(found.source, point, NEIGHBOR) for point in pick.typical)
     file, shown = found.source.files[pick.point], tile(found.source, pick.point, PICK)
     link = file and _link(file, found.request.out)
-    return Card(pick, replace(shown, link=link), neighbors, explain(found, pick))
+    return Card(pick, replace(shown, link=link), neighbors, pick.why)
 
 
 def tile(source: Source, point: int, side: int) -> Tile:
@@ -213,11 +194,10 @@ def tile(source: Source, point: int, side: int) -> Tile:
 def _next_command(request: Request) -> str:
     """What goes on from this round, for a shell, with paths that no option is mistaken for."""
     out, following = (f"./{path}" if path.startswith("-") else path for path in (f"{request.out}", f"{request.out}-next"))
-    words = ["supclust", "label", out, "--labeled", "labels.csv", "--budget", str(request.budget)]
-    words += ["--keep-duplicates"] * request.keep_duplicates
-    words += ["--per-class-min", str(request.per_class_min)] if request.per_class_min else []
-    words += ["--out", following, "--strategy", request.strategy, "--seed", str(request.seed)]
-    return shlex.join([*words, "--images", str(request.pictures)] if request.pictures else words)
+    options = {"--labeled": "labels.csv", "--budget": request.budget, "--out": following, "--strategy": request.strategy}
+    options |= {"--seed": request.seed, "--per-class-min": request.per_class_min, "--images": request.pictures}
+    words = [str(word) for option, value in options.items() if value is not None for word in (option, value)]
+    return shlex.join(["supclust", "label", out, *words, *["--keep-duplicates"] * request.keep_duplicates])
 
 
 def _record(found: Round) -> dict[str, Any]:
@@ -237,15 +217,12 @@ def _record(found: Round) -> dict[str, Any]:
         "clusters": found.clusters,
         "embeddings": EMBEDDINGS if source.kept is None else relative(source.kept, request.out),
         "folder": source.folder and relative(source.folder, request.out),
-        "copies": dict(source.copies),
-        "skipped": dict(source.skipped),
-        "earlier": list(source.earlier),
+        **{name: getattr(source, name) for name in sources.KEPT},
+        "earlier": source.earlier,
         "picks": [source.ids[pick.point] for pick in found.picks],
         "labels": {source.ids[point]: label for point, label in found.labels.items()},
-        "known": found.known,
-        "classes": list(found.classes),
+        "classes": found.classes,
         "first": relative(source.first, request.out) if source.first else ".",
-        "id_column": source.id_column,
     }
 
 
@@ -268,9 +245,18 @@ def label_studio_tasks(picks: Sequence[Mapping[str, Any]], folder: Path) -> list
     The addresses hold where LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT is the folder around this one: Label Studio does not take the
     root itself for a storage, only folders in it.
     """
-    facts = [{name: pick[name] if math.isfinite(pick[name]) else None for name in FACTS} for pick in picks]
-    images = [{"image": label_studio_image(pick["path"], folder), "supclust_id": pick["id"]} for pick in picks]
-    return [{"data": image | fact} for image, fact in zip(images, facts, strict=True)]
+    tasks = []
+    for pick in picks:
+        image = {"image": label_studio_image(pick["path"], folder), "supclust_id": pick["id"]}
+        tasks.append({"data": image | {name: pick[name] if math.isfinite(pick[name]) else None for name in FACTS}})
+    return tasks
+
+
+def write_tasks(folder: Path, tasks: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> None:
+    """Tasks for Label Studio, and where classes are known, its labelling interface."""
+    kept.write_text(folder / TASKS, json.dumps(tasks, indent=1) + "\n")
+    if classes:
+        kept.write_text(folder / CONFIG, label_studio_config(classes))
 
 
 def label_studio_image(path: str, folder: Path) -> str:

@@ -1,8 +1,9 @@
 """A round of labelling: what was picked, and why."""
 
 import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -17,16 +18,6 @@ NEAR = 3  # clusters that are named as neighbours of a pick's own
 
 
 @dataclass(frozen=True)
-class Near:
-    """A cluster near to the cluster of a pick, as SUP sees it (Eq. 2)."""
-
-    cluster: int
-    weight: float  # w_ij
-    distance: float  # from the pick to its centre
-    example: int  # its most typical point
-
-
-@dataclass(frozen=True)
 class Pick:
     """A point that is to be labelled, and what speaks for it."""
 
@@ -34,14 +25,12 @@ class Pick:
     point: int
     cluster: int
     cluster_size: int
-    size_rank: int  # of the cluster, 1 = the largest
-    labeled: int  # points of the cluster that are
     typicality: float
     rank: int  # by typicality in its cluster, 1 = the most typical
     sup: float  # NaN where there is one cluster only
-    typical: tuple[int, ...]  # the most typical other points of the cluster
-    near: tuple[Near, ...]  # the largest weight first
+    typical: tuple[int, ...] = ()  # the most typical other points of the cluster
     group_size: int = 1  # itself and its near-duplicates
+    why: str = ""  # a few sentences, which can be printed whatever the ids are
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,13 +40,60 @@ class Round:
     request: Request
     source: Source
     pool: strategies.Pool
-    picks: tuple[Pick, ...]
+    points: np.ndarray  # (budget,) that were picked, in their order
+    group: np.ndarray  # (n,) of near-duplicates, as in duplicates.groups
     labels: Mapping[int, str]  # of points, known before
-    problems: Mapping[str, str] = field(default_factory=dict)  # ids whose labels cannot be used, and why
-    alike: Mapping[str, str] = field(default_factory=dict)  # what there is to say about near-duplicates
-    wanted: Mapping[int, str] = field(default_factory=dict)  # picks for classes that have few labels
-    known: Sequence[Sequence[float]] = ()  # progress.Known of the rounds up to this one
-    progress: Mapping[str, str] = field(default_factory=dict)  # what the labels tell
+    problems: Mapping[str, str]  # ids whose labels cannot be used, and why
+    wanted: Mapping[int, str]  # picks for classes that have few labels
+    facts: Mapping[str, str]  # what the labels tell, and what there is to say about near-duplicates
+
+    @cached_property
+    def picks(self) -> tuple[Pick, ...]:
+        """The points, and what speaks for each of them."""
+        pool, budget, ids, sizes = self.pool, self.request.budget, self.source.ids, np.bincount(self.group)
+        details, clusters = method.explain(pool, budget), pool.clusters_for(budget)
+        typicality, weights = details.typicality, method.cluster_weights(details.centers, details.temperature)
+        by_typicality = [members[np.argsort(-typicality[members], kind="stable")] for members in clusters.members]
+        size_ranks = 1 + np.argsort(np.argsort(-clusters.sizes, kind="stable"))
+        labeled = np.bincount(clusters.assignments[pool.labeled], minlength=len(clusters.sizes))
+        picks = []
+        for order, point in enumerate(self.points.tolist(), start=1):
+            cluster = int(clusters.assignments[point])
+            members, size = by_typicality[cluster], len(by_typicality[cluster])
+            rank = 1 + int(np.count_nonzero(typicality[members] > typicality[point]))
+            done = f"{labeled[cluster]} of them labelled or picked before" if labeled[cluster] else "none of them labelled"
+            images = f"{size:,} of {counted(len(ids), 'image')}"
+            why = [
+                f"Cluster {cluster}: {images}, number {size_ranks[cluster]} by size, {done}.",
+                f"Typicality {typicality[point]:.3f}: number {rank:,} of {size:,} in its cluster.",
+            ]
+            distances = geometry.distances(pool.normalised[np.array([point])], clusters.centers)[0]
+            others = [k for k in np.argsort(-weights[cluster], kind="stable").tolist() if k != cluster and len(by_typicality[k])]
+            near = [
+                f"{k} (weight {weights[cluster, k]:.2f}, distance {distances[k]:.3f}, such as {visible(ids[by_typicality[k][0]])})"
+                for k in others[:NEAR]
+            ]
+            if near:
+                why.append(f"SUP {details.sup[point]:.3f}; nearest clusters: {'; '.join(near)}.")
+            why.append(self._reason(point))
+            typical = tuple(members[members != point][:NEIGHBORS].tolist())
+            scores = _rounded(typicality[point]), rank, _rounded(details.sup[point])
+            picks.append(Pick(order, point, cluster, size, *scores, typical, int(sizes[self.group[point]]), "\n".join(why)))
+        return tuple(picks)
+
+    def _reason(self, point: int) -> str:
+        """What a point was picked by: the first sentence of the strategy's docstring, but for rounds in which it cannot."""
+        if label := self.wanted.get(point):
+            count = [*self.labels.values()].count(label)
+            return f"Picked as the linear layer finds it likely to be {visible(label)!r}, of which there are few labels ({count})."
+        name, _ = strategies.parse(self.request.strategy_for(self.labels))
+        rule = strategies.STRATEGIES[name].__doc__ or "its rule is in docs/method.md."  # python -OO keeps no docstrings
+        rule = rule.strip().splitlines()[0].rpartition(": ")[2]
+        if name in strategies.MODEL_BASED and not self.labels:
+            rule = "a random draw, as there are no labels yet to train a model on."
+        elif name.startswith("supclust") and self.clusters == 1:
+            rule = "the most typical point, or one of them, as a single cluster has no SUP."
+        return f"Picked by {self.strategy}: {rule}"
 
     @property
     def strategy(self) -> str:
@@ -87,58 +123,6 @@ class Round:
         return tuple(dict.fromkeys([*self.classes, *(names if len(names) > 1 else [])]))
 
 
-def describe(pool: strategies.Pool, points: np.ndarray, budget: int, group: np.ndarray) -> tuple[Pick, ...]:
-    """Why each of the points (B,) that a query of that budget has picked was picked; group (n,): near-duplicates."""
-    details, clusters = method.explain(pool, budget), pool.clusters_for(budget)
-    typicality, weights = details.typicality, method.cluster_weights(details.centers, details.temperature)
-    by_typicality = [members[np.argsort(-typicality[members], kind="stable")] for members in clusters.members]
-    size_ranks = 1 + np.argsort(np.argsort(-clusters.sizes, kind="stable"))
-    labeled = np.bincount(clusters.assignments[pool.labeled], minlength=len(clusters.sizes))
-    picks, sizes = [], np.bincount(group)
-    for order, point in enumerate(points.tolist(), start=1):
-        cluster = int(clusters.assignments[point])
-        members = by_typicality[cluster]
-        rank = 1 + int(np.count_nonzero(typicality[members] > typicality[point]))
-        others = [k for k in np.argsort(-weights[cluster], kind="stable").tolist() if k != cluster and len(by_typicality[k])][:NEAR]
-        distances = geometry.distances(pool.normalised[np.array([point])], clusters.centers)[0]
-        near = tuple(Near(k, float(weights[cluster, k]), float(distances[k]), int(by_typicality[k][0])) for k in others)
-        typical = tuple(members[members != point][:NEIGHBORS].tolist())
-        counts = int(size_ranks[cluster]), int(labeled[cluster])
-        scores = float(typicality[point]), rank, float(details.sup[point])
-        picks.append(Pick(order, point, cluster, len(members), *counts, *scores, typical, near, int(sizes[group[point]])))
-    return tuple(picks)
-
-
-def explain(found: Round, pick: Pick) -> str:
-    """Why a pick was picked, in a few sentences, which can be printed whatever the ids are."""
-    ids, n = found.source.ids, len(found.source.ids)
-    labeled = f"{pick.labeled} of them labelled or picked before" if pick.labeled else "none of them labelled"
-    lines = [
-        f"Cluster {pick.cluster}: {pick.cluster_size:,} of {counted(n, 'image')}, number {pick.size_rank} by size, {labeled}.",
-        f"Typicality {pick.typicality:.3f}: number {pick.rank} of {pick.cluster_size:,} in its cluster.",
-    ]
-    if pick.near:
-        near = [
-            f"{one.cluster} (weight {one.weight:.2f}, distance {one.distance:.3f}, such as {visible(ids[one.example])})"
-            for one in pick.near
-        ]
-        lines.append(f"SUP {pick.sup:.3f}; nearest clusters: {'; '.join(near)}.")
-    if label := found.wanted.get(pick.point):
-        count = [*found.labels.values()].count(label)
-        lines.append(
-            f"Picked as the linear layer finds it likely to be {visible(label)!r}, of which there are few labels ({count})."
-        )
-    else:
-        lines.append(f"Picked by {found.strategy}: {_rule(found)}")
-    return "\n".join(lines)
-
-
-def _rule(found: Round) -> str:
-    """What the strategy picks by: the first sentence of its docstring without the title, but for rounds in which it cannot."""
-    name, _ = strategies.parse(found.request.strategy_for(found.labels))
-    if name in strategies.MODEL_BASED and not found.labels:
-        return "a random draw, as there are no labels yet to train a model on."
-    if name.startswith("supclust") and found.clusters == 1:
-        return "the most typical point, or one of them, as a single cluster has no SUP."
-    text = strategies.STRATEGIES[name].__doc__ or "its rule is in docs/method.md."  # python -OO keeps no docstrings
-    return text.strip().splitlines()[0].rpartition(": ")[2]
+def _rounded(score: float) -> float:
+    """To the digits that float32 knows."""
+    return float(f"{score:.6g}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,13 @@ from supclust.label.embeddings import Embeddings
 from supclust.label.request import EncoderOptions, Request
 
 if TYPE_CHECKING:
-    from supclust.label.embedders import Embedder, Made
+    from supclust.label.embedders import Embedder
+    from supclust.simclr import Images
 
 log = logging.getLogger(__name__)
 
 TRAINING = "encoder"  # folder of the encoder that a round trains
+KEPT = ("copies", "skipped", "labels", "known", "classes")  # what a record keeps of its source, as it is
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,24 +37,25 @@ class Source:
     files: tuple[Path | None, ...]  # the images themselves; None where there is none
     about: Mapping[str, Any]  # what it is, and once there are features, what made them
     folder: Path | None  # that holds all the images; None where there are none
-    features: np.ndarray | None = None  # (n, d); None until `embedded` has made them
-    make_features: Callable[[Path], Made] | None = None  # keeps a training in the folder; None where the features are given
+    features: np.ndarray | None = None  # (m, d) of the first m; `embedded` makes the others
+    pixels: Images | None = None  # of these others, for the embedder; None where all features are given
+    embedder: Embedder | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)  # files and folders that are left out, and why
     copies: Mapping[str, str] = field(default_factory=dict)  # id of an image that is left out -> id of the one it is a copy of
     earlier: tuple[str, ...] = ()  # ids that earlier rounds picked
     labels: Mapping[str, str] = field(default_factory=dict)  # by id, as the earlier round knew them
-    known: Sequence[Sequence[float]] = ()  # progress.Known of the earlier rounds
-    classes: tuple[str, ...] = ()  # named in the earlier round
-    id_column: str | None = None  # in the file of embeddings
+    known: Sequence[Sequence[float]] = ()  # progress.Known of the rounds up to this one
+    classes: Sequence[str] = ()  # named in the earlier round
     first: Path | None = None  # folder of the first round of the chain; None where this will be it
     kept: Path | None = None  # where the embeddings are; None where they have to be written
 
     def embedded(self, out: Path) -> Source:
         """The same with features; takes minutes where an encoder has to be trained, which is kept in a folder in out."""
-        if self.make_features is None:
+        if self.embedder is None:
             return self
-        features, made_by = self.make_features(out / TRAINING)
-        return replace(self, features=features, about={**self.about, **made_by}, kept=None)
+        made, made_by = self.embedder.embed(self.pixels, out / TRAINING)
+        features = made if self.features is None else np.concatenate([self.features, made])
+        return replace(self, features=features, about={**made_by, **self.about}, kept=None)
 
 
 def read(request: Request) -> Source:
@@ -109,7 +112,8 @@ def _of_files(
         files=readable,
         about={},
         folder=folder,
-        make_features=lambda training: embedder.embed(pixels, training),
+        pixels=pixels,
+        embedder=embedder,
         skipped={images.printable(names[file]): reason for file, reason in sorted(skipped.items())},
         copies={names[copy]: names[original] for copy, original in same.items()},
     )
@@ -117,11 +121,11 @@ def _of_files(
 
 def _check_apart(folder: Path, out: Path) -> None:
     """Raise ValueError if results would be written among images of the pool, which they would hide from every later round."""
-    if folder.resolve() in out.resolve().parents and out.is_dir():
+    if folder.resolve() in out.resolve().parents:
         found, _ = images.find(out)
         if mine := [file for file in found if file.name != "contact_sheet.png"]:
-            images_of_yours = f"{counted(len(mine), 'image')} of yours, the first {images.printable(mine[0].name)}"
-            raise ValueError(f"{out} holds {images_of_yours}: name another folder for the results, as in --out {out}-2")
+            yours = f"{counted(len(mine), 'image')} of yours, the first {images.printable(mine[0].name)}"
+            raise ValueError(f"{out} holds {yours}: name another folder for the results, as in --out {out}-2")
 
 
 def _of_embeddings(path: Path, pictures: Path | None, id_column: str | None) -> Source:
@@ -129,24 +133,20 @@ def _of_embeddings(path: Path, pictures: Path | None, id_column: str | None) -> 
     files = _files(found, path.absolute().parent, pictures)
     parents = [file.parent for file in files if file is not None]
     folder = pictures.absolute() if pictures is not None else Path(os.path.commonpath(parents)) if parents else None
-    about = {"kind": "embeddings", "name": path.name, "encoder": "given embeddings"}
-    return Source(found.ids, files, about, folder, found.features, kept=path.absolute(), id_column=id_column)
+    about = {"kind": "embeddings", "name": path.name, "encoder": "given embeddings", "id_column": id_column}
+    return Source(found.ids, files, about, folder, found.features, kept=path.absolute())
 
 
 def _files(found: Embeddings, folder: Path, pictures: Path | None) -> tuple[Path | None, ...]:
     """The images of embeddings: by the paths in their file, which start from its folder, or by ids in the folder of pictures."""
-    if pictures is not None:
-        shown = tuple(file if os.path.isfile(file := pictures.absolute() / id_) else None for id_ in found.ids)
-        if not any(shown):
-            log.warning("none of the ids is the name of an image in %s: the first is %r. Ids are shown", pictures, found.ids[0])
-        return shown
-    names = found.paths or (None,) * len(found.ids)
-    files = tuple(Path(os.path.normpath(folder / name)) if name and "://" not in name else None for name in names)
-    first = next(filter(None, files), None)
-    if first is None or any(file is not None and file.is_file() for file in files):
-        return files
-    log.warning("no image is where it should be, the first one at %s: --images names their folder, else ids are shown", first)
-    return (None,) * len(files)
+    base, names = (pictures.absolute(), found.ids) if pictures else (folder, found.paths or ())
+    files = [Path(os.path.normpath(base / name)) if name and "://" not in name else None for name in names]
+    there = [file if file and file.is_file() else None for file in files]
+    if not any(there):
+        for first in [*filter(None, files)][:1]:
+            log.warning("no image is where it should be, the first one at %s. Ids are shown; --images names another folder", first)
+        return (None,) * len(found.ids)
+    return tuple(there if pictures else files)
 
 
 def _of_round(request: Request) -> Source:
@@ -156,21 +156,15 @@ def _of_round(request: Request) -> Source:
     path = folder / record["embeddings"]
     if not path.is_file():
         raise FileNotFoundError(f"the embeddings of the round in {folder} are no longer at {path}: put them back, or start anew")
-    source = _of_embeddings(path, pictures, record["id_column"])
+    source = _of_embeddings(path, pictures, record["source"].get("id_column"))
     if pictures is None and source.folder is not None and record["folder"] is not None:
         source = replace(source, folder=Path(os.path.normpath(folder.absolute() / record["folder"])))
     earlier = (*record["earlier"], *record["picks"])
     if gone := set(earlier).difference(source.ids):
         raise ValueError(f"{path} is not what the round in {folder} was made from: it has no {listing(gone)}")
     first = folder / record["first"]
-    chain = {"earlier": earlier, "first": first if (first / MARKER).is_file() else folder}
-    known = {
-        "labels": record["labels"],
-        "classes": tuple(record["classes"]),
-        "known": record["known"],
-        "skipped": record["skipped"],
-    }
-    return replace(source, about=record["source"], copies=record["copies"], **chain, **known)
+    first = first if (first / MARKER).is_file() else folder
+    return replace(source, about=record["source"], earlier=earlier, first=first, **{name: record[name] for name in KEPT})
 
 
 def _with_added(source: Source, request: Request) -> Source:
@@ -199,30 +193,19 @@ def _with_added(source: Source, request: Request) -> Source:
     embedder = embedders.load(EncoderOptions(name, minutes=0, download=request.encoder.download))
     new = _of_files(source.folder, files, others, embedder, [file for file in source.files if file is not None])
 
-    def embed(training: Path) -> Made:
-        features, made_by = new.make_features(training)
-        if made_by.get("weights") != source.about.get("weights"):
-            raise ValueError(f"the encoder of {request.source} has changed since: start anew from the images")
-        return np.concatenate([source.features, features]), {}
-
     return replace(
-        source, ids=source.ids + new.ids, files=source.files + new.files, features=None, make_features=embed,
+        source, ids=source.ids + new.ids, files=source.files + new.files, pixels=new.pixels, embedder=embedder,
         skipped={**source.skipped, **new.skipped}, copies={**source.copies, **new.copies},
     )  # fmt: skip
 
 
 def read_record(file: Path) -> dict[str, Any]:
     """What a round wrote about itself; ValueError naming the file if it is damaged."""
-    new = {"labels": {}, "classes": [], "known": [], "first": ".", "id_column": None, "skipped": {}}  # earlier versions lack these
+    new = {"labels": {}, "classes": [], "known": [], "first": ".", "skipped": {}}  # earlier versions lack these
     try:
         record = new | json.loads(file.read_text(encoding="utf-8-sig"))
-        texts = [record["embeddings"], record["first"], record["folder"] or "", record["id_column"] or ""]
-        texts += [record["source"][name] for name in ("name", "encoder")]
-        texts += [text for name in ("copies", "labels", "skipped") for text in record[name].values()]
-        if not all(isinstance(text, str) for text in (*texts, *record["earlier"], *record["picks"], *record["classes"])):
-            raise TypeError("something is no text")
-        if not all(len(one) == 3 and min(one) >= 0 for one in record["known"]):
-            raise ValueError("what is known of the labels is no numbers")
-        return record
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{file} is damaged. Remove it to take {file.parent} for a folder of images") from error
+    except (ValueError, TypeError):
+        record = {}
+    if not {"embeddings", "folder", "source", "copies", "earlier", "picks"} <= record.keys():
+        raise ValueError(f"{file} is damaged. Remove it to take {file.parent} for a folder of images")
+    return record

@@ -1,6 +1,5 @@
 """Suggested labels for the images that have none: a linear layer on the features, and the nearest labelled image as a check."""
 
-import json
 import logging
 import math
 import os
@@ -122,11 +121,9 @@ def run(request: Request) -> Suggested:
     """Write suggestions for the images of a round, or of embeddings, into request.out; errors are those of `labeling.run`."""
     if request.source.is_dir() and not (request.source / MARKER).is_file():
         raise ValueError(f"{request.source} is not the folder of a round: supclust label {request.source} --out ROUND makes one")
-    results.check(request, FILES)
-    results.check_stays(request, request.labeled, FILES)
-    with results.held(request.out):
+    with results.writing(request, FILES) as folder:
         source = sources.read(request)
-        matched, labels = labeling.labels_of(source, request)
+        matched, labels = labeling.match(request, source, labeling.read_labels(request))
         suggested = suggest(Pool(source.features, np.array(sorted(labels), dtype=np.int64)), labels)
         table = suggested.table.sort_values("confidence", kind="stable")
         counts = ", ".join(f"{label} {count}" for label, count in table["label"].value_counts().items())
@@ -135,19 +132,14 @@ def run(request: Request) -> Suggested:
         if suggested.temperature is None:
             log.warning("the confidence is not calibrated: this takes %d labels, of two classes with several", FEWEST)
         rows = [_row(source, one) for one in table.itertuples()]
-        with results.whole(request.out, FILES) as folder:
-            results.write_csv(folder / SUGGESTIONS, rows)
-            kept.write_text(folder / SUGGESTION_SHEET, suggestion_sheet.html(source, suggested, groups(suggested)))
-            if matched.problems:
-                listed = [{"path": name, "reason": reason} for name, reason in matched.problems.items()]
-                results.write_csv(folder / results.SKIPPED, listed)
-            there = [row for row in rows if os.path.isfile(row["path"])]
-            if gone := sum(row["path"] != "" for row in rows) - len(there):
-                log.warning("%d images are no longer where they were: %s has no tasks for them", gone, results.TASKS)
-            if there:
-                tasks = [_task(row, source.folder) for row in there]
-                kept.write_text(folder / results.TASKS, json.dumps(tasks, indent=1) + "\n")
-                kept.write_text(folder / results.CONFIG, results.label_studio_config(suggested.classes))
+        results.write_csv(folder / SUGGESTIONS, rows)
+        results.write_skipped(folder, matched.problems)
+        kept.write_text(folder / SUGGESTION_SHEET, suggestion_sheet.html(source, suggested, groups(suggested)))
+        there = [row for row in rows if os.path.isfile(row["path"])]
+        if gone := sum(row["path"] != "" for row in rows) - len(there):
+            log.warning("%d images are no longer where they were: %s has no tasks for them", gone, results.TASKS)
+        if there:
+            results.write_tasks(folder, [_task(row, source.folder) for row in there], suggested.classes)
     return suggested
 
 
