@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 import os
 import re
 import sys
@@ -121,6 +122,8 @@ OPTIONS = {
     "--strategy": dict(default="auto", metavar="NAME", help="auto (default), typiclust, ..., or supclust:top_fraction=0.05"),
     "--added": dict(action="store_true", help="take in images that were added to the folder of the round since"),
     "--copy": dict(type=_path, metavar="DIR", help="also copy the picks, numbered, into this new folder"),
+    "suggest --copy": dict(type=_path, metavar="DIR", help="also copy images into this new folder, one folder for each label"),
+    "--min-confidence": dict(type=float, default=math.inf, metavar="P", help="with --copy: also those suggestions, as of 0.9"),
     "--per-class-min": dict(type=int, metavar="N", help="up to half of the picks are for classes with fewer than N labels"),
     "--keep-duplicates": dict(action="store_true", help="near-duplicates may be picked, too (default: one of each group)"),
     "--explain": dict(action="store_true", help="print why each image was picked"),
@@ -352,7 +355,7 @@ COMMANDS = {
     ),
     _suggest: (
         "suggest labels for the other images of a round",
-        "source --labeled --classes --id-column --label-column --images --force --out",
+        "source --labeled --classes --id-column --label-column --copy --min-confidence --images --force --out",
     ),
     _open: ("label a round in the browser", "round"),
     _compare: (

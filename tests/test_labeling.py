@@ -599,6 +599,16 @@ def interrupt(sheet):
     raise KeyboardInterrupt
 
 
+def test_a_first_round_that_takes_no_notes_is_told(points, tmp_path, monkeypatch, caplog):
+    run(points, tmp_path / "r1")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / "r1")
+    (tmp_path / "r1" / results.HANDED_OUT).mkdir()  # it cannot be written then, whoever runs this
+    monkeypatch.setattr(labeling.kept, "read", lambda path: None)
+    run(tmp_path / "r1", tmp_path / "r2")
+    assert len(picks(tmp_path / "r2")) == 5
+    assert f"other rounds may pick the same: {tmp_path / 'r1' / results.HANDED_OUT} cannot be written" in caplog.text
+
+
 def test_first_rounds_that_picked_the_same_are_named(points, tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="supclust")
     run(points, tmp_path / "a")
@@ -959,8 +969,9 @@ def test_a_round_does_not_overwrite_the_one_it_goes_on_from(points, tmp_path):
 def test_a_damaged_record_of_a_round_is_named(points, tmp_path):
     out = first(points, tmp_path)
     record = json.loads((out / MARKER).read_text())
-    record.pop("embeddings")
-    for content in ("", "{", "[]", '{"picks": []}', "\x00", json.dumps(record)):
+    names = ["embeddings", "folder", "source", "copies", "earlier", "picks", "labels", "classes", "first", "known", "skipped"]
+    wrong = [{name: value} for name in names for value in (5, [5], [[1]])]
+    for content in ("", "{", "[]", '{"picks": []}', "\x00", *(json.dumps(record | one) for one in wrong)):
         (out / MARKER).write_text(content)
         with pytest.raises(ValueError, match=rf"{MARKER} is damaged"):
             run(out, tmp_path / "next")

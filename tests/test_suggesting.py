@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from torchvision.datasets import ImageFolder
 
 from supclust import __main__, learners
 from supclust.label import annotations, embeddings, labeling, results, suggesting
@@ -238,3 +239,20 @@ def test_labels_that_cannot_be_used_are_listed(round_, tmp_path, log_level):
     (tmp_path / "twice.csv").write_text("id,label\n5/35.png,cat\n5/35.png,dog\n")
     command(round_, "--labeled", tmp_path / "twice.csv")
     assert pd.read_csv(round_[0] / "suggestions" / "skipped.csv")["path"].tolist() == ["5/35.png"]
+
+
+@pytest.mark.parametrize("least", [None, 0.5, 0])
+def test_labels_and_sure_suggestions_are_copied_into_a_folder_each(round_, tmp_path, least):
+    sure = [] if least is None else ["--min-confidence", least]
+    assert command(round_, "--copy", tmp_path / "copies", *sure) == 0
+    copies, rows = pd.read_csv(tmp_path / "copies" / "labels.csv", dtype=str, keep_default_na=False), table(round_[0])
+    rows = rows[rows["confidence"].astype(float) >= (2 if least is None else least)]
+    expected = [(f"{i % 6}/{i:02}.png", annotations.safe(NAMES[i % 6])) for i in range(18)]
+    expected += zip(rows["id"], rows["suggestion"], strict=True)
+    assert sorted(zip(copies["id"], copies["label"], strict=True)) == sorted(expected)
+    assert len(ImageFolder(tmp_path / "copies")) == len(copies) == {None: 18, 0: 36}.get(least, len(copies))
+
+
+def test_copies_among_the_images_are_refused_at_once(round_, tmp_path, capsys):
+    code, told = command(round_, "--copy", tmp_path / "images" / "copies", capsys=capsys)
+    assert (code, "would count as images of" in told, (round_[0] / "suggestions").exists()) == (2, True, False)

@@ -45,8 +45,8 @@ HOW_TO_READ = (
     "look-alikes that it stands for, the most typical one on top."
 )
 HOW_TO_ACCEPT = (
-    "Each card shows images that may have one label: first those of a cluster, the most typical on top, then one by one those of "
-    "which that is the most doubtful, which are in no cluster here. Accept it, name another label, or leave the card as it is."
+    "Each card shows images that may share a label: first clusters, their most typical images on top, then single images, the most "
+    "doubtful first. Accept the suggestion, type another label, or go on to the next card."
 )
 BELOW = "Below: number and id of the pick, its cluster, the images in there, its rank by typicality (1 = most typical)."
 

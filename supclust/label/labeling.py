@@ -38,7 +38,7 @@ def run(request: Request) -> Round:
         given, source = read_labels(request), sources.read(request)
         copies.check(request.copy, source.folder)
         _log_skipped(source)
-        if source.first:
+        if source.first and os.access(source.first, os.W_OK):
             held.enter_context(FileLock(source.first / f".{HANDED_OUT}.lock"))  # rounds of one chain wait for each other
         others = _picked_by_others(request, source)
         matched, labels = match(request, source, given, others)
@@ -106,7 +106,10 @@ def _hand_out(found: Round, others: Mapping[str, str]) -> None:
         log.info("%s picked %s of these, too: go on from there to get others", name, counted(same, "image"))
     if first := found.source.first:
         own = results.relative(found.request.out, first)
-        kept.write(first / HANDED_OUT, {**others, **dict.fromkeys(picks, own)}, None)
+        try:
+            kept.write(first / HANDED_OUT, {**others, **dict.fromkeys(picks, own)}, None)
+        except OSError as error:
+            log.warning("other rounds may pick the same: %s cannot be written (%s)", first / HANDED_OUT, error.strerror)
 
 
 # -- labels --------------------------------------------------------------------------------------------------------------------

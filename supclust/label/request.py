@@ -55,7 +55,8 @@ class Request:
     added: bool = False  # take in images that were added to the folder of a round since
     keep_duplicates: bool = False  # pick more than one of a group of near-duplicates
     force: bool = False  # overwrite what an earlier run wrote into out
-    copy: Path | None = None  # folder for copies of the picks
+    copy: Path | None = None  # folder for copies of the picks, or of the images with a label
+    min_confidence: float = math.inf  # of suggestions that are copied, too
     encoder: EncoderOptions = field(default_factory=EncoderOptions)
 
     def __post_init__(self) -> None:

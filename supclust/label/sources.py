@@ -204,8 +204,13 @@ def read_record(file: Path) -> dict[str, Any]:
     new = {"labels": {}, "classes": [], "known": [], "first": ".", "skipped": {}}  # earlier versions lack these
     try:
         record = new | json.loads(file.read_text(encoding="utf-8-sig"))
-    except (ValueError, TypeError):
-        record = {}
-    if not {"embeddings", "folder", "source", "copies", "earlier", "picks"} <= record.keys():
-        raise ValueError(f"{file} is damaged. Remove it to take {file.parent} for a folder of images")
-    return record
+        texts = [record["embeddings"], record["first"], record["folder"] or ""]
+        texts += [record["source"][name] for name in ("name", "encoder")]
+        texts += [text for name in ("copies", "labels", "skipped") for text in record[name].values()]
+        if not all(isinstance(text, str) for text in (*texts, *record["earlier"], *record["picks"], *record["classes"])):
+            raise TypeError("something is no text")
+        if not all(len(one) == 3 and min(one) >= 0 for one in record["known"]):
+            raise ValueError("what is known of the labels is no numbers")
+        return record
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{file} is damaged. Remove it to take {file.parent} for a folder of images") from error

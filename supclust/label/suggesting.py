@@ -16,7 +16,7 @@ from scipy.special import log_softmax
 from supclust import kept, learners, method
 from supclust.images import files as images
 from supclust.images.files import MARKER
-from supclust.label import labeling, results, sources, suggestion_sheet
+from supclust.label import copies, labeling, results, sources, suggestion_sheet
 from supclust.label.annotations import CONTROL
 from supclust.label.request import Request
 from supclust.label.sources import Source
@@ -123,6 +123,7 @@ def run(request: Request) -> Suggested:
         raise ValueError(f"{request.source} is not the folder of a round: supclust label {request.source} --out ROUND makes one")
     with results.writing(request, FILES) as folder:
         source = sources.read(request)
+        copies.check(request.copy, source.folder)
         matched, labels = labeling.match(request, source, labeling.read_labels(request))
         suggested = suggest(Pool(source.features, np.array(sorted(labels), dtype=np.int64)), labels)
         table = suggested.table.sort_values("confidence", kind="stable")
@@ -140,6 +141,9 @@ def run(request: Request) -> Suggested:
             log.warning("%d images are no longer where they were: %s has no tasks for them", gone, results.TASKS)
         if there:
             results.write_tasks(folder, [_task(row, source.folder) for row in there], suggested.classes)
+    if request.copy:
+        named = labels | table.loc[table["confidence"] >= request.min_confidence, "label"].to_dict()
+        copies.copy_by_label([(source.ids[point], source.files[point], label) for point, label in named.items()], request.copy)
     return suggested
 
 
