@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import math
 import os
 import re
 import sys
@@ -123,7 +122,7 @@ OPTIONS = {
     "--added": dict(action="store_true", help="take in images that were added to the folder of the round since"),
     "--copy": dict(type=_path, metavar="DIR", help="also copy the picks, numbered, into this new folder"),
     "suggest --copy": dict(type=_path, metavar="DIR", help="also copy images into this new folder, one folder for each label"),
-    "--min-confidence": dict(type=float, default=math.inf, metavar="P", help="with --copy: also those suggestions, as of 0.9"),
+    "--min-confidence": dict(type=float, metavar="P", help="with --copy: also suggestions that are this sure, such as 0.9"),
     "--per-class-min": dict(type=int, metavar="N", help="up to half of the picks are for classes with fewer than N labels"),
     "--keep-duplicates": dict(action="store_true", help="near-duplicates may be picked, too (default: one of each group)"),
     "--explain": dict(action="store_true", help="print why each image was picked"),

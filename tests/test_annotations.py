@@ -183,7 +183,8 @@ def test_a_column_of_zeros_and_ones_for_each_class_is_read(tmp_path):
             ("c",),
         )
     weighed = written(tmp_path, "image,MEL,NV,score_weight\na,1.0,0.0,1.0\nb,0.0,1.0,1.0\n")
-    assert "--classes names them" in annotations.read(weighed)[0].problem
+    with pytest.raises(ValueError, match="or columns of 0 and 1 that --classes names, is wanted"):
+        annotations.read(weighed)
     for classes in (("MEL", "NV"), ("mel", "nv", "unk")):
         assert said(annotations.read(weighed, Columns(classes=classes))).labels == {"a": "MEL", "b": "NV"}
     path = written(tmp_path, "image,caf\u00e9,dog\na,1,0\nb,0,1\n")
@@ -957,3 +958,35 @@ def test_damaged_files_are_read_or_refused_with_their_name(tmp_path, rng):
         else:
             with suppress(ValueError):  # where damage made two labels of one image
                 match(labels, ["a, b.png", "2.png", "=x"])
+
+
+# --- what might be taken for a label ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "image,is_train,flash,emotion\na.png,1,0,happy\nb.png,0,1,sad\n",  # a column of another kind
+        "image,is_train,flash\na.png,1,1\nb.png,0,1\n",  # two classes in a row
+    ],
+)
+def test_columns_of_0_and_1_that_are_no_classes_are_not_taken_for_them(tmp_path, table):
+    with pytest.raises(ValueError, match="has no column of labels"):
+        annotations.read(written(tmp_path, table))
+
+
+@pytest.mark.parametrize("asked", [None, "label"])
+def test_another_choice_of_a_task_is_not_taken_for_the_label_that_is_missing(tmp_path, asked):
+    tasks = [task({"image": "a.png"}, [choice("cat")]), task({"image": "b.png"}, [choice("sharp") | {"from_name": "quality"}])]
+    found = annotations.read(written(tmp_path, json.dumps(tasks), "q.json"), annotations.Columns(label=asked))
+    assert {one.id: one.label for one in found if one.label} == {"a.png": "cat"}
+
+
+@pytest.mark.parametrize("cell", ["#NV", "#¡REF!", "--", "(blank)", "n.a."])
+def test_what_stands_for_nothing_is_no_label(tmp_path, cell):
+    assert [one.label for one in annotations.read(written(tmp_path, f"id,label\na,{cell}\nb,cat\n"))] == [None, "cat"]
+
+
+def test_an_image_of_embeddings_that_is_found_without_its_folders_is_counted():
+    found = matching.match(labels_of({"holiday/a.jpg": "cat"}), ["a.jpg"], {})
+    assert (found.labels, found.by_name) == ({0: "cat"}, {"holiday/a.jpg": "a.jpg"})

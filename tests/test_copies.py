@@ -64,11 +64,11 @@ def test_the_picks_are_copied_numbered_in_their_order(images, tmp_path, capsys):
 def test_image_folder_gives_back_every_label_whatever_its_name(tmp_path):
     source = drawn(tmp_path / "images", [f"{number % 3}/same.png" for number in range(3)])
     files = sorted(source.rglob("*.png"))
-    given = [(f"{k}/same.png", files[k % 3], label) for k, label in enumerate(2 * LABELS)]
+    given = [(f"{k}/same.png", files[k % 3], label, "") for k, label in enumerate(2 * LABELS)]
     copies.copy_by_label(given, tmp_path / "copies")
     table = manifest(tmp_path / "copies")
     folders = table["file"].str.partition("/")[0]
-    assert list(table["label"]) == [label for _, _, label in given]
+    assert list(table["label"]) == [label for _, _, label, _ in given]
     assert folders.nunique() == folders.str.casefold().nunique() == len(LABELS)
     assert dict(zip(table["label"], folders, strict=True))["a_b"] == "a_b"
     read = ImageFolder(tmp_path / "copies")
@@ -91,16 +91,20 @@ def test_names_that_every_system_takes(label, name):
 
 
 def test_the_manifest_is_a_file_of_labels(images, tmp_path):
-    given = [("a/0.png", images / "a" / "0.png", "x/y"), ("b/0.png", images / "b" / "0.png", "z")]
+    given = [
+        ("a/0.png", images / "a" / "0.png", "x/y", ""),
+        ("b/0.png", images / "b" / "0.png", "z", ""),
+        ("c", images / "a" / "0.png", "", "z"),
+    ]
     copies.copy_by_label(given, tmp_path / "copies")
     labels = annotations.read(tmp_path / "copies" / "labels.csv")
-    assert matching.match(labels, ["b/0.png", "a/0.png"], {}).labels == {0: "z", 1: "x/y"}
+    assert matching.match(labels, ["b/0.png", "a/0.png", "c"], {}).labels == {0: "z", 1: "x/y"}  # a suggestion is no label
 
 
 def test_images_that_have_gone_are_told_and_leave_no_empty_class(images, tmp_path, caplog):
-    given = [("a", images / "gone.png", "lost"), ("b", images / "a" / "0.png", "kept"), ("c", None, "lost")]
+    given = [("a", images / "gone.png", "lost", ""), ("b", images / "a" / "0.png", "kept", ""), ("c", None, "lost", "")]
     copies.copy_by_label(given, tmp_path / "copies")
-    assert "2 images are not copied, as they cannot be read any more: 'a', 'c'" in caplog.text
+    assert "2 images not copied, as unreadable by now: 'a', 'c'" in caplog.text
     assert sorted(os.listdir(tmp_path / "copies")) == ["kept", "labels.csv"]
 
 

@@ -562,6 +562,27 @@ def test_whatever_is_in_a_file_it_is_an_image_or_a_reason(tmp_path, rng):
             assert max(images.thumbnail(file, 8).size) <= 8
 
 
+@pytest.mark.parametrize("kind", ["a bright bead", "hot pixels", "a no-data edge that was resampled"])
+def test_few_extreme_pixels_do_not_hide_the_rest(kind):
+    values = np.random.default_rng(0).uniform(200, 500, (100, 100))
+    if kind == "hot pixels":
+        values.flat[::50] = 60_000
+    elif kind == "a bright bead":
+        values[:18, :18] = 60_000
+    else:
+        values[:4] = np.linspace(-9999, 200, 400).reshape(4, 100)
+    low, high = images.value_range(values)
+    assert 0 <= low < 260
+    assert 440 < high < 1100
+
+
+def test_sixteen_bits_of_colour_whose_upper_halves_are_empty_are_told(tmp_path):
+    rows = np.repeat(PICTURE[:, :, None], 3, axis=2).astype(">u2")
+    (tmp_path / "dark.png").write_bytes(png_of_16_bits(rows))
+    with pytest.raises(ValueError, match="16 bits a channel with values below 512"):
+        images.thumbnail(tmp_path / "dark.png", 80)
+
+
 @pytest.mark.parametrize("compression", [None, "tiff_lzw"])
 @pytest.mark.parametrize("mode", ["L", "I;16", "RGB", "F"])
 def test_a_tiff_is_turned_once(tmp_path, mode, compression):

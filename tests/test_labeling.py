@@ -76,7 +76,9 @@ def folder(tmp_path_factory):
 
 
 def run(source, out, encoder="simclr", minutes=0, **options):
-    settings = {"budget": 5, "strategy": "supclust", "encoder": EncoderOptions(encoder, minutes), **options}
+    settings = {"budget": 5, "strategy": "supclust", **options}
+    if Path(source).is_dir() and not (Path(source) / MARKER).exists():
+        settings = {"encoder": EncoderOptions(encoder, minutes)} | settings
     return labeling.run(Request(Path(source), Path(out), **settings))
 
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from supclust import __main__, kept
-from supclust.label import annotations, labeling, serving
+from supclust.label import annotations, labeling, serving, typed
 from supclust.label.labeling import EncoderOptions, Request
 from supclust.label.results import write_csv
 from tests.drawn_images import draw
@@ -189,7 +189,7 @@ def test_a_browser_that_breaks_off_is_no_news(server, monkeypatch, caplog, error
     def fail(folder):
         raise error("broken")
 
-    monkeypatch.setattr(serving, "read_labels", fail)
+    monkeypatch.setattr(typed, "read", fail)
     with suppress(http.client.RemoteDisconnected):
         assert send(server, "/round-1/state")[0] == 409
     assert ("Traceback" in caplog.text) is told
@@ -228,7 +228,7 @@ def test_what_others_have_typed_meanwhile_stays(round_, encoding, separator):
     rows = [["note", "ID", "Label"], ["mine, é", "elsewhere.png", "dog"], ["", first, "cat"]]
     text = "\r\n".join(separator.join(f'"{cell}"' for cell in row) for row in rows)
     (round_ / "labels.csv").write_bytes(text.encode(encoding))
-    serving.save_labels(round_, {first: "bird", second: "cow"})
+    typed.save(round_, {first: "bird", second: "cow"})
     names, rows = annotations.table(round_ / "labels.csv")
     assert names == ["note", "ID", "Label"]
     assert [[*row.values()] for row in rows] == [["mine, é", "elsewhere.png", "dog"], ["", first, "bird"], ["", second, "cow"]]
@@ -260,17 +260,17 @@ def test_a_file_that_may_not_be_changed_is_told(server, monkeypatch, failing):
     assert status == 409
     assert json.loads(content)["words"] == f"{file} cannot be used (Permission denied). Is it open in another program?"
     monkeypatch.undo()
-    assert serving.read_labels(file.parent) == {"x": "y"}
+    assert typed.read(file.parent) == {"x": "y"}
 
 
 def test_labels_that_come_at_once_are_all_saved(round_):
     names = [f"{k}.png" for k in range(40)]
-    threads = [threading.Thread(target=serving.save_labels, args=(round_, {name: name})) for name in names]
+    threads = [threading.Thread(target=typed.save, args=(round_, {name: name})) for name in names]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert serving.read_labels(round_) == dict(zip(names, names, strict=True))
+    assert typed.read(round_) == dict(zip(names, names, strict=True))
 
 
 def test_a_label_of_what_has_vanished_is_told_and_the_others_are_saved(server):
@@ -328,7 +328,7 @@ def test_the_next_round_goes_on_with_the_labels_so_far(server):
     assert send(server, "/round-2/")[0] == 200
     # the page of the first round is still open
     assert send(server, "/round-1/labels", {ids(folder)[0]: "late"})[0] == 200
-    assert serving.read_labels(folder)[ids(folder)[0]] == "late"
+    assert typed.read(folder)[ids(folder)[0]] == "late"
     assert json.loads(send(server, "/round-1/next", {"budget": 4})[2]) == {"address": "../round-2/"}
     assert json.loads(send(server, "/round-2/next", {"budget": 3})[2]) == {"address": "../round-3/"}
     record = json.loads((folder.parent / "round-3" / "supclust.json").read_text("utf-8"))
@@ -394,15 +394,15 @@ def test_fifty_keys_label_fifty_images_and_lead_to_the_next_round(tabs, server):
     page.keyboard.press("1")
     page.keyboard.press("2")
     said(page, "Saved in round-1/labels.csv.")
-    assert wait_for(lambda: serving.read_labels(folder) == dict(zip(ids(folder), ["left", "<b>"], strict=False)))
+    assert wait_for(lambda: typed.read(folder) == dict(zip(ids(folder), ["left", "<b>"], strict=False)))
     for label in NASTY[:3]:
         page.keyboard.press("Enter")
         page.keyboard.type(label)
         page.keyboard.press("Escape")
         page.keyboard.press("j")
-    assert wait_for(lambda: [*serving.read_labels(folder).values()] == ["left", "<b>", *NASTY[:3]])
+    assert wait_for(lambda: [*typed.read(folder).values()] == ["left", "<b>", *NASTY[:3]])
     page.keyboard.press("u")
-    assert wait_for(lambda: [*serving.read_labels(folder).values()][-1] == "")
+    assert wait_for(lambda: [*typed.read(folder).values()][-1] == "")
     page.keyboard.press("z")
     page.wait_for_function("() => document.querySelector('#large img').naturalWidth === 48")
     assert "/round-1/image/" in page.locator("#large img").get_attribute("src") + page.locator("#large img").evaluate(
@@ -442,12 +442,12 @@ def test_two_tabs_both_save_and_are_told_what_the_other_did(tabs, server):
     said(first, "Saved")
     second.locator("#label-1").fill("dog")
     second.locator("#label-2").fill("cow")
-    assert wait_for(lambda: [*serving.read_labels(folder).values()] == ["dog", "cow"])
+    assert wait_for(lambda: [*typed.read(folder).values()] == ["dog", "cow"])
     first.locator("#keys").focus()
     first.evaluate("window.dispatchEvent(new Event('focus'))")
     said(first, "Labels read from labels.csv: 2")
     assert [first.locator(f"#label-{k}").input_value() for k in (1, 2)] == ["dog", "cow"]
-    serving.save_labels(folder, {"elsewhere.png": "x", ids(folder)[2]: "typed in a spreadsheet"})
+    typed.save(folder, {"elsewhere.png": "x", ids(folder)[2]: "typed in a spreadsheet"})
     first.keyboard.press("Escape")
     first.evaluate("window.dispatchEvent(new Event('focus'))")
     said(first, "Labels read from labels.csv: 1")
@@ -456,7 +456,7 @@ def test_two_tabs_both_save_and_are_told_what_the_other_did(tabs, server):
     second.evaluate("window.dispatchEvent(new Event('focus'))")
     said(second, "The next round is there: round-2")
     second.locator("#label-4").fill("late")
-    assert wait_for(lambda: serving.read_labels(folder).get(ids(folder)[3]) == "late")
+    assert wait_for(lambda: typed.read(folder).get(ids(folder)[3]) == "late")
 
 
 def test_an_answer_that_is_late_does_not_undo_a_label(tabs):
@@ -483,8 +483,8 @@ def test_what_is_not_saved_is_told_kept_and_sent_again(browser, round_):
         (round_ / "labels.csv").unlink()
         said(page, "Saved")
     page.keyboard.press("2")
-    said(page, "Not saved, tried again: nothing answers. To go on, download the labels of this page, and run supclust open.")
-    assert serving.read_labels(round_) == {ids(round_)[0]: "left"}
+    said(page, "Not saved, tried again: nothing answers. Run supclust open again")
+    assert typed.read(round_) == {ids(round_)[0]: "left"}
     asked = []
     page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
     with page.expect_event("close"):
@@ -534,15 +534,15 @@ def test_a_cluster_is_accepted_with_one_key_and_the_next_round_knows_it(tabs, se
     page.locator("#label-4").fill("another")
     said(page, "Saved in round-1/labels.csv.")
     expected = {one: label for k, label in ((0, first), (2, third), (3, "another")) for one in of_cards[k]}
-    assert wait_for(lambda: {**serving.read_labels(folder), **expected} == serving.read_labels(folder))
-    assert len(serving.read_labels(folder)) == 5 + len(expected)
+    assert wait_for(lambda: {**typed.read(folder), **expected} == typed.read(folder))
+    assert len(typed.read(folder)) == 5 + len(expected)
     assert page.locator("#count").inner_text() == f"3 of {cards} labelled"
     page.locator("#label-2").focus()
     page.keyboard.press("Enter")
     assert page.locator("#label-2").input_value() == second
     page.keyboard.press("Escape")
     page.keyboard.press("u")
-    assert wait_for(lambda: serving.read_labels(folder)[of_cards[1][0]] == "")
+    assert wait_for(lambda: typed.read(folder)[of_cards[1][0]] == "")
     page.keyboard.press("z")
     page.wait_for_function("() => document.querySelector('#large img').naturalWidth === 48")
     page.keyboard.press("z")
@@ -552,3 +552,69 @@ def test_a_cluster_is_accepted_with_one_key_and_the_next_round_knows_it(tabs, se
     record = json.loads((folder.parent / "round-2" / "supclust.json").read_text("utf-8"))
     assert expected.items() <= record["labels"].items()
     assert of_cards[1][0] not in record["labels"]
+
+
+def test_a_card_of_several_labels_only_those_without_a_label_of_their_own(tabs, server):
+    folder, page = in_round(server), tabs()
+    for k, name in enumerate(ids(folder)):
+        page.locator(f"#label-{k + 1}").fill("ab"[int(name[0]) % 2])
+    said(page, "Saved")
+    page.locator("#suggest").click()
+    page.wait_for_url("**/round-1/suggestions")
+    one, *others = next(some for some in json.loads(page.locator("#data").text_content())["ids"] if len(some) > 1)
+    k = next(k for k, some in enumerate(json.loads(page.locator("#data").text_content())["ids"], start=1) if one in some)
+    typed.save(folder, {one: "mine"})
+    page.evaluate("() => window.dispatchEvent(new Event('focus'))")
+    said(page, "Labels read") if len(others) == 0 else page.wait_for_timeout(500)
+    assert page.locator(f"#label-{k}").input_value() == ""  # as the others have none
+    page.locator(f"#label-{k}").fill("rest")
+    page.keyboard.press("Enter")
+    assert wait_for(lambda: [typed.read(folder).get(name) for name in (one, *others)] == ["mine", *["rest"] * len(others)])
+    page.keyboard.press("Escape")
+    page.keyboard.press("u")
+    assert wait_for(lambda: [typed.read(folder).get(name) for name in (one, *others)] == ["mine", *[""] * len(others)])
+
+
+def test_a_key_that_is_held_down_labels_one_card(tabs, server):
+    page = tabs()
+    for repeat in (False, True, True):
+        page.evaluate(
+            "it => document.body.dispatchEvent(new KeyboardEvent('keydown', {key: '1', repeat: it, bubbles: true}))", repeat
+        )
+    said(page, "Saved")
+    assert page.locator("#count").inner_text().startswith("1 of")
+
+
+def test_what_another_tab_changed_is_not_taken_back(tabs, server):
+    page, folder = tabs(), in_round(server)
+    page.keyboard.press("1")
+    said(page, "Saved")
+    typed.save(folder, {ids(folder)[0]: "theirs"})
+    page.evaluate("() => window.dispatchEvent(new Event('focus'))")
+    said(page, "Labels read from labels.csv: 1.")
+    page.keyboard.press("u")
+    said(page, "was changed elsewhere")
+    assert typed.read(folder)[ids(folder)[0]] == "theirs"
+
+
+def test_a_budget_that_is_none_is_told_by_the_field(tabs, server):
+    page = tabs()
+    for text in ("", "1.5", "0"):
+        page.locator("#budget").fill(text)
+        page.locator("#follow").click()
+        assert not page.locator("#budget").evaluate("it => it.validity.valid")
+    page.wait_for_timeout(300)
+    assert len(server.rounds) == 1
+
+
+def test_labels_typed_in_any_round_of_the_chain_count_on_the_command_line(server, tmp_path):
+    folder = in_round(server)
+    first, second, *_ = ids(folder)
+    typed.save(folder, {first: "cat", second: "None"})
+    following = server.next_round(folder.name, 3)
+    found = labeling.run(Request(folder.parent / following, tmp_path / "third", budget=2))
+    assert {found.source.ids[point]: label for point, label in found.labels.items()} == {first: "cat", second: "None"}
+    typed.save(folder, {first: "cow"})  # corrected after the next round was picked
+    (tmp_path / "more.csv").write_text(f"id,label\n{second},dog\n")
+    found = labeling.run(Request(folder.parent / following, tmp_path / "fourth", budget=2, labeled=(tmp_path / "more.csv",)))
+    assert {found.source.ids[point]: label for point, label in found.labels.items()} == {first: "cow", second: "dog"}

@@ -119,27 +119,13 @@ def test_a_class_with_one_label_may_be_suggested():
     ("labels", "message"),
     [
         ({}, "there are no labels"),
-        ({0: "a", 1: "a"}, "all 2 labels are 'a': suggestions need labels of two classes"),
+        ({0: "a", 1: "a"}, "all labels are .a.: suggestions need labels of two classes"),
         ({point: "ab"[point % 2] for point in range(90)}, "all 90 images have labels: there is nothing left"),
     ],
 )
 def test_labels_that_suggest_nothing_are_refused(labels, message):
     with pytest.raises(ValueError, match=message):
         suggesting.suggest(pool_of()[0], labels)
-
-
-def test_groups_hold_each_point_without_a_label_once_the_most_typical_first():
-    pool, classes = pool_of()
-    found = suggesting.suggest(pool, some(classes, 24))
-    groups = suggesting.groups(found)
-    assert sorted(point for group in groups for point in group.points) == found.table.index.tolist()
-    assert [len(group.points) for group in groups] == sorted((len(group.points) for group in groups), reverse=True)
-    for group in groups:
-        rows = found.table.loc[list(group.points)]
-        assert set(rows["cluster"]) == {group.cluster}
-        assert rows["typicality"].is_monotonic_decreasing
-        assert group.share == (rows["label"] == group.label).mean() == rows["label"].value_counts(normalize=True).max()
-        assert group.confidence == pytest.approx(rows["confidence"].mean())
 
 
 # --- the files ------------------------------------------------------------------------------------------------------------
@@ -248,11 +234,20 @@ def test_labels_and_sure_suggestions_are_copied_into_a_folder_each(round_, tmp_p
     copies, rows = pd.read_csv(tmp_path / "copies" / "labels.csv", dtype=str, keep_default_na=False), table(round_[0])
     rows = rows[rows["confidence"].astype(float) >= (2 if least is None else least)]
     expected = [(f"{i % 6}/{i:02}.png", annotations.safe(NAMES[i % 6])) for i in range(18)]
-    expected += zip(rows["id"], rows["suggestion"], strict=True)
-    assert sorted(zip(copies["id"], copies["label"], strict=True)) == sorted(expected)
+    sure = [(name, "", suggestion) for name, suggestion in zip(rows["id"], rows["suggestion"], strict=True)]
+    found = zip(copies["id"], copies["label"], copies["suggestion"], strict=True)
+    assert sorted(found) == sorted([*sure, *((name, label, "") for name, label in expected)])
     assert len(ImageFolder(tmp_path / "copies")) == len(copies) == {None: 18, 0: 36}.get(least, len(copies))
 
 
 def test_copies_among_the_images_are_refused_at_once(round_, tmp_path, capsys):
     code, told = command(round_, "--copy", tmp_path / "images" / "copies", capsys=capsys)
     assert (code, "would count as images of" in told, (round_[0] / "suggestions").exists()) == (2, True, False)
+
+
+@pytest.mark.parametrize(
+    "options", [["--min-confidence", "0.9"], ["--copy", "x", "--min-confidence", "90"], ["--copy", "x", "--min-confidence", "nan"]]
+)
+def test_a_confidence_that_is_none_is_refused(round_, capsys, options):
+    code, told = command(round_, *options, capsys=capsys)
+    assert (code, "--min-confidence goes with --copy, and is a number from 0 to 1" in told) == (2, True)

@@ -54,6 +54,7 @@ REASONS = {  # for people who do not know Pillow
     FileNotFoundError: "it is no longer there",
     PermissionError: "it may not be read: permission denied",
     UnidentifiedImageError: NO_IMAGE,
+    BufferError: "16 bits a channel with values below 512, whose lower halves Pillow does not read: save it with 8 bits",
     NotImplementedError: "its DICOM pixels are compressed: decompress them, or run pip install pylibjpeg pylibjpeg-libjpeg",
 }
 SIGNS = {  # other kinds of files, by their first bytes
@@ -70,7 +71,7 @@ SIGNS = {  # other kinds of files, by their first bytes
 MARKER = "supclust.json"  # marks a folder of results, whose pictures are not in the pool
 SYSTEM = {  # folders, or their suffixes, in which systems and programs keep copies and small versions, in lower case
     *("@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "~snapshot", "@recently-snapshot", ".@__thumb", "$recycle.bin"),
-    *("recycler", "recycled", "found.000", "lost+found", "lost.dir", "system volume information", "network trash folder"),
+    *("lost+found", "lost.dir", "system volume information", "network trash folder"),
     *("__macosx", ".appledouble", "temporary items", ".thumbnails", "thmbnl", ".trashes"),
     *(".photoslibrary", ".photolibrary", ".aplibrary", ".lrdata"),
 }
@@ -319,6 +320,8 @@ def rgb(image: Image.Image, factor: int = 1, halved: bool = False) -> Image.Imag
         return _grey(image, factor, tags).convert("RGB")
     if halved and image.mode != "CMYK":
         colours = [band for band in image.getbands() if band.lower() != "a"]
+        if max(image.getchannel(band).getextrema()[1] for band in colours) < 2:
+            raise BufferError
         low, high = value_range(np.asarray(_sample(image))[..., : len(colours)].astype(np.uint16) * 257)
         table = _as_bytes(np.arange(256) * 257, low, high).tolist() * len(colours)
         image = image.point(table + list(range(256)) * (len(image.getbands()) - len(colours)))
@@ -366,7 +369,8 @@ def value_range(values: np.ndarray) -> tuple[float, float]:
     """The values of an image of more than 8 bits that become black and white, for each image by itself.
 
     They are 0 and the smallest of RANGES that holds the image, if it reaches half of that and spreads over an eighth: so a scan
-    looks the same in whatever number of bits, and a series keeps its brightness. Otherwise they are its own percentiles 1 and 99.
+    looks the same in whatever number of bits, and a series keeps its brightness. Otherwise they are its own percentiles 1 and
+    99; or 5 and 95, where else the middle half of its values would be one grey: a few bright pixels must not darken the others.
     NaN, infinity, and a value that lies apart at either end, such as -9999, are no data.
     """
     ordered = np.sort(values[np.isfinite(values)], axis=None).astype(float)
@@ -377,7 +381,10 @@ def value_range(values: np.ndarray) -> tuple[float, float]:
         ordered = -ordered[::-1]
     if not len(ordered):
         return 0, 1
-    low, high = np.percentile(ordered, (1, 99))
+    for cut in (1, 5):
+        low, high = np.percentile(ordered, (cut, 100 - cut))
+        if not 0 < np.ptp(np.percentile(ordered, (25, 75))) < (high - low) / 32:
+            break
     low, high = (low, high) if low < high else ordered[[0, -1]]
     largest = next((largest for largest in RANGES if high <= largest), None)
     if largest and low >= 0 and (low == high or (high >= largest / 2 and high - low >= largest / 8)):

@@ -28,7 +28,10 @@ CONTROL = "label"  # the name of the choices in Label Studio, and so of the colu
 ONE = re.compile(r"1(\.0*)?|true|x", re.IGNORECASE)  # the cell of the right class in a one-hot table
 ONE_OR_NOT = re.compile(rf"{ONE.pattern}|0(\.0*)?|false|", re.IGNORECASE)
 # What programs write into a cell without a value: NA, #N/A, <NA>, -nan, (null), \N, a full stop, #REF! ...
-MISSING = re.compile(r"\W*(na|n/a|nan|nat|none|null|nil|unlabell?ed)\W*|\\n|\.[a-z]?|#[a-z/0]+[!?]|-?1\.#[a-z]+", re.IGNORECASE)
+MISSING = re.compile(
+    r"\W*(na|n/a|nan|nat|none|null|nil|unlabell?ed)\W*|\\n|\.[a-z]?|#¡?[a-z/0]+[!?]|#nv|--+|\(blank\)|n\.a\.|-?1\.#[a-z]+",
+    re.IGNORECASE,
+)
 
 NUMBER = re.compile(r"[0-9]{1,18}(\.0+)?")  # a whole one, as an id
 HEADER = re.compile(r'^[^\r\n]*[,;|\t] *"?\w', re.MULTILINE)  # the first row of several cells: titles may stand above it
@@ -169,14 +172,17 @@ def _of_table(path: Path, names: Sequence[str], rows: Sequence[Row], wanted: Col
 
 
 def _one_hot(names: Sequence[str], rows: Sequence[Row], wanted: Columns) -> list[str]:
-    """The columns of 0 and 1, one for each class, if there are several, and none of labels."""
-    if not rows or columns.find(names, columns.LABELS, wanted.label):
+    """The columns of 0 and 1, one for each class: those that are named, or all that are no ids, if few rows have two classes."""
+    if not rows or wanted.label or columns.find(names, columns.LABELS):
         return []
     cells = {name: [row[name] for _, row in rows] for name in names}
     found = [name for name in names if all(map(ONE_OR_NOT.fullmatch, cells[name])) and any(cells[name])]
     named = columns.find(found, [*map(columns.plain, wanted.classes)])
-    found = named if len(named) > 1 else found
-    return found if len(found) > 1 else []
+    if len(named) > 1:
+        return named
+    right = [sum(map(bool, map(ONE.fullmatch, row))) for row in zip(*(cells[name] for name in found), strict=True)]
+    alone = right.count(1) > len(right) - right.count(0) - right.count(1)
+    return found if len(found) > 1 and len(found) == len(names) and alone else []
 
 
 def _columns(where: Path | str, names: Collection[str], known: Sequence[str], asked: str | None, what: str) -> list[str]:
@@ -185,6 +191,7 @@ def _columns(where: Path | str, names: Collection[str], known: Sequence[str], as
         log.warning("%s has no column %r: %r is read", where, asked, found[0])
     if not found:
         wanted = repr(asked) if asked else f"one of {', '.join(known[:9])} ..., or what --{what}-column names,"
+        wanted += " or columns of 0 and 1 that --classes names," if what == "label" and not asked else ""
         raise ValueError(f"{where} has no column of {what}s: its columns are {listing(names)}; {wanted} is wanted. {EXAMPLE}")
     if [*map(columns.plain, names)].count(columns.plain(found[0])) > 1 and found[0] != asked:
         raise ValueError(f"{where} has several columns {found[0].lower()!r}, and it is not clear which is meant; rename the others")
@@ -238,12 +245,15 @@ def _only(value: Any) -> Any:
 
 
 def _of_json(path: Path, text: str, wanted: Columns) -> Iterator[Label]:
-    flat = []
-    for number, task in enumerate(_tasks(path, text), start=1):
+    flat, tasks = [], _tasks(path, text)
+    # Of several choices in a task, the label is the one of that name, wherever the file has it.
+    given = json.dumps([task.get("annotations", task.get("completions")) for task in tasks])
+    control = wanted.label or (CONTROL if f'"from_name": "{CONTROL}"' in given else None)
+    for number, task in enumerate(tasks, start=1):
         where = f"{path}, task {number}"
         if "data" in task:
             try:
-                yield from list(_of_task(where, task, wanted))
+                yield from list(_of_task(where, task, wanted.id, control))
             except ValueError as error:
                 yield Label(str(error), None, "", problem=BROKEN)
         else:
@@ -288,10 +298,10 @@ def _records(path: Path, value: dict[str, Any]) -> Any:
     return [one if columns.find(one, columns.IDS) else {"id": name, **one} for name, one in records.items()]
 
 
-def _of_task(where: str, task: dict[str, Any], wanted: Columns) -> Iterator[Label]:
+def _of_task(where: str, task: dict[str, Any], id_column: str | None, control: str | None) -> Iterator[Label]:
     """The labels of a task of Label Studio: one of each annotation, and one that says that it is listed."""
     [data] = _objects(where, [task["data"]], "data")
-    names = _names(where, data, _columns(where, data, columns.IDS, wanted.id, "id"))
+    names = _names(where, data, _columns(where, data, columns.IDS, id_column, "id"))
     yield _label(where, names, None, done=bool(columns.find(data, columns.PICKED)))
     for annotation in _objects(where, task.get("annotations", task.get("completions")), "annotations"):
         if annotation.get("was_cancelled") or annotation.get("skipped"):
@@ -299,8 +309,8 @@ def _of_task(where: str, task: dict[str, Any], wanted: Columns) -> Iterator[Labe
             continue
         results = _objects(where, annotation.get("result"), "result")
         choices = [result for result in results if result.get("type") == "choices"]
-        choices = [result for result in choices if result.get("from_name") == (wanted.label or CONTROL)] or choices
-        value = [result.get("value") for result in choices or results]
+        named = [result for result in choices if control in (None, result.get("from_name"))]
+        value = [result.get("value") for result in (named if choices else results)]
         yield _label(where, names, value, certain=bool(annotation.get("ground_truth")))
 
 

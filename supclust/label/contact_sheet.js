@@ -12,7 +12,9 @@ document.addEventListener("DOMContentLoaded", () => {
   const served = "served" in document.body.dataset; // by `supclust open`, which saves labels as they are typed
   const key = "supclust-labels-" + document.body.dataset.key;
   const unsaved = new Map(); // labels by id, until the server has them
-  const before = []; // what each change of a label replaced
+  const before = []; // what each change of a label replaced: the card, its label before and after, and the images that had it
+  const there = ids.map(() => ""); // the label that each card shows, as far as it is known
+  let labels = {}; // by id
   const label = (k) => inputs[k].value.trim();
   let current = 0;
   let saving = false;
@@ -28,7 +30,6 @@ document.addEventListener("DOMContentLoaded", () => {
   }
 
   function keep() {
-    const labels = Object.fromEntries(ids.map(([id], k) => [id, label(k)]));
     try {
       localStorage.setItem(key, JSON.stringify({ known, labels })); // the classes, too, so that their keys stay
     } catch {
@@ -61,39 +62,49 @@ document.addEventListener("DOMContentLoaded", () => {
 
   // -- labels
 
-  function changed(k) {
+  // The images of a card whose label it shows: others were labelled by themselves, and keep what they have.
+  const shared = (k) => ids[k].filter((id) => (labels[id] ?? "") === there[k]);
+
+  function changed(k, some = shared(k)) {
+    for (const id of some) {
+      labels[id] = label(k);
+      if (served) unsaved.set(id, label(k));
+    }
+    there[k] = label(k);
     count();
     keep();
     changes++;
     if (!served) return;
-    ids[k].forEach((id) => unsaved.set(id, label(k)));
     clearTimeout(waiting);
     waiting = setTimeout(save, 400); // whoever types goes on typing
   }
 
   // Put labels, by id, into the fields, but for what is typed just now. Returns how many were different.
-  function show(labels) {
+  function show(given) {
     const different = inputs.filter((input, k) => {
-      const there = labels[ids[k][0]] ?? "";
-      if (there === label(k) || input === document.activeElement) return false;
-      input.value = there;
-      learn(there);
+      if (input === document.activeElement) return false;
+      ids[k].forEach((id) => (labels[id] = given[id] ?? ""));
+      const [first, ...others] = new Set(ids[k].map((id) => labels[id]));
+      there[k] = others.length ? "" : first;
+      if (there[k] === label(k)) return false;
+      input.value = there[k];
+      learn(there[k]);
       return true;
     });
     count();
     return different.length;
   }
 
-  function put(k, text) {
+  function put(k, text, some) {
     inputs[k].value = text;
     learn(label(k));
-    changed(k);
+    changed(k, some);
     save();
   }
 
   // Give the current card a label, and go to the next one without.
   function give(name) {
-    before.push([current, label(current)]);
+    before.push([current, label(current), name, shared(current)]);
     put(current, name);
     const next = unlabelled(current);
     turnTo(next < 0 ? current : next);
@@ -108,9 +119,10 @@ document.addEventListener("DOMContentLoaded", () => {
 
   function undo() {
     if (!before.length) return say("said", "There is no label to take back.");
-    const [k, text] = before.pop();
-    put(k, text);
+    const [k, text, after, some] = before.pop();
     turnTo(k);
+    if (label(k) !== after) return say("said", `${what} ${k + 1} was changed elsewhere, and stays as it is.`);
+    put(k, text, some);
     say("said", `${what} ${k + 1} is ${text === "" ? "without a label" : text} again.`);
   }
 
@@ -140,7 +152,7 @@ document.addEventListener("DOMContentLoaded", () => {
 
   // All picks, those without a label too, so that none of them is picked again.
   function table() {
-    const rows = ids.flatMap((some, k) => some.map((id) => [id, label(k)]));
+    const rows = ids.flatMap((some) => some.map((id) => [id, labels[id] ?? ""]));
     return [["id", "label"], ...rows].map((row) => row.map(field).join(",") + "\r\n").join("");
   }
 
@@ -160,7 +172,7 @@ document.addEventListener("DOMContentLoaded", () => {
       const answer = await fetch(what, body && post);
       return { done: answer.ok, ...(await answer.json()) };
     } catch {
-      return { done: false, words: "nothing answers. To go on, download the labels of this page, and run supclust open." };
+      return { done: false, words: "nothing answers. Run supclust open again; what is not saved can be downloaded here, for --labeled." };
     }
   }
 
@@ -207,7 +219,10 @@ document.addEventListener("DOMContentLoaded", () => {
   function enlarge() {
     const large = cards[current].querySelector("img.pick, span.pick").cloneNode(true);
     const small = large.src;
-    large.addEventListener("error", () => (large.src = small), { once: true }); // browsers do not show all files
+    large.addEventListener("error", () => {
+      large.src = small; // browsers do not show all files
+      find("large-name").textContent += " (cannot be shown larger)";
+    }, { once: true });
     const address = original(current);
     if (address) large.src = address;
     find("original").hidden = !address;
@@ -245,18 +260,21 @@ document.addEventListener("DOMContentLoaded", () => {
     if (event.key === "?") action = help;
     if (!action) return;
     event.preventDefault();
+    if (event.repeat && action !== on && action !== back) return; // a key that is held down labels one card
     action();
   });
 
   inputs.forEach((input, k) => {
     let text = "";
+    let some = [];
     input.addEventListener("focus", () => {
-      text = label(k);
+      [text, some] = [label(k), shared(k)];
       turnTo(k);
     });
     input.addEventListener("input", () => changed(k));
     input.addEventListener("change", () => {
-      before.push([k, text]);
+      before.push([k, text, label(k), some]);
+      [text, some] = [label(k), shared(k)];
       learn(label(k));
       keep();
       save();
@@ -285,7 +303,9 @@ document.addEventListener("DOMContentLoaded", () => {
   });
   find("download").addEventListener("click", download);
   find("keys").addEventListener("click", help);
-  find("follow").addEventListener("click", () => compute("next", { budget: find("budget").valueAsNumber }));
+  find("follow").addEventListener("click", () => {
+    if (find("budget").reportValidity()) compute("next", { budget: find("budget").valueAsNumber });
+  });
   find("suggest").addEventListener("click", () => compute("suggest", {}));
 
   const kept = read();

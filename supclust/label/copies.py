@@ -7,12 +7,12 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from supclust.label.annotations import listing
+from supclust.label.annotations import counted, listing
 from supclust.label.results import write_csv
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "labels.csv"  # of the copies: file, id, label
+MANIFEST = "labels.csv"  # of the copies: file, id, label, suggestion
 NOT_IN_NAMES = re.compile(r'[\x00-\x1f\x7f\ud800-\udfff<>:"/\\|?*]|^[.]|[. ]+$')  # on one system or another
 
 
@@ -26,26 +26,27 @@ def check(folder: Path | None, images: Path | None) -> None:
         raise ValueError(f"{folder} is not an empty folder: name a new one for the copies")
 
 
-def copy_by_label(images: Sequence[tuple[str, Path | None, str]], folder: Path) -> None:
-    """Copy images (id, file, label), byte for byte, as LABEL/001_name.jpg, without a label as 001_name.jpg; write labels.csv.
+def copy_by_label(images: Sequence[tuple[str, Path | None, str, str]], folder: Path) -> None:
+    """Copy images (id, file, label, suggestion) as LABEL/001_name.jpg, without any label as 001_name.jpg, and write labels.csv.
 
     A label that cannot be the name of a folder gets one like it; labels stay apart even where case does not count. Images that
     cannot be read any more are left out with a warning.
     """
-    folders, digits = _folders({label for _, _, label in images if label}), max(3, len(str(len(images))))
+    folders, digits = _folders({label or suggestion for _, _, label, suggestion in images} - {""}), max(3, len(str(len(images))))
     rows, gone = [], []
     folder.mkdir(parents=True, exist_ok=True)
-    for number, (id_, file, label) in enumerate(images, start=1):
+    for number, (id_, file, label, suggestion) in enumerate(images, start=1):
         if file is None or not os.access(file, os.R_OK):
             gone.append(id_)
             continue
-        copy = folder / folders.get(label, "") / f"{number:0{digits}}_{_name(file.stem)}{file.suffix}"
+        copy = folder / folders.get(label or suggestion, "") / f"{number:0{digits}}_{_name(file.stem)}{file.suffix}"
         copy.parent.mkdir(exist_ok=True)
         shutil.copyfile(file, copy)
-        rows.append({"file": copy.relative_to(folder).as_posix(), "id": id_, "label": label})
+        rows.append({"file": copy.relative_to(folder).as_posix(), "id": id_, "label": label, "suggestion": suggestion})
     if gone:
-        log.warning("%d images are not copied, as they cannot be read any more: %s", len(gone), listing(gone))
+        log.warning("%s not copied, as unreadable by now: %s", counted(len(gone), "image"), listing(gone))
     write_csv(folder / MANIFEST, rows)
+    log.info("%s copied into %s", counted(len(rows), "image"), folder)
 
 
 def _folders(labels: Iterable[str]) -> dict[str, str]:

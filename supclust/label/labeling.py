@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from supclust import kept, strategies
 from supclust.images.files import MARKER
-from supclust.label import annotations, columns, copies, duplicates, matching, results, sources
+from supclust.label import annotations, columns, copies, duplicates, matching, results, sources, typed
 from supclust.label.annotations import Columns, Label, counted, listing
 from supclust.label.matching import Matched
 from supclust.label.request import EncoderOptions, Request
@@ -70,7 +70,7 @@ def run(request: Request) -> Round:
         results.write(found, folder)
         _hand_out(found, others)
     if request.copy:
-        copies.copy_by_label([(source.ids[point], source.files[point], "") for point in points], request.copy)
+        copies.copy_by_label([(source.ids[point], source.files[point], "", "") for point in points], request.copy)
     return found
 
 
@@ -116,14 +116,15 @@ def _hand_out(found: Round, others: Mapping[str, str]) -> None:
 
 
 def read_labels(request: Request) -> list[Label]:
-    """What the files of a request say."""
+    """What the files of a request say; about other images, what was typed in the pages of the rounds."""
     given = []
     for path in request.labeled:
         labels = annotations.read(path, Columns(request.id_column, request.label_column, request.classes))
         if not any(one.label for one in labels):
             log.warning("%s has no labels (it lists %s)", path, counted(len({one.id for one in labels}), "image"))
         given += labels
-    return given
+    named = {one.id for one in given}
+    return [*given, *(one for one in typed.of_chain(request.source) if one.id not in named)]
 
 
 def match(request: Request, source: Source, given: Sequence[Label], picked: Collection[str] = ()) -> tuple[Matched, dict[int, str]]:

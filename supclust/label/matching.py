@@ -123,7 +123,7 @@ def _looker(known: Mapping[str, int], folder: Path | None, spell: Callable[[str]
             return ids[f"/{path}"], ""
         end = next((end for end in _ends(path) if f"/{end}" in ids), "")  # an image that the path leads to, through folders
         if end and (path.removesuffix(f"/{end}").rpartition("/")[2] in roots or not roots):
-            return ids[f"/{end}"] | ids.get(path, set()), ""
+            return ids[f"/{end}"] | ids.get(path, set()), "" if roots else PARTLY
         if path in ids:
             return ids[path], PARTLY
         if end and foreign:

@@ -56,7 +56,7 @@ class Request:
     keep_duplicates: bool = False  # pick more than one of a group of near-duplicates
     force: bool = False  # overwrite what an earlier run wrote into out
     copy: Path | None = None  # folder for copies of the picks, or of the images with a label
-    min_confidence: float = math.inf  # of suggestions that are copied, too
+    min_confidence: float | None = None  # of suggestions that are copied, too
     encoder: EncoderOptions = field(default_factory=EncoderOptions)
 
     def __post_init__(self) -> None:
@@ -66,6 +66,8 @@ class Request:
         check_count("seed", self.seed, least=0)
         if self.per_class_min is not None:
             check_count("per_class_min", self.per_class_min)
+        if self.min_confidence is not None and not (self.copy and 0 <= self.min_confidence <= 1):
+            raise ValueError(f"--min-confidence goes with --copy, and is a number from 0 to 1, not {self.min_confidence}")
         if bad := [name for name in self.classes if name != name.strip() or not name or NOT_XML.search(name)]:
             raise ValueError(f"these are no names of classes: {listing(bad)}. Leave out blanks around them and control signs")
 

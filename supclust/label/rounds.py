@@ -120,7 +120,7 @@ class Round:
         files = (self.source.files[pick.point] for pick in self.picks)
         parents = {file.parent for file in files if file is not None} - {self.source.folder}
         names = sorted({unicodedata.normalize("NFC", one.name).strip() for one in parents if any(map(str.isalpha, one.name))})
-        return tuple(dict.fromkeys([*self.classes, *(names if len(names) > 1 else [])]))
+        return tuple(dict.fromkeys([*self.classes, *(names if len(names) > 1 and not self.request.classes else [])]))
 
 
 def _rounded(score: float) -> float:

@@ -10,7 +10,6 @@ import secrets
 import shlex
 import threading
 import webbrowser
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
@@ -21,18 +20,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from filelock import FileLock
-
 from supclust.images import files as images
 from supclust.images.files import MARKER
-from supclust.label import annotations, columns, labeling, sources, suggesting
+from supclust.label import annotations, labeling, sources, suggesting, typed
 from supclust.label.request import Request
-from supclust.label.results import SHEET, write_csv
+from supclust.label.results import SHEET
 from supclust.label.suggestion_sheet import SUGGESTION_SHEET
+from supclust.label.typed import LABELS
 
 log = logging.getLogger(__name__)
 
-LABELS = "labels.csv"
 SUGGESTIONS = "suggestions"  # the folder of `supclust suggest` in that of a round
 LONGEST = 2**13  # pixels of an image that is shown large
 HEADERS = {
@@ -59,39 +56,6 @@ def serve(folder: Path) -> None:
     print(f"\nThe labels are in {last / LABELS}. To go on: {shlex.join(['supclust', 'open', str(last)])}")
 
 
-# -- labels.csv ----------------------------------------------------------------------------------------------------------------
-
-
-def read_labels(folder: Path) -> dict[str, str]:
-    """The labels in a round's labels.csv, by id. Raises ValueError, naming the file, if it is damaged."""
-    rows, id_, label = _table(folder / LABELS)
-    return {row[id_]: row[label] for row in rows}
-
-
-def save_labels(folder: Path, labels: Mapping[str, str]) -> None:
-    """Change these labels, by id, in a round's labels.csv; whatever else the file holds by now stays.
-
-    Raises ValueError and OSError, and leaves the file alone, if it is damaged or may not be changed.
-    """
-    path = folder / LABELS
-    with FileLock(folder / f".{LABELS}.lock"):
-        rows, id_, label = _table(path)
-        if path.exists():
-            open(path, "r+b").close()  # else a read-only file would be replaced
-        there = {row[id_] for row in rows}
-        rows += [{id_: name, label: ""} for name in labels if name not in there]
-        write_csv(path, [row | {label: labels.get(row[id_], row[label])} for row in rows])
-
-
-def _table(path: Path) -> tuple[list[dict[str, str]], str, str]:
-    """The rows of a file of labels, and the names of its columns of ids and labels."""
-    names, rows = annotations.table(path) if path.exists() else (["id", "label"], [])
-    ids, labels = columns.find(names, columns.IDS), columns.find(names, columns.LABELS)
-    if not (ids and labels):
-        raise ValueError(f"{path} is no table of labels: its columns are {annotations.listing(names)}")
-    return rows, ids[0], labels[0]
-
-
 # -- rounds --------------------------------------------------------------------------------------------------------------------
 
 
@@ -100,7 +64,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, folder: Path) -> None:
         if not images.is_round(folder):
-            raise ValueError(f"{folder} is no round. This makes one: supclust label IMAGES --out {folder} --open")
+            raise ValueError(f"{folder} is no round. This makes one: supclust label IMAGES --out ROUND --open")
         self.parent, self.rounds = folder.parent, [folder.name]
         source = sources.read(self.request(folder.name, 1))
         self.files = dict(zip(source.ids, source.files, strict=True))
@@ -122,18 +86,15 @@ class Server(ThreadingHTTPServer):
             suggesting.run(replace(self.request(name, 1), out=self.parent / name / SUGGESTIONS, force=True))
 
     def request(self, name: str, budget: int) -> Request:
-        """What goes on from a round: its options, all labels typed so far, and the next free folder (picks-2 after picks)."""
-        folder, labeled = self.parent / name, [self.parent / one / LABELS for one in self.rounds]
-        labeled = tuple(file for file in labeled if file.exists())
-        typed = {label for file in labeled for label in read_labels(file.parent).values()}
-        classes = tuple(sorted(filter(annotations.MISSING.fullmatch, typed)))  # who types None here means a class
+        """What goes on from a round: its options, and the next free folder (picks-2 after picks)."""
+        folder = self.parent / name
         stem, number = re.fullmatch(r"(.*?)(?:-([0-9]{1,9}))?", name).groups()
         names = (self.parent / f"{stem}-{k}" for k in count(int(number or 1) + 1))
         out = next(one for one in names if not os.path.lexists(one))
         asked = sources.read_record(folder / MARKER)["asked"]
         pictures = asked["pictures"] and Path(os.path.normpath(folder / asked["pictures"]))
         same = {name: asked.get(name) for name in ("strategy", "seed", "keep_duplicates", "per_class_min")}
-        return Request(folder, out, budget, labeled, classes, pictures=pictures, **same)
+        return Request(folder, out, budget, pictures=pictures, **same)
 
 
 # -- requests ------------------------------------------------------------------------------------------------------------------
@@ -159,7 +120,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Labels to save, or something to compute, as JSON."""
         if self._is_ours():
-            self._answer(self.rfile.read(int(self.headers["Content-Length"])))
+            self._answer(self.rfile.read(int(self.headers["Content-Length"] or 0)))
         else:
             self._send(HTTPStatus.FORBIDDEN)
 
@@ -181,10 +142,10 @@ class Handler(BaseHTTPRequestHandler):
                     self._send(content=content.getvalue(), kind="image/jpeg")
                 case ["state"], None:
                     later = server.rounds[server.rounds.index(name) + 1 :]
-                    self._tell(labels=read_labels(folder), next=later[0] if later else None)
+                    self._tell(labels=typed.read(folder), next=later[0] if later else None)
                 case ["labels"], {**labels}:
                     if there := {id_: label for id_, label in labels.items() if id_ in server.files}:
-                        save_labels(folder, there)
+                        typed.save(folder, there)
                     gone = labels.keys() - server.files.keys()
                     missed = f" These images are no longer in the round: {annotations.listing(gone)}." if gone else ""
                     self._tell(words=f"Saved in {name}/{LABELS}.{missed}")
@@ -194,7 +155,7 @@ class Handler(BaseHTTPRequestHandler):
                     server.suggest(name)
                     self._tell(address="suggestions")
                 case _:
-                    self._send(HTTPStatus.NOT_FOUND)
+                    self._tell(HTTPStatus.NOT_FOUND, words="this is not understood.")
         except ConnectionError:
             pass  # browsers break off what they no longer need
         except PermissionError as error:

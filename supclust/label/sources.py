@@ -71,6 +71,8 @@ def read(request: Request) -> Source:
         raise ValueError(f"{path} is one image: name the folder that holds the images")
     if pictures is not None and not pictures.is_dir():
         raise FileNotFoundError(f"there is no folder of images {pictures}")
+    if (path.is_file() or (path / MARKER).is_file()) and replace(request.encoder, download=False) != EncoderOptions():
+        raise ValueError(f"{path} has features already: leave out the options of encoder and training, or name the images")
     if (path / MARKER).is_file():
         return _with_added(_of_round(request), request)
     if request.added:

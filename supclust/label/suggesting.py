@@ -44,17 +44,6 @@ class Suggested:
     temperature: float | None  # that calibrates the confidence; None: there were too few labels to find one
 
 
-@dataclass(frozen=True, eq=False)
-class Group:
-    """The points of a cluster that have no label, and what is suggested for most of them."""
-
-    cluster: int
-    points: tuple[int, ...]  # the most typical first
-    label: str
-    share: float  # of the points, that get this label
-    confidence: float  # mean over all of the points
-
-
 def suggest(pool: Pool, labels: Mapping[int, str]) -> Suggested:
     """Labels for the points of a pool that have none, from those of the others.
 
@@ -64,7 +53,7 @@ def suggest(pool: Pool, labels: Mapping[int, str]) -> Suggested:
     labeled, n = np.array(sorted(labels), dtype=np.int64), len(pool.features)
     classes, numbers = np.unique([labels[point] for point in labeled.tolist()], return_inverse=True)
     if len(classes) < 2:
-        there = f"all {len(labels)} labels are {str(classes[0])!r}" if labels else "there are no labels"
+        there = f"all labels are {str(classes[0])!r}" if labels else "there are no labels"
         raise ValueError(f"{there}: suggestions need labels of two classes at least. Name files of labels: --labeled labels.csv")
     if len(labels) == n:
         raise ValueError(f"all {n} images have labels: there is nothing left to suggest")
@@ -104,16 +93,6 @@ def _temperature(points: np.ndarray, numbers: np.ndarray) -> float | None:
     return math.exp(minimize_scalar(loss, bounds=(-5, 5), method="bounded").x)
 
 
-def groups(suggested: Suggested) -> list[Group]:
-    """The clusters that have points without a label, the one with the most of them first."""
-    found = []
-    for cluster, rows in suggested.table.groupby("cluster"):
-        label, share = next(rows["label"].value_counts(normalize=True).items())
-        points = rows.sort_values("typicality", ascending=False, kind="stable").index
-        found.append(Group(int(cluster), tuple(points), label, share, rows["confidence"].mean()))
-    return sorted(found, key=lambda group: -len(group.points))
-
-
 # -- the command ---------------------------------------------------------------------------------------------------------------
 
 
@@ -135,15 +114,16 @@ def run(request: Request) -> Suggested:
         rows = [_row(source, one) for one in table.itertuples()]
         results.write_csv(folder / SUGGESTIONS, rows)
         results.write_skipped(folder, matched.problems)
-        kept.write_text(folder / SUGGESTION_SHEET, suggestion_sheet.html(source, suggested, groups(suggested)))
+        kept.write_text(folder / SUGGESTION_SHEET, suggestion_sheet.html(source, suggested))
         there = [row for row in rows if os.path.isfile(row["path"])]
         if gone := sum(row["path"] != "" for row in rows) - len(there):
             log.warning("%d images are no longer where they were: %s has no tasks for them", gone, results.TASKS)
         if there:
             results.write_tasks(folder, [_task(row, source.folder) for row in there], suggested.classes)
     if request.copy:
-        named = labels | table.loc[table["confidence"] >= request.min_confidence, "label"].to_dict()
-        copies.copy_by_label([(source.ids[point], source.files[point], label) for point, label in named.items()], request.copy)
+        sure = {} if request.min_confidence is None else table.loc[table["confidence"] >= request.min_confidence, "label"].to_dict()
+        named = [(point, label, "") for point, label in labels.items()] + [(point, "", label) for point, label in sure.items()]
+        copies.copy_by_label([(source.ids[point], source.files[point], *texts) for point, *texts in named], request.copy)
     return suggested
 
 

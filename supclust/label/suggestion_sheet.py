@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from supclust.images.files import THREADS
 from supclust.label import contact_sheet, results
+from supclust.label.annotations import counted
 from supclust.label.contact_sheet import NEIGHBOR, PICK, Guess, Sheet
 
 if TYPE_CHECKING:
     from supclust.label.sources import Source
-    from supclust.label.suggesting import Group, Suggested
+    from supclust.label.suggesting import Suggested
 
 SUGGESTION_SHEET = "suggestions.html"
 MOST = 200  # clusters, and doubtful images, in the page: it stays below 15 MB
 SHOWN = 12  # images of a cluster
 
 
-def html(source: Source, suggested: Suggested, groups: Sequence[Group]) -> str:
-    """The page, for images of a source; the doubtful ones are in none of its clusters."""
-    doubtful = suggested.table.sort_values("confidence", kind="stable")[:MOST]
-    apart, shown = set(doubtful.index), []
-    for group in groups[:MOST]:
-        if points := [point for point in group.points if point not in apart]:
-            caption = f"{group.label}: suggested for {group.share:.0%} of the cluster, mean confidence {group.confidence:.0%}"
-            shown.append((points, group.label, f"{len(points):,} images of cluster {group.cluster}", caption))
+def html(source: Source, suggested: Suggested) -> str:
+    """The page: clusters, the largest first, without the images that follow them one by one, the most doubtful first."""
+    table, shown = suggested.table.sort_values("confidence", kind="stable"), []
+    doubtful = table[: min(MOST, math.ceil(len(table) / 10))]
+    clusters = table.drop(index=doubtful.index).groupby("cluster")
+    for cluster, rows in sorted(clusters, key=lambda one: -len(one[1]))[:MOST]:
+        label, share = next(rows["label"].value_counts(normalize=True).items())
+        caption = f"{label}: suggested for {share:.0%} of them, mean confidence {rows['confidence'].mean():.0%}"
+        points = rows.sort_values("typicality", ascending=False, kind="stable").index.tolist()
+        shown.append((points, label, f"{counted(len(points), 'image')} of cluster {cluster}", caption))
     for row in doubtful.itertuples():
         caption = f"confidence {row.confidence:.0%}; nearest label: {row.nearest}"
         shown.append(([row.Index], row.label, source.ids[row.Index], caption))
