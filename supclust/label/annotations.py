@@ -309,7 +309,7 @@ def _of_task(where: str, task: dict[str, Any], id_column: str | None, control: s
             continue
         results = _objects(where, annotation.get("result"), "result")
         choices = [result for result in results if result.get("type") == "choices"]
-        named = [result for result in choices if control in (None, result.get("from_name"))]
+        named = [result for result in choices if control is None or result.get("from_name") in (control, None)]
         value = [result.get("value") for result in (named if choices else results)]
         yield _label(where, names, value, certain=bool(annotation.get("ground_truth")))
 
