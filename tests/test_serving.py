@@ -618,3 +618,15 @@ def test_labels_typed_in_any_round_of_the_chain_count_on_the_command_line(server
     (tmp_path / "more.csv").write_text(f"id,label\n{second},dog\n")
     found = labeling.run(Request(folder.parent / following, tmp_path / "fourth", budget=2, labeled=(tmp_path / "more.csv",)))
     assert {found.source.ids[point]: label for point, label in found.labels.items()} == {first: "cow", second: "dog"}
+
+
+def test_a_round_that_is_opened_again_knows_the_next_one(server):
+    folder = in_round(server)
+    following = server.next_round(folder.name, 3)
+    (folder.parent / "other").mkdir()
+    (folder.parent / "other" / "supclust.json").write_text("{")
+    with serving.Server(folder) as again:
+        assert again.rounds == [folder.name, following]
+        assert again.next_round(folder.name, 3) == following
+    with serving.Server(folder.parent / following) as last:
+        assert last.rounds == [following]

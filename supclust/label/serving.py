@@ -69,7 +69,18 @@ class Server(ThreadingHTTPServer):
         source = sources.read(self.request(folder.name, 1))
         self.files = dict(zip(source.ids, source.files, strict=True))
         self.computing, self.token = threading.Lock(), secrets.token_urlsafe(32)
+        while later := self._following(self.rounds[-1]):
+            self.rounds.append(later)
         super().__init__(("127.0.0.1", 0), Handler)
+
+    def _following(self, name: str) -> str | None:
+        """The round beside this one that goes on from it: the first, if several do."""
+        for marker in sorted(self.parent.glob(f"*/{MARKER}")):
+            with suppress(ValueError, KeyError):  # a damaged record counts for nothing
+                source = marker.parent / sources.read_record(marker)["asked"]["source"]
+                if marker.parent.name not in self.rounds and source.resolve() == self.parent / name:
+                    return marker.parent.name
+        return None
 
     def next_round(self, name: str, budget: int) -> str:
         """The name of the round after that one, which is picked if it is not there yet."""
@@ -113,7 +124,8 @@ class Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.FORBIDDEN)
         elif first or self.path == "/":
             cookie = f"{self._cookie()}; HttpOnly; SameSite=Strict; Path=/"
-            self._send(HTTPStatus.SEE_OTHER, **{"Location": f"/{quote(self.server.rounds[-1])}/", "Set-Cookie": cookie})
+            name = self.server.rounds[0 if first else -1]
+            self._send(HTTPStatus.SEE_OTHER, **{"Location": f"/{quote(name)}/", "Set-Cookie": cookie})
         else:
             self._answer(b"null")
 
