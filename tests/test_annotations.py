@@ -990,3 +990,9 @@ def test_what_stands_for_nothing_is_no_label(tmp_path, cell):
 def test_an_image_of_embeddings_that_is_found_without_its_folders_is_counted():
     found = matching.match(labels_of({"holiday/a.jpg": "cat"}), ["a.jpg"], {})
     assert (found.labels, found.by_name) == ({0: "cat"}, {"holiday/a.jpg": "a.jpg"})
+
+
+def test_a_task_without_data_does_not_refuse_the_others(tmp_path):
+    found = annotations.read(written(tmp_path, json.dumps([task({"image": "a.png"}, [choice("cat")]), {"id": 1}]), "q.json"))
+    assert [(one.id, one.problem) for one in found if one.problem] == [(f"{tmp_path / 'q.json'}, task 2 has no data", "broken")]
+    assert {one.id: one.label for one in found if one.label} == {"a.png": "cat"}

@@ -258,7 +258,9 @@ def _of_json(path: Path, text: str, wanted: Columns) -> Iterator[Label]:
                 yield Label(str(error), None, "", problem=BROKEN)
         else:
             flat.append((where, task))
-    if flat:
+    if len(flat) < len(tasks):
+        yield from (Label(f"{where} has no data", None, "", problem=BROKEN) for where, _ in flat)
+    elif flat:
         yield from _of_table(path, list(dict.fromkeys(name for _, row in flat for name in row)), flat, wanted, is_csv=False)
 
 
