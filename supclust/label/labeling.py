@@ -4,14 +4,13 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
 from filelock import FileLock
 
 from supclust import kept, strategies
-from supclust.images.files import MARKER
 from supclust.label import annotations, columns, copies, duplicates, matching, results, sources, typed
 from supclust.label.annotations import Columns, Label, counted, listing
 from supclust.label.matching import Matched
@@ -90,12 +89,11 @@ def _picked_by_others(request: Request, source: Source) -> dict[str, str]:
         found, own = kept.read(source.first / HANDED_OUT), results.relative(request.out, source.first)
         return {pick: name for pick, name in (found[0] if found else {}).items() if name != own}
     picked = {}
-    for marker in sorted(request.out.absolute().parent.glob(f"*/{MARKER}")):
-        with suppress(ValueError):  # a damaged record counts for nothing
-            record, name = sources.read_record(marker), "folder" if source.kept is None else "embeddings"
-            same = (marker.parent / (record[name] or "")).resolve() == (source.kept or source.folder).resolve()
-            if same and marker.parent.resolve() != request.out.resolve():
-                picked |= dict.fromkeys(record["picks"], marker.parent.name)
+    name = "folder" if source.kept is None else "embeddings"
+    for other, record in sources.beside(request.out):
+        same = (other / (record[name] or "")).resolve() == (source.kept or source.folder).resolve()
+        if same and other.resolve() != request.out.resolve():
+            picked |= dict.fromkeys(record["picks"], other.name)
     return picked
 
 

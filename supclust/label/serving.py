@@ -75,12 +75,13 @@ class Server(ThreadingHTTPServer):
 
     def _following(self, name: str) -> str | None:
         """The round beside this one that goes on from it: the first, if several do."""
-        for marker in sorted(self.parent.glob(f"*/{MARKER}")):
-            with suppress(ValueError, KeyError):  # a damaged record counts for nothing
-                source = marker.parent / sources.read_record(marker)["asked"]["source"]
-                if marker.parent.name not in self.rounds and source.resolve() == self.parent / name:
-                    return marker.parent.name
-        return None
+        folder = self.parent / name
+        later = (
+            one.name
+            for one, record in sources.beside(folder)
+            if (one / record.get("asked", {}).get("source", "")).resolve() == folder
+        )
+        return next((one for one in later if one not in self.rounds), None)
 
     def next_round(self, name: str, budget: int) -> str:
         """The name of the round after that one, which is picked if it is not there yet."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,9 +72,9 @@ def read(request: Request) -> Source:
         raise ValueError(f"{path} is one image: name the folder that holds the images")
     if pictures is not None and not pictures.is_dir():
         raise FileNotFoundError(f"there is no folder of images {pictures}")
-    if (path.is_file() or (path / MARKER).is_file()) and replace(request.encoder, download=False) != EncoderOptions():
+    if (path.is_file() or images.is_round(path)) and replace(request.encoder, download=False) != EncoderOptions():
         raise ValueError(f"{path} has features already: leave out the options of encoder and training, or name the images")
-    if (path / MARKER).is_file():
+    if images.is_round(path):
         return _with_added(_of_round(request), request)
     if request.added:
         raise ValueError(f"--added goes on from the folder of a round, and {path} is none")
@@ -165,7 +166,7 @@ def _of_round(request: Request) -> Source:
     if gone := set(earlier).difference(source.ids):
         raise ValueError(f"{path} is not what the round in {folder} was made from: it has no {listing(gone)}")
     first = folder / record["first"]
-    first = first if (first / MARKER).is_file() else folder
+    first = first if images.is_round(first) else folder
     return replace(source, about=record["source"], earlier=earlier, first=first, **{name: record[name] for name in KEPT})
 
 
@@ -184,7 +185,8 @@ def _with_added(source: Source, request: Request) -> Source:
     files = [file for file in files if file not in known]
     if not request.added:
         if files:
-            log.info("%d images were added to %s since: --added takes them into a round", len(files), source.folder)
+            number = counted(len(files), "image was", "images were")
+            log.info("%s added to %s since: --added takes them into a round", number, source.folder)
         return source
     if not files:
         raise ValueError(f"no image was added to {source.folder} since: leave out --added")
@@ -199,6 +201,13 @@ def _with_added(source: Source, request: Request) -> Source:
         source, ids=source.ids + new.ids, files=source.files + new.files, pixels=new.pixels, embedder=embedder,
         skipped={**source.skipped, **new.skipped}, copies={**source.copies, **new.copies},
     )  # fmt: skip
+
+
+def beside(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The rounds in the folder around a round, and what they wrote about themselves; a damaged record counts for nothing."""
+    for marker in sorted(folder.absolute().parent.glob(f"*/{MARKER}")):
+        with suppress(ValueError):
+            yield marker.parent, read_record(marker)
 
 
 def read_record(file: Path) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from scipy.special import log_softmax
 
 from supclust import kept, learners, method
 from supclust.images import files as images
-from supclust.images.files import MARKER
 from supclust.label import copies, labeling, results, sources, suggestion_sheet
 from supclust.label.annotations import CONTROL
 from supclust.label.request import Request
@@ -98,7 +97,7 @@ def _temperature(points: np.ndarray, numbers: np.ndarray) -> float | None:
 
 def run(request: Request) -> Suggested:
     """Write suggestions for the images of a round, or of embeddings, into request.out; errors are those of `labeling.run`."""
-    if request.source.is_dir() and not (request.source / MARKER).is_file():
+    if request.source.is_dir() and not images.is_round(request.source):
         raise ValueError(f"{request.source} is not the folder of a round: supclust label {request.source} --out ROUND makes one")
     with results.writing(request, FILES) as folder:
         source = sources.read(request)

@@ -7,7 +7,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from supclust import kept
-from supclust.images.files import MARKER
+from supclust.images.files import MARKER, is_round
 from supclust.label import annotations, columns, sources
 from supclust.label.annotations import Label
 from supclust.label.results import HANDED_OUT, write_csv
@@ -17,7 +17,7 @@ LABELS = "labels.csv"
 
 def of_chain(folder: Path) -> list[Label]:
     """What was typed in a round and in those of its chain, if it is one; of two files, the one that changed last counts."""
-    if not (folder / MARKER).is_file():
+    if not is_round(folder):
         return []
     first = folder / sources.read_record(folder / MARKER)["first"]
     handed_out = kept.read(first / HANDED_OUT)
