@@ -1,7 +1,8 @@
 # make figures    every figure of a profile: make figures PROFILE=quick (laptop is the default)
 # make test       every gate, the cheap ones first
 # make test-night the same with what is too large for it: full grids, 200 examples, the whole of profile quick
-# Both set up .venv when it is missing or older than what it is made from. Another Python: make PYTHON=python3.12 ...
+# make torture    kills, full disks, damaged files and other faults, an hour of them; its table goes into docs/reliability.md
+# All set up .venv when it is missing or older than what it is made from. Another Python: make PYTHON=python3.12 ...
 
 PYTHON ?= python3
 PROFILE ?= laptop
@@ -9,7 +10,7 @@ PROFILE ?= laptop
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: figures test test-night venv notebooks lab lock clean
+.PHONY: figures test test-night torture venv notebooks lab lock clean
 
 figures: $(INSTALLED)
 	$(BIN)/supclust figures --profile $(PROFILE) --recompute
@@ -26,6 +27,11 @@ test test-night: $(INSTALLED)
 	SUPCLUST_OUT="$$out" TQDM_DISABLE=1 OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/pytest $(SELECTED) \
 		-n 2 --dist loadscope --no-loadscope-reorder \
 		--nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks tests
+
+# A tenth of it: make torture SHARE=.1
+SHARE ?= 1
+torture: $(INSTALLED)
+	$(BIN)/python -m tests.torture --share $(SHARE) --write
 
 venv: $(INSTALLED)
 
