@@ -1,4 +1,5 @@
-# make figures    every figure of a profile: make figures PROFILE=quick (laptop is the default)
+# make figures    every figure, from the tables that come with the repository, each checked against the features it was made from
+# make results    the same, but first runs every experiment of a profile: make results PROFILE=quick (laptop is the default)
 # make test       every gate, the cheap ones first
 # make test-night the same with what is too large for it: full grids, 200 examples, the whole of profile quick
 # make torture    kills, full disks, damaged files and other faults, an hour of them; its table goes into docs/reliability.md
@@ -10,10 +11,11 @@ PROFILE ?= laptop
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: figures test test-night torture venv notebooks lab lock clean
+.PHONY: figures results test test-night torture venv notebooks lab lock clean
 
-figures: $(INSTALLED)
-	$(BIN)/supclust figures --profile $(PROFILE) --recompute
+results: RECOMPUTE := --recompute
+figures results: $(INSTALLED)
+	$(BIN)/supclust figures --profile $(PROFILE) $(RECOMPUTE)
 
 # Everything a test writes goes into a folder of its own, so that testing leaves the committed figures alone. One pytest run for
 # tests and notebooks gives one count. Progress bars are off because a notebook that shows one never gives the same output twice.

@@ -13,7 +13,7 @@ from supclust.engine.geometry import slices
 
 WEIGHT_DECAY = 3e-4  # as in the paper's networks
 DROPOUT, DROPOUT_PASSES = 0.5, 25  # before the last layer; passes of BALD and DBAL
-ROWS_PER_BLOCK = 1024  # whose features stay in a core's cache
+ROWS_PER_BLOCK = 1024  # whose features and probabilities stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,12 @@ class LinearHead:
         """
         (n, d), weights = points.shape, self.weights.T.astype(points.dtype)
         for _ in range(DROPOUT_PASSES):
-            logits = np.empty((n, len(self.biases)))
+            logs = np.empty((n, len(self.biases)))
             for block in slices(n, ROWS_PER_BLOCK):
                 coins = rng.integers(256, size=(block.stop - block.start, -(-d // 8)), dtype=np.uint8)  # eight in each byte
-                logits[block] = (points[block] * np.unpackbits(coins, axis=1, count=d).view(bool)) @ weights
-            yield log_softmax(logits / (1 - DROPOUT) + self.biases, axis=1)
+                logits = (points[block] * np.unpackbits(coins, axis=1, count=d).view(bool)) @ weights
+                logs[block] = log_softmax(logits.astype(float) / (1 - DROPOUT) + self.biases, axis=1)
+            yield logs
 
 
 def fit_linear_head(points: np.ndarray, labels: np.ndarray, n_classes: int, weight_decay: float = WEIGHT_DECAY) -> LinearHead:

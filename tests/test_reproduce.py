@@ -135,7 +135,7 @@ def test_a_kernel_that_does_not_start_is_a_failure_before_the_first_cell(noteboo
     assert failed["failing_cell"]["number"] is None
     assert failed["failing_cell"]["error"].startswith("NoSuchKernel")
     start, end = (record.getMessage() for record in caplog.records if record.name.startswith("supclust"))
-    assert start == "[1/1] 00_a ..."
+    assert start == "00_a ..."
     assert re.match(r"\[1/1\] 00_a FAILED after \d+\.\d s before its first cell\n    NoSuchKernel", end)
 
 
@@ -145,6 +145,15 @@ def test_a_kernel_that_dies_is_a_failure_and_names_the_cell(notebooks, tmp_path)
     assert dead["failing_cell"]["source"] == "import os"
     assert dead["failing_cell"]["error"].startswith("DeadKernelError")
     assert (tmp_path / "reports" / "quick" / "00_dies.html").exists()
+
+
+@pytest.mark.parametrize(("profile", "rerun", "apart"), [("laptop", False, True), ("laptop", True, False), ("quick", False, False)])
+def test_notebooks_that_only_read_have_processes_of_their_own(notebooks, monkeypatch, profile, rerun, apart):
+    samples.write(notebooks, n00_a=make(parameters=f"{samples.PARAMETERS}\nrerun: bool = False"), n01_b=make())
+    monkeypatch.setattr(reproduce, "_run", lambda file, *_: outcome(file.stem, seconds=os.getpid()))
+    outcomes = reproduce.figures(profile, ["0"] if rerun else [], {"rerun": rerun} if rerun else {})
+    assert [one["notebook"] for one in outcomes] == ["00_a", "01_b"][: len(outcomes)]
+    assert {one["seconds"] != os.getpid() for one in outcomes} == {apart}
 
 
 def test_ctrl_c_stops_at_once_and_keeps_what_is_finished(tmp_path):

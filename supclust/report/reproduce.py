@@ -9,13 +9,15 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from configparser import ConfigParser
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import joblib
 import nbformat
 import papermill
 from nbconvert.exporters import HTMLExporter
@@ -48,7 +50,7 @@ READERS = {"str": str, "int": int, "float": float, "bool": lambda text: ConfigPa
 def figures(
     profile: str, notebooks: Sequence[str] = (), parameters: Mapping[str, Any] | None = None, recompute: bool = False
 ) -> list[dict[str, Any]]:
-    """Execute the numbered notebooks, all or those named, one after the other, and write their reports.
+    """Execute the numbered notebooks, all or those named, and write their reports: two at a time where they only read kept tables.
 
     notebooks: "03", "3", "03_queried_samples" or the file's name.
     parameters: name -> value for every one of them; text is read as the type that the notebook annotates.
@@ -67,20 +69,20 @@ def figures(
     started = datetime.now(UTC).isoformat(timespec="seconds")
     record = {"started": started, "profile": asdict(config), "parameters": parameters, **provenance.collect()}
     entries = _earlier_entries(file)
+    computes = config.features == "trained" or any(value is True for values in tasks.values() for value in values.values())
+    jobs = 1 if computes else min(2, len(tasks))  # who computes takes all cores, and makes what later ones read
     with kept.environment(KERNEL_ENVIRONMENT | kept.folders()):
-        for number, (notebook, values) in enumerate(tasks.items(), start=1):
-            log.info("[%d/%d] %s ...", number, len(tasks), notebook.stem)
-            outcome = _run(notebook, values, file.parent)
+        for outcome in joblib.Parallel(jobs, return_as="generator_unordered", pre_dispatch=jobs)(_work(tasks, file.parent)):
             outcomes.append(outcome)
-            log.info("[%d/%d] %s", number, len(tasks), describe(outcome))
+            log.info("[%d/%d] %s", len(outcomes), len(tasks), describe(outcome))
             cell = outcome["failing_cell"]
             public = cell and cell | {"error": provenance.without_paths(cell["error"])}
-            entries[notebook.stem] = outcome | {"failing_cell": public, "git": record["git"]}
+            entries[outcome["notebook"]] = outcome | {"failing_cell": public, "git": record["git"]}
             checksums = provenance.feature_checksums(config)  # a notebook may just have made them
             record |= {"features": checksums, "notebooks": dict(sorted(entries.items()))}
             kept.write_text(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
             _write_index(profile, record)
-    return outcomes
+    return sorted(outcomes, key=lambda outcome: outcome["notebook"])
 
 
 def describe(outcome: Mapping[str, Any]) -> str:
@@ -167,6 +169,12 @@ def plan(profile: str, notebooks: Sequence[Path], parameters: Mapping[str, Any],
 # --- running --------------------------------------------------------------------------------------------------------------
 
 
+def _work(tasks: Mapping[Path, dict[str, Any]], folder: Path) -> Iterator[Any]:
+    for notebook, parameters in tasks.items():
+        log.info("%s ...", notebook.stem)
+        yield joblib.delayed(_run)(notebook, parameters, folder)
+
+
 def _run(file: Path, parameters: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Execute one notebook and write its two reports into the folder, whatever comes of it; returns its outcome.
 
@@ -220,16 +228,17 @@ def _write_index(profile: str, record: dict[str, Any]) -> None:
         record=record,
         notebooks=[(file.stem, _title(file), os.path.relpath(file, reports)) for file in find_notebooks()],
         pages={file.stem for file in reports.glob("*.html")},
-        pictures=[(file, _small(file)) for file in pictures if file.suffix in (".png", ".gif")],
+        pictures=[(file, _small(file.read_bytes())) for file in pictures if file.suffix in (".png", ".gif")],
         findings=findings,
         pdfs=[file.stem for file in pictures if file.suffix == ".pdf"],
     )
     kept.write_text(reports / "index.html", page)
 
 
-def _small(picture: Path) -> str:
+@cache  # the page is written after each notebook, and most pictures are as before
+def _small(picture: bytes) -> str:
     """The picture, at most 800 pixels wide, as an address that holds all of it."""
-    with Image.open(picture) as image:
+    with Image.open(io.BytesIO(picture)) as image:
         image.thumbnail((800, 1600))
         image.convert("RGB").save(small := io.BytesIO(), "WEBP", quality=40)
     return f"data:image/webp;base64,{base64.b64encode(small.getvalue()).decode()}"

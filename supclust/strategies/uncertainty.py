@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import entr
 
+from supclust.engine.geometry import blocks
 from supclust.pool import Pool
 
 
@@ -49,7 +50,8 @@ def entropies_of_passes(passes: Iterable[ArrayLike]) -> tuple[np.ndarray, np.nda
     """
     total, entropies, count = 0.0, 0.0, 0
     for one in map(_checked, passes):
-        total, entropies, count = total + one, entropies + entr(one).sum(axis=1), count + 1
+        entropies, count = entropies + np.concatenate([entr(one[part]).sum(axis=1) for part in blocks(one.shape)]), count + 1
+        total = np.add(total, one, out=one)  # the passes' arrays are large: no others are made
     return entr(total / count).sum(axis=1), entropies / count
 
 
