@@ -134,8 +134,7 @@ def test_a_kernel_that_does_not_start_is_a_failure_before_the_first_cell(noteboo
         (failed,) = reproduce.figures("quick")
     assert failed["failing_cell"]["number"] is None
     assert failed["failing_cell"]["error"].startswith("NoSuchKernel")
-    start, end = (record.getMessage() for record in caplog.records if record.name.startswith("supclust"))
-    assert start == "00_a ..."
+    (end,) = (record.getMessage() for record in caplog.records if record.name.startswith("supclust"))
     assert re.match(r"\[1/1\] 00_a FAILED after \d+\.\d s before its first cell\n    NoSuchKernel", end)
 
 
@@ -168,7 +167,7 @@ def test_ctrl_c_stops_at_once_and_keeps_what_is_finished(tmp_path):
     command = [sys.executable, "-c", script, tmp_path / "notebooks", tmp_path / "out"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         for line in process.stderr:
-            if "01_long ..." in line:
+            if "[1/2] 00_done ok" in line:
                 process.send_signal(2)
         assert process.wait(timeout=60) == 130
     assert list(read_provenance(tmp_path / "out")["notebooks"]) == ["00_done"]

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from configparser import ConfigParser
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -29,6 +29,7 @@ from supclust import kept, profiles
 from supclust.report import provenance
 
 log = logging.getLogger(__name__)
+logging.getLogger("traitlets").setLevel(logging.ERROR)  # nbconvert warns of every picture without an alternative text
 
 # How every kernel runs. Its log is off, else each warns that it talks over the loopback interface, and of its own end.
 KERNEL = {"kernel_name": "python3", "extra_arguments": ["--log-level=CRITICAL"]}
@@ -64,7 +65,6 @@ def figures(
     """
     config, parameters = profiles.get(profile), dict(parameters or {})
     tasks = plan(profile, find_notebooks(notebooks), parameters, recompute)
-    logging.getLogger("traitlets").setLevel(logging.ERROR)  # nbconvert warns of every picture without an alternative text
     file, outcomes = kept.reports(profile) / "provenance.json", []
     started = datetime.now(UTC).isoformat(timespec="seconds")
     record = {"started": started, "profile": asdict(config), "parameters": parameters, **provenance.collect()}
@@ -72,16 +72,17 @@ def figures(
     computes = config.features == "trained" or any(value is True for values in tasks.values() for value in values.values())
     jobs = 1 if computes else min(2, len(tasks))  # who computes takes all cores, and makes what later ones read
     with kept.environment(KERNEL_ENVIRONMENT | kept.folders()):
-        for outcome in joblib.Parallel(jobs, return_as="generator_unordered", pre_dispatch=jobs)(_work(tasks, file.parent)):
+        work = (joblib.delayed(_run)(notebook, values, file.parent) for notebook, values in tasks.items())
+        for outcome in joblib.Parallel(jobs, return_as="generator_unordered")(work):
             outcomes.append(outcome)
-            log.info("[%d/%d] %s", len(outcomes), len(tasks), describe(outcome))
             cell = outcome["failing_cell"]
             public = cell and cell | {"error": provenance.without_paths(cell["error"])}
             entries[outcome["notebook"]] = outcome | {"failing_cell": public, "git": record["git"]}
-            checksums = provenance.feature_checksums(config)  # a notebook may just have made them
-            record |= {"features": checksums, "notebooks": dict(sorted(entries.items()))}
+            record["features"] = provenance.feature_checksums(config)  # a notebook may just have made them
+            record["notebooks"] = dict(sorted(entries.items()))
             kept.write_text(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
             _write_index(profile, record)
+            log.info("[%d/%d] %s", len(outcomes), len(tasks), describe(outcome))
     return sorted(outcomes, key=lambda outcome: outcome["notebook"])
 
 
@@ -167,12 +168,6 @@ def plan(profile: str, notebooks: Sequence[Path], parameters: Mapping[str, Any],
 
 
 # --- running --------------------------------------------------------------------------------------------------------------
-
-
-def _work(tasks: Mapping[Path, dict[str, Any]], folder: Path) -> Iterator[Any]:
-    for notebook, parameters in tasks.items():
-        log.info("%s ...", notebook.stem)
-        yield joblib.delayed(_run)(notebook, parameters, folder)
 
 
 def _run(file: Path, parameters: dict[str, Any], folder: Path) -> dict[str, Any]:
