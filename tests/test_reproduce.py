@@ -148,10 +148,11 @@ def test_a_kernel_that_dies_is_a_failure_and_names_the_cell(notebooks, tmp_path)
 
 @pytest.mark.parametrize(("profile", "rerun", "apart"), [("laptop", False, True), ("laptop", True, False), ("quick", False, False)])
 def test_notebooks_that_only_read_have_processes_of_their_own(notebooks, monkeypatch, profile, rerun, apart):
-    samples.write(notebooks, n00_a=make(parameters=f"{samples.PARAMETERS}\nrerun: bool = False"), n01_b=make())
+    reader = make(parameters=f"{samples.PARAMETERS}\nrerun: bool = False")
+    samples.write(notebooks, n00_a=reader, n01_b=reader)
     monkeypatch.setattr(reproduce, "_run", lambda file, *_: outcome(file.stem, seconds=os.getpid()))
-    outcomes = reproduce.figures(profile, ["0"] if rerun else [], {"rerun": rerun} if rerun else {})
-    assert [one["notebook"] for one in outcomes] == ["00_a", "01_b"][: len(outcomes)]
+    outcomes = reproduce.figures(profile, parameters={"rerun": rerun})
+    assert [one["notebook"] for one in outcomes] == ["00_a", "01_b"]
     assert {one["seconds"] != os.getpid() for one in outcomes} == {apart}
 
 
