@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:  # a file that must not grow, a library for which there is no memory
             code, message = 2, error.strerror or error
     except (MemoryError, ImportError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or re.search("allocate|failed to map|out of memory", str(error))):
+        if not (isinstance(error, MemoryError) or re.search("allocate|failed to map|out of memory|new thread", str(error))):
             raise
         code, message = 1, f"there is not enough memory ({error or 'MemoryError'})"
     except KeyboardInterrupt:

@@ -1,6 +1,8 @@
 """Copies of picks and of labelled images, for other tools."""
 
+import errno
 import os
+import shutil
 
 import pandas as pd
 import pytest
@@ -130,6 +132,26 @@ def test_folders_that_copies_must_not_go_into_are_refused_first(images, tmp_path
     assert __main__.main(arguments) == 2
     assert reason in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_leaves_neither_copies_nor_results_and_the_same_command_goes_on(images, tmp_path, monkeypatch, capsys):
+    def full(source, target, copyfile=shutil.copyfile):
+        if target.name.startswith("003"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        copyfile(source, target)
+
+    first, labels = tmp_path / "first", tmp_path / "labels.csv"
+    label = ["label", images, "--budget", "5", "--train-minutes", "0", "--out", first, "--copy", tmp_path / "copies"]
+    labels.write_text("".join(["id,label\n", *(f"{name}/{number}.png,{name}\n" for name in "ab" for number in range(2))]))
+    suggest = ["suggest", first, "--labeled", labels, "--copy", tmp_path / "sorted"]
+    for command, out, copied in ((label, first, tmp_path / "copies"), (suggest, first / "suggestions", tmp_path / "sorted")):
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "copyfile", full)
+            assert __main__.main([*map(str, command)]) == 1
+        assert capsys.readouterr().err.endswith("No space left on device\n")
+        assert not out.exists()
+        assert not copied.exists()
+        assert __main__.main([*map(str, command)]) == 0
 
 
 def test_embeddings_without_images_have_nothing_to_copy(tmp_path):

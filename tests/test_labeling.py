@@ -926,6 +926,7 @@ def test_files_in_the_place_of_a_folder_are_told(tmp_path, capsys):
             1,
         ),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "supclust label: there is not enough memory (Default", 1),
+        (RuntimeError("can't start new thread"), "supclust label: there is not enough memory (can't start", 1),
     ],
 )
 def test_what_the_system_refuses_ends_in_a_line(points, tmp_path, monkeypatch, capsys, error, message, code):

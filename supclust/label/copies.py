@@ -35,17 +35,21 @@ def copy_by_label(images: Sequence[tuple[str, Path | None, str, str]], folder: P
     folders, digits = _folders({label or suggestion for _, _, label, suggestion in images} - {""}), max(3, len(str(len(images))))
     rows, gone = [], []
     folder.mkdir(parents=True, exist_ok=True)
-    for number, (id_, file, label, suggestion) in enumerate(images, start=1):
-        if file is None or not os.access(file, os.R_OK):
-            gone.append(id_)
-            continue
-        copy = folder / folders.get(label or suggestion, "") / f"{number:0{digits}}_{_name(file.stem)}{file.suffix}"
-        copy.parent.mkdir(exist_ok=True)
-        shutil.copyfile(file, copy)
-        rows.append({"file": copy.relative_to(folder).as_posix(), "id": id_, "label": label, "suggestion": suggestion})
-    if gone:
-        log.warning("%s not copied, as unreadable by now: %s", counted(len(gone), "image"), listing(gone))
-    write_csv(folder / MANIFEST, rows)
+    try:
+        for number, (id_, file, label, suggestion) in enumerate(images, start=1):
+            if file is None or not os.access(file, os.R_OK):
+                gone.append(id_)
+                continue
+            copy = folder / folders.get(label or suggestion, "") / f"{number:0{digits}}_{_name(file.stem)}{file.suffix}"
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, copy)
+            rows.append({"file": copy.relative_to(folder).as_posix(), "id": id_, "label": label, "suggestion": suggestion})
+        if gone:
+            log.warning("%s not copied, as unreadable by now: %s", counted(len(gone), "image"), listing(gone))
+        write_csv(folder / MANIFEST, rows)
+    except BaseException:  # the disk is full, or somebody stops it: the same command can then be given again
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     log.info("%s copied into %s", counted(len(rows), "image"), folder)
 
 

@@ -67,9 +67,9 @@ def run(request: Request) -> Round:
             log.info("%s: %s", name, fact)
         found = Round(request, source, pool, points, group, labels, matched.problems, wanted, facts)
         results.write(found, folder)
+        if request.copy:
+            copies.copy_by_label([(source.ids[point], source.files[point], "", "") for point in points], request.copy)
         _hand_out(found, others)
-    if request.copy:
-        copies.copy_by_label([(source.ids[point], source.files[point], "", "") for point in points], request.copy)
     return found
 
 
