@@ -16,9 +16,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from tests.torture import Case, command, environment, often, refused
 
@@ -53,6 +55,7 @@ for i in range(40):
 MISSING = ("left out", "no longer there", "not copied")  # what a run says that goes on without some images
 LONG = 300  # seconds, after which a command counts as hanging
 DISK = 2**29  # bytes of the disk that is filled
+T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()  # root obeys permissions, too
 
@@ -96,6 +99,11 @@ class Bench:
             self.run(JOBS[job], place, check=True)
             self.known[job] = results(place / "out"), time.perf_counter() - begun
         return self.known[job]
+
+    def some(self, trials: Iterable[T], share: float) -> list[T]:
+        """A share of the trials, one at least, in their order."""
+        trials = list(trials)
+        return [trials[i] for i in sorted(self.random.sample(range(len(trials)), often(len(trials), share)))]
 
     def environment(self, place: Path, **changes: str) -> dict[str, str]:
         return environment(TMPDIR=str(place / "tmp"), PYTHONPATH=str(ROOT), SUPCLUST_DATA=str(place / "data")) | changes
@@ -183,6 +191,11 @@ def fill(place: Path, leave: int = 0) -> None:
     assert free <= DISK, "this is no small disk, and others need it"
     with open(place.parent / "ballast", "wb") as file:
         os.posix_fallocate(file.fileno(), 0, max(1, free - leave))
+
+
+def empty(place: Path) -> None:
+    """Make room on the disk of a place."""
+    (place.parent / "ballast").unlink(missing_ok=True)
 
 
 def lock(place: Path) -> None:
@@ -304,99 +317,91 @@ def full_disk(bench: Bench, share: float) -> None:
     """the disk fills up at a write"""
     most = {
         "label": 20,
-        "next round": 8,
-        "suggest": 8,
-        "images": 6,
-        "compare": 6,
-        "sweep": 5,
-        "train": 5,
+        "next round": 6,
+        "suggest": 6,
+        "images": 4,
+        "compare": 4,
+        "sweep": 4,
+        "train": 2,
         "encoder": 2,
         "figures": 2,
     }
+    trials = [(job, ("fill", "nearly fill")[i % 2]) for job, number in most.items() for i in range(number)]
     with mounted(disk := bench.work / "disk", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs"):
-        for job, trials in most.items():
-            for trouble, part in (("fill", 0.6), ("nearly fill", 0.4)):
-                at_each_event(
-                    bench, job, trouble, often(part * trials, share), lambda place: (place.parent / "ballast").unlink(True), disk
-                )
+        for (job, trouble), number in Counter(bench.some(trials, share)).items():
+            at_each_event(bench, job, trouble, number, empty, disk)
 
 
 @case
 def refused_folder(bench: Bench, share: float) -> None:
     """the results may not be written, or lie on a read-only file system"""
-    jobs = (*CHEAP, "images", "compare", "sweep", "train", "figures")
-    for job in jobs[: max(3, round(len(jobs) * share))]:
+    for job, read_only in bench.some(itertools.product((*CHEAP, "images", "compare", "sweep", "train"), (False, True)), share):
         place = bench.place(job)
         (place / "out").mkdir(exist_ok=True)
-        lock(place)
-        bench.judge(job, "no permission to write", place, bench.run(JOBS[job], place, PLAIN), functools.partial(unlock, place))
-        place = bench.place(job)
-        with mounted(place / "out", "-t", "tmpfs", "-o", "ro", "tmpfs"):
-            done = bench.run(JOBS[job], place)
-        bench.case.expect(done.returncode != 0, f"{job}: exit code 0 on a read-only file system")
-        bench.judge(job, "a read-only file system", place, done, lambda: (place / "out").rmdir())  # noqa: B023
+        if read_only:
+            with mounted(place / "out", "-t", "tmpfs", "-o", "ro", "tmpfs"):
+                done = bench.run(JOBS[job], place)
+        else:
+            lock(place)
+            done = bench.run(JOBS[job], place, PLAIN)
+        what = "a read-only file system" if read_only else "no permission to write"
+        bench.case.expect(done.returncode != 0, f"{job}, {what}: exit code 0")
+        bench.judge(job, what, place, done, functools.partial(unlock, place))
 
 
 @case
 def lost_permissions(bench: Bench, share: float) -> None:
     """the results lose the permission to write at a write"""
-    for job, most in {"label": 12, "next round": 6, "suggest": 6, "images": 4, "compare": 4, "sweep": 3, "train": 3}.items():
-        at_each_event(bench, job, "lock", often(most, share), unlock)
+    most = {"label": 12, "next round": 5, "suggest": 5, "images": 2, "compare": 2, "sweep": 2, "train": 2}
+    for job, trials in Counter(bench.some(Counter(most).elements(), share)).items():
+        at_each_event(bench, job, "lock", trials, unlock)
 
 
 @case
 def removed_images(bench: Bench, share: float) -> None:
     """the images go in mid-run, or between two rounds"""
-    at_each_event(bench, "images", "hide", often(12, share), restore)
-    place = bench.place("images")
-    bench.run(JOBS["images"], place, check=True)
-    for job, line in (
-        ("next round", "label out --out next --budget 5"),
-        ("suggest", "suggest out --labeled labels.csv --out next"),
-    ):
-        (place / "labels.csv").write_text("id,label\n" + "".join(f"{one},{i % 2}\n" for i, one in enumerate(picked(place / "out"))))
-        bench.run(line, place, check=True)
-        before = results(place / "next")
-        shutil.rmtree(place / "next")
-        for gone in ("given/images", "given/images/a"):
-            os.rename(place / gone, place / "elsewhere")
+    at_each_event(bench, "images", "hide", often(6, share), restore)
+    bench.run(JOBS["images"], place := bench.place("images"), check=True)
+    (place / "labels.csv").write_text("id,label\n" + "".join(f"{one},{i % 2}\n" for i, one in enumerate(picked(place / "out"))))
+    for line in ("label out --out next --budget 5", "suggest out --labeled labels.csv --out next"):
+        found = []
+        for gone in ("nothing", "given/images/a", "given/images", "nothing"):
+            if gone != "nothing":
+                os.rename(place / gone, place / "elsewhere")
             done = bench.run(line, place)
             bench.case.trials += 1
-            bench.case.expect(done.returncode == 0 or refused(done), f"{job}, {gone} is gone: {done.stderr[-300:]!r}")
+            bench.case.expect(done.returncode == 0 or refused(done), f"{line} without {gone}: {done.stderr[-300:]!r}")
+            found.append(results(place / "next"))
             shutil.rmtree(place / "next", ignore_errors=True)
-            os.rename(place / "elsewhere", place / gone)
-        bench.run(line, place, check=True)
-        bench.case.expect(results(place / "next") == before, f"{job}: not the same once the images are back")
-        shutil.rmtree(place / "next")
+            if gone != "nothing":
+                os.rename(place / "elsewhere", place / gone)
+        bench.case.expect(found[0] and found[0] == found[3], f"{line}: not the same once the images are back")
 
 
 @case
 def clock(bench: Bench, share: float) -> None:
     """the clock was set back: files are from 2100, or from 1970"""
-    for job in [*JOBS][: max(3, round(len(JOBS) * share))]:
-        for seconds in (0, 4_102_444_800):
-            place = bench.place(job)
-            for path in place.rglob("*"):
-                os.utime(path, (seconds, seconds))
-            done = bench.run(JOBS[job], place)
-            bench.case.expect(done.returncode == 0, f"{job}, files of {1970 + seconds // 31_557_600}: exit code {done.returncode}")
-            bench.judge(job, f"files of {1970 + seconds // 31_557_600}", place, done)
+    jobs = (*CHEAP, "sweep", "compare", "train", "images")
+    for job, year in bench.some(itertools.product(jobs, (1970, 2100)), share):
+        for path in (place := bench.place(job)).rglob("*"):
+            os.utime(path, (seconds := (year - 1970) * 31_557_600, seconds))
+        done = bench.run(JOBS[job], place)
+        bench.case.expect(done.returncode == 0, f"{job}, files of {year}: exit code {done.returncode}")
+        bench.judge(job, f"files of {year}", place, done)
 
 
 @case
 def other_disk(bench: Bench, share: float) -> None:
     """results, temporary files or what is given lie on another file system, behind links"""
-    for job in [*JOBS][: max(3, round(len(JOBS) * share))]:
+    for job, name in bench.some(itertools.product((*CHEAP, "sweep", "images"), ("out", "tmp", "given")), share):
         with mounted(bench.work / "other", "-t", "tmpfs", "tmpfs"):
-            for name in ("out", "tmp", "given"):
-                place = bench.place(job)
-                (place / "out").mkdir(exist_ok=True)
-                shutil.move(place / name, bench.work / "other" / name)
-                (place / name).symlink_to(bench.work / "other" / name)
-                done = bench.run(JOBS[job], place)
-                bench.case.expect(done.returncode == 0, f"{job}, {name} elsewhere: exit code {done.returncode}")
-                bench.judge(job, f"{name} elsewhere", place, done)
-                shutil.rmtree(bench.work / "other" / name)
+            place = bench.place(job)
+            (place / "out").mkdir(exist_ok=True)
+            shutil.move(place / name, bench.work / "other" / name)
+            (place / name).symlink_to(bench.work / "other" / name)
+            done = bench.run(JOBS[job], place)
+            bench.case.expect(done.returncode == 0, f"{job}, {name} elsewhere: exit code {done.returncode}")
+            bench.judge(job, f"{name} elsewhere", place, done)
 
 
 @case
@@ -424,26 +429,25 @@ def many_files(bench: Bench, share: float) -> None:
 def names(bench: Bench, share: float) -> None:
     """folders and files with odd names"""
     odd = ("a b", "-dash", "ü\u00e9 \u6f22\u5b57 \U0001f98b", "new\nline", "'quote\"", "$HOME;#", "%s{0}\\", "x" * 250)
-    for name in odd[: max(2, round(len(odd) * share))]:
-        for job in (*CHEAP, *["images"] * (share > 0.5)):
-            place = bench.place(job, name=name)
-            done = bench.run(JOBS[job], place)
-            bench.case.expect(done.returncode == 0, f"{job} in {name!r}: exit code {done.returncode}: {done.stderr[-300:]!r}")
-            bench.judge(job, f"in a folder {name!r}", place, done)
-        for line in ("label given/points.npz --budget 5", JOBS["compare"].removesuffix(" --out out")):
-            place, file = bench.place(""), f"{name[:246]}.npz"
-            source = place / line.split()[1]
-            source.rename(place / "given" / file)
-            done = bench.run([*(f"given/{file}" if "/" in one else one for one in line.split()), f"--out={name}"], place)
-            bench.case.trials += 1
-            bench.case.expect(done.returncode == 0, f"{line} of {file!r}: exit code {done.returncode}: {done.stderr[-300:]!r}")
+    for name, job in bench.some(itertools.product(odd, CHEAP), share):
+        place = bench.place(job, name=name)
+        done = bench.run(JOBS[job], place)
+        bench.case.expect(done.returncode == 0, f"{job} in {name!r}: exit code {done.returncode}: {done.stderr[-300:]!r}")
+        bench.judge(job, f"in a folder {name!r}", place, done)
+    for name, job in bench.some(itertools.product(odd, ("label", "compare")), share):
+        place, file = bench.place(""), f"{name[:200]}.npz"  # names of records are longer
+        line = JOBS[job].replace("--out out", "").split()
+        (place / line[1]).rename(place / "given" / file)
+        done = bench.run([line[0], f"given/{file}", *line[2:], f"--out={name}"], place)
+        bench.case.trials += 1
+        bench.case.expect(done.returncode == 0, f"{job} of {file!r}: exit code {done.returncode}: {done.stderr[-300:]!r}")
 
 
 @case
 def no_shared_memory(bench: Bench, share: float) -> None:
     """there is no /dev/shm that can be written"""
     with mounted(Path("/dev/shm"), "-t", "tmpfs", "-o", "ro", "tmpfs"):
-        for job in ("compare", "sweep", "images", "train", "figures")[: max(1, round(5 * share))]:
+        for job in bench.some(("compare", "sweep", "images", "train", "figures"), share):
             place = bench.place(job)
             done = bench.run(JOBS[job].replace("--jobs 1", "--jobs 2"), place)
             bench.case.expect(done.returncode == 0, f"{job}: exit code {done.returncode}: {done.stderr[-300:]!r}")
@@ -461,7 +465,7 @@ def little_memory(bench: Bench, share: float) -> None:
         return done.returncode == 0
 
     needs = {}
-    for job in [*JOBS][: max(1, round(len(JOBS) * share))]:
+    for job in bench.some((*CHEAP, "compare", "images"), share):
         low, high = 128, 512 if run(job, 512) else 2048  # below, numpy's BLAS is not loaded
         while high - low > (16 if job in CHEAP else 256) / min(1, max(share, 0.25)):
             low, high = (low, middle) if run(job, middle := (low + high) // 2) else (middle, high)
@@ -486,40 +490,50 @@ def surroundings(bench: Bench, share: float) -> None:
         "stderr full": 'exec "$@" 2>/dev/full',
         "read by head": 'set -o pipefail; "$@" | head -c 1',
     }
-    for job in [*JOBS][: max(2, round(len(JOBS) * share))]:
-        for name, shell in shells.items():
-            place = bench.place(job)
-            done = bench.run(JOBS[job], place, ("bash", "-c", shell, "bash"))
-            if done.returncode and "full" in name:  # the results are whole, only their name could not be told
-                wrong = refused(done) and results(place / "out") != bench.untroubled(job)[0]
-                bench.case.expect(not wrong, f"{job}, {name}: results are missing")
-                shutil.rmtree(place / "out")
-            bench.judge(job, name, place, done, silent=name in ("stderr closed", "stderr full", "all closed", "read by head"))
+    for job, name in bench.some(itertools.product(("label", "compare", "images"), shells), share):
+        place = bench.place(job)
+        done = bench.run(JOBS[job], place, ("bash", "-c", shells[name], "bash"))
+        if done.returncode and ("full" in name or "head" in name):  # only the name of the results could not be told
+            bench.case.expect(results(place / "out") == bench.untroubled(job)[0], f"{job}, {name}: results are missing")
+            shutil.rmtree(place / "out")
+        bench.judge(job, name, place, done, silent=name in ("stderr closed", "stderr full", "all closed", "read by head"))
 
 
 @case
 def interrupts(bench: Bench, share: float) -> None:
     """Ctrl-C at random moments"""
     early = 0
-    most = {"label": 25, "next round": 8, "suggest": 8, "images": 12, "compare": 8, "sweep": 8, "train": 8, "figures": 2}
-    for job, trials in most.items():
-        for _ in range(often(trials, share)):
-            place, moment = bench.place(job), bench.random.uniform(0, bench.untroubled(job)[1])
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-            process = subprocess.Popen(command(*JOBS[job].split()), cwd=place, env=bench.environment(place), **pipes)
-            time.sleep(moment)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all processes
-            said = process.communicate(timeout=LONG)
-            if before_main := "KeyboardInterrupt" in said[1] and ", in main\n" not in said[1]:
-                early += 1  # Python is still importing itself and numpy
-            done = subprocess.CompletedProcess(
-                process.args, 130 if before_main else process.returncode, said[0], "" if before_main else said[1]
-            )
-            what = f"Ctrl-C after {moment:.2f} s"
-            bench.case.expect(done.returncode in (0, 130), f"{job}, {what}: exit code {done.returncode}")
-            bench.judge(job, what, place, done, silent=before_main)
+    most = {"label": 15, "next round": 4, "suggest": 4, "images": 4, "compare": 4, "sweep": 4, "train": 4, "figures": 1}
+    for job in bench.some(Counter(most).elements(), share):
+        place, moment = bench.place(job), bench.random.uniform(0, bench.untroubled(job)[1])
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+        line = JOBS[job].replace("--jobs 1", "--jobs 2").split()
+        process = subprocess.Popen(command(*line), cwd=place, env=bench.environment(place), **pipes)
+        time.sleep(moment)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all processes
+        said = process.communicate(timeout=LONG)
+        if before_main := "KeyboardInterrupt" in said[1] and ", in main\n" not in said[1]:
+            early += 1  # Python is still importing itself and numpy
+        done = subprocess.CompletedProcess(
+            process.args, 130 if before_main else process.returncode, said[0], "" if before_main else said[1]
+        )
+        what = f"Ctrl-C after {moment:.2f} s"
+        bench.case.expect(done.returncode in (0, 130), f"{job}, {what}: exit code {done.returncode}")
+        bench.case.expect(gone(process.pid), f"{job}, {what}: processes go on")
+        bench.judge(job, what, place, done, silent=before_main)
     bench.case.note = f"{early} of them while Python starts, which ends with its own traceback"
+
+
+def gone(group: int) -> bool:
+    """Whether no process of a group is left, within some seconds."""
+    for _ in range(50):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
 
 
 CASES = [
