@@ -174,7 +174,7 @@ def results(folder: Path) -> dict[str, str]:
     """Every file in a folder by its name, with its checksum where that is always the same."""
     found = {}
     for path in (path for path in folder.rglob("*") if path.is_file()):
-        content, name = path.read_bytes(), path.relative_to(folder).as_posix()
+        content, name = path.read_bytes().replace(os.fsencode(folder.parent), b""), path.relative_to(folder).as_posix()
         if path.suffix == ".safetensors":  # the header has the seconds of the epochs
             content = content[8 + int.from_bytes(content[:8], "little") :]
         volatile = any(path.match(one) for one in VOLATILE) and not (folder / "picks.csv").exists()
