@@ -120,11 +120,8 @@ def run(request: Request) -> Suggested:
         if there:
             results.write_tasks(folder, [_task(row, source.folder) for row in there], suggested.classes)
         if request.copy:
-            sure = (
-                {}
-                if request.min_confidence is None
-                else table.loc[table["confidence"] >= request.min_confidence, "label"].to_dict()
-            )
+            least = math.inf if request.min_confidence is None else request.min_confidence
+            sure = table.loc[table["confidence"] >= least, "label"].to_dict()
             named = [(point, label, "") for point, label in labels.items()] + [(point, "", label) for point, label in sure.items()]
             copies.copy_by_label([(source.ids[point], source.files[point], *texts) for point, *texts in named], request.copy)
     return suggested
