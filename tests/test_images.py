@@ -1,6 +1,7 @@
 """Image files as people have them: broken, huge, turned, linked in circles, of strange names."""
 
 import io
+import logging
 import math
 import os
 import pickle
@@ -562,6 +563,17 @@ def test_whatever_is_in_a_file_it_is_an_image_or_a_reason(tmp_path, rng):
             assert max(images.thumbnail(file, 8).size) <= 8
 
 
+def test_images_that_stay_in_their_files_are_read_without_a_library_s_words(tmp_path, recwarn):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = as_bytes("JPEG", exif=exif)
+    (tmp_path / "a.jpg").write_bytes(content.replace(b"\x01\x12\x00\x03\x00\x00\x00\x01", b"\x01\x12\x00\x03\x00\x00\x00\xff"))
+    lazy = images.ImageFiles(tmp_path, ("a.jpg",), 4)
+    assert lazy[0].shape == (3, 4, 4)
+    assert lazy[:].shape == (1, 3, 4, 4)
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize("kind", ["a bright bead", "hot pixels", "a no-data edge that was resampled"])
 def test_few_extreme_pixels_do_not_hide_the_rest(kind):
     values = np.random.default_rng(0).uniform(200, 500, (100, 100))
@@ -685,6 +697,14 @@ def test_dicom_looks_as_its_file_says(tmp_path, values, elements, expected):
         shown = np.asarray(images.thumbnail(tmp_path / name, 80)).transpose(2, 0, 1).astype(float)
         assert np.abs(shown - expected).max() <= 2
     assert find(tmp_path)[0] == ("1.2.840.113619.jpg", "IM0001", "scan.dcm")
+
+
+def test_what_is_in_a_dicom_file_is_not_printed(tmp_path, caplog):
+    content = dicom(tmp_path / "a.dcm", SCAN).read_bytes()
+    (tmp_path / "a.dcm").write_bytes(content.replace(b"1.2.840.10008.1.2.1", b"1.2.Doe^Jane.8.1.2.1", 1)[: len(content)])
+    logging.getLogger("pydicom").setLevel(logging.WARNING)  # as importing it does
+    load_readable(tmp_path, [tmp_path / "a.dcm"], 4)
+    assert not caplog.text
 
 
 def test_dicom_with_tables_of_grey_and_of_colours(tmp_path):

@@ -974,7 +974,7 @@ def test_a_damaged_record_of_a_round_is_named(points, tmp_path):
     record = json.loads((out / MARKER).read_text())
     names = ["embeddings", "folder", "source", "copies", "earlier", "picks", "labels", "classes", "first", "known", "skipped"]
     wrong = [{name: value} for name in names for value in (5, [5], [[1]])]
-    for content in ("", "{", "[]", '{"picks": []}', "\x00", *(json.dumps(record | one) for one in wrong)):
+    for content in ("", "{", "[]", '{"picks": []}', "\x00", "[" * 100_000, *(json.dumps(record | one) for one in wrong)):
         (out / MARKER).write_text(content)
         with pytest.raises(ValueError, match=rf"{MARKER} is damaged"):
             run(out, tmp_path / "next")

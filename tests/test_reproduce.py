@@ -311,7 +311,7 @@ def test_a_partial_run_keeps_the_entries_of_the_others_that_are_still_there(note
     assert list(read_provenance(tmp_path)["notebooks"]) == ["00_a"]
 
 
-@pytest.mark.parametrize("text", ["", "<<<<<<< HEAD", "{}"])
+@pytest.mark.parametrize("text", ["", "<<<<<<< HEAD", "{}", '{"notebooks": 1}', "[" * 100_000])
 def test_a_broken_provenance_file_is_written_anew(notebooks, tmp_path, pretended, caplog, text):
     samples.write(notebooks, n00_a=make(), n01_b=make())
     file = tmp_path / "reports" / "quick" / "provenance.json"

@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it quotes from files, which may tell who a patient is
-
 
 def is_dicom(file: Path) -> bool:
     """Whether a file begins as DICOM does, whatever its name is: archives often give it no suffix."""
@@ -25,6 +23,9 @@ def open_image(file: Path) -> Image.Image:
     from pydicom import dcmread, pixels
     from pydicom.pixels import processing
 
+    logging.getLogger("pydicom").setLevel(
+        logging.CRITICAL
+    )  # set by its import; it quotes from files, which may tell who a patient is
     about = dcmread(file, stop_before_pixels=True)
     if "Rows" not in about:
         raise UnidentifiedImageError

@@ -107,9 +107,10 @@ class ImageFiles:
 
     def __getitem__(self, key: int | slice | Sequence[int] | np.ndarray) -> np.ndarray:
         rows = np.arange(len(self))[key]  # NumPy's own rules: negative positions, steps, masks, and IndexError
-        if rows.ndim == 0:
-            return read(self.folder / self.names[rows], self.side, self.whole)
-        return read_all([self.folder / self.names[row] for row in rows], self.side, whole=self.whole)
+        with warnings.catch_warnings(action="ignore"):  # as in `load`
+            if rows.ndim == 0:
+                return read(self.folder / self.names[rows], self.side, self.whole)
+            return read_all([self.folder / self.names[row] for row in rows], self.side, whole=self.whole)
 
     def take(self, indices: slice | Sequence[int] | np.ndarray) -> ImageFiles:
         """The images at these indices, in that order, still in their files."""

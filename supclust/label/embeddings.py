@@ -113,7 +113,8 @@ def _texts(values: np.ndarray) -> Iterator[str]:
 
 
 def _read_npy(path: Path, known: Sequence[str]) -> Found:
-    return np.lib.format.open_memmap(path, mode="r"), {}
+    with np.errstate(over="ignore"):  # of a header that claims too much
+        return np.lib.format.open_memmap(path, mode="r"), {}
 
 
 def _read_npz(path: Path, known: Sequence[str]) -> Found:

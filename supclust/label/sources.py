@@ -223,5 +223,5 @@ def read_record(file: Path) -> dict[str, Any]:
         if not all(len(one) == 3 and min(one) >= 0 for one in record["known"]):
             raise ValueError("what is known of the labels is no numbers")
         return record
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file} is damaged. Remove it to take {file.parent} for a folder of images") from error

@@ -207,10 +207,10 @@ def _earlier_entries(file: Path) -> dict[str, Any]:
     """What provenance.json says of the notebooks that are still there; a file that cannot be read is written anew."""
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))["notebooks"] if file.exists() else {}
-    except (ValueError, KeyError, TypeError):
+        return {notebook.stem: entries[notebook.stem] for notebook in find_notebooks() if notebook.stem in entries}
+    except (ValueError, KeyError, TypeError, RecursionError):
         log.warning("%s is not readable and is written anew", file)
         return {}
-    return {notebook.stem: entries[notebook.stem] for notebook in find_notebooks() if notebook.stem in entries}
 
 
 def _write_index(profile: str, record: dict[str, Any]) -> None:
