@@ -23,9 +23,8 @@ def open_image(file: Path) -> Image.Image:
     from pydicom import dcmread, pixels
     from pydicom.pixels import processing
 
-    logging.getLogger("pydicom").setLevel(
-        logging.CRITICAL
-    )  # set by its import; it quotes from files, which may tell who a patient is
+    # Its import sets a level, at which it quotes from files, which may tell who a patient is.
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     about = dcmread(file, stop_before_pixels=True)
     if "Rows" not in about:
         raise UnidentifiedImageError
