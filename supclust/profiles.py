@@ -1,5 +1,6 @@
 """The sizes at which everything runs: quick, laptop and paper, and smoke for tests. Same code path, only the numbers differ."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, get_type_hints
@@ -29,6 +30,9 @@ class _Training:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}")
+        for name, value in vars(self).items():
+            if not isinstance(value, str) and not int(name in ("width", "side", "batch_size")) <= value < math.inf:
+                raise ValueError(f"{name} cannot be {value}")
 
 
 @dataclass(frozen=True)

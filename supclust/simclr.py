@@ -370,6 +370,8 @@ def load_weights(path: Path) -> Encoder:
     try:
         with safetensors.safe_open(path, "pt") as file:
             about, stored = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        if bad := [key for key, tensor in stored.items() if not torch.isfinite(tensor).all()]:
+            raise ValueError(f"{bad[0]} is not finite")
         head = {f"layers.{key[2:]}": tensor for key, tensor in stored.items() if key.startswith("h.")}
         network = {key.removeprefix("b."): tensor for key, tensor in stored.items() if not key.startswith("h.")}
         width, _, _, kernel = network["conv1.weight"].shape
@@ -378,4 +380,4 @@ def load_weights(path: Path) -> Encoder:
         config = SimCLR(**json.loads(about["config"]) if "config" in about else shown)
         return _encoder(config, network, head, json.loads(about.get("history", "[]")))
     except (safetensors.SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not hold the weights of an encoder: {error}") from error
+        raise ValueError(f"{path} does not hold the weights of an encoder: {' '.join(str(error).split())[:300]}") from error

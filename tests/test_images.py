@@ -699,6 +699,12 @@ def test_dicom_looks_as_its_file_says(tmp_path, values, elements, expected):
     assert find(tmp_path)[0] == ("1.2.840.113619.jpg", "IM0001", "scan.dcm")
 
 
+def test_pillow_s_log_is_not_printed(tmp_path, caplog):
+    (tmp_path / "a.tif").write_bytes(tiff(18, 8))
+    assert load_readable(tmp_path, [tmp_path / "a.tif"], 4)[2]
+    assert not caplog.text
+
+
 def test_what_is_in_a_dicom_file_is_not_printed(tmp_path, caplog):
     content = dicom(tmp_path / "a.dcm", SCAN).read_bytes()
     (tmp_path / "a.dcm").write_bytes(content.replace(b"1.2.840.10008.1.2.1", b"1.2.Doe^Jane.8.1.2.1", 1)[: len(content)])

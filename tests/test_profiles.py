@@ -31,3 +31,11 @@ def test_texts_are_read_as_their_types_and_others_are_refused():
         profiles.parsed(profiles.SimCLR(), {"epochs": "3.5"})
     with pytest.raises(ValueError, match="unknown precision 'half'; known: auto, float32, bfloat16"):
         profiles.parsed(profiles.SimCLR(), {"precision": "half"})
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("width", "0"), ("width", "-8"), ("side", "0"), ("learning_rate", "nan"), ("flip", "inf")]
+)
+def test_numbers_that_no_training_can_have_are_refused(name, text):
+    with pytest.raises(ValueError, match=f"{name} cannot be {text}"):
+        profiles.parsed(profiles.SimCLR(), {name: text})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import hashlib
+import logging
 import math
 import os
 import threading
@@ -41,6 +42,7 @@ _OTHERS = ".dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .jxl .svg .psb .xcf .exr .hdr
 UNREAD = {*Image.EXTENSION, *KINDS, *_OTHERS.split()}.difference(SUFFIXES)  # images, of kinds that are not read
 for _libtiff in Path(Image.__file__).parents[1].glob("pillow.libs/libtiff*"):  # Pillow's wheels for Linux have it
     ctypes.CDLL(str(_libtiff)).TIFFSetErrorHandler(None)  # else it prints about damaged files
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it, too
 LARGEST_ARRAY = 2_000_000_000  # bytes; a folder of more is read file by file, when its images are asked for
 THREADS = min(8, os.cpu_count() or 1)  # that decode images at once; Pillow works outside Python's lock
 LARGE = 2**25  # pixels; of images with more, one at a time is decoded, as it takes gigabytes

@@ -24,7 +24,7 @@ from tests.readers import READERS, Reader
 from tests.torture import Case, often
 
 BATCH = 250  # trials for each process: a fork takes as long as some trials
-SECONDS, WAITING = 5, 60  # of computing, and of anything, after which a trial hangs
+SECONDS, WAITING = 5, 300  # of computing, and of anything, after which a trial hangs
 MEMORY = 2**30  # bytes that a trial may take
 KEPT = Path("build/torture/inputs")
 
@@ -70,7 +70,10 @@ def watched(reader: Reader, folder: Path, contents: list[Callable[[], bytes]]) -
         found += [(number, what) for number, what in map(json.loads, log.read_text().splitlines())]
         last = int.from_bytes(at[:8], "little")
         if status:
-            name = {signal.SIGXCPU: f"more than {SECONDS} s", signal.SIGKILL: f"no end in {WAITING} s, or out of memory"}
+            name = {
+                signal.SIGXCPU: f"more than {reader.heavy * SECONDS} s",
+                signal.SIGKILL: f"no end in {WAITING} s, or out of memory",
+            }
             found.append((last, name.get(status, f"a crash ({signal.Signals(status).name})")))
         first = last + 1
     return found
@@ -90,12 +93,12 @@ def _read_each(reader: Reader, folder: Path, contents: list[Callable[[], bytes]]
     for number, content in enumerate(contents[first:], start=first):
         at[:8] = number.to_bytes(8, "little")
         used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-        resource.setrlimit(resource.RLIMIT_CPU, (int(used) + SECONDS + 1, -1))
+        resource.setrlimit(resource.RLIMIT_CPU, (int(used) + reader.heavy * SECONDS + 1, -1))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         what = fault(reader, folder, content())
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-        if not what and grown > MEMORY:
-            what = f"more than a gigabyte ({grown / 2**30:.1f})"
+        if not what and grown > reader.heavy * MEMORY:
+            what = f"too much memory ({grown / 2**30:.1f} GB)"
         if os.fstat(said).st_size:
             words = (folder / "said").read_bytes().decode(errors="replace").strip()
             what = what or f"a library prints: {words[:150]}"
@@ -103,7 +106,7 @@ def _read_each(reader: Reader, folder: Path, contents: list[Callable[[], bytes]]
         if what:
             with log.open("a") as file:
                 file.write(json.dumps([number, what]) + "\n")
-        if grown > MEMORY:  # the next ones are measured anew
+        if grown > reader.heavy * MEMORY:  # the next ones are measured anew
             at[:8] = number.to_bytes(8, "little")
             return
 
