@@ -308,7 +308,9 @@ def obvious_arrays(path: Path) -> Iterator[tuple[list[str], np.ndarray]]:
                 names = [name for name in ("ids", "id") if name in file.files]
                 ids = file[names[0]] if len(names) == 1 and "paths" not in file.files else np.array([])
                 texts = list(map(str, ids.tolist())) if ids.dtype.kind in "Ui" and ids.ndim == 1 else []
-                yield texts, file["features" if "features" in file.files else "X"]
+                points = file["features" if "features" in file.files else "X"]
+                if points.ndim == 2:
+                    yield texts, points
         else:
             import pyarrow.parquet
 
@@ -713,7 +715,7 @@ NUMBERS = ("1", "2", "16", "-1", "0", "1e3", "1.0", " 3 ", "true", "False", "off
 def pairs(names: tuple[str, ...], rng: random.Random) -> bytes:
     """What stands after -p, some times."""
     return json.dumps(
-        [[rng.choice(names), rng.choice([*NUMBERS, rng.choice(mutations.CELLS)])] for _ in range(rng.randint(1, 3))]
+        [[rng.choice(names), rng.choice([*NUMBERS, rng.choice(mutations.CELLS)[:99]])] for _ in range(rng.randint(1, 3))]
     ).encode()
 
 

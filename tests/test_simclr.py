@@ -520,12 +520,12 @@ def test_weights_that_are_absent_or_none(tmp_path, finished):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match=f"{path} does not hold the weights"):
         simclr.load_weights(path)
-    weights = {f"b.{key}": tensor.clone() for key, tensor in finished[0].network.state_dict().items()}
+    weights = {f"b.{key}": tensor.contiguous() for key, tensor in finished[0].network.state_dict().items()}
     safetensors.torch.save_file({key: tensor for key, tensor in weights.items() if "layer" not in key}, path)
     with pytest.raises(ValueError, match="Missing key") as refusal:
         simclr.load_weights(path)
     assert len(str(refusal.value)) < len(str(path)) + 400
-    weights["b.conv1.weight"][0] = torch.nan
+    weights["b.conv1.weight"] = torch.full_like(weights["b.conv1.weight"], torch.nan)
     safetensors.torch.save_file(weights, path)
     with pytest.raises(ValueError, match=f"{path} does not hold the weights of an encoder: b.conv1.weight is not finite"):
         simclr.load_weights(path)

@@ -64,7 +64,7 @@ def read_labels(file: Path) -> tuple[list[str], np.ndarray]:
     if not file.is_file():
         raise FileNotFoundError(f"ISIC-2019 is not here: there is no {file}. {_advice(file.parent)}")
     try:
-        table = pd.read_csv(file, dtype={"image": str})
+        table = pd.read_csv(file, dtype={"image": str}, keep_default_na=False)
         _check_labels(table)
     except ValueError as error:  # pandas' parser errors are among these
         raise ValueError(f"cannot read {file}: {error}. Get the official one again") from error
