@@ -757,7 +757,8 @@ def check_recipe(path: Path) -> None:
 
     try:
         config = profiles.parsed(profiles.recipe("laptop", "digits"), dict(json.loads(path.read_bytes())))
-        simclr.untrained(config)
+        if config.width <= 16:
+            simclr.untrained(config)
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from error
     assert all(np.isfinite(value) for value in vars(config).values() if isinstance(value, float)), f"{config}"
