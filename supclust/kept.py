@@ -184,7 +184,8 @@ def write(path: Path, value: Any, made_from: Any) -> None:
 def load(path: Path) -> tuple[Any, Any]:
     """Read a file of `write`: the value, and what it was made from.
 
-    Raises FileNotFoundError, and ValueError naming the file if it is truncated, unreadable, or changed by a single bit.
+    Raises FileNotFoundError, and ValueError naming the file if it is truncated, unreadable, or changed by a single bit (but not
+    where a .csv says what it was made from: changed, that is another origin, and nobody takes the table for theirs).
     """
     content = path.read_bytes()
     try:
