@@ -206,5 +206,5 @@ def load(path: Path) -> tuple[Any, Any]:
         if not whole:
             raise ValueError("its checksum differs")
     except Exception as error:  # damage shows wherever the parser first meets it
-        raise ValueError(f"the file {path} is damaged ({error})") from error
+        raise ValueError(f"the file {path} is damaged ({str(error)[:300]})") from error
     return value, made_from
