@@ -1,4 +1,5 @@
 import base64
+import functools
 import io
 import json
 import logging
@@ -154,6 +155,25 @@ def test_notebooks_that_only_read_have_processes_of_their_own(notebooks, monkeyp
     outcomes = reproduce.figures(profile, parameters={"rerun": rerun})
     assert [one["notebook"] for one in outcomes] == ["00_a", "01_b"]
     assert {one["seconds"] != os.getpid() for one in outcomes} == {apart}
+
+
+def test_a_killed_run_leaves_nothing_when_the_next_one_has_ended(tmp_path):
+    once = "import os, pathlib\nos.kill(os.getppid(), 9) if not pathlib.Path(out, 'again').exists() else print(1)"
+    samples.write(tmp_path / "notebooks", n00_once=make(f"out = {str(tmp_path)!r}\n{once}"))
+    script = "import pathlib, sys\nfrom supclust import kept\nfrom supclust.report import reproduce\n"
+    script += "kept.NOTEBOOKS = pathlib.Path('notebooks')\nreproduce.figures('quick')"
+    (tmp_path / "tmp").mkdir()
+    places = os.environ | {"TMPDIR": str(tmp_path / "tmp"), "SUPCLUST_OUT": str(tmp_path / "out")}
+    run = functools.partial(
+        subprocess.run, [sys.executable, "-c", script], cwd=tmp_path, env=places, capture_output=True, text=True
+    )
+    assert run().returncode == -9
+    (tmp_path / "again").touch()
+    done = run()
+    assert (done.returncode, done.stderr) == (0, "")
+    left = sorted(file.name for file in (tmp_path / "out" / "reports" / "quick").iterdir())
+    assert left == ["00_once.html", "00_once.ipynb", "index.html", "provenance.json"]
+    assert all(re.fullmatch(r"tmp\w+\.json", file.name) for file in (tmp_path / "tmp").iterdir())  # where a kernel listens
 
 
 def test_ctrl_c_stops_at_once_and_keeps_what_is_finished(tmp_path):

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import sys
-import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from configparser import ConfigParser
 from dataclasses import asdict
@@ -30,6 +30,7 @@ from supclust.report import provenance
 
 log = logging.getLogger(__name__)
 logging.getLogger("traitlets").setLevel(logging.ERROR)  # nbconvert warns of every picture without an alternative text
+warnings.filterwarnings("ignore", "The specified file .* does not end in", module="papermill")
 
 # How every kernel runs. Its log is off, else each warns that it talks over the loopback interface, and of its own end.
 KERNEL = {"kernel_name": "python3", "extra_arguments": ["--log-level=CRITICAL"]}
@@ -173,12 +174,11 @@ def plan(profile: str, notebooks: Sequence[Path], parameters: Mapping[str, Any],
 def _run(file: Path, parameters: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Execute one notebook and write its two reports into the folder, whatever comes of it; returns its outcome.
 
-    Papermill writes after every cell, elsewhere; the reports are written when all cells have run, or one has failed.
+    Papermill writes after every cell, into a temporary file; the reports are there when all cells have run, or one has failed.
     """
     started, error = datetime.now(UTC), None
     bar = {"desc": file.stem, "leave": False, "disable": not sys.stderr.isatty()}
-    with tempfile.TemporaryDirectory() as elsewhere:
-        executed = Path(elsewhere) / file.name
+    with kept.replacing(folder / file.name) as executed:
         try:
             papermill.execute_notebook(file, executed, parameters, cwd=file.parent, progress_bar=bar, **KERNEL)
         except Exception as failed:  # in a cell, or the kernel did not start or died: whatever it is, the other notebooks go on
@@ -186,11 +186,11 @@ def _run(file: Path, parameters: dict[str, Any], folder: Path) -> dict[str, Any]
             name, value = getattr(failed, "ename", type(failed).__name__), getattr(failed, "evalue", failed)  # those of the cell
             error = f"{name}: {value}".rstrip(": ")
         notebook = nbformat.read(executed, as_version=4)
+        for key in ("input_path", "output_path", "environment_variables"):
+            del notebook.metadata.papermill[key]
+        executed.write_bytes(f"{nbformat.writes(notebook)}\n".encode())
     sources = [cell.source for cell in notebook.cells if cell.cell_type == "code" and cell.metadata.papermill.start_time]
     last = ["", *sources][-1].strip().partition("\n")[0]
-    for key in ("input_path", "output_path", "environment_variables"):
-        del notebook.metadata.papermill[key]
-    kept.write_text(folder / file.name, nbformat.writes(notebook) + "\n")
     page, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": _title(file)}})
     kept.write_text(folder / f"{file.stem}.html", page)
     return {
