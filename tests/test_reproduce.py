@@ -319,6 +319,18 @@ def test_provenance_names_no_folder(finished):
     assert str(out) not in text
 
 
+def test_of_two_runs_at_once_each_keeps_the_entry_of_the_other(notebooks, tmp_path, monkeypatch):
+    def run(file, *_):
+        if file.stem == "00_slow":
+            reproduce.figures("quick", ["01"])
+        return outcome(file.stem)
+
+    samples.write(notebooks, n00_slow=make(), n01_quick=make())
+    monkeypatch.setattr(reproduce, "_run", run)
+    reproduce.figures("quick", ["00"])
+    assert list(read_provenance(tmp_path)["notebooks"]) == ["00_slow", "01_quick"]
+
+
 def test_a_partial_run_keeps_the_entries_of_the_others_that_are_still_there(notebooks, tmp_path, pretended):
     samples.write(notebooks, n00_a=make(), n01_b=make())
     reproduce.figures("quick")

@@ -69,7 +69,6 @@ def figures(
     file, outcomes = kept.reports(profile) / "provenance.json", []
     started = datetime.now(UTC).isoformat(timespec="seconds")
     record = {"started": started, "profile": asdict(config), "parameters": parameters, **provenance.collect()}
-    entries = _earlier_entries(file)
     computes = config.features == "trained" or any(value is True for values in tasks.values() for value in values.values())
     jobs = 1 if computes else min(2, len(tasks))  # who computes takes all cores, and makes what later ones read
     with kept.environment(KERNEL_ENVIRONMENT | kept.folders()):
@@ -78,8 +77,9 @@ def figures(
             outcomes.append(outcome)
             cell = outcome["failing_cell"]
             public = cell and cell | {"error": provenance.without_paths(cell["error"])}
-            entries[outcome["notebook"]] = outcome | {"failing_cell": public, "git": record["git"]}
+            entry = {outcome["notebook"]: outcome | {"failing_cell": public, "git": record["git"]}}
             record["features"] = provenance.feature_checksums(config)  # a notebook may just have made them
+            entries = _earlier_entries(file) | entry  # of another run at the same time, too
             record["notebooks"] = dict(sorted(entries.items()))
             kept.write_text(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
             _write_index(profile, record)
