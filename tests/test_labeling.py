@@ -619,6 +619,19 @@ def test_first_rounds_that_picked_the_same_are_named(points, tmp_path, caplog):
     assert "a picked 5 images of these, too: go on from there to get others" in caplog.text
 
 
+def test_of_two_first_rounds_at_once_the_later_one_names_the_other(points, tmp_path, monkeypatch, caplog):
+    def draw(sheet, real=contact_sheet.png):
+        monkeypatch.setattr(contact_sheet, "png", real)
+        run(points, tmp_path / "quick")
+        assert "picked" not in caplog.text
+        return real(sheet)
+
+    caplog.set_level(logging.INFO, logger="supclust")
+    monkeypatch.setattr(contact_sheet, "png", draw)
+    run(points, tmp_path / "slow")
+    assert "quick picked 5 images of these, too: go on from there to get others" in caplog.text
+
+
 def test_embeddings_that_were_changed_since_are_named(points, tmp_path):
     run(points, tmp_path / "r1")
     embeddings.write(points, Embeddings(make_blobs(2, 4, 8), tuple("abcdefgh")))
