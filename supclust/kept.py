@@ -93,7 +93,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path.parent.resolve().mkdir(parents=True, exist_ok=True)  # where a link leads, too
     for left_over in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with suppress(OSError, ImportError), open(left_over, "rb") as file:
+        with suppress(OSError, ImportError), open(left_over, "r+b") as file:  # NFS locks what is open for writing
             _lock(file)
             left_over.unlink()
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # another process may write the same file

@@ -67,10 +67,8 @@ def run(request: Request) -> Round:
             log.info("%s: %s", name, fact)
         found = Round(request, source, pool, points, group, labels, matched.problems, wanted, facts)
         results.write(found, folder)
-        if source.first:
-            _hand_out(found, others)
-    if not source.first:
-        _tell_of_same(found)
+        _hand_out(found, others)
+    _tell_of_same(found)
     if request.copy:
         copies.copy_by_label([(source.ids[point], source.files[point], "", "") for point in points], request.copy)
     return found
@@ -102,19 +100,20 @@ def _picked_by_others(request: Request, source: Source) -> dict[str, str]:
 
 def _hand_out(found: Round, others: Mapping[str, str]) -> None:
     """Note the picks in the first round of the chain."""
-    file, own = found.source.first / HANDED_OUT, results.relative(found.request.out, found.source.first)
-    try:
-        kept.write(file, {**others, **dict.fromkeys((found.source.ids[point] for point in found.points), own)}, None)
-    except OSError as error:
-        log.warning("other rounds may pick the same: %s cannot be written (%s)", file, error.strerror)
+    if first := found.source.first:
+        picks, own = [found.source.ids[point] for point in found.points], results.relative(found.request.out, first)
+        try:
+            kept.write(first / HANDED_OUT, {**others, **dict.fromkeys(picks, own)}, None)
+        except OSError as error:
+            log.warning("other rounds may pick the same: %s cannot be written (%s)", first / HANDED_OUT, error.strerror)
 
 
 def _tell_of_same(found: Round) -> None:
-    """Say which rounds beside a first one picked the same. It is there by now: of two at once, the later one sees the other."""
+    """Say which rounds picked the same. This one is in its place by now, so that of two at once, the later one sees the other."""
     others = _picked_by_others(found.request, found.source)
-    for name, same in Counter(others.get(found.source.ids[point], "") for point in found.points).items():
-        if name:
-            log.info("%s picked %s of these, too: go on from there to get others", name, counted(same, "image"))
+    same = [others[name] for name in (found.source.ids[point] for point in found.points) if name in others]
+    for name, number in Counter(same).items():
+        log.info("%s picked %s of these, too: go on from there to get others", name, counted(number, "image"))
 
 
 # -- labels --------------------------------------------------------------------------------------------------------------------

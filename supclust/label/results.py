@@ -79,7 +79,7 @@ def writing(request: Request, names: Sequence[str] = RESULTS) -> Iterator[Path]:
                 else:
                     (out / name).unlink(missing_ok=True)
     finally:
-        shutil.rmtree(part)  # also what a killed run left there
+        shutil.rmtree(part, ignore_errors=True)  # also what a killed run left there; the next run may have come in already
         lock.release()
         for one in made:
             with suppress(OSError):  # there is something in it
