@@ -69,8 +69,6 @@ class Trial:
         """The main process, or all of its group."""
         with suppress(ProcessLookupError):
             os.killpg(self.main.pid, signal.SIGKILL) if self.group else self.main.kill()
-        self.end = time.monotonic()
-        self.main.wait()
 
     def was_killed(self) -> bool:
         """Whether the main process was, or one that it needs: it then says so."""
@@ -99,7 +97,8 @@ class Trial:
                 case.faults.append(f"{PATIENCE} s after the kill there was still {' '.join(process.cmdline())[:120]}")
                 process.kill()
         files = [name for name in listing(self.tmp) if not re.fullmatch(r"tmp\w+\.json", name)]  # where a kernel listens
-        case.expect(not files, f"left in $TMPDIR: {', '.join(files)}")
+        files += [file.name for file in Path("/dev/shm").glob(f"joblib_*_{self.main.pid}_*/*")]  # arrays; semaphores are small
+        case.expect(not files, f"left in $TMPDIR or /dev/shm: {', '.join(files[:5])}")
 
 
 def killed(name: str, work: Path, share: float, line: Callable[[Path], Sequence[str]], but: str = "") -> Case:
@@ -132,10 +131,10 @@ def killed(name: str, work: Path, share: float, line: Callable[[Path], Sequence[
             if way in ("a moment", "a write"):
                 strike(trial, out, rng.uniform(0, 1.1 * seconds), way == "a write")
             trial.main.wait()
+            trial.end = time.monotonic()
+            dying.append(trial)
             if trial.was_killed():
-                trial.end = getattr(trial, "end", time.monotonic())
                 case.trials, ways[way] = case.trials + 1, ways.get(way, 0) + 1
-                dying.append(trial)
                 continue
             over, said = True, trial.said.read_text()
             if trial.main.returncode != 0 and OVER not in said:
