@@ -156,8 +156,8 @@ def pages(work: Path, share: float) -> Case:
                 threading.Thread(target=server.serve_forever, daemon=True).start()
             reading = threading.Thread(target=_read_labels, args=(folder, stop, seen, case))
             reading.start()
-            posts = [(server, id_) for server, part in ((first, ids[::2]), (second, ids[1::2])) for id_ in part]
-            writing = [threading.Thread(target=_post, args=(one, posts, case)) for one in (first, second)]
+            parts = ((first, ids[::2]), (second, ids[1::2]))
+            writing = [threading.Thread(target=_post, args=(*part, case)) for part in parts]
             for thread in writing:
                 thread.start()
             time.sleep(rng.uniform(0, 0.3))
@@ -174,10 +174,10 @@ def pages(work: Path, share: float) -> Case:
     return case
 
 
-def _post(server: serving.Server, posts: list[tuple[serving.Server, str]], case: Case) -> None:
-    """Save this server's labels one after the other."""
+def _post(server: serving.Server, ids: Sequence[str], case: Case) -> None:
+    """Save labels one after the other."""
     headers = {"Cookie": f"supclust-{server.server_port}={server.token}", "Content-Type": "application/json"}
-    for id_ in [id_ for one, id_ in posts if one is server]:
+    for id_ in ids:
         with closing(http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)) as connection:
             connection.request("POST", f"/{server.rounds[0]}/labels", json.dumps({id_: f"label {id_}"}), headers)
             case.expect(connection.getresponse().status == 200, "a label was not saved")
@@ -207,7 +207,7 @@ def readers(work: Path, share: float) -> Case:
         write(path, make(0))
         writer = multiprocessing.get_context("fork").Process(target=_go_on_writing, args=(path, write, make), daemon=True)
         writer.start()
-        versions, end = set(), time.monotonic() + 60 * share
+        versions, end = set(), time.monotonic() + 20 * share
         while time.monotonic() < end or len(versions) < 2:
             try:
                 values = _values(read(path))
