@@ -107,7 +107,8 @@ def trainings(work: Path, share: float) -> Case:
     wanted = content(out, r"checkpoint\.pt$")
     for _ in range(often(20, share)):
         shutil.rmtree(out)
-        check(case, together([line, line], rng, 3), "another process trains in")
+        check(case, ended := together([line, line], rng, 3), "another process trains in")
+        case.expect(sum("epoch 1:" in said for _, said in ended) == 1, "both trained")
         compare(case, wanted, content(out, r"checkpoint\.pt$"))
         case.trials += 1
     return case
