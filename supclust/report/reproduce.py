@@ -26,6 +26,7 @@ from nbformat import NotebookNode
 from PIL import Image
 
 from supclust import kept, profiles
+from supclust.engine import threads
 from supclust.report import provenance
 
 log = logging.getLogger(__name__)
@@ -176,6 +177,7 @@ def _run(file: Path, parameters: dict[str, Any], folder: Path) -> dict[str, Any]
 
     Papermill writes after every cell, into a temporary file; the reports are there when all cells have run, or one has failed.
     """
+    threads.end_with_parent()
     started, error = datetime.now(UTC), None
     bar = {"desc": file.stem, "leave": False, "disable": not sys.stderr.isatty()}
     with kept.replacing(folder / file.name) as executed:
