@@ -25,7 +25,7 @@ from supclust.label import annotations, embeddings, labeling, results, serving, 
 from tests import notebook_samples
 from tests.conftest import make_blobs
 from tests.torture import Case, command, environment, often, run
-from tests.torture.kills import compare, content
+from tests.torture.kills import TRAIN, compare, content
 
 Ended = list[tuple[int, str]]  # exit status of each command, and what it said
 
@@ -102,13 +102,14 @@ def _picks(out: Path) -> frozenset[str]:
 def trainings(work: Path, share: float) -> Case:
     """One of two is refused, and the weights are those of one alone."""
     case, rng, out = Case("two trainings in one folder"), random.Random(0), work / "out"
-    line = command("train", "digits", "--recipe", "digits", "-p", "epochs", 2, "-p", "width", 8, "--folder", out)
+    options = ("--recipe", "digits", "-p", "epochs", "2", "-p", "width", "8", "--folder", str(out))
+    line = [sys.executable, "-c", TRAIN, "train", "digits", *options]
     check(case, together([line], rng, 0))
     wanted = content(out, r"checkpoint\.pt$")
     for _ in range(often(20, share)):
         shutil.rmtree(out)
         check(case, ended := together([line, line], rng, 3), "another process trains in")
-        case.expect(sum("epoch 1:" in said for _, said in ended) == 1, "both trained")
+        case.expect(sum("epoch 1:" in said for _, said in ended) == 1, f"not one trained: {[code for code, _ in ended]}")
         compare(case, wanted, content(out, r"checkpoint\.pt$"))
         case.trials += 1
     return case
