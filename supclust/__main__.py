@@ -299,7 +299,7 @@ def _train(options: argparse.Namespace) -> int:
     same command continues from its checkpoint. On several GPUs or machines: torchrun ... -m supclust train ...
     """
     from supclust import datasets, features, profiles, simclr
-    from supclust.train import hardware, planning
+    from supclust.train import checkpoints, hardware, planning
 
     if "seed" in dict(options.parameter):
         raise ValueError("the seed, which also draws pools, is given as --seed")
@@ -308,10 +308,11 @@ def _train(options: argparse.Namespace) -> int:
     start = options.start and simclr.load_weights(options.start)
     hardware.join()
     pool = datasets.load(options.pool, seed=options.seed, side=config.side, missing=options.missing)
-    if options.within:
-        config = planning.within(options.within, pool.images, config, folder, start)
     running = {"labels": pool.labels, "minutes": options.minutes, "on_epoch": _report_epoch, "start": start}
-    encoder = simclr.train(pool.images, config, folder, **running)
+    with checkpoints.alone(folder):
+        if options.within:
+            config = planning.within(options.within, pool.images, config, folder, start)
+        encoder = simclr.train(pool.images, config, folder, **running)
     first, alone = simclr.rank() == 0, simclr.world_size() == 1
     if first and encoder.finished:
         simclr.save_weights(encoder, folder / "encoder.safetensors")

@@ -5,6 +5,7 @@ artefacts/ are written (default: the repository). Without a repository, the work
 """
 
 import errno
+import glob
 import hashlib
 import io
 import json
@@ -12,9 +13,9 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import safetensors.numpy
@@ -86,16 +87,32 @@ def shipped_weights(dataset: str) -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; it replaces path if the block succeeds, and is removed if it fails."""
+    """Yield a temporary path in the same folder; it replaces path if the block succeeds, and is removed if it fails.
+
+    Those that killed processes have left are removed first.
+    """
     path.parent.resolve().mkdir(parents=True, exist_ok=True)  # where a link leads, too
+    for left_over in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with suppress(OSError, ImportError), open(left_over, "r+b") as file:  # NFS locks what is open for writing
+            _lock(file)
+            left_over.unlink()
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # another process may write the same file
     try:
-        yield temporary
-        with open(temporary, "r+b") as file:
+        with open(temporary, "xb") as file:
+            with suppress(OSError, ImportError):
+                _lock(file)
+            yield temporary
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _lock(file: BinaryIO) -> None:
+    """Lock a file until it is closed. Raises OSError if somebody else has, and ImportError on Windows."""
+    from fcntl import LOCK_EX, LOCK_NB, flock
+
+    flock(file, LOCK_EX | LOCK_NB)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -162,6 +162,7 @@ def alone(folders: dict[str, str]) -> Iterator[None]:
 
 def _run_task(prepare: Callable[[Key], Prepared], sources: Sources, folder: Path, folders: dict[str, str]) -> None:
     """Run and record those runs of a task that no other sweep has made meanwhile."""
+    threads.end_with_parent()
     prepared = functools.cache(lambda: prepare(next(iter(sources))))
     if any(key.framework == "fsl" for key in sources):
         import torch  # noqa: F401  only libraries that are loaded can be limited to one thread

@@ -111,6 +111,13 @@ def test_time_that_runs_out_is_said_and_the_encoder_used_as_it_is(narrow, tmp_pa
     assert "the time was over after" in caplog.text
 
 
+def test_a_run_that_was_killed_before_it_removed_the_checkpoint_leaves_that_to_the_next(narrow, tmp_path):
+    from_scratch(epochs=1).embed(narrow, tmp_path)
+    (tmp_path / simclr.CHECKPOINT).touch()
+    from_scratch(epochs=1).embed(narrow, tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [embedders.WEIGHTS, embedders.RECIPE]
+
+
 def test_a_finished_training_is_read_and_a_stopped_one_goes_on(narrow, tmp_path, monkeypatch):
     whole, _ = from_scratch(epochs=3).embed(narrow, tmp_path / "whole")
     train = simclr.train

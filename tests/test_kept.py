@@ -50,6 +50,18 @@ def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path):
     done = subprocess.run([sys.executable, "-c", KILLED, str(path)], env=os.environ)
     assert done.returncode == -signal.SIGKILL
     assert path.read_text() == "old"
+    kept.write_text(path, "new")
+    assert [file.name for file in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_of_two_writers_at_once_the_last_one_to_end_counts(tmp_path):
+    path = tmp_path / "[1]--*.txt"
+    with kept.replacing(path) as temporary:
+        temporary.write_text("slow")
+        kept.write_text(path, "quick")
+        assert path.read_text() == "quick"
+    assert path.read_text() == "slow"
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_folders_follow_the_environment(tmp_path, monkeypatch):

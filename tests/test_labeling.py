@@ -619,6 +619,19 @@ def test_first_rounds_that_picked_the_same_are_named(points, tmp_path, caplog):
     assert "a picked 5 images of these, too: go on from there to get others" in caplog.text
 
 
+def test_of_two_first_rounds_at_once_the_later_one_names_the_other(points, tmp_path, monkeypatch, caplog):
+    def draw(sheet, real=contact_sheet.png):
+        monkeypatch.setattr(contact_sheet, "png", real)
+        run(points, tmp_path / "quick")
+        assert "picked" not in caplog.text
+        return real(sheet)
+
+    caplog.set_level(logging.INFO, logger="supclust")
+    monkeypatch.setattr(contact_sheet, "png", draw)
+    run(points, tmp_path / "slow")
+    assert "quick picked 5 images of these, too: go on from there to get others" in caplog.text
+
+
 def test_embeddings_that_were_changed_since_are_named(points, tmp_path):
     run(points, tmp_path / "r1")
     embeddings.write(points, Embeddings(make_blobs(2, 4, 8), tuple("abcdefgh")))
@@ -996,22 +1009,35 @@ def test_a_run_that_fails_while_writing_leaves_no_results(points, tmp_path, monk
 
 KILLED = """
 import os, signal, sys
+from itertools import count
 from pathlib import Path
-from supclust.label import contact_sheet, labeling
-contact_sheet.png = lambda sheet: os.kill(os.getpid(), signal.SIGKILL)
+from supclust.label import labeling
+number, replace = count(1), os.replace
+os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL) if next(number) == int(sys.argv[3]) else replace(*paths)
 labeling.run(labeling.Request(Path(sys.argv[1]), Path(sys.argv[2]), budget=5))
 """
 
 
-def test_after_a_kill_the_same_command_works(points, tmp_path):
+@pytest.mark.parametrize("last", [2, 5, 6, 9])
+def test_after_a_kill_the_same_command_works(points, tmp_path, last):
+    """Four files are written; then five are moved, the record last."""
     out = tmp_path / "picks"
-    killed = subprocess.run([sys.executable, "-c", KILLED, points, out])
+    killed = subprocess.run([sys.executable, "-c", KILLED, points, out, str(last)])
     assert killed.returncode == -9
-    assert [file.name[:6] for file in out.iterdir()] == [".part-"]
+    assert not (out / MARKER).exists()
     run(points, out)
     assert sorted(file.name for file in out.iterdir()) == sorted(
         ["picks.csv", "about.md", "contact_sheet.html", "contact_sheet.png", MARKER]
     )
+
+
+def test_a_kill_does_not_make_results_of_others_ours(points, tmp_path):
+    out = tmp_path / "picks"
+    run(points, out)
+    (out / results.PART).mkdir()  # of a run that was killed before it looked
+    with pytest.raises(ValueError, match="holds results already"):
+        run(points, out, budget=7)
+    assert len(picks(out)) == 5
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 from supclust import __main__, claims, datasets, kept, profiles, simclr, sweep
 from supclust.label import embedders
@@ -235,6 +236,14 @@ def test_ship_takes_weights_for_the_package_and_a_name_for_another_encoder(tmp_p
 
 
 # --- train ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_has_one_training_at_a_time(tmp_path, capsys):
+    line = ["train", "digits", "--recipe", "digits", "-p", "epochs", "1", "-p", "width", "4", "--folder", str(tmp_path)]
+    with FileLock(tmp_path / "training.lock"):
+        assert __main__.main(line) == 2
+    assert f"another process trains in {tmp_path}: wait until it has ended, or name another --folder" in capsys.readouterr().err
+    assert __main__.main(line) == 0
 
 
 def test_train_in_pieces_then_from_its_weights(tmp_path, capsys):

@@ -1,4 +1,5 @@
 import base64
+import functools
 import io
 import json
 import logging
@@ -156,6 +157,25 @@ def test_notebooks_that_only_read_have_processes_of_their_own(notebooks, monkeyp
     assert {one["seconds"] != os.getpid() for one in outcomes} == {apart}
 
 
+def test_a_killed_run_leaves_nothing_when_the_next_one_has_ended(tmp_path):
+    once = "import os, pathlib\nos.kill(os.getppid(), 9) if not pathlib.Path(out, 'again').exists() else print(1)"
+    samples.write(tmp_path / "notebooks", n00_once=make(f"out = {str(tmp_path)!r}\n{once}"))
+    script = "import pathlib, sys\nfrom supclust import kept\nfrom supclust.report import reproduce\n"
+    script += "kept.NOTEBOOKS = pathlib.Path('notebooks')\nreproduce.figures('quick')"
+    (tmp_path / "tmp").mkdir()
+    places = os.environ | {"TMPDIR": str(tmp_path / "tmp"), "SUPCLUST_OUT": str(tmp_path / "out")}
+    run = functools.partial(
+        subprocess.run, [sys.executable, "-c", script], cwd=tmp_path, env=places, capture_output=True, text=True
+    )
+    assert run().returncode == -9
+    (tmp_path / "again").touch()
+    done = run()
+    assert (done.returncode, done.stderr) == (0, "")
+    left = sorted(file.name for file in (tmp_path / "out" / "reports" / "quick").iterdir())
+    assert left == ["00_once.html", "00_once.ipynb", "index.html", "provenance.json"]
+    assert all(re.fullmatch(r"tmp\w+\.json", file.name) for file in (tmp_path / "tmp").iterdir())  # where a kernel listens
+
+
 def test_ctrl_c_stops_at_once_and_keeps_what_is_finished(tmp_path):
     samples.write(tmp_path / "notebooks", n00_done=make("1"), n01_long=make("import time\ntime.sleep(100)"))
     script = (
@@ -297,6 +317,18 @@ def test_provenance_names_no_folder(finished):
     assert not re.search(r'"[^"]*(/home/|/tmp/)', text)
     assert str(kept.REPOSITORY) not in text
     assert str(out) not in text
+
+
+def test_of_two_runs_at_once_each_keeps_the_entry_of_the_other(notebooks, tmp_path, monkeypatch):
+    def run(file, *_):
+        if file.stem == "00_slow":
+            reproduce.figures("quick", ["01"])
+        return outcome(file.stem)
+
+    samples.write(notebooks, n00_slow=make(), n01_quick=make())
+    monkeypatch.setattr(reproduce, "_run", run)
+    reproduce.figures("quick", ["00"])
+    assert list(read_provenance(tmp_path)["notebooks"]) == ["00_slow", "01_quick"]
 
 
 def test_a_partial_run_keeps_the_entries_of_the_others_that_are_still_there(notebooks, tmp_path, pretended):

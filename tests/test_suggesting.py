@@ -196,7 +196,7 @@ def test_results_are_overwritten_with_force_only(round_, capsys, log_level):
     assert command(round_) == 0
     code, error = command(round_, capsys=capsys)
     assert code == 2
-    assert "holds results already (suggestions.csv, suggestions.html, label_studio.json, label_studio.xml)" in error
+    assert "holds results already (suggestions.csv, label_studio.json, label_studio.xml, suggestions.html)" in error
     assert command(round_, "--force") == 0
     exported = round_[0] / "suggestions" / "label_studio.json"
     code, error = command(round_, exported, "--force", capsys=capsys)
@@ -204,6 +204,14 @@ def test_results_are_overwritten_with_force_only(round_, capsys, log_level):
     table(round_[0]).assign(label="cat").to_csv(round_[0] / "suggestions" / "suggestions.csv", index=False)
     code, error = command(round_, "--force", capsys=capsys)
     assert "suggestions.csv holds 18 labels that somebody typed: move it away" in error
+
+
+def test_after_a_kill_while_results_were_moved_the_same_command_works(round_):
+    assert command(round_) == 0
+    (round_[0] / "suggestions" / "suggestions.html").unlink()
+    (round_[0] / "suggestions" / results.PART).mkdir()
+    assert command(round_) == 0
+    assert not (round_[0] / "suggestions" / results.PART).exists()
 
 
 def test_what_cannot_be_used_is_refused_with_a_sentence(round_, tmp_path, capsys, log_level):

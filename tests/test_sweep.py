@@ -10,6 +10,7 @@ import time
 import joblib
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 
@@ -189,6 +190,17 @@ def test_a_killed_sweep_ends_with_the_same_table(workplace, tmp_path):
     assert total // 4 <= len(list(folder.glob("*.json"))) < total
     killed, clean = (sweep.run(PROFILE, folder=tmp_path / name, jobs=1) for name in ("killed", "clean"))
     pd.testing.assert_frame_equal(killed, clean)
+
+
+@pytest.mark.slow
+def test_workers_end_with_the_sweep_that_started_them(workplace, tmp_path):
+    process = start(tmp_path / "killed", jobs=2)
+    wait_for(tmp_path / "killed", 1)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert len(workers) >= 2
+    assert not psutil.wait_procs(workers, timeout=10)[1]
 
 
 @pytest.mark.slow

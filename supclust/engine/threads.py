@@ -4,8 +4,10 @@ Results come in the order of the pieces, so nothing that is computed here depend
 """
 
 import math
+import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -93,6 +95,22 @@ def _controller() -> ThreadpoolController:
     import scipy.linalg  # noqa: F401  it brings a BLAS of its own, and only those that are loaded can be limited
 
     return ThreadpoolController()
+
+
+@cache
+def end_with_parent() -> None:
+    """A worker process ends with the one that started it, even if that was killed. In another process, nothing happens."""
+    if parent := multiprocessing.parent_process():
+        threading.Thread(target=_outlive, args=(parent,), daemon=True).start()
+
+
+def _outlive(parent: Any) -> None:
+    try:
+        parent.join()
+    except (TypeError, ValueError):  # loky's workers cannot wait for theirs
+        while os.getppid() == parent.pid:
+            time.sleep(1)
+    os._exit(1)
 
 
 def count() -> int:

@@ -131,8 +131,8 @@ def _trained(images: Images, folder: Path, options: EncoderOptions, seed: int, s
         if not encoder.finished:
             log.warning("the time was over after %d of %d planned epochs", len(encoder.history), config.epochs)
         simclr.save_weights(encoder, done, torch.float16)
-        for checkpoint in folder.glob(f"*{simclr.CHECKPOINT}"):
-            checkpoint.unlink()
+    for checkpoint in folder.glob(f"*{simclr.CHECKPOINT}"):
+        checkpoint.unlink()
     return simclr.load_weights(done)
 
 

@@ -70,6 +70,7 @@ def run(request: Request) -> Round:
         if request.copy:
             copies.copy_by_label([(source.ids[point], source.files[point], "", "") for point in points], request.copy)
         _hand_out(found, others)
+    _tell_of_same(found)
     return found
 
 
@@ -98,16 +99,21 @@ def _picked_by_others(request: Request, source: Source) -> dict[str, str]:
 
 
 def _hand_out(found: Round, others: Mapping[str, str]) -> None:
-    """Note the picks in the first round of the chain; where this is the first, say which rounds beside it picked the same."""
-    picks = [found.source.ids[point] for point in found.points]
-    for name, same in Counter(others[pick] for pick in picks if pick in others).items():
-        log.info("%s picked %s of these, too: go on from there to get others", name, counted(same, "image"))
+    """Note the picks in the first round of the chain."""
     if first := found.source.first:
-        own = results.relative(found.request.out, first)
+        picks, own = [found.source.ids[point] for point in found.points], results.relative(found.request.out, first)
         try:
             kept.write(first / HANDED_OUT, {**others, **dict.fromkeys(picks, own)}, None)
         except OSError as error:
             log.warning("other rounds may pick the same: %s cannot be written (%s)", first / HANDED_OUT, error.strerror)
+
+
+def _tell_of_same(found: Round) -> None:
+    """Say which rounds picked the same. This one is in its place by now, so that of two at once, the later one sees the other."""
+    others = _picked_by_others(found.request, found.source)
+    same = [others[name] for name in (found.source.ids[point] for point in found.points) if name in others]
+    for name, number in Counter(same).items():
+        log.info("%s picked %s of these, too: go on from there to get others", name, counted(number, "image"))
 
 
 # -- labels --------------------------------------------------------------------------------------------------------------------

@@ -53,10 +53,12 @@ def writing(request: Request, names: Sequence[str] = RESULTS) -> Iterator[Path]:
     """A folder to make results of these names in. They are moved to request.out at the end, in this order: all of them, or none.
 
     Until then, no other run writes there. Earlier results that are not made again are removed. The first of the names is that of
-    the table that has a column to type labels into. Raises ValueError where out cannot be written or is in use, and where results
+    the table that has a column to type labels into. The last one is always made, and without it the others, which a killed run
+    left, do not count. Raises ValueError where out cannot be written or is in use, and where results
     would overwrite what is read, earlier ones without force, or labels that somebody typed.
     """
     out, part = request.out, request.out / PART
+    killed = part.exists()  # in this folder, an earlier run
     made = [one for one in (out, *out.parents) if not one.exists()]
     try:
         part.mkdir(parents=True, exist_ok=True)
@@ -67,28 +69,29 @@ def writing(request: Request, names: Sequence[str] = RESULTS) -> Iterator[Path]:
     except OSError as error:
         raise ValueError(f"cannot write into {out}: name another folder for the results, as in --out picks") from error
     try:
-        _check(request, names)
+        _check(request, names, killed)
         with tempfile.TemporaryDirectory(dir=part) as folder:
             yield Path(folder)
+            (out / names[-1]).unlink(missing_ok=True)
             for name in names:
                 if (Path(folder) / name).exists():
                     os.replace(Path(folder) / name, out / name)
                 else:
                     (out / name).unlink(missing_ok=True)
     finally:
-        shutil.rmtree(part)  # also what a killed run left there
+        shutil.rmtree(part, ignore_errors=True)  # also what a killed run left there; the next run may have come in already
         lock.release()
         for one in made:
             with suppress(OSError):  # there is something in it
                 one.rmdir()
 
 
-def _check(request: Request, names: Sequence[str]) -> None:
+def _check(request: Request, names: Sequence[str], killed: bool) -> None:
     out = request.out
     if out.resolve() == request.source.resolve():
         raise ValueError(f"the results cannot go into {request.source} itself: name another folder, as in --out picks-2")
     there = [name for name in names if (out / name).exists()]
-    if there and not request.force:
+    if there and not (request.force or (killed and names[-1] not in there)):
         raise ValueError(f"{out} holds results already ({', '.join(there)}): name another folder, or overwrite them with --force")
     read = [request.source, *request.labeled]
     if (record := request.source / MARKER).is_file():

@@ -25,7 +25,7 @@ from supclust.pool import Pool
 log = logging.getLogger(__name__)
 
 SUGGESTIONS = "suggestions.csv"
-FILES = (SUGGESTIONS, SUGGESTION_SHEET, results.TASKS, results.CONFIG, results.SKIPPED)
+FILES = (SUGGESTIONS, results.TASKS, results.CONFIG, results.SKIPPED, SUGGESTION_SHEET)
 FOLDS, FEWEST = 10, 10  # of the cross-validation, and the fewest labels for one
 
 

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import sys
-import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from configparser import ConfigParser
 from dataclasses import asdict
@@ -26,10 +26,12 @@ from nbformat import NotebookNode
 from PIL import Image
 
 from supclust import kept, profiles
+from supclust.engine import threads
 from supclust.report import provenance
 
 log = logging.getLogger(__name__)
 logging.getLogger("traitlets").setLevel(logging.ERROR)  # nbconvert warns of every picture without an alternative text
+warnings.filterwarnings("ignore", "The specified file .* does not end in", module="papermill")
 
 # How every kernel runs. Its log is off, else each warns that it talks over the loopback interface, and of its own end.
 KERNEL = {"kernel_name": "python3", "extra_arguments": ["--log-level=CRITICAL"]}
@@ -68,7 +70,6 @@ def figures(
     file, outcomes = kept.reports(profile) / "provenance.json", []
     started = datetime.now(UTC).isoformat(timespec="seconds")
     record = {"started": started, "profile": asdict(config), "parameters": parameters, **provenance.collect()}
-    entries = _earlier_entries(file)
     computes = config.features == "trained" or any(value is True for values in tasks.values() for value in values.values())
     jobs = 1 if computes else min(2, len(tasks))  # who computes takes all cores, and makes what later ones read
     with kept.environment(KERNEL_ENVIRONMENT | kept.folders()):
@@ -77,8 +78,9 @@ def figures(
             outcomes.append(outcome)
             cell = outcome["failing_cell"]
             public = cell and cell | {"error": provenance.without_paths(cell["error"])}
-            entries[outcome["notebook"]] = outcome | {"failing_cell": public, "git": record["git"]}
+            entry = {outcome["notebook"]: outcome | {"failing_cell": public, "git": record["git"]}}
             record["features"] = provenance.feature_checksums(config)  # a notebook may just have made them
+            entries = _earlier_entries(file) | entry  # of another run at the same time, too
             record["notebooks"] = dict(sorted(entries.items()))
             kept.write_text(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
             _write_index(profile, record)
@@ -173,12 +175,12 @@ def plan(profile: str, notebooks: Sequence[Path], parameters: Mapping[str, Any],
 def _run(file: Path, parameters: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Execute one notebook and write its two reports into the folder, whatever comes of it; returns its outcome.
 
-    Papermill writes after every cell, elsewhere; the reports are written when all cells have run, or one has failed.
+    Papermill writes after every cell, into a temporary file; the reports are there when all cells have run, or one has failed.
     """
+    threads.end_with_parent()
     started, error = datetime.now(UTC), None
     bar = {"desc": file.stem, "leave": False, "disable": not sys.stderr.isatty()}
-    with tempfile.TemporaryDirectory() as elsewhere:
-        executed = Path(elsewhere) / file.name
+    with kept.replacing(folder / file.name) as executed:
         try:
             papermill.execute_notebook(file, executed, parameters, cwd=file.parent, progress_bar=bar, **KERNEL)
         except Exception as failed:  # in a cell, or the kernel did not start or died: whatever it is, the other notebooks go on
@@ -186,11 +188,11 @@ def _run(file: Path, parameters: dict[str, Any], folder: Path) -> dict[str, Any]
             name, value = getattr(failed, "ename", type(failed).__name__), getattr(failed, "evalue", failed)  # those of the cell
             error = f"{name}: {value}".rstrip(": ")
         notebook = nbformat.read(executed, as_version=4)
+        for key in ("input_path", "output_path", "environment_variables"):
+            del notebook.metadata.papermill[key]
+        executed.write_bytes(f"{nbformat.writes(notebook)}\n".encode())
     sources = [cell.source for cell in notebook.cells if cell.cell_type == "code" and cell.metadata.papermill.start_time]
     last = ["", *sources][-1].strip().partition("\n")[0]
-    for key in ("input_path", "output_path", "environment_variables"):
-        del notebook.metadata.papermill[key]
-    kept.write_text(folder / file.name, nbformat.writes(notebook) + "\n")
     page, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": _title(file)}})
     kept.write_text(folder / f"{file.stem}.html", page)
     return {

@@ -2,17 +2,32 @@
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
+from lightly.utils.dist import rank
 from torch import Tensor, nn
 
 from supclust import kept
 
+LOCK = "training.lock"  # in the folder, of features.obtain, too
 PROGRESS = ("step", "seconds", "losses", "history")  # steps done; seconds and losses of the epoch; records of the others
 PHRASES = {"images": "it was trained on other images", "start": "it went on from other weights"}
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """One training at a time in the folder, of all of torchrun's processes. Raises ValueError if there is one already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / LOCK, timeout=0) if rank() == 0 else nullcontext():
+            yield
+    except Timeout:
+        raise ValueError(f"another process trains in {folder}: wait until it has ended, or name another --folder") from None
 
 
 def check_finite(model: nn.Module, losses: Tensor) -> None:
@@ -33,8 +48,6 @@ def resume(file: Path, made_from: dict[str, Any], parts: Mapping[str, Any], devi
 
     Raises ValueError for a damaged file and for one of other images, start or config, naming the difference.
     """
-    for left_over in file.parent.glob(f".{file.name}.*.tmp"):  # of a process that was killed while it wrote
-        left_over.unlink(missing_ok=True)
     if not file.exists():
         return None
     try:
