@@ -205,7 +205,7 @@ def without_amx(work: Path, share: float) -> Case:
 
 
 def avx2(work: Path, share: float) -> Case:
-    """On a processor without AVX-512 sums are rounded otherwise: features are nearly the same, and no verdict moves."""
+    """On a processor without AVX-512 sums are rounded otherwise: features are nearly the same, and the clusters should be."""
     case, seeds = Case("AVX2 alone: features to 1e-4, nine picks of ten, every claim's verdict"), {"SEEDS": str(often(3, share))}
     (sharp, old), (one, other) = ([_computed(what, work, **seeds, **some) for some in ({}, AVX2)] for what in (embedding, picks))
     case.expect((apart := _off(sharp, old)) < 1e-4, f"features are {apart:.0e} apart")
