@@ -111,7 +111,7 @@ def table() -> Found:
     with _workers(backend, jobs), tempfile.TemporaryDirectory() as folder:
         os.environ["SUPCLUST_OUT"] = folder
         rows = sweep.run(profiles.get("smoke"), jobs=jobs)
-        return {column: values.to_numpy(dtype=str if values.dtype == object else None) for column, values in rows.items()}
+        return {column: values.to_numpy(float if pd.api.types.is_numeric_dtype(values) else str) for column, values in rows.items()}
 
 
 def _workers(backend: str, jobs: int) -> object:
