@@ -130,7 +130,7 @@ OPTIONS = {
     "--images": dict(dest="pictures", type=_path, metavar="DIR", help="the folder of images that the ids of embeddings name"),
     "--encoder": dict(default="auto", metavar="NAME", help="photos (default, if installed), simclr, timm:NAME, a .safetensors"),
     "--train-minutes": dict(type=float, metavar="M", help="of SimCLR (default: 20; 0: no training)"),
-    "--train-epochs": dict(type=int, metavar="N", help="instead: the same on every machine"),
+    "--train-epochs": dict(type=int, metavar="N", help="instead: as many on every machine"),
     "--from-scratch": dict(action="store_true", help="do not start SimCLR from the CIFAR-10 encoder"),
     "--download": dict(action="store_true", help="let timm fetch weights that are not here"),
     "--open": dict(action="store_true", help="then label in the browser: as `supclust open`"),

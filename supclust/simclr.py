@@ -249,7 +249,7 @@ def train(
     labels: int (n,), never trained on; every `config.knn_every` epochs and after the last, the history has a 20-NN accuracy.
     on_epoch: called after each epoch with the history so far, a list of {"epoch", "loss", "knn" or None, "seconds"}.
     start: an encoder to go on from, its projection head included where it has one, instead of random weights.
-    minutes: stop after so many. The encoder returned is then not `finished`; call again to go on, bit for bit on one machine.
+    minutes: stop after so many. The encoder returned is then not `finished`; call again to go on, bit for bit with as many threads.
     save_every: seconds between two checkpoints. compiled: by default where torch.compile pays.
     Under torchrun, all processes train together, and the first one writes. Raises ValueError for a checkpoint that cannot be read
     or is of other images, start or config, naming the difference; FloatingPointError if training diverges.

@@ -26,7 +26,7 @@ class EncoderOptions:
 
     name: str = "auto"  # see embedders.load
     minutes: float | None = None  # of SimCLR, about (default: 20); 0 = none, the encoder of the package as it is
-    epochs: int | None = None  # instead of minutes: the same on every machine
+    epochs: int | None = None  # instead of minutes: as many on every machine
     scratch: bool = False  # whether SimCLR begins from nothing, and not from the encoder of the package
     download: bool = False  # whether timm may fetch weights that are not on this machine
 
