@@ -50,6 +50,18 @@ def map(function: Callable[[Any], Any], pieces: Iterable[Any], desc: str | None 
                 executor.shutdown(cancel_futures=True)
 
 
+def ahead(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """function(item) of one item after the other, in a thread that works on the next one while the caller has the last."""
+    with ThreadPoolExecutor(1) as thread:
+        before = None
+        for item in items:
+            before, last = thread.submit(function, item), before
+            if last:
+                yield last.result()
+        if before:
+            yield before.result()
+
+
 def progress(items: Iterable[Any], desc: str | None, total: int | None = None) -> Iterable[Any]:
     """The items under a progress bar, which appears after some seconds; without desc, and inside a piece, there is none."""
     if desc is None or _here.stop:

@@ -10,7 +10,7 @@ import math
 import os
 import threading
 import warnings
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
@@ -90,13 +90,14 @@ class ImageFiles:
 
     images[i] is one image (3, side, side), images[a:b] and images[indices] are arrays (m, 3, side, side), decoded by THREADS
     threads; indices follow NumPy's rules, on the first axis only. It pickles as a list of names, so that workers of a DataLoader
-    can read from it. Reading raises ValueError naming the file for an image that cannot be read.
+    can read from it. Reading raises ValueError naming the file for an image that cannot be read; with `unreadable`, arrays lack it.
     """
 
     folder: Path
     names: tuple[str, ...] = field(repr=False)  # relative to folder
     side: int  # pixels
     whole: bool = True  # squeezed into the square; else the central square is cut out
+    unreadable: dict[Path, str] | None = None  # takes the files that could not be read, each with the reason
 
     dtype = np.dtype(np.uint8)
 
@@ -109,10 +110,9 @@ class ImageFiles:
 
     def __getitem__(self, key: int | slice | Sequence[int] | np.ndarray) -> np.ndarray:
         rows = np.arange(len(self))[key]  # NumPy's own rules: negative positions, steps, masks, and IndexError
-        with warnings.catch_warnings(action="ignore"):  # as in `load`
-            if rows.ndim == 0:
-                return read(self.folder / self.names[rows], self.side, self.whole)
-            return read_all([self.folder / self.names[row] for row in rows], self.side, whole=self.whole)
+        if rows.ndim == 0:
+            return read(self.folder / self.names[rows], self.side, self.whole)
+        return read_all([self.folder / self.names[row] for row in rows], self.side, self.unreadable, whole=self.whole)
 
     def take(self, indices: slice | Sequence[int] | np.ndarray) -> ImageFiles:
         """The images at these indices, in that order, still in their files."""
@@ -192,27 +192,21 @@ def copies(files: Sequence[Path]) -> dict[Path, Path]:
 # -- reading -------------------------------------------------------------------------------------------------------------------
 
 
-def load(root: Path, files: Sequence[Path], side: int, unreadable: dict[Path, str] | None = None) -> np.ndarray | ImageFiles:
-    """The images uint8 (n, 3, side, side): an array where it is small enough, else the files, which stay where they are.
-
-    unreadable: takes the files that cannot be read, each with the reason; without it, an array of them raises ValueError.
-    """
-    with warnings.catch_warnings(action="ignore"):  # Pillow's, about metadata that is not needed
-        if len(files) * 3 * side**2 <= LARGEST_ARRAY:
-            return read_all(files, side, unreadable, progress=True)
-        if unreadable is not None:
-            deque(_decode(files, side, unreadable, progress=True), maxlen=0)
-            files = [file for file in files if file not in unreadable]
+def load(root: Path, files: Sequence[Path], side: int) -> np.ndarray | ImageFiles:
+    """The images uint8 (n, 3, side, side): an array where it is small enough, else the files, which stay where they are."""
+    if len(files) * 3 * side**2 <= LARGEST_ARRAY:
+        return read_all(files, side, progress=True)
     return ImageFiles(root.absolute(), tuple(file.relative_to(root).as_posix() for file in files), side)
 
 
 def read_all(
     files: Sequence[Path], side: int, unreadable: dict[Path, str] | None = None, progress: bool = False, whole: bool = True
 ) -> np.ndarray:
-    """The images as an array uint8 (n, 3, side, side); unreadable as in `load`, whole as in ImageFiles."""
+    """The images as an array uint8 (n, 3, side, side); unreadable and whole as in ImageFiles."""
     images, n = np.empty((len(files), 3, side, side), dtype=np.uint8), 0
-    for n, image in enumerate(_decode(files, side, unreadable, progress, whole), start=1):
-        images[n - 1] = image
+    with warnings.catch_warnings(action="ignore"):  # Pillow's, about metadata that is not needed
+        for n, image in enumerate(_decode(files, side, unreadable, progress, whole), start=1):
+            images[n - 1] = image
     return images[:n]
 
 
@@ -244,7 +238,7 @@ def read(file: Path, side: int, whole: bool = True) -> np.ndarray:
 
     Of several frames the first counts; modes become RGB as in `rgb`. Raises ValueError naming the file when it cannot be read.
     """
-    with _decoded(file, side) as image:
+    with _decoded(file, side, 2 if whole else 4) as image:  # the features that come with the package are of squares made with 4
         square, bicubic = (side, side), Image.Resampling.BICUBIC
         found = image.resize(square, bicubic) if whole else ImageOps.fit(image, square, bicubic)
         return np.asarray(found).transpose(2, 0, 1).copy()
@@ -258,12 +252,12 @@ def thumbnail(file: Path, side: int) -> Image.Image:
 
 
 @contextmanager
-def _decoded(file: Path, side: int) -> Iterator[Image.Image]:
-    """The image, upright and in RGB; of a large JPEG a half, a quarter or an eighth of the size, but still 4 * side."""
+def _decoded(file: Path, side: int, times: int = 2) -> Iterator[Image.Image]:
+    """The image, upright and in RGB; of a large JPEG a half, a quarter or an eighth of the size, but still times * side."""
     try:
         with open_image(file) as opened:
             whole = math.prod(opened.size)
-            opened.draft(None, (4 * side, 4 * side))  # whose sizes are rounded up: the larger, the smaller the error
+            opened.draft(None, (times * side, times * side))  # whose sizes are rounded up: the larger, the smaller the error
             pixels = whole if "progressive" in opened.info else math.prod(opened.size)  # such a JPEG is decoded whole
             if pixels > 2 * Image.MAX_IMAGE_PIXELS:  # Pillow only checks what it opens as an image of one frame
                 raise Image.DecompressionBombError

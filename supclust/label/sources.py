@@ -103,12 +103,17 @@ def _of_files(
     same, unreadable = images.copies([*known, *files]), {}
     same = {file: same[file] for file in files if file in same}
     originals = [file for file in files if file not in same]
-    pixels = images.load(folder, originals, embedder.side, unreadable)
+    names = {file: file.relative_to(folder).as_posix() for file in (*known, *files, *skipped)}
+    if embedder.streams:  # what cannot be read shows on the way
+        pixels = images.ImageFiles(folder, tuple(names[file] for file in originals), embedder.side, unreadable=unreadable)
+        made = embedder.embed(pixels, folder)
+        embedder = embedder._replace(embed=lambda *_: made)
+    else:
+        pixels = images.read_all(originals, embedder.side, unreadable, progress=True)
     readable = tuple(file for file in originals if file not in unreadable)
     if not readable:
         some = counted(len(files), "image")
         raise ValueError(f"of {some} in {folder}, none can be read; of the first: {unreadable[originals[0]]}")
-    names = {file: file.relative_to(folder).as_posix() for file in (*known, *files, *skipped)}
     skipped = {**skipped, **unreadable, **{copy: f"the same image as {names[original]}" for copy, original in same.items()}}
     return Source(
         ids=tuple(names[file] for file in readable),
