@@ -406,9 +406,9 @@ def test_a_file_that_goes_after_it_was_listed_is_left_out_with_the_reason(tmp_pa
 def test_each_image_is_read_once_and_features_stay_with_their_images_whatever_cannot_be_read(tmp_path, monkeypatch, options):
     (tmp_path / "images").mkdir()
     for i in range(9):
-        draw(i, seed=i, side=32).save(tmp_path / "images" / f"{i}.png")
+        draw(i % 8, seed=i, side=32).save(tmp_path / "images" / f"{i}.png")
     for i in (0, 4, 8):
-        (tmp_path / "images" / f"{i}.png").write_bytes(b"torn")
+        (tmp_path / "images" / f"{i}.png").write_bytes(f"torn {i}".encode())
     read, reader = [], sources.images.read
     monkeypatch.setattr(sources.images, "read", lambda file, *rest: read.append(file.name) or reader(file, *rest))
     found = run(tmp_path / "images", tmp_path / "picks", budget=2, **options).source
@@ -420,7 +420,7 @@ def test_each_image_is_read_once_and_features_stay_with_their_images_whatever_ca
     np.testing.assert_allclose(found.features, features.embed(encoder, pixels), atol=1e-4)
     shutil.rmtree(tmp_path / "picks")
     for file in (tmp_path / "images").iterdir():
-        file.write_bytes(b"torn")
+        file.write_bytes(f"torn {file}".encode())
     with pytest.raises(ValueError, match=r"of 9 images in .*images, none can be read; of the first: "):
         run(tmp_path / "images", tmp_path / "picks", budget=2, **options)
 
