@@ -82,8 +82,6 @@ def read(request: Request) -> Source:
 
 
 def _of_folder(request: Request) -> Source:
-    from supclust.label import embedders  # PyTorch takes seconds to import, and those who bring embeddings do not need it
-
     folder = request.source.absolute()
     _check_apart(folder, request.out)
     files, skipped = images.find(folder, leave_out=[request.out])
@@ -91,6 +89,9 @@ def _of_folder(request: Request) -> Source:
         first = next((f", the first {images.printable(file.name)}: {reason}" for file, reason in sorted(skipped.items())), "")
         others = f" ({counted(len(skipped), 'file is', 'files are')} none{first})" if skipped else ""
         raise ValueError(f"no image in {folder}{others}. Looked for files named {', '.join(images.SUFFIXES)}")
+    log.info("%s found", counted(len(files), "image"))
+    from supclust.label import embedders  # PyTorch takes seconds to import, and those who bring embeddings do not need it
+
     embedder = embedders.load(request.encoder, request.seed, force=request.force)
     source = _of_files(folder, files, skipped, embedder)
     return replace(source, about={"kind": "images", "name": folder.name, "pixels": images.SEEN, "load": embedder.name})
