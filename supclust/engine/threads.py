@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -53,13 +54,8 @@ def map(function: Callable[[Any], Any], pieces: Iterable[Any], desc: str | None 
 def ahead(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
     """function(item) of one item after the other, in a thread that works on the next one while the caller has the last."""
     with ThreadPoolExecutor(1) as thread:
-        before = None
-        for item in items:
-            before, last = thread.submit(function, item), before
-            if last:
-                yield last.result()
-        if before:
-            yield before.result()
+        coming = (thread.submit(function, item) for item in items)
+        yield from (result.result() for result, _ in pairwise(chain(coming, [None])))
 
 
 def progress(items: Iterable[Any], desc: str | None, total: int | None = None) -> Iterable[Any]:

@@ -204,16 +204,6 @@ def read_all(
 ) -> np.ndarray:
     """The images as an array uint8 (n, 3, side, side); unreadable and whole as in ImageFiles."""
     images, n = np.empty((len(files), 3, side, side), dtype=np.uint8), 0
-    with warnings.catch_warnings(action="ignore"):  # Pillow's, about metadata that is not needed
-        for n, image in enumerate(_decode(files, side, unreadable, progress, whole), start=1):
-            images[n - 1] = image
-    return images[:n]
-
-
-def _decode(
-    files: Sequence[Path], side: int, unreadable: dict[Path, str] | None, progress: bool, whole: bool = True
-) -> Iterator[np.ndarray]:
-    """One image uint8 (3, side, side) after the other."""
 
     def decode(file: Path) -> np.ndarray | None:
         try:
@@ -224,13 +214,15 @@ def _decode(
             unreadable[file] = str(error).removeprefix(UNREADABLE.format(file))
             return None
 
-    threads = ThreadPoolExecutor(THREADS)
+    threads, bar = ThreadPoolExecutor(THREADS), {"desc": "reading images", "unit": "image", "leave": False}
     try:
-        decoded = threads.map(decode, files)
-        bar = tqdm(decoded, total=len(files), desc="reading images", unit="image", leave=False, disable=None if progress else True)
-        yield from (image for image in bar if image is not None)
+        with warnings.catch_warnings(action="ignore"):  # Pillow's, about metadata that is not needed
+            for image in tqdm(threads.map(decode, files), total=len(files), disable=None if progress else True, **bar):
+                if image is not None:
+                    images[n], n = image, n + 1
     finally:  # a broken file, or a reader who stops it, leaves nothing running
         threads.shutdown(cancel_futures=True)
+    return images[:n]
 
 
 def read(file: Path, side: int, whole: bool = True) -> np.ndarray:

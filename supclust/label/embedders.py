@@ -184,14 +184,11 @@ def _lite0() -> nn.Module:
     except Exception as error:  # it is gone, or damaged
         raise ValueError(f"{file} does not hold the weights of EfficientNet-Lite0: install {PHOTOS[1]} again") from error
     network.reset_classifier(0)
-    for name, module in [*network.named_modules()]:  # batch norms become part of the convolutions before them: a quarter faster
-        if isinstance(module, nn.Conv2d):
-            before = module
-        elif isinstance(module, nn.BatchNorm2d):
-            statistics = module.running_mean, module.running_var, module.eps, module.weight, module.bias
-            before.weight, before.bias = fuse_conv_bn_weights(before.weight, before.bias, *statistics)
-            parent, _, last = name.rpartition(".")
-            setattr(network.get_submodule(parent), last, module.act)
+    kinds = ([module for module in network.modules() if isinstance(module, kind)] for kind in (nn.Conv2d, nn.BatchNorm2d))
+    for before, norm in zip(*kinds, strict=True):  # batch norms become part of the convolutions before them: a quarter faster
+        statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        before.weight, before.bias = fuse_conv_bn_weights(before.weight, before.bias, *statistics)
+        norm.forward = norm.act.forward
     return network
 
 
