@@ -409,6 +409,7 @@ def test_each_image_is_read_once_and_features_stay_with_their_images_whatever_ca
         draw(i % 8, seed=i, side=32).save(tmp_path / "images" / f"{i}.png")
     for i in (0, 4, 8):
         (tmp_path / "images" / f"{i}.png").write_bytes(f"torn {i}".encode())
+    monkeypatch.setattr(sources.images, "LARGEST_ARRAY", 0)
     read, reader = [], sources.images.read
     monkeypatch.setattr(sources.images, "read", lambda file, *rest: read.append(file.name) or reader(file, *rest))
     found = run(tmp_path / "images", tmp_path / "picks", budget=2, **options).source
