@@ -47,6 +47,7 @@ LARGEST_ARRAY = 2_000_000_000  # bytes; a folder of more is read file by file, w
 THREADS = min(8, os.cpu_count() or 1)  # that decode images at once; Pillow works outside Python's lock
 LARGE = 2**25  # pixels; of images with more, one at a time is decoded, as it takes gigabytes
 _LARGE_IMAGE = threading.Lock()
+ENOUGH = 448  # pixels that are left of the sides of a JPEG that is reduced while it is decoded, or twice what is asked for
 SAMPLED = 2**18  # pixels of an image that tell its range
 FEW = 16  # largest value of grey images of 8 bits that count as numbers: masks, small digits
 LIGHT = 170  # grey of what is visible in an image, of 255, above which black shows it better than white
@@ -230,7 +231,7 @@ def read(file: Path, side: int, whole: bool = True) -> np.ndarray:
 
     Of several frames the first counts; modes become RGB as in `rgb`. Raises ValueError naming the file when it cannot be read.
     """
-    with _decoded(file, side, 2 if whole else 4) as image:  # the features that come with the package are of squares made with 4
+    with _decoded(file, side) as image:
         square, bicubic = (side, side), Image.Resampling.BICUBIC
         found = image.resize(square, bicubic) if whole else ImageOps.fit(image, square, bicubic)
         return np.asarray(found).transpose(2, 0, 1).copy()
@@ -244,12 +245,13 @@ def thumbnail(file: Path, side: int) -> Image.Image:
 
 
 @contextmanager
-def _decoded(file: Path, side: int, times: int = 2) -> Iterator[Image.Image]:
-    """The image, upright and in RGB; of a large JPEG a half, a quarter or an eighth of the size, but still times * side."""
+def _decoded(file: Path, side: int) -> Iterator[Image.Image]:
+    """The image, upright and in RGB; of a large JPEG a half, a quarter or an eighth of the size, but still 4 * side or ENOUGH."""
     try:
         with open_image(file) as opened:
             whole = math.prod(opened.size)
-            opened.draft(None, (times * side, times * side))  # whose sizes are rounded up: the larger, the smaller the error
+            least = min(4 * side, max(2 * side, ENOUGH))
+            opened.draft(None, (least, least))  # whose sizes are rounded up: the larger, the smaller the error
             pixels = whole if "progressive" in opened.info else math.prod(opened.size)  # such a JPEG is decoded whole
             if pixels > 2 * Image.MAX_IMAGE_PIXELS:  # Pillow only checks what it opens as an image of one frame
                 raise Image.DecompressionBombError
