@@ -112,7 +112,8 @@ class ImageFiles:
     def __getitem__(self, key: int | slice | Sequence[int] | np.ndarray) -> np.ndarray:
         rows = np.arange(len(self))[key]  # NumPy's own rules: negative positions, steps, masks, and IndexError
         if rows.ndim == 0:
-            return read(self.folder / self.names[rows], self.side, self.whole)
+            with warnings.catch_warnings(action="ignore"):  # as in `read_all`
+                return read(self.folder / self.names[rows], self.side, self.whole)
         return read_all([self.folder / self.names[row] for row in rows], self.side, self.unreadable, whole=self.whole)
 
     def take(self, indices: slice | Sequence[int] | np.ndarray) -> ImageFiles:
