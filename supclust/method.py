@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import softmax
 
 from supclust.engine import geometry
 from supclust.engine.geometry import Points
@@ -54,7 +53,8 @@ def cluster_weights(centers: ArrayLike, temperature: float) -> np.ndarray:
         return np.zeros((1, 1))
     logits = -geometry.distances(centers, centers) / temperature
     np.fill_diagonal(logits, -np.inf)
-    return softmax(logits, axis=1)
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
 def sup(points: ArrayLike, assignments: ArrayLike, centers: ArrayLike, temperature: float) -> np.ndarray:

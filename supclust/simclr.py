@@ -122,7 +122,8 @@ def embed(network: ResNet, images: Images, side: int, batch_size: int = 256) -> 
 def in_batches(network: nn.Module, images: Images, side: int, batch_size: int, prepare: Callable[[Tensor], Tensor]) -> np.ndarray:
     """The network's outputs, float32 (n, d), for images uint8 resized to side, in [0, 1], and prepared; a batch after the other."""
     device, starts = next(network.parameters()).device, threads.progress(range(0, len(images), batch_size), "features")
-    resized = (resize(torch.from_numpy(images[start : start + batch_size]).to(device), side) for start in starts)
+    read = threads.ahead(lambda start: images[start : start + batch_size], starts)
+    resized = (resize(torch.from_numpy(batch).to(device), side) for batch in read)
     batches = (prepare(batch).contiguous(memory_format=torch.channels_last) for batch in resized)
     return torch.cat([network(batch).float().cpu() for batch in batches]).numpy()
 

@@ -133,7 +133,7 @@ def check_image(path: Path) -> None:
     from supclust.images import files
 
     unreadable: dict[Path, str] = {}
-    pixels = files.load(path.parent, [path], 4, unreadable)
+    pixels = files.read_all([path], 4, unreadable)
     right(f"an array {pixels.shape}", pixels.dtype == np.uint8, pixels.shape == (1 - len(unreadable), 3, 4, 4))
     if unreadable:
         with suppress(ValueError):

@@ -48,7 +48,7 @@ def find(root, **options):
 def load_readable(root, files, side):
     """The images that can be read, their files, and the others with the reason."""
     unreadable = {}
-    found = images.load(root, files, side, unreadable)
+    found = images.read_all(files, side, unreadable)
     return found, [file for file in files if file not in unreadable], unreadable
 
 
@@ -161,7 +161,7 @@ os.setuid(65534)
 found, others = images.find(root)
 assert images.copies(found) == {}
 unreadable = {}
-print(len(images.load(root, found, 4, unreadable)), *unreadable.values(), *others.values(), sep="; ")
+print(len(images.read_all(found, 4, unreadable)), *unreadable.values(), *others.values(), sep="; ")
 """
 
 
@@ -231,13 +231,16 @@ def test_what_cannot_be_read_is_left_out_with_a_reason(tmp_path, name, content, 
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # a worker may hand it on
 
 
-def test_a_large_folder_stays_in_its_files_without_those_that_cannot_be_read(tmp_path, monkeypatch):
-    files = [write(tmp_path / f"{i}.png", (i, 0, 0)) for i in range(3)]
-    files[1].write_bytes(b"")
-    monkeypatch.setattr(images, "LARGEST_ARRAY", 0)
-    lazy, kept, _ = load_readable(tmp_path, files, 4)
-    assert isinstance(lazy, images.ImageFiles)
-    assert (lazy.names, kept) == (("0.png", "2.png"), [files[0], files[2]])
+def test_files_that_cannot_be_read_are_missing_in_arrays_and_noted_if_there_is_a_place_for_it(tmp_path):
+    for i in range(3):
+        write(tmp_path / f"{i}.png", (i, 0, 0))
+    (tmp_path / "1.png").write_bytes(b"")
+    names, unreadable = ("0.png", "1.png", "2.png"), {}
+    found = images.ImageFiles(tmp_path, names, 4, unreadable=unreadable)[:]
+    assert found[:, 0, 0, 0].tolist() == [0, 2]
+    assert unreadable == {tmp_path / "1.png": "an empty file"}
+    with pytest.raises(ValueError, match=r"cannot read the image .*1.png: an empty file"):
+        images.ImageFiles(tmp_path, names, 4)[:]
 
 
 def test_transparent_pixels_are_white_whatever_their_hidden_colour(tmp_path):
@@ -645,7 +648,7 @@ from pathlib import Path
 sys.modules |= {"pillow_heif": None, "pydicom": None}
 from supclust.images import files as images
 found, others = images.find(Path(sys.argv[1]))
-images.load(Path(sys.argv[1]), found, 4, others)
+images.read_all(found, 4, others)
 print(*sorted(others.values()), sep="\\n")
 """
 

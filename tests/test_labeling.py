@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import supclust
-from supclust import __main__, strategies
+from supclust import __main__, features, kept, simclr, strategies
 from supclust.images.files import MARKER
 from supclust.label import contact_sheet, embeddings, labeling, results, sources
 from supclust.label.embeddings import Embeddings
@@ -400,6 +400,30 @@ def test_a_file_that_goes_after_it_was_listed_is_left_out_with_the_reason(tmp_pa
     found = run(tmp_path / "images", tmp_path / "picks", budget=2)
     assert found.source.skipped == {"3.png": "it is no longer there"}
     assert len(found.source.ids) == 7
+
+
+@pytest.mark.parametrize("options", [{"encoder": str(kept.shipped_weights("cifar10")), "minutes": None}, {"encoder": "simclr"}])
+def test_each_image_is_read_once_and_features_stay_with_their_images_whatever_cannot_be_read(tmp_path, monkeypatch, options):
+    (tmp_path / "images").mkdir()
+    for i in range(9):
+        draw(i % 8, seed=i, side=32).save(tmp_path / "images" / f"{i}.png")
+    for i in (0, 4, 8):
+        (tmp_path / "images" / f"{i}.png").write_bytes(f"torn {i}".encode())
+    monkeypatch.setattr(sources.images, "LARGEST_ARRAY", 0)
+    read, reader = [], sources.images.read
+    monkeypatch.setattr(sources.images, "read", lambda file, *rest: read.append(file.name) or reader(file, *rest))
+    found = run(tmp_path / "images", tmp_path / "picks", budget=2, **options).source
+    assert sorted(read) == [f"{i}.png" for i in range(9)]
+    assert sorted(found.skipped) == ["0.png", "4.png", "8.png"]
+    encoder = simclr.load_weights(kept.shipped_weights("cifar10"))
+    pixels = np.stack([np.asarray(draw(i, seed=i, side=32)).transpose(2, 0, 1) for i in (1, 2, 3, 5, 6, 7)])
+    assert found.ids == tuple(f"{i}.png" for i in (1, 2, 3, 5, 6, 7))
+    np.testing.assert_allclose(found.features, features.embed(encoder, pixels), atol=1e-4)
+    shutil.rmtree(tmp_path / "picks")
+    for file in (tmp_path / "images").iterdir():
+        file.write_bytes(f"torn {file}".encode())
+    with pytest.raises(ValueError, match=r"of 9 images in .*images, none can be read; of the first: "):
+        run(tmp_path / "images", tmp_path / "picks", budget=2, **options)
 
 
 def bursts(folder):

@@ -117,6 +117,26 @@ def test_a_bar_with_the_time_left_appears_only_where_it_takes_long(capfd, monkey
     assert "long" in written
 
 
+def test_ahead_works_on_the_next_one_while_the_caller_has_the_last_and_no_further():
+    begun, third = [], threading.Event()
+
+    def function(i):
+        begun.append(i)
+        if i == 2:
+            third.set()
+        return 10 * i
+
+    found = threads.ahead(function, range(5))
+    assert next(found) == 0
+    assert next(found) == 10
+    assert third.wait(10)
+    assert begun == [0, 1, 2]
+    assert list(found) == [20, 30, 40]
+    assert list(threads.ahead(function, [])) == []
+    with pytest.raises(ZeroDivisionError):
+        list(threads.ahead(lambda i: 1 // i, [1, 0]))
+
+
 def test_an_interrupt_in_the_bar_stops_the_threads_while_its_traceback_is_held(monkeypatch):
     done = []
 

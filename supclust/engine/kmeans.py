@@ -5,7 +5,6 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from supclust.engine import threads
 from supclust.engine.geometry import Points, blocks
@@ -162,6 +161,8 @@ def _total(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 def _sums(block: np.ndarray, nearest: np.ndarray, n_clusters: int) -> np.ndarray:
     """Sum of the points (m, d) of each cluster, (K, d) float32."""
+    from scipy.sparse import csr_matrix  # it takes as long to import as the rest of the package
+
     m = len(block)
     return csr_matrix((np.ones(m, dtype=np.float32), (nearest, np.arange(m))), shape=(n_clusters, m)) @ block
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,13 @@ def map(function: Callable[[Any], Any], pieces: Iterable[Any], desc: str | None 
             finally:
                 stop.set()
                 executor.shutdown(cancel_futures=True)
+
+
+def ahead(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """function(item) of one item after the other, in a thread that works on the next one while the caller has the last."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = (thread.submit(function, item) for item in items)
+        yield from (result.result() for result, _ in pairwise(chain(coming, [None])))
 
 
 def progress(items: Iterable[Any], desc: str | None, total: int | None = None) -> Iterable[Any]:

@@ -10,7 +10,7 @@ import math
 import os
 import threading
 import warnings
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
@@ -47,6 +47,7 @@ LARGEST_ARRAY = 2_000_000_000  # bytes; a folder of more is read file by file, w
 THREADS = min(8, os.cpu_count() or 1)  # that decode images at once; Pillow works outside Python's lock
 LARGE = 2**25  # pixels; of images with more, one at a time is decoded, as it takes gigabytes
 _LARGE_IMAGE = threading.Lock()
+ENOUGH = 448  # pixels that are left of the sides of a JPEG that is reduced while it is decoded, or twice what is asked for
 SAMPLED = 2**18  # pixels of an image that tell its range
 FEW = 16  # largest value of grey images of 8 bits that count as numbers: masks, small digits
 LIGHT = 170  # grey of what is visible in an image, of 255, above which black shows it better than white
@@ -90,13 +91,14 @@ class ImageFiles:
 
     images[i] is one image (3, side, side), images[a:b] and images[indices] are arrays (m, 3, side, side), decoded by THREADS
     threads; indices follow NumPy's rules, on the first axis only. It pickles as a list of names, so that workers of a DataLoader
-    can read from it. Reading raises ValueError naming the file for an image that cannot be read.
+    can read from it. Reading raises ValueError naming the file for an image that cannot be read; with `unreadable`, arrays lack it.
     """
 
     folder: Path
     names: tuple[str, ...] = field(repr=False)  # relative to folder
     side: int  # pixels
     whole: bool = True  # squeezed into the square; else the central square is cut out
+    unreadable: dict[Path, str] | None = None  # takes the files that could not be read, each with the reason
 
     dtype = np.dtype(np.uint8)
 
@@ -109,10 +111,10 @@ class ImageFiles:
 
     def __getitem__(self, key: int | slice | Sequence[int] | np.ndarray) -> np.ndarray:
         rows = np.arange(len(self))[key]  # NumPy's own rules: negative positions, steps, masks, and IndexError
-        with warnings.catch_warnings(action="ignore"):  # as in `load`
-            if rows.ndim == 0:
+        if rows.ndim == 0:
+            with warnings.catch_warnings(action="ignore"):  # as in `read_all`
                 return read(self.folder / self.names[rows], self.side, self.whole)
-            return read_all([self.folder / self.names[row] for row in rows], self.side, whole=self.whole)
+        return read_all([self.folder / self.names[row] for row in rows], self.side, self.unreadable, whole=self.whole)
 
     def take(self, indices: slice | Sequence[int] | np.ndarray) -> ImageFiles:
         """The images at these indices, in that order, still in their files."""
@@ -192,34 +194,18 @@ def copies(files: Sequence[Path]) -> dict[Path, Path]:
 # -- reading -------------------------------------------------------------------------------------------------------------------
 
 
-def load(root: Path, files: Sequence[Path], side: int, unreadable: dict[Path, str] | None = None) -> np.ndarray | ImageFiles:
-    """The images uint8 (n, 3, side, side): an array where it is small enough, else the files, which stay where they are.
-
-    unreadable: takes the files that cannot be read, each with the reason; without it, an array of them raises ValueError.
-    """
-    with warnings.catch_warnings(action="ignore"):  # Pillow's, about metadata that is not needed
-        if len(files) * 3 * side**2 <= LARGEST_ARRAY:
-            return read_all(files, side, unreadable, progress=True)
-        if unreadable is not None:
-            deque(_decode(files, side, unreadable, progress=True), maxlen=0)
-            files = [file for file in files if file not in unreadable]
+def load(root: Path, files: Sequence[Path], side: int) -> np.ndarray | ImageFiles:
+    """The images uint8 (n, 3, side, side): an array where it is small enough, else the files, which stay where they are."""
+    if len(files) * 3 * side**2 <= LARGEST_ARRAY:
+        return read_all(files, side, progress=True)
     return ImageFiles(root.absolute(), tuple(file.relative_to(root).as_posix() for file in files), side)
 
 
 def read_all(
     files: Sequence[Path], side: int, unreadable: dict[Path, str] | None = None, progress: bool = False, whole: bool = True
 ) -> np.ndarray:
-    """The images as an array uint8 (n, 3, side, side); unreadable as in `load`, whole as in ImageFiles."""
+    """The images as an array uint8 (n, 3, side, side); unreadable and whole as in ImageFiles."""
     images, n = np.empty((len(files), 3, side, side), dtype=np.uint8), 0
-    for n, image in enumerate(_decode(files, side, unreadable, progress, whole), start=1):
-        images[n - 1] = image
-    return images[:n]
-
-
-def _decode(
-    files: Sequence[Path], side: int, unreadable: dict[Path, str] | None, progress: bool, whole: bool = True
-) -> Iterator[np.ndarray]:
-    """One image uint8 (3, side, side) after the other."""
 
     def decode(file: Path) -> np.ndarray | None:
         try:
@@ -230,13 +216,15 @@ def _decode(
             unreadable[file] = str(error).removeprefix(UNREADABLE.format(file))
             return None
 
-    threads = ThreadPoolExecutor(THREADS)
+    threads, bar = ThreadPoolExecutor(THREADS), {"desc": "reading images", "unit": "image", "leave": False}
     try:
-        decoded = threads.map(decode, files)
-        bar = tqdm(decoded, total=len(files), desc="reading images", unit="image", leave=False, disable=None if progress else True)
-        yield from (image for image in bar if image is not None)
+        with warnings.catch_warnings(action="ignore"):  # Pillow's, about metadata that is not needed
+            for image in tqdm(threads.map(decode, files), total=len(files), disable=None if progress else True, **bar):
+                if image is not None:
+                    images[n], n = image, n + 1
     finally:  # a broken file, or a reader who stops it, leaves nothing running
         threads.shutdown(cancel_futures=True)
+    return images[:n]
 
 
 def read(file: Path, side: int, whole: bool = True) -> np.ndarray:
@@ -259,11 +247,12 @@ def thumbnail(file: Path, side: int) -> Image.Image:
 
 @contextmanager
 def _decoded(file: Path, side: int) -> Iterator[Image.Image]:
-    """The image, upright and in RGB; of a large JPEG a half, a quarter or an eighth of the size, but still 4 * side."""
+    """The image, upright and in RGB; of a large JPEG a half, a quarter or an eighth of the size, but still 4 * side or ENOUGH."""
     try:
         with open_image(file) as opened:
             whole = math.prod(opened.size)
-            opened.draft(None, (4 * side, 4 * side))  # whose sizes are rounded up: the larger, the smaller the error
+            least = min(4 * side, max(2 * side, ENOUGH))
+            opened.draft(None, (least, least))  # whose sizes are rounded up: the larger, the smaller the error
             pixels = whole if "progressive" in opened.info else math.prod(opened.size)  # such a JPEG is decoded whole
             if pixels > 2 * Image.MAX_IMAGE_PIXELS:  # Pillow only checks what it opens as an image of one frame
                 raise Image.DecompressionBombError

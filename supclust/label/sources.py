@@ -82,8 +82,6 @@ def read(request: Request) -> Source:
 
 
 def _of_folder(request: Request) -> Source:
-    from supclust.label import embedders  # PyTorch takes seconds to import, and those who bring embeddings do not need it
-
     folder = request.source.absolute()
     _check_apart(folder, request.out)
     files, skipped = images.find(folder, leave_out=[request.out])
@@ -91,6 +89,9 @@ def _of_folder(request: Request) -> Source:
         first = next((f", the first {images.printable(file.name)}: {reason}" for file, reason in sorted(skipped.items())), "")
         others = f" ({counted(len(skipped), 'file is', 'files are')} none{first})" if skipped else ""
         raise ValueError(f"no image in {folder}{others}. Looked for files named {', '.join(images.SUFFIXES)}")
+    log.info("%s found", counted(len(files), "image"))
+    from supclust.label import embedders  # PyTorch takes seconds to import, and those who bring embeddings do not need it
+
     embedder = embedders.load(request.encoder, request.seed, force=request.force)
     source = _of_files(folder, files, skipped, embedder)
     return replace(source, about={"kind": "images", "name": folder.name, "pixels": images.SEEN, "load": embedder.name})
@@ -103,12 +104,17 @@ def _of_files(
     same, unreadable = images.copies([*known, *files]), {}
     same = {file: same[file] for file in files if file in same}
     originals = [file for file in files if file not in same]
-    pixels = images.load(folder, originals, embedder.side, unreadable)
+    names = {file: file.relative_to(folder).as_posix() for file in (*known, *files, *skipped)}
+    if embedder.streams:  # what cannot be read shows on the way
+        pixels = images.ImageFiles(folder, tuple(names[file] for file in originals), embedder.side, unreadable=unreadable)
+        made = embedder.embed(pixels, folder)
+        embedder = embedder._replace(embed=lambda *_: made)
+    else:
+        pixels = images.read_all(originals, embedder.side, unreadable, progress=True)
     readable = tuple(file for file in originals if file not in unreadable)
     if not readable:
         some = counted(len(files), "image")
         raise ValueError(f"of {some} in {folder}, none can be read; of the first: {unreadable[originals[0]]}")
-    names = {file: file.relative_to(folder).as_posix() for file in (*known, *files, *skipped)}
     skipped = {**skipped, **unreadable, **{copy: f"the same image as {names[original]}" for copy, original in same.items()}}
     return Source(
         ids=tuple(names[file] for file in readable),
