@@ -388,6 +388,21 @@ def said(page, text):
     page.wait_for_function("text => document.getElementById('said').textContent.includes(text)", arg=text)
 
 
+def test_the_script_of_a_foreign_page_does_not_run(browser, server):
+    sheet, blocked = in_round(server) / "contact_sheet.html", []
+    tricks = "<script>document.title = 'run'</script><img src=x onerror=\"document.title = 'run'\">"
+    body = sheet.read_text().partition("<body ")[2].replace("<main>", f"<main>{tricks}<img src=http://stranger.example/x>", 1)
+    sheet.write_text(f"<!doctype html><html><head>{tricks}</head><body onload=\"document.title = 'run'\" {body}")
+    page = browser.new_page()
+    page.on("requestfailed", lambda made: blocked.append((made.url, made.failure)))
+    page.goto(f"http://127.0.0.1:{server.server_port}/?{server.token}")
+    page.keyboard.press("1")
+    said(page, "Saved in round-1/labels.csv.")  # our own does
+    assert page.title() == "round-1"
+    assert ("http://stranger.example/x", "csp") in blocked
+    page.close()
+
+
 def test_fifty_keys_label_fifty_images_and_lead_to_the_next_round(tabs, server):
     page, folder = tabs(), in_round(server)
     assert page.url.endswith("/round-1/")

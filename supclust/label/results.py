@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import re
 import shlex
 import shutil
 import tempfile
@@ -25,7 +26,7 @@ from supclust import __version__, kept
 from supclust.images import files as images
 from supclust.images.files import MARKER
 from supclust.label import annotations, contact_sheet, embeddings, sources
-from supclust.label.annotations import CONTROL, LOCAL_FILES, counted, listing, safe
+from supclust.label.annotations import CONTROL, LOCAL_FILES, counted, listing, safe, visible
 from supclust.label.contact_sheet import NEIGHBOR, PICK, Card, Sheet, Tile
 from supclust.label.embeddings import Embeddings
 from supclust.label.request import NOT_XML, Request
@@ -122,7 +123,7 @@ def write(found: Round, folder: Path) -> None:
     sheet = Sheet(title, facts, [_card(found, pick) for pick in found.picks], found.offered)
     kept.write_text(folder / SHEET, contact_sheet.html(sheet))
     contact_sheet.png(sheet).save(folder / SHEET_PICTURE, optimize=True)
-    about = kept.template(HERE / "about.md.j2", visible=contact_sheet.visible)
+    about = kept.template(HERE / "about.md.j2", visible=_as_markdown)
     if "pixels" in source.about:
         facts["Seen by the encoder"] = source.about["pixels"]
     text = about.render(title=title, facts=facts, tasks=bool(with_images), command=_next_command(found.request))
@@ -198,6 +199,11 @@ def _next_command(request: Request) -> str:
     options |= {"--seed": request.seed, "--per-class-min": request.per_class_min, "--images": request.pictures}
     words = [str(word) for option, value in options.items() if value is not None for word in (option, value)]
     return shlex.join(["supclust", "label", out, *words, *["--keep-duplicates"] * request.keep_duplicates])
+
+
+def _as_markdown(text: str) -> str:
+    """Text that stands for itself in Markdown: a class <unknown> is no tag, and there are no links."""
+    return re.sub(r"<|`|(?<=\])\(", r"\\\g<0>", visible(text))
 
 
 def _record(found: Round) -> dict[str, Any]:
