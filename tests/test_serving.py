@@ -4,6 +4,8 @@ import http.client
 import io
 import json
 import shutil
+import socket
+import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -386,6 +388,16 @@ def tabs(browser, server):
 
 def said(page, text):
     page.wait_for_function("text => document.getElementById('said').textContent.includes(text)", arg=text)
+
+
+def test_strangers_who_break_off_are_no_news(server, capsys):
+    for part in (b"", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", server.server_port)) as stranger:
+            stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets the connection
+            stranger.sendall(part)
+    assert send(server, "/")[0] == 303
+    time.sleep(0.2)
+    assert capsys.readouterr().err == ""
 
 
 def test_the_script_of_a_foreign_page_does_not_run(browser, server):

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shlex
+import sys
 import threading
 import webbrowser
 from contextlib import suppress
@@ -92,6 +93,11 @@ class Server(ThreadingHTTPServer):
                 labeling.run(request)
                 self.rounds.append(request.out.name)
             return self.rounds[self.rounds.index(name) + 1]
+
+    def handle_error(self, *connection: Any) -> None:
+        """Whoever breaks off is no news, be it a stranger who looks for open ports."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(*connection)
 
     def suggest(self, name: str) -> None:
         """Write suggestions into the folder of a round."""
