@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 fine, 1 something failed on the way, 2 wrong input, 3 a training that is not finished, 130 interrupted.
     """
     handler = logging.StreamHandler()
-    handler.setFormatter(_Plain())
+    handler.format = lambda record: _plain(logging.Handler.format(handler, record))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("supclust").setLevel(logging.INFO)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where cores are shared, threads that spin make small steps crawl
@@ -57,11 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _plain(message: object) -> str:
     """Lines without what a terminal would take for a command: names of files and labels may hold it."""
     return "\n".join(map(visible, str(message).split("\n")))
-
-
-class _Plain(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return _plain(super().format(record))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

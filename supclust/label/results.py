@@ -123,7 +123,8 @@ def write(found: Round, folder: Path) -> None:
     sheet = Sheet(title, facts, [_card(found, pick) for pick in found.picks], found.offered)
     kept.write_text(folder / SHEET, contact_sheet.html(sheet))
     contact_sheet.png(sheet).save(folder / SHEET_PICTURE, optimize=True)
-    about = kept.template(HERE / "about.md.j2", visible=_as_markdown)
+    # In Markdown, a class <unknown> is no tag, and there are no links.
+    about = kept.template(HERE / "about.md.j2", visible=lambda text: re.sub(r"<|`|(?<=\])\(", r"\\\g<0>", visible(text)))
     if "pixels" in source.about:
         facts["Seen by the encoder"] = source.about["pixels"]
     text = about.render(title=title, facts=facts, tasks=bool(with_images), command=_next_command(found.request))
@@ -199,11 +200,6 @@ def _next_command(request: Request) -> str:
     options |= {"--seed": request.seed, "--per-class-min": request.per_class_min, "--images": request.pictures}
     words = [str(word) for option, value in options.items() if value is not None for word in (option, value)]
     return shlex.join(["supclust", "label", out, *words, *["--keep-duplicates"] * request.keep_duplicates])
-
-
-def _as_markdown(text: str) -> str:
-    """Text that stands for itself in Markdown: a class <unknown> is no tag, and there are no links."""
-    return re.sub(r"<|`|(?<=\])\(", r"\\\g<0>", visible(text))
 
 
 def _record(found: Round) -> dict[str, Any]:

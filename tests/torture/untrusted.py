@@ -46,10 +46,11 @@ from tests.torture import Case, command, environment, listing, often
 # What runs or hides in a page, a spreadsheet, a terminal, a template, a shell, Markdown.
 EVIL = (
     "<img src=x onerror=hooked=1>", "</script><script>hooked=1</script>", "\"><svg onload=hooked=1>", "' onmouseover='hooked=1",
-    "javascript:hooked=1", "{{7*7}}", "${7*7}", "{% include 'x' %}", "=HYPERLINK(\"http://stranger.example/\")", "@SUM(1)", "+1", "-1",
-    "=cmd|'/C calc'!A0", "\uff1d1+1", " =1+1", "\u200b=1+1", "\tx", "\rx", "'=1", "\x1b]0;title\x07", "\x1b[2J", "\x9b2J", "\u202egnp.exe",
-    "[x](http://stranger.example/)", "![](http://stranger.example/)", "`code`", "*b*", "$(touch hooked)", "; touch hooked", "--force",
-    "&lt;", "&#0;", "]]>", "<!--", "a\nb", 'a"b', "a,b", "a;b", "\u2028", "..", "../x", "C:\\x", "con", "%2e%2e%2f", "é" * 30, "x" * 120,
+    "javascript:hooked=1", "{{7*7}}", "${7*7}", "{% include 'x' %}", "=HYPERLINK(\"http://stranger.example/\")", "@SUM(1)", "+1",
+    "-1", "=cmd|'/C calc'!A0", "\uff1d1+1", " =1+1", "\u200b=1+1", "\tx", "\rx", "'=1", "\x1b]0;title\x07", "\x1b[2J", "\x9b2J",
+    "\u202egnp.exe", "[x](http://stranger.example/)", "![](http://stranger.example/)", "`code`", "*b*", "$(touch hooked)",
+    "; touch hooked", "--force", "&lt;", "&#0;", "]]>", "<!--", "a\nb", 'a"b', "a,b", "a;b", "\u2028", "..", "../x", "C:\\x",
+    "con", "%2e%2e%2f", "é" * 30, "x" * 120,
 )  # fmt: skip
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -251,7 +252,8 @@ def links(work: Path, share: float) -> Case:
     secret.write_text("the secret")
     there = {
         "itself": folder, "around": work, "root": Path("/"), "nowhere": work / "none", "loop": folder / "loop", "up": Path(".."),
-        "twice": folder / "0", "device.png": Path("/dev/zero"), "random.jpg": Path("/dev/urandom"), "memory.png": Path("/proc/self/mem"),
+        "twice": folder / "0", "device.png": Path("/dev/zero"), "random.jpg": Path("/dev/urandom"),
+        "memory.png": Path("/proc/self/mem"),
         "secret.png": secret, "passwd.tiff": Path("/etc/passwd"), "hidden": work / ".hidden",
     }  # fmt: skip
     for name, to in there.items():
@@ -524,15 +526,9 @@ def downloads(work: Path, share: float) -> Case:
         mock.patch.object(socket.socket, "connect", connect),
         mock.patch.dict(os.environ, {"SUPCLUST_DATA": str(work), "HF_HOME": str(work)}),
     ):
-        for name in (
-            "timm:resnet10t",
-            "timm:vit_tiny_patch16_224",
-            "timm:hf-hub:stranger/x",
-            "timm:local-dir:/x",
-            "timm:../x",
-            "hf:x",
-        ):
-            status, text = said("label", images, "--budget", 2, "--out", work / "o", "--encoder", name)
+        names = "timm:resnet10t timm:vit_tiny_patch16_224 timm:hf-hub:stranger/x timm:local-dir:/x timm:../x hf:x"
+        for name in names.split():
+            status, _ = said("label", images, "--budget", 2, "--out", work / "o", "--encoder", name)
             found.trials += 1
             found.expect(status == 2 and not asked, f"{name} without --download: {status}, {asked[:1]}")
         asked.clear()
@@ -570,8 +566,9 @@ def parameters(work: Path, share: float) -> Case:
     before = listing(work)
     with mock.patch.dict(os.environ, {"SUPCLUST_OUT": str(work / "out")}):
         for name in ("../../x", "/etc/passwd", "laptop/../x", "", "x\0y", *EVIL):
-            for line in (["figures", "--profile", name], ["sweep", "--profile", name], ["claims", "--profile", name], ["figures", f"./{name}x"],
-                         ["sweep", "--datasets", name], ["train", name, "--recipe", "../x"]):  # fmt: skip
+            lines = [[command, "--profile", name] for command in ("figures", "sweep", "claims")]
+            lines += [["figures", f"./{name}x"], ["sweep", "--datasets", name], ["train", name, "--recipe", "../x"]]
+            for line in lines:
                 found.trials += 1
                 try:
                     status, text = said(*line)
