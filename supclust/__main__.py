@@ -11,6 +11,7 @@ from pathlib import Path
 
 from supclust import __version__
 from supclust.kept import DISK_FULL
+from supclust.label.annotations import safe, visible
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,7 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 fine, 1 something failed on the way, 2 wrong input, 3 a training that is not finished, 130 interrupted.
     """
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.format = lambda record: _plain(logging.Handler.format(handler, record))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("supclust").setLevel(logging.INFO)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where cores are shared, threads that spin make small steps crawl
     options = _parse(arguments)
@@ -47,8 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code, message = 1, f"there is not enough memory ({error or 'MemoryError'})"
     except KeyboardInterrupt:
         code, message = 130, "interrupted. Finished work is kept"
-    print(f"supclust {options.command}: {message}", file=sys.stderr)
+    print(f"supclust {options.command}: {_plain(message)}", file=sys.stderr)
     return code
+
+
+def _plain(message: object) -> str:
+    """Lines without what a terminal would take for a command: names of files and labels may hold it."""
+    return "\n".join(map(visible, str(message).split("\n")))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -180,13 +188,13 @@ def _label(options: argparse.Namespace) -> int:
     """Pick the images to label first, and write picks.csv, a contact sheet (contact_sheet.html and .png), tasks for Label Studio
     and what was done into a folder. With --labeled, or from an earlier round's folder, pick the next ones.
     """
-    from supclust.label import contact_sheet, labeling
+    from supclust.label import labeling
 
     encoder = options.encoder, options.train_minutes, options.train_epochs, options.from_scratch, options.download
     request = labeling.Request.of(options, out=options.out or Path("picks"), encoder=labeling.EncoderOptions(*encoder))
     found = labeling.run(request)
     for pick in found.picks if options.explain else ():
-        name = contact_sheet.visible(found.source.ids[pick.point])
+        name = visible(found.source.ids[pick.point])
         print(f"{pick.order}. {name}\n{textwrap.indent(pick.why, '   ')}")
     print(request.out / labeling.SHEET)
     return _open(argparse.Namespace(round=request.out)) if options.open else 0
@@ -225,7 +233,7 @@ def _compare(options: argparse.Namespace) -> int:
     from supclust.label import embeddings
     from supclust.report import compare
 
-    given, title = embeddings.read(options.features, labels=True), options.features.stem
+    given, title = embeddings.read(options.features, labels=True), safe(options.features.stem)
     folder = options.out or options.features.parent / "compare" / title
     sizes = {name: getattr(options, name) for name in ("budget", "rounds", "seeds", "jobs")}
     wanted = options.strategies or compare.STRATEGIES, options.strategy

@@ -727,6 +727,15 @@ def test_a_hundred_thousand_paths_take_seconds():
         assert len(found.labels) in (len(ids), 0)
 
 
+@pytest.mark.parametrize(
+    "name", ["_" * 100_000, "_aB" * 30_000, "data/upload/" * 8_000, "." * 100_000, "a/" * 5_000, "a://" * 20_000]
+)
+def test_a_name_without_end_takes_no_time(name):
+    start = time.process_time()
+    assert match([Label(name, "x", "f")], ["a.png"])[2] == [name]
+    assert time.process_time() - start < 5
+
+
 def test_an_id_as_it_stands_comes_before_every_other_way(tmp_path):
     ids = ["'=a", "=a", "x\\y", "x/y", "%41", "A"]
     labels = labels_of({name: str(position) for position, name in enumerate(ids)})

@@ -3,6 +3,8 @@
 That a killed comparison goes on where it stopped is tested of the sweep, whose records it has.
 """
 
+import shutil
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -89,6 +91,12 @@ def test_the_tables_are_printed_and_a_figure_is_drawn(file, capsys, tmp_path, mo
         "compare.csv", "curves.csv", "curves.pdf", "curves.png", "records",
     ]  # fmt: skip
     assert not (tmp_path / "compare").exists()
+
+
+def test_a_file_that_is_called_like_a_formula_makes_none(file):
+    shutil.copy(file, file.with_name("=1+1.npz"))
+    assert run(file.with_name("=1+1.npz"), "--strategies", "random") == 0
+    assert set(table(file, folder=file.parent / "compare" / "'=1+1")["dataset"]) == {"'=1+1"}
 
 
 def test_random_alone_has_no_pairs(file, capsys):

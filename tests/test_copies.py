@@ -106,8 +106,15 @@ def test_the_manifest_is_a_file_of_labels(images, tmp_path):
 def test_images_that_have_gone_are_told_and_leave_no_empty_class(images, tmp_path, caplog):
     given = [("a", images / "gone.png", "lost", ""), ("b", images / "a" / "0.png", "kept", ""), ("c", None, "lost", "")]
     copies.copy_by_label(given, tmp_path / "copies")
-    assert "2 images not copied, as unreadable by now: 'a', 'c'" in caplog.text
+    assert "2 images not copied, as no longer there or no images: 'a', 'c'" in caplog.text
     assert sorted(os.listdir(tmp_path / "copies")) == ["kept", "labels.csv"]
+
+
+def test_what_is_no_image_is_not_copied(images, tmp_path, caplog):
+    (tmp_path / "id_rsa").write_text("secret")
+    copies.copy_by_label([("a", tmp_path / "id_rsa", "", ""), ("b", images / "a" / "0.png", "", "")], tmp_path / "copies")
+    assert "1 image not copied, as no longer there or no images: 'a'" in caplog.text
+    assert sorted(os.listdir(tmp_path / "copies")) == ["002_0.png", "labels.csv"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Embedding one's own images: SimCLR within a time budget, resumed or reused, and pretrained backbones that are or are not here."""
 
+import hashlib
 import json
+import pickle
 import sys
 import time
 
@@ -17,6 +19,7 @@ from supclust import features, kept, simclr
 from supclust.label import embedders
 from supclust.label.request import EncoderOptions
 from supclust.train import planning
+from tests.test_embeddings import Harmful
 
 N = 40
 
@@ -263,6 +266,28 @@ def test_weights_that_are_damaged_of_another_network_or_gone_are_named(resnet, t
         of(f"timm:resnet10t@{file}")
     with pytest.raises(FileNotFoundError, match=r"there are no weights at .*none.pth"):
         of(f"timm:resnet10t@{tmp_path / 'none.pth'}")
+
+
+def test_weights_in_a_cache_are_checked_by_their_name(resnet, tmp_path, monkeypatch):
+    content = resnet[1].read_bytes()
+    blob, link = tmp_path / hashlib.sha256(content).hexdigest(), tmp_path / "model.safetensors"
+    blob.write_bytes(content)
+    link.symlink_to(blob)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: str(link))
+    assert of("timm:resnet10t").side == 176
+    blob.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"not hold the weights of resnet10t: its checksum differs; remove it, and fetch it again"):
+        of("timm:resnet10t")
+
+
+def test_no_weights_make_code_run(tmp_path, capsys):
+    for number, protocol in enumerate((2, 4)):
+        (file := tmp_path / f"{number}.pth").write_bytes(pickle.dumps(Harmful(), protocol))
+        torch.save(Harmful(), packed := tmp_path / f"packed-{number}.pth", pickle_protocol=protocol)
+        for one in (file, packed):
+            with pytest.raises(ValueError, match="does not hold the weights of resnet10t"):
+                of(f"timm:resnet10t@{one}")
+    assert capsys.readouterr().out == ""
 
 
 def test_an_unknown_encoder_is_told_what_may_be_meant():

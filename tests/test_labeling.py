@@ -238,6 +238,28 @@ def test_images_of_embeddings_are_shown_where_they_are_named(folder, round_of_im
     assert not (tmp_path / "without" / "label_studio.json").exists()
 
 
+def test_ids_lead_to_images_of_the_folder_that_is_named_and_nowhere_else(tmp_path):
+    ids = [f"{i}.png" for i in range(10)] + ["../private.png", "x" * 400]
+    (tmp_path / "images").mkdir()
+    for k, name in enumerate(ids[:-1]):
+        draw(k % 4, seed=k, side=48).save(tmp_path / "images" / name)
+    np.savez(tmp_path / "mine.npz", features=make_blobs(4, 3, 8), ids=np.array([*ids[:-2], str(tmp_path / "private.png"), ids[-1]]))
+    found = run(tmp_path / "mine.npz", tmp_path / "picks", pictures=tmp_path / "picks" / ".." / "images")
+    assert found.source.files == (*(tmp_path / "images" / name for name in ids[:-2]), None, None)
+    np.savez(tmp_path / "mine.npz", features=make_blobs(4, 3, 8), ids=np.array(ids))
+    run(tmp_path / "mine.npz", tmp_path / "more", pictures=tmp_path / "images", budget=12)
+    assert (tmp_path / "more" / "contact_sheet.html").read_text().count('class="pick" src=') == 10
+    assert ".." not in (tmp_path / "more" / "label_studio.json").read_text().replace("supclust_id", "")
+
+
+def test_names_stand_for_themselves_in_the_summary(points, tmp_path):
+    rows = [{"id": f"group{k}/00.png", "label": label} for k, label in enumerate(["<unknown>", "[a](http://b.example)", "`c`"])]
+    results.write_csv(tmp_path / "labels.csv", rows)
+    run(points, tmp_path / "picks", labeled=[tmp_path / "labels.csv"])
+    text = (tmp_path / "picks" / "about.md").read_text()
+    assert all(name in text for name in (r"\<unknown>", r"[a]\(http://b.example)", r"\`c\`"))
+
+
 def test_images_that_have_gone_are_not_picked(tmp_path, caplog):
     moved = tmp_path / "images"
     moved.mkdir()
@@ -987,10 +1009,13 @@ def test_without_docstrings_everything_works(points, tmp_path):
 def test_what_is_printed_cannot_play_tricks_on_a_terminal(tmp_path):
     ids = np.array([f"\x1b[31m{i}\n日本\u202e" for i in range(12)])
     np.savez(tmp_path / "points.npz", features=make_blobs(3, 4, 4), ids=ids)
-    command = [sys.executable, "-m", "supclust", "label", "points.npz", "--budget", "3", "--explain"]
+    labels = [{"id": name, "label": f"\x1b]0;{k % 2}\x07"} for k, name in enumerate(ids[:4])]
+    results.write_csv(tmp_path / "labels.csv", labels)
+    command = [sys.executable, "-m", "supclust", "label", "points.npz", "--budget", "3", "--explain", "--labeled", "labels.csv"]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True)
     assert done.returncode == 0, done.stderr
-    assert b"\x1b" not in done.stdout
+    assert not {*b"\x1b\x07"} & {*done.stdout, *done.stderr}
+    assert rb"classes: \x1b]0;0\x07 2, " in done.stderr
     assert rb"\x1b[31m" in done.stdout
 
 

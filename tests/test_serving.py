@@ -4,6 +4,8 @@ import http.client
 import io
 import json
 import shutil
+import socket
+import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -386,6 +388,31 @@ def tabs(browser, server):
 
 def said(page, text):
     page.wait_for_function("text => document.getElementById('said').textContent.includes(text)", arg=text)
+
+
+def test_strangers_who_break_off_are_no_news(server, capsys):
+    for part in (b"", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", server.server_port)) as stranger:
+            stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets the connection
+            stranger.sendall(part)
+    assert send(server, "/")[0] == 303
+    time.sleep(0.2)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_script_of_a_foreign_page_does_not_run(browser, server):
+    sheet, blocked = in_round(server) / "contact_sheet.html", []
+    tricks = "<script>document.title = 'run'</script><img src=x onerror=\"document.title = 'run'\">"
+    body = sheet.read_text().partition("<body ")[2].replace("<main>", f"<main>{tricks}<img src=http://stranger.example/x>", 1)
+    sheet.write_text(f"<!doctype html><html><head>{tricks}</head><body onload=\"document.title = 'run'\" {body}")
+    page = browser.new_page()
+    page.on("requestfailed", lambda made: blocked.append((made.url, made.failure)))
+    page.goto(f"http://127.0.0.1:{server.server_port}/?{server.token}")
+    page.keyboard.press("1")
+    said(page, "Saved in round-1/labels.csv.")  # our own does
+    assert page.title() == "round-1"
+    assert ("http://stranger.example/x", "csp") in blocked
+    page.close()
 
 
 def test_fifty_keys_label_fifty_images_and_lead_to_the_next_round(tabs, server):

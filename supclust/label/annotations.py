@@ -103,6 +103,14 @@ def shown(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
+def visible(text: str) -> str:
+    r"""Text with each character that shows nothing, or turns the text around, as Python writes it: \n, \u202e, \udcff.
+
+    What comes back can be written as UTF-8, whatever was in the name of a file.
+    """
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 def _text(path: Path) -> str:
     try:
         content = path.read_bytes()

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from supclust import kept
-from supclust.label.annotations import counted
+from supclust.label.annotations import counted, visible
 
 if TYPE_CHECKING:
     from supclust.label.rounds import Pick
@@ -90,14 +90,6 @@ class Sheet:
     cards: Sequence[Card]
     classes: tuple[str, ...] = ()  # labels of earlier rounds, offered again
     guesses: Sequence[Guess] = ()  # instead of cards
-
-
-def visible(text: str) -> str:
-    r"""Text with each character that shows nothing, or turns the text around, as Python writes it: \n, \u202e, \udcff.
-
-    What comes back can be written as UTF-8, whatever was in the name of a file.
-    """
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def _shortened(text: str, length: int = ID_LENGTH) -> str:

@@ -1,12 +1,12 @@
 """Copies of images: numbered, and where they have labels, in a folder for each, as torchvision's ImageFolder and YOLO read them."""
 
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from supclust.images.files import open_image
 from supclust.label.annotations import counted, listing
 from supclust.label.results import write_csv
 
@@ -30,26 +30,33 @@ def copy_by_label(images: Sequence[tuple[str, Path | None, str, str]], folder: P
     """Copy images (id, file, label, suggestion) as LABEL/001_name.jpg, without any label as 001_name.jpg, and write labels.csv.
 
     A label that cannot be the name of a folder gets one like it; labels stay apart even where case does not count. Images that
-    cannot be read any more are left out with a warning.
+    cannot be read any more are left out with a warning, as is whatever is no image.
     """
     folders, digits = _folders({label or suggestion for _, _, label, suggestion in images} - {""}), max(3, len(str(len(images))))
     rows, gone = [], []
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = folder.resolve()
+    part = folder.with_name(f".{folder.name}.part")  # until all are there, so that the same command goes on after whatever happens
+    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+    part.mkdir(parents=True)
     try:
         for number, (id_, file, label, suggestion) in enumerate(images, start=1):
-            if file is None or not os.access(file, os.R_OK):
+            try:
+                open_image(file).close()  # a table of paths may lead to any file
+            except Exception:  # whatever the bytes of something else lead to
                 gone.append(id_)
                 continue
-            copy = folder / folders.get(label or suggestion, "") / f"{number:0{digits}}_{_name(file.stem)}{file.suffix}"
+            copy = part / folders.get(label or suggestion, "") / f"{number:0{digits}}_{_name(file.stem)}{file.suffix}"
             copy.parent.mkdir(exist_ok=True)
             shutil.copyfile(file, copy)
-            rows.append({"file": copy.relative_to(folder).as_posix(), "id": id_, "label": label, "suggestion": suggestion})
+            rows.append({"file": copy.relative_to(part).as_posix(), "id": id_, "label": label, "suggestion": suggestion})
         if gone:
-            log.warning("%s not copied, as unreadable by now: %s", counted(len(gone), "image"), listing(gone))
-        write_csv(folder / MANIFEST, rows)
-    except BaseException:  # the disk is full, or somebody stops it: the same command can then be given again
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+            log.warning("%s not copied, as no longer there or no images: %s", counted(len(gone), "image"), listing(gone))
+        write_csv(part / MANIFEST, rows)
+        if folder.exists():
+            folder.rmdir()  # it is empty; Windows replaces no folder
+        part.replace(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     log.info("%s copied into %s", counted(len(rows), "image"), folder)
 
 

@@ -1,8 +1,10 @@
 """What turns one's own images into points: SimCLR trained on them for some minutes, a pretrained backbone, an encoder of before."""
 
 import difflib
+import hashlib
 import logging
 import math
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from importlib import import_module
@@ -212,7 +214,11 @@ def _of_timm(wanted: str, download: bool) -> nn.Module:
         ) from error
     if not Path(file).is_file():
         raise FileNotFoundError(f"there are no weights at {file}")
+    blob = Path(file).resolve()
     try:
+        with blob.open("rb") as opened:  # in the cache of Hugging Face it is called by its SHA-256
+            if re.fullmatch("[0-9a-f]{64}", blob.name) and hashlib.file_digest(opened, "sha256").hexdigest() != blob.name:
+                raise ValueError("its checksum differs; remove it, and fetch it again")
         network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": file})
     except Exception as error:  # damage shows wherever it is met first
         raise ValueError(f"{file} does not hold the weights of {name}: {str(error).splitlines()[0][:200]}") from error

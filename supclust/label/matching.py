@@ -21,7 +21,7 @@ ABSOLUTE = re.compile(r"[\\/~]|[A-Za-z]:[\\/]|[a-z][a-z0-9+.-]*://")
 BEGINNING = re.compile("^(?:[.]{0,2}/|[A-Za-z]:/)+")  # a path may begin with it; it says nothing about the image
 UPLOADS = re.compile(r"\A(?:.*/)?(?:data/upload|upload/[0-9]+)/(?=[^/]*\Z)")  # Label Studio serves uploads from there
 PREFIX = re.compile(r"\A[0-9a-f]{8}-(?:(?:[0-9a-f]{4}-){3}[0-9a-f]{12}-)?")  # 1a2b3c4d-name.png, or a whole UUID
-CLASH = re.compile(r"_(?=\w*(?:[a-z\d][A-Z]|\d[a-z]))[A-Za-z\d]{7}(?=\.\w+\Z)")  # name_ZoqW18z.png: Django's, for a second name.png
+CLASH = re.compile(r"_(?=\w{0,5}(?:[a-z\d][A-Z]|\d[a-z]))[A-Za-z\d]{7}(?=\.\w+\Z)")  # name_ZoqW18z.png: Django's second name.png
 ROBOFLOW = re.compile(r"_(\w{3,4})\.rf\.[^/]+$")  # name_png.rf.1a2b3c4d.jpg
 
 Looker = Callable[[str, bool], tuple[set[int], str]]

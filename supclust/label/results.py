@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import re
 import shlex
 import shutil
 import tempfile
@@ -25,7 +26,7 @@ from supclust import __version__, kept
 from supclust.images import files as images
 from supclust.images.files import MARKER
 from supclust.label import annotations, contact_sheet, embeddings, sources
-from supclust.label.annotations import CONTROL, LOCAL_FILES, counted, listing, safe
+from supclust.label.annotations import CONTROL, LOCAL_FILES, counted, listing, safe, visible
 from supclust.label.contact_sheet import NEIGHBOR, PICK, Card, Sheet, Tile
 from supclust.label.embeddings import Embeddings
 from supclust.label.request import NOT_XML, Request
@@ -125,7 +126,8 @@ def write(found: Round, folder: Path) -> None:
     sheet = Sheet(title, facts, [_card(found, pick) for pick in found.picks], found.offered)
     kept.write_text(folder / SHEET, contact_sheet.html(sheet))
     contact_sheet.png(sheet).save(folder / SHEET_PICTURE, optimize=True)
-    about = kept.template(HERE / "about.md.j2", visible=contact_sheet.visible)
+    # In Markdown, a class <unknown> is no tag, and there are no links.
+    about = kept.template(HERE / "about.md.j2", visible=lambda text: re.sub(r"<|`|(?<=\])\(", r"\\\g<0>", visible(text)))
     if "pixels" in source.about:
         facts["Seen by the encoder"] = source.about["pixels"]
     text = about.render(title=title, facts=facts, tasks=bool(with_images), command=_next_command(found.request))

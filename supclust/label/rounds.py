@@ -9,8 +9,8 @@ import numpy as np
 
 from supclust import method, strategies
 from supclust.engine import geometry
-from supclust.label.annotations import counted
-from supclust.label.contact_sheet import NEIGHBORS, visible
+from supclust.label.annotations import counted, visible
+from supclust.label.contact_sheet import NEIGHBORS
 from supclust.label.request import TAKEN, Request
 from supclust.label.sources import Source
 

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shlex
+import sys
 import threading
 import webbrowser
 from contextlib import suppress
@@ -22,7 +23,8 @@ from urllib.parse import quote, unquote
 
 from supclust.images import files as images
 from supclust.images.files import MARKER
-from supclust.label import annotations, labeling, sources, suggesting, typed
+from supclust.label import annotations, contact_sheet, labeling, sources, suggesting, typed
+from supclust.label.contact_sheet import Sheet
 from supclust.label.request import Request
 from supclust.label.results import SHEET
 from supclust.label.suggestion_sheet import SUGGESTION_SHEET
@@ -91,6 +93,11 @@ class Server(ThreadingHTTPServer):
                 labeling.run(request)
                 self.rounds.append(request.out.name)
             return self.rounds[self.rounds.index(name) + 1]
+
+    def handle_error(self, *connection: Any) -> None:
+        """Whoever breaks off is no news, be it a stranger who looks for open ports."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(*connection)
 
     def suggest(self, name: str) -> None:
         """Write suggestions into the folder of a round."""
@@ -192,8 +199,13 @@ class Handler(BaseHTTPRequestHandler):
         self._send(status, json.dumps(facts).encode(), "application/json")
 
     def _send_page(self, file: Path) -> None:
-        """A page of a round, which is told that its labels are saved here."""
-        self._send(content=file.read_bytes().replace(b"<body ", b"<body data-served ", 1), kind="text/html; charset=utf-8")
+        """A page of a round, which is told that its labels are saved here.
+
+        Its head is our own: with the script and the policy in it, nothing else runs, whoever made the page.
+        """
+        head = contact_sheet.html(Sheet(file.parent.name, {}, ())).partition("<body ")[0].encode()
+        body = file.read_bytes().partition(b"<body ")[2]
+        self._send(content=head + b"<body data-served " + body, kind="text/html; charset=utf-8")
 
     def _send(self, status: HTTPStatus = HTTPStatus.OK, content: bytes = b"", kind: str = "text/plain", **headers: str) -> None:
         self.send_response(status)

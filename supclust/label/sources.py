@@ -148,9 +148,11 @@ def _of_embeddings(path: Path, pictures: Path | None, id_column: str | None) -> 
 
 def _files(found: Embeddings, folder: Path, pictures: Path | None) -> tuple[Path | None, ...]:
     """The images of embeddings: by the paths in their file, which start from its folder, or by ids in the folder of pictures."""
-    base, names = (pictures.absolute(), found.ids) if pictures else (folder, found.paths or ())
+    base, names = (Path(os.path.abspath(pictures)), found.ids) if pictures else (folder, found.paths or ())
     files = [Path(os.path.normpath(base / name)) if name and "://" not in name else None for name in names]
-    there = [file if file and file.is_file() else None for file in files]
+    if pictures:  # whatever else an id may lead to
+        files = [file if file and file.is_relative_to(base) else None for file in files]
+    there = [file if file and os.path.isfile(file) else None for file in files]
     if not any(there):
         for first in [*filter(None, files)][:1]:
             log.warning("no image is where it should be, the first one at %s. Ids are shown; --images names another folder", first)
