@@ -1119,3 +1119,30 @@ def test_nothing_is_written_outside_the_folder_for_the_results(folder, tmp_path)
 
 def snapshot(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+LOSING = """
+import os, sys
+from pathlib import Path
+from supclust.label import labeling, results
+os.geteuid() or os.setuid(65534)
+out = Path(sys.argv[1])
+try:
+    with results.writing(labeling.Request(out.parent / "images", out)) as folder:
+        folder.parent.chmod(0o500)
+        (folder / "picks.csv").touch()
+        raise OSError("whatever happens then")
+except OSError as error:
+    print(error)
+folder.parent.chmod(0o700)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="Windows has other permissions")
+def test_a_folder_that_may_no_longer_be_written_is_not_tidied_for_ever(tmp_path):
+    for parent in tmp_path.parents:
+        if not parent.stat().st_mode & 0o001:  # pytest's own folders
+            parent.chmod(0o755)
+    tmp_path.chmod(0o777)
+    done = subprocess.run([sys.executable, "-c", LOSING, tmp_path / "out"], capture_output=True, text=True)
+    assert done.stdout == "whatever happens then\n", done.stderr[-500:]

@@ -71,14 +71,14 @@ def writing(request: Request, names: Sequence[str] = RESULTS) -> Iterator[Path]:
         raise ValueError(f"cannot write into {out}: name another folder for the results, as in --out picks") from error
     try:
         _check(request, names, killed)
-        with tempfile.TemporaryDirectory(dir=part) as folder:
-            yield Path(folder)
-            (out / names[-1]).unlink(missing_ok=True)
-            for name in names:
-                if (Path(folder) / name).exists():
-                    os.replace(Path(folder) / name, out / name)
-                else:
-                    (out / name).unlink(missing_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=part))
+        yield folder
+        (out / names[-1]).unlink(missing_ok=True)
+        for name in names:
+            if (folder / name).exists():
+                os.replace(folder / name, out / name)
+            else:
+                (out / name).unlink(missing_ok=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)  # also what a killed run left there; the next run may have come in already
         lock.release()

@@ -34,7 +34,7 @@ def main() -> int:
     if options.here:
         return here(names[0], options.share, options.results)
     with ThreadPoolExecutor(2) as pool:
-        failed = any(pool.map(lambda name: in_process(name, options.share, options.results), names))
+        failed = any([*pool.map(lambda name: in_process(name, options.share, options.results), names)])
     kept = [json.loads(path.read_text()) for name in PARTS for path in sorted(options.results.glob(f"{name}.*.json"))]
     print(text := table(kept))
     if options.write:
