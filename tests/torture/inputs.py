@@ -24,7 +24,8 @@ from tests.readers import READERS, Reader
 from tests.torture import Case, often
 
 BATCH = 250  # trials for each process: a fork takes as long as some trials
-SECONDS, WAITING = 5, 300  # of computing, and of anything, after which a trial hangs
+SECONDS, WAITING = 5, 30  # of computing, and of anything, after which a trial hangs
+ENDED = 99  # the exit status of a process that came through all its trials: any other one, even 0, is a reader's
 MEMORY = 2**30  # bytes that a trial may take
 KEPT = Path("build/torture/inputs")
 
@@ -64,17 +65,19 @@ def watched(reader: Reader, folder: Path, contents: list[Callable[[], bytes]]) -
         if (process := os.fork()) == 0:
             try:
                 _read_each(reader, folder, contents, first, at, log)
+                os._exit(ENDED)
             finally:
-                os._exit(0)
-        status = _wait(process, at)
+                os._exit(1)
+        status = _wait(process, at, reader.heavy * WAITING)
         found += [(number, what) for number, what in map(json.loads, log.read_text().splitlines())]
         last = int.from_bytes(at[:8], "little")
-        if status:
+        if status != ENDED:
             name = {
-                signal.SIGXCPU: f"more than {reader.heavy * SECONDS} s",
-                signal.SIGKILL: f"no end in {WAITING} s, or out of memory",
+                -signal.SIGXCPU: f"more than {reader.heavy * SECONDS} s",
+                -signal.SIGKILL: f"no end in {reader.heavy * WAITING} s, or out of memory",
             }
-            found.append((last, name.get(status, f"a crash ({signal.Signals(status).name})")))
+            ends = f"a crash ({signal.Signals(-status).name})" if status < 0 else f"the process ends with exit status {status}"
+            found.append((last, name.get(status, ends)))
         first = last + 1
     return found
 
@@ -94,9 +97,10 @@ def _read_each(reader: Reader, folder: Path, contents: list[Callable[[], bytes]]
         at[:8] = number.to_bytes(8, "little")
         used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
         resource.setrlimit(resource.RLIMIT_CPU, (int(used) + reader.heavy * SECONDS + 1, -1))
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is in use
+        before = _peak()
         what = fault(reader, folder, content())
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+        grown = _peak() - before
         if not what and grown > reader.heavy * MEMORY:
             what = f"too much memory ({grown / 2**30:.1f} GB)"
         if os.fstat(said).st_size:
@@ -115,16 +119,20 @@ def _virtual() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
-def _wait(process: int, at: mmap.mmap) -> int:
-    """Until a process ends: the signal that ended it, or 0. One that stays with a file for long is killed."""
+def _peak() -> int:
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def _wait(process: int, at: mmap.mmap, limit: float) -> int:
+    """Until a process ends: its exit status, or minus the signal that ended it. One that stays with a file for long is killed."""
     seen, since = at[:8], time.monotonic()
     while True:
         ended, status = os.waitpid(process, os.WNOHANG)
         if ended:
-            return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+            return os.waitstatus_to_exitcode(status)
         if at[:8] != seen:
             seen, since = at[:8], time.monotonic()
-        elif time.monotonic() - since > WAITING:
+        elif time.monotonic() - since > limit:
             os.kill(process, signal.SIGKILL)
         time.sleep(0.002)
 
@@ -155,9 +163,11 @@ def made(make: Callable[[], list[bytes]], work: Path) -> list[bytes]:
     if (process := os.fork()) == 0:
         try:
             (work / "made").write_bytes(pickle.dumps(make()))
-        finally:
             os._exit(0)
-    os.waitpid(process, 0)
+        finally:
+            os._exit(1)
+    if os.waitpid(process, 0)[1]:
+        raise RuntimeError("files for the trials cannot be made")
     return pickle.loads((work / "made").read_bytes())
 
 
@@ -185,7 +195,12 @@ def bad_files(reader: Reader, work: Path, share: float) -> Case:
             again = watched(reader, work, [lambda: shorter])
             return any(kind(one) == name for _, one in again)
 
-        small = minimised(*made(lambda trial=trial: [content(trial)], work), fails)
+        try:
+            [damaged] = made(lambda trial=trial: [content(trial)], work)
+        except RuntimeError as error:
+            case.expect(False, f"{len(ones)} times, as in trial {trial} ({error}): {what}")
+            continue
+        small = minimised(damaged, fails)
         (KEPT / reader.name).mkdir(parents=True, exist_ok=True)
         file = KEPT / reader.name / (hashlib.sha256(small).hexdigest()[:8] + Path(reader.file).suffix)
         file.write_bytes(small)
