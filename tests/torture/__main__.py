@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from supclust.bench.tables import machine
+from tests.torture import Case
 
 PARTS = ("kills", "inputs", "machines", "together", "kernels", "untrusted")
 PAGE = Path("docs/reliability.md")
@@ -31,6 +32,10 @@ def main() -> int:
     options = parser.parse_args()
     options.results.mkdir(parents=True, exist_ok=True)
     names = [full for name in options.names for full in cases(name)]
+    if options.here and len(names) != 1:
+        parser.error("--here runs one case, such as kills.sweep")
+    for name in names:  # until its own result takes the place
+        keep(name, Case(name.partition(".")[2], faults=["the case did not end"]), options.share, 0, options.results)
     if options.here:
         return here(names[0], options.share, options.results)
     with ThreadPoolExecutor(2) as pool:
@@ -47,7 +52,7 @@ def cases(name: str) -> list[str]:
     """The full names of a part's cases, or the one that is named."""
     part, _, wanted = name.partition(".")
     if part not in PARTS:
-        sys.exit(f"there is no part {part}; there are {', '.join(PARTS)}")
+        sys.exit(f"unknown part {part}; there are {', '.join(PARTS)}")
     found = [case.__name__ for case in importlib.import_module(f"tests.torture.{part}").CASES]
     return [f"{part}.{case}" for case in found if wanted in ("", case)] or sys.exit(f"{part} has {', '.join(found)}")
 
@@ -59,16 +64,16 @@ def here(name: str, share: float, results: Path) -> int:
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix=f"torture-{wanted}-") as work:
         found = case(Path(work), share)
-    row = {
-        "part": part,
-        **asdict(found),
-        "seconds": round(time.perf_counter() - begun),
-        "share": share,
-        "when": f"{datetime.now(UTC):%Y-%m-%d}",
-    }
-    (results / f"{name}.json").write_text(json.dumps(row | {"machine": machine()}, indent=1))
+    keep(name, found, share, round(time.perf_counter() - begun), results)
     print(f"{found.name}: {found.trials} trials, {len(found.faults)} faults", *found.faults, sep="\n  ", flush=True)
     return int(bool(found.faults))
+
+
+def keep(name: str, found: Case, share: float, seconds: int, results: Path) -> None:
+    """Write what is known of a case into its JSON."""
+    row = {"part": name.partition(".")[0], **asdict(found), "seconds": seconds, "share": share}
+    row |= {"when": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine()}
+    (results / f"{name}.json").write_text(json.dumps(row, indent=1))
 
 
 def in_process(name: str, share: float, results: Path) -> int:
@@ -79,14 +84,16 @@ def in_process(name: str, share: float, results: Path) -> int:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The results as Markdown, with the faults that are left below."""
+    share = [f" (share {row['share']:g})" if row["share"] != 1 else "" for row in rows]
     lines = [
         "| part | case | trials | faults left | besides | minutes |\n|---|---|---|---|---|---|",
         *(
-            f"| {r['part']} | {r['name']} | {r['trials']:,} | {len(r['faults'])} | {r['note']} | {r['seconds'] / 60:.1f} |"
-            for r in rows
+            f"| {r['part']} | {r['name']} | {r['trials']:,}{some} | {len(r['faults'])} | {r['note']} | {r['seconds'] / 60:.1f} |"
+            for r, some in zip(rows, share, strict=True)
         ),
     ]
     total = f"{sum(row['trials'] for row in rows):,} trials, {sum(len(row['faults']) for row in rows)} faults left"
+    total += ", not the whole campaign" if any(share) else ""
     where = "; ".join(sorted({f"{row['machine']}, {row['when']}" for row in rows}))
     return "\n".join(
         [*lines, "", f"*{total}. {where}.*", *(f"- {row['name']}: {fault}" for row in rows for fault in row["faults"])]
