@@ -87,7 +87,7 @@ def pickles(work: Path, share: float) -> Case:
     folder.mkdir()
     network = torch.nn.Linear(1, 1)
     readers = {
-        ".npy": (embeddings.read, lambda path: points._opened(str(path))),
+        ".npy": (embeddings.read, lambda path: points._checked(str(path), 0)),
         ".npz": (embeddings.read,),
         ".parquet": (embeddings.read,),
         ".csv": (annotations.read, kept.load),
@@ -99,14 +99,14 @@ def pickles(work: Path, share: float) -> Case:
     }
     containers = (_bare, _in_torch, _in_npy, _in_npz, _in_parquet)
     cases = [(s, read, make) for s, some in readers.items() for read in some for make in containers]
-    for number in range(often(10 * len(cases), share) if share < 1 else 10 * len(cases)):
+    for number in range(often(10 * len(cases), share)):
         (suffix, read, make), protocol = cases[number % len(cases)], rng.randint(0, 5)
         make(path := work / f"it{suffix}", Harmful(hooked), protocol)
         found.trials += 1
         with mock.patch.dict(os.environ, {"SUPCLUST_DATA": str(work)}), contextlib.redirect_stderr(io.StringIO()):
             try:
                 read(path)
-                found.expect(suffix == ".npy" and make is not _in_npy, f"{suffix} of {make.__name__} is accepted")
+                found.expect(False, f"{suffix} of {make.__name__} is accepted")
             except (ValueError, FileNotFoundError):
                 pass
             except Exception as error:
@@ -152,7 +152,7 @@ GIGABYTE = 2**30
 
 
 def bombs(work: Path, share: float) -> Case:
-    """Small files that say they are huge: images of a folder, and tables; each command has 4 GB of addresses and a minute."""
+    """Small files that say they are huge: images of a folder, and tables; each command has 8 GB of addresses and a minute."""
     found, side = Case("bombs: images, archives, tables"), 60_000
     images = work / "images"
     images.mkdir()
@@ -471,10 +471,7 @@ def server(work: Path, share: float) -> Case:
             "/round/suggest",
             "/" + "a" * 9000,
         ]
-        hosts, origins = (
-            (f"127.0.0.1:{port}", f"localhost:{port}", "stranger.example", "", f"127.0.0.1:{port}.stranger.example"),
-            None,
-        )
+        hosts = (f"127.0.0.1:{port}", f"localhost:{port}", "stranger.example", "", f"127.0.0.1:{port}.stranger.example")
         origins = ("", f"http://127.0.0.1:{port}", "null", "http://stranger.example", f"http://stranger.example:{port}")
         before = listing(work)
         for _ in range(often(2000, share)):
@@ -559,7 +556,7 @@ def downloads(work: Path, share: float) -> Case:
         ):
             for name in ("cifar10", "cifar100"):
                 found.trials += 1
-                with contextlib.suppress(ZeroDivisionError, Exception):
+                with contextlib.suppress(Exception):
                     said("data", name)
     places = {re.sub(r"/[^/]*$", "", url) for url in asked}
     found.expect(places == {"https://www.cs.toronto.edu/~kriz"}, f"data sets come from {places}")
