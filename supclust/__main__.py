@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     handler = logging.StreamHandler()
     handler.format = lambda record: _plain(logging.Handler.format(handler, record))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[handler])
     logging.getLogger("supclust").setLevel(logging.INFO)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # where cores are shared, threads that spin make small steps crawl
     options = _parse(arguments)

@@ -11,11 +11,13 @@ import io
 import json
 import logging
 import os
+import platform
 import secrets
+import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).resolve().parent
 REPOSITORY = PACKAGE.parent
 NOTEBOOKS, SHIPPED = REPOSITORY / "notebooks", PACKAGE / "shipped"
+HOST = f"{zlib.crc32(platform.node().encode()):08x}"  # tells whose numbers of processes are meant, in a folder of several machines
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # OSError.errno when the disk, or one's share of it, is full
 
 
@@ -92,27 +95,30 @@ def replacing(path: Path) -> Iterator[Path]:
     Those that killed processes have left are removed first.
     """
     path.parent.resolve().mkdir(parents=True, exist_ok=True)  # where a link leads, too
-    for left_over in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with suppress(OSError, ImportError), open(left_over, "r+b") as file:  # NFS locks what is open for writing
-            _lock(file)
-            left_over.unlink()
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # another process may write the same file
+    prefix = f".{path.name}.{HOST}-"  # then the process: another one may write the same file
+    for left_over in path.parent.glob(f"{glob.escape(prefix)}*.tmp"):
+        if not _runs(int(left_over.name.removeprefix(prefix).partition("-")[0])):
+            left_over.unlink(missing_ok=True)
+    temporary = path.with_name(f"{prefix}{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "xb") as file:
-            with suppress(OSError, ImportError):
-                _lock(file)
-            yield temporary
+        yield temporary
+        with open(temporary, "r+b") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _lock(file: BinaryIO) -> None:
-    """Lock a file until it is closed. Raises OSError if somebody else has, and ImportError on Windows."""
-    from fcntl import LOCK_EX, LOCK_NB, flock
-
-    flock(file, LOCK_EX | LOCK_NB)
+def _runs(process: int) -> bool:
+    """Whether a process of this machine has not ended. On Windows, where nobody can ask without harm, they all run."""
+    try:
+        if os.name == "posix":
+            os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -54,6 +54,18 @@ def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["file.txt"]
 
 
+def test_writers_of_one_file_do_not_remove_what_others_are_writing(tmp_path):
+    script = "import pathlib, sys, supclust.kept as k\nfor i in range(300): k.write_text(pathlib.Path(sys.argv[1]), str(i))"
+    path = tmp_path / "file.txt"
+    writers = [subprocess.Popen([sys.executable, "-c", script, path], stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [writer.communicate()[1] for writer in writers] == ["", "", ""]
+    assert path.read_text() == "299"
+    other = tmp_path / f".file.txt.0000000f-{2**22 + 1}-ab.tmp"  # another machine's, whose processes nobody here knows
+    other.touch()
+    kept.write_text(path, "new")
+    assert sorted(file.name for file in tmp_path.iterdir()) == [other.name, "file.txt"]
+
+
 def test_of_two_writers_at_once_the_last_one_to_end_counts(tmp_path):
     path = tmp_path / "[1]--*.txt"
     with kept.replacing(path) as temporary:

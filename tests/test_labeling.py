@@ -442,6 +442,10 @@ def test_each_image_is_read_once_and_features_stay_with_their_images_whatever_ca
     assert found.ids == tuple(f"{i}.png" for i in (1, 2, 3, 5, 6, 7))
     np.testing.assert_allclose(found.features, features.embed(encoder, pixels), atol=1e-4)
     shutil.rmtree(tmp_path / "picks")
+    read.clear()
+    with pytest.raises(ValueError, match="the budget is 10, but the pool has 9 images"):  # before anything takes long
+        run(tmp_path / "images", tmp_path / "picks", budget=10, **options)
+    assert read == []
     for file in (tmp_path / "images").iterdir():
         file.write_bytes(f"torn {file}".encode())
     with pytest.raises(ValueError, match=r"of 9 images in .*images, none can be read; of the first: "):
@@ -771,7 +775,7 @@ def is_number(text):
         ({"source": "nowhere"}, "there is no .*nowhere: name a folder of images, or a file of embeddings"),
         ({"source": "labels.csv"}, r"labels.csv must end in .npy, .npz or .parquet"),
         ({"source": "bare"}, r"no image in .*bare \(1 file is none, the first a.txt: not an image, by its name\). Looked for"),
-        ({"source": "broken"}, r"of 1 image in .*broken, none can be read; of the first: an empty file"),
+        ({"source": "broken", "budget": 1}, r"of 1 image in .*broken, none can be read; of the first: an empty file"),
         ({"out": "labels.csv"}, "cannot write into .*labels.csv: name another folder for the results"),
         ({"source": "bare", "out": "bare"}, "the results cannot go into .*bare itself"),
         ({"pictures": "nowhere"}, "there is no folder of images .*nowhere"),
@@ -1015,7 +1019,7 @@ def test_what_is_printed_cannot_play_tricks_on_a_terminal(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert not {*b"\x1b\x07"} & {*done.stdout, *done.stderr}
-    assert rb"classes: \x1b]0;0\x07 2, " in done.stderr
+    assert b"\n4 labels; classes: " + rb"\x1b]0;0\x07 2, " in b"\n" + done.stderr  # the whole line, without the logger's name
     assert rb"\x1b[31m" in done.stdout
 
 

@@ -115,17 +115,18 @@ def test_parameters_and_folder_reach_the_notebooks_and_the_copy_does_not_say_whe
     assert metadata.papermill.parameters == {"profile": "quick", "seed": 3}
 
 
-def test_the_environment_is_as_before_afterwards(notebooks, tmp_path, monkeypatch):
-    samples.write(notebooks, n00_a=make())
+def test_a_kernel_has_the_folders_of_its_run_and_the_environment_is_as_before_afterwards(notebooks, tmp_path, monkeypatch):
+    show = 'import os\nprint(os.environ["SUPCLUST_OUT"], os.environ["MPLBACKEND"])'
+    samples.write(notebooks, n00_a=make(show), n01_b=make())
     monkeypatch.setenv("MPLBACKEND", "agg")
-    monkeypatch.setenv("SUPCLUST_OUT", "somewhere")
     monkeypatch.chdir(tmp_path)
-    seen, before = {}, dict(os.environ)
-    monkeypatch.setattr(reproduce, "_run", lambda file, *_: seen.update(os.environ) or outcome(file.stem))
-    reproduce.figures("quick")
-    assert seen["SUPCLUST_OUT"] == str(tmp_path / "somewhere")  # whatever folder the kernel works in
-    assert seen["MPLBACKEND"].endswith("backend_inline")
-    assert dict(os.environ) == before
+    for name in ("somewhere", "elsewhere"):  # workers of the first run are there for the second one, too
+        monkeypatch.setenv("SUPCLUST_OUT", name)
+        before = dict(os.environ)
+        reproduce.figures("laptop")
+        written = text_of(tmp_path / name / "reports" / "laptop" / "00_a.ipynb")
+        assert written == f"{tmp_path / name} module://matplotlib_inline.backend_inline\n"  # whatever folder the kernel works in
+        assert dict(os.environ) == before
 
 
 def test_a_kernel_that_does_not_start_is_a_failure_before_the_first_cell(notebooks, tmp_path, monkeypatch, caplog):
@@ -135,7 +136,8 @@ def test_a_kernel_that_does_not_start_is_a_failure_before_the_first_cell(noteboo
         (failed,) = reproduce.figures("quick")
     assert failed["failing_cell"]["number"] is None
     assert failed["failing_cell"]["error"].startswith("NoSuchKernel")
-    (end,) = (record.getMessage() for record in caplog.records if record.name.startswith("supclust"))
+    start, end = (record.getMessage() for record in caplog.records if record.name.startswith("supclust"))
+    assert start == "00_a ..."
     assert re.match(r"\[1/1\] 00_a FAILED after \d+\.\d s before its first cell\n    NoSuchKernel", end)
 
 

