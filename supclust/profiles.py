@@ -100,7 +100,7 @@ class Profile:
 
 
 # A narrow network is enough for 8x8 digits. A mirrored digit is another sign, so there is no flip, and crops stay larger.
-# Profiles for CPUs train in float32: with AMX and without, the weights are the same. With AVX2 alone, sums round otherwise.
+# Profiles for CPUs train in float32: with AMX and without, the weights are the same. With AVX2 alone they differ.
 SMALL = {"side": 8, "flip": 0.0, "precision": "float32"}
 DIGITS = SimCLR(width=16, epochs=24, batch_size=128, learning_rate=0.2, temperature=0.2, smallest_crop=0.4, knn_every=4, **SMALL)
 DIGITS_FSL = FSL(width=8, epochs=60, learning_rate=0.1, **SMALL)

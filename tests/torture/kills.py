@@ -228,9 +228,9 @@ def label_chain(work: Path, share: float) -> Case:
 
 
 def figures(work: Path, share: float) -> Case:
-    """A kernel runs the notebook, and ends with the process that started it."""
-    part = ("--profile", "smoke", "00", "--out")
-    return killed("figures", work, share, lambda out: command("figures", *part, out), r"ipynb$|html$|provenance.json$")
+    """Two workers run a notebook each, in a kernel that ends with the process that started it."""
+    part = ("--profile", "laptop", "00", "04", "--out")
+    return killed("figures, two notebooks at a time", work, share, lambda out: command("figures", *part, out), r"ipynb$|html$|provenance.json$")
 
 
 def compare_strategies(work: Path, share: float) -> Case:
