@@ -230,7 +230,8 @@ def label_chain(work: Path, share: float) -> Case:
 def figures(work: Path, share: float) -> Case:
     """Two workers run a notebook each, in a kernel that ends with the process that started it."""
     part = ("--profile", "laptop", "00", "04", "--out")
-    return killed("figures, two notebooks at a time", work, share, lambda out: command("figures", *part, out), r"ipynb$|html$|provenance.json$")
+    timed = r"ipynb$|html$|provenance.json$"
+    return killed("figures, two notebooks at a time", work, share, lambda out: command("figures", *part, out), timed)
 
 
 def compare_strategies(work: Path, share: float) -> Case:
