@@ -30,7 +30,7 @@ test test-night: $(INSTALLED)
 		-n 2 --dist loadscope --no-loadscope-reorder \
 		--nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks tests
 
-# A tenth of it: make torture SHARE=.1
+# A twentieth of it, about ten minutes: make torture SHARE=.05
 SHARE ?= 1
 torture: $(INSTALLED)
 	$(BIN)/python -m tests.torture --share $(SHARE) --write

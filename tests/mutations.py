@@ -8,6 +8,7 @@ import random
 import re
 import struct
 import zlib
+from contextlib import suppress
 from typing import Any
 
 EXTREME = (0, 1, 2, 3, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 13_000)
@@ -69,7 +70,10 @@ def png(content: bytes, rng: random.Random) -> bytes:
         other = rng.choice(
             [b"tRNS", b"PLTE", b"gAMA", b"iCCP", b"eXIf", b"acTL", b"fcTL", b"fdAT", b"zTXt", b"iTXt", b"sBIT", name]
         )
-        inside = zlib.compress(binary(zlib.decompress(data), rng)) if name == b"IDAT" and rng.random() < 0.5 else None
+        inside = None
+        if name == b"IDAT" and rng.random() < 0.5:
+            with suppress(zlib.error):  # it is damaged already
+                inside = zlib.compress(binary(zlib.decompress(data), rng))
         chunks[place : place + rng.randint(0, 1)] = [(other if rng.random() < 0.3 else name, inside or binary(data, rng))]
     return content[:8] + b"".join(
         len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big") for name, data in chunks
@@ -113,7 +117,7 @@ def value(content: Any, rng: random.Random) -> Any:
             key = rng.choice(list(inner)) if isinstance(inner, dict) else rng.randrange(len(inner))
         kind = rng.choice(["other", "other", "gone", "twice", "nested", "renamed"])
         if kind == "other" or inner is whole:
-            inner[key] = rng.choice(VALUES)
+            inner[key] = copy.deepcopy(rng.choice(VALUES))
         elif kind == "gone":
             del inner[key]
         elif kind == "twice" and isinstance(inner, list):
