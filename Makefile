@@ -2,7 +2,7 @@
 # make results    the same, but first runs every experiment of a profile: make results PROFILE=quick (laptop is the default)
 # make test       every gate, the cheap ones first
 # make test-night the same with what is too large for it: full grids, 200 examples, the whole of profile quick
-# make torture    kills, full disks, damaged files and other faults, an hour of them; its table goes into docs/reliability.md
+# make torture    kills, full disks, damaged files and other faults, two and a half hours of them; its table goes into docs/reliability.md
 # All set up .venv when it is missing or older than what it is made from. Another Python: make PYTHON=python3.12 ...
 
 PYTHON ?= python3

@@ -25,7 +25,7 @@ BEGIN, END = "<!-- torture:begin -->", "<!-- torture:end -->"
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
     parser.add_argument("names", nargs="*", default=PARTS, metavar="PART", help=f"{', '.join(PARTS)}, or one case: kills.sweep")
-    parser.add_argument("--share", type=float, default=1, help="of the trials (default: 1, about an hour on two cores)")
+    parser.add_argument("--share", type=float, default=1, help="of the trials (default: 1, some two and a half hours on two cores)")
     parser.add_argument("--here", action="store_true", help="one case, in this process, so that a debugger can be used")
     parser.add_argument("--results", type=Path, default=Path("build/torture"), help="where each case's result is kept, as JSON")
     parser.add_argument("--write", action="store_true", help=f"write the table of all kept results into {PAGE}")
