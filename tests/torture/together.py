@@ -73,6 +73,8 @@ def rounds(work: Path, share: float) -> Case:
     for _ in range(often(60, share)):
         folder, kind = work / "rounds", rng.choice(["next", "same", "first"])
         shutil.copytree(work / "start", folder)
+        if kind == "first":  # the round that is there already picked the same, and would be told of instead
+            shutil.rmtree(folder / "first")
         source = points if kind == "first" else folder / "first"
         outs = [folder / "a", folder / ("a" if kind == "same" else "b")]
         lines = [command("label", source, "--budget", 5, "--out", out) for out in outs]
