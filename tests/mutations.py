@@ -136,7 +136,8 @@ def text(content: bytes, rng: random.Random) -> bytes:
     if rng.random() < 0.02:
         return rng.choice([b"[", b'{"a":', b'[{"id":']) * rng.choice([900, 5000, 100_000])
     lines = content.decode("utf-8").strip().split("\n")
-    lines = lines if len(lines) > 1 else [content.decode("utf-8")]
+    with suppress(ValueError):  # of JSON lines
+        lines = [json.dumps(json.loads(content), ensure_ascii=False)]
     place = rng.randrange(len(lines))
     lines[place] = json.dumps(value(json.loads(lines[place]), rng), ensure_ascii=rng.random() < 0.5)
     whole = "\n".join(lines)

@@ -178,6 +178,12 @@ def test_a_killed_run_leaves_nothing_when_the_next_one_has_ended(tmp_path):
     assert all(re.fullmatch(r"tmp\w+\.json", file.name) for file in (tmp_path / "tmp").iterdir())  # where a kernel listens
 
 
+def test_a_notebook_s_process_that_is_killed_ends_in_a_sentence(notebooks):
+    samples.write(notebooks, n00_a=make("import os\nos.kill(os.getppid(), 9)"), n01_b=make())
+    with pytest.raises(ChildProcessError, match="a process was killed, perhaps because memory ran out"):
+        reproduce.figures("laptop")
+
+
 def test_ctrl_c_stops_at_once_and_keeps_what_is_finished(tmp_path):
     samples.write(tmp_path / "notebooks", n00_done=make("1"), n01_long=make("import time\ntime.sleep(100)"))
     script = (

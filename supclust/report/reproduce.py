@@ -10,6 +10,7 @@ import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from configparser import ConfigParser
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -73,17 +74,20 @@ def figures(
     computes = config.features == "trained" or any(value is True for values in tasks.values() for value in values.values())
     jobs = 1 if computes else min(2, len(tasks))  # who computes takes all cores, and makes what later ones read
     work = (joblib.delayed(_run)(notebook, values, file.parent, kept.folders()) for notebook, values in tasks.items())
-    for outcome in joblib.Parallel(jobs, return_as="generator_unordered")(work):
-        outcomes.append(outcome)
-        cell = outcome["failing_cell"]
-        public = cell and cell | {"error": provenance.without_paths(cell["error"])}
-        entry = {outcome["notebook"]: outcome | {"failing_cell": public, "git": record["git"]}}
-        record["features"] = provenance.feature_checksums(config)  # a notebook may just have made them
-        entries = _earlier_entries(file) | entry  # of another run at the same time, too
-        record["notebooks"] = dict(sorted(entries.items()))
-        kept.write_text(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-        _write_index(profile, record)
-        log.info("[%d/%d] %s", len(outcomes), len(tasks), describe(outcome))
+    try:
+        for outcome in joblib.Parallel(jobs, return_as="generator_unordered")(work):
+            outcomes.append(outcome)
+            cell = outcome["failing_cell"]
+            public = cell and cell | {"error": provenance.without_paths(cell["error"])}
+            entry = {outcome["notebook"]: outcome | {"failing_cell": public, "git": record["git"]}}
+            record["features"] = provenance.feature_checksums(config)  # a notebook may just have made them
+            entries = _earlier_entries(file) | entry  # of another run at the same time, too
+            record["notebooks"] = dict(sorted(entries.items()))
+            kept.write_text(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+            _write_index(profile, record)
+            log.info("[%d/%d] %s", len(outcomes), len(tasks), describe(outcome))
+    except BrokenExecutor as error:
+        raise ChildProcessError("a process was killed, perhaps because memory ran out. Finished notebooks are kept") from error
     return sorted(outcomes, key=lambda outcome: outcome["notebook"])
 
 

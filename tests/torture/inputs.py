@@ -47,7 +47,7 @@ def fault(reader: Reader, folder: Path, content: bytes) -> str:
         return f"wrong: {sentence(error)}"
     except (ValueError, FileNotFoundError) as error:
         said = str(error)
-        if type(error) not in (ValueError, FileNotFoundError) or reader.file not in said:
+        if type(error) not in (ValueError, FileNotFoundError) or not (reader.file in said or str(folder) in said):
             return f"from inside: {sentence(error)}"
         return f"a long message: {said[:100]}" if len(said) > 1500 or said.count("\n") > 5 else ""
     except BaseException as error:
