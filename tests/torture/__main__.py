@@ -84,20 +84,15 @@ def in_process(name: str, share: float, results: Path) -> int:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The results as Markdown, with the faults that are left below."""
-    share = [f" (share {row['share']:g})" if row["share"] != 1 else "" for row in rows]
-    lines = [
-        "| part | case | trials | faults left | besides | minutes |\n|---|---|---|---|---|---|",
-        *(
-            f"| {r['part']} | {r['name']} | {r['trials']:,}{some} | {len(r['faults'])} | {r['note']} | {r['seconds'] / 60:.1f} |"
-            for r, some in zip(rows, share, strict=True)
-        ),
-    ]
+    lines = ["| part | case | share | trials | faults left | besides | minutes |\n|---|---|---|---|---|---|---|"]
+    for row in rows:
+        numbers = f"{row['share']:g} | {row['trials']:,} | {len(row['faults'])} | {row['note']} | {row['seconds'] / 60:.1f}"
+        lines.append(f"| {row['part']} | {row['name']} | {numbers} |")
     total = f"{sum(row['trials'] for row in rows):,} trials, {sum(len(row['faults']) for row in rows)} faults left"
-    total += ", not the whole campaign" if any(share) else ""
+    total += ", not the whole campaign" * any(row["share"] < 1 for row in rows)
     where = "; ".join(sorted({f"{row['machine']}, {row['when']}" for row in rows}))
-    return "\n".join(
-        [*lines, "", f"*{total}. {where}.*", *(f"- {row['name']}: {fault}" for row in rows for fault in row["faults"])]
-    )
+    faults = [f"- {row['name']}: {fault}" for row in rows for fault in row["faults"]]
+    return "\n".join([*lines, "", f"*{total}. {where}.*", *faults])
 
 
 if __name__ == "__main__":
