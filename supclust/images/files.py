@@ -45,6 +45,7 @@ for _libtiff in Path(Image.__file__).parents[1].glob("pillow.libs/libtiff*"):  #
 logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it, too
 LARGEST_ARRAY = 2_000_000_000  # bytes; a folder of more is read file by file, when its images are asked for
 THREADS = min(8, os.cpu_count() or 1)  # that decode images at once; Pillow works outside Python's lock
+LONGEST = 65_535  # pixels of a side, as in JPEG; the time that Pillow takes for a row grows with the square of its length
 LARGE = 2**25  # pixels; of images with more, one at a time is decoded, as it takes gigabytes
 _LARGE_IMAGE = threading.Lock()
 ENOUGH = 448  # pixels that are left of the sides of a JPEG that is reduced while it is decoded, or twice what is asked for
@@ -53,7 +54,7 @@ FEW = 16  # largest value of grey images of 8 bits that count as numbers: masks,
 LIGHT = 170  # grey of what is visible in an image, of 255, above which black shows it better than white
 UNREADABLE, NO_IMAGE = "cannot read the image {}: ", "its content is no image that can be read"
 REASONS = {  # for people who do not know Pillow
-    Image.DecompressionBombError: f"larger than {2 * Image.MAX_IMAGE_PIXELS:,} pixels: scale it down",
+    Image.DecompressionBombError: f"larger than {2 * Image.MAX_IMAGE_PIXELS:,} pixels, or {LONGEST:,} on a side: scale it down",
     FileNotFoundError: "it is no longer there",
     PermissionError: "it may not be read: permission denied",
     UnidentifiedImageError: NO_IMAGE,
@@ -254,7 +255,8 @@ def _decoded(file: Path, side: int) -> Iterator[Image.Image]:
             least = min(4 * side, max(2 * side, ENOUGH))
             opened.draft(None, (least, least))  # whose sizes are rounded up: the larger, the smaller the error
             pixels = whole if "progressive" in opened.info else math.prod(opened.size)  # such a JPEG is decoded whole
-            if pixels > 2 * Image.MAX_IMAGE_PIXELS:  # Pillow only checks what it opens as an image of one frame
+            # Pillow only checks what it opens as an image of one frame.
+            if pixels > 2 * Image.MAX_IMAGE_PIXELS or max(opened.size) > LONGEST:
                 raise Image.DecompressionBombError
             with _LARGE_IMAGE if pixels > LARGE else nullcontext():
                 depth = str(getattr(opened, "tile", ""))  # Pillow keeps the upper 8 of 16 bits a channel
