@@ -19,7 +19,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 from tqdm import tqdm
 
-SECONDS_BEFORE_BAR = 3  # a progress bar appears after these
+SECONDS_BEFORE_BAR = 1  # a progress bar appears after these
 
 
 class _Thread(threading.local):
