@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from supclust import active, analysis, features, kept, method, strategies, sweep
+from supclust.engine import threads
 from supclust.profiles import PARTS, Profile
 
 log = logging.getLogger(__name__)
@@ -165,7 +166,9 @@ def evidence(profile: Profile, *, recompute: bool = False) -> pd.DataFrame:
         if recompute or source != made_from.get(name):
             rows = rows[rows["dataset"] != name]
         if missing := set(range(profile.seeds)) - set(rows[rows["dataset"] == name]["seed"]):
-            new = joblib.Parallel(-1)(joblib.delayed(measure)(profile, name, seed, kept.folders()) for seed in missing)
+            new = joblib.Parallel(-1, initializer=threads.end_with_parent)(
+                joblib.delayed(measure)(profile, name, seed, kept.folders()) for seed in missing
+            )
             rows = pd.concat([rows, pd.DataFrame(new, columns=EVIDENCE)]).infer_objects().sort_values(EVIDENCE[:2])
             made_from[name] = source
             kept.write(kept.reports(profile.name) / "evidence.csv", rows, made_from)

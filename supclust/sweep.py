@@ -134,7 +134,7 @@ def complete(sources: Sources, prepare: Callable[[Key], Prepared], folder: Path,
     tasks = [{key: sources[key] for key in missing if key.task == task} for task in sorted({key.task for key in missing})]
     work = (joblib.delayed(_run_task)(prepare, task, folder, kept.folders()) for task in tasks)
     try:
-        ended = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(work)
+        ended = joblib.Parallel(jobs, return_as="generator_unordered", initializer=threads.end_with_parent)(work)
         list(threads.progress(ended, "groups of runs", len(tasks)))
     except BrokenExecutor as error:
         message = "a process was killed, perhaps because memory ran out: try fewer --jobs. Finished runs are kept"
@@ -162,7 +162,6 @@ def alone(folders: dict[str, str]) -> Iterator[None]:
 
 def _run_task(prepare: Callable[[Key], Prepared], sources: Sources, folder: Path, folders: dict[str, str]) -> None:
     """Run and record those runs of a task that no other sweep has made meanwhile."""
-    threads.end_with_parent()
     prepared = functools.cache(lambda: prepare(next(iter(sources))))
     if any(key.framework == "fsl" for key in sources):
         import torch  # noqa: F401  only libraries that are loaded can be limited to one thread

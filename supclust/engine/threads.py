@@ -105,20 +105,16 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-@cache
 def end_with_parent() -> None:
-    """A worker process ends with the one that started it, even if that was killed. In another process, nothing happens."""
-    if parent := multiprocessing.parent_process():
-        threading.Thread(target=_outlive, args=(parent,), daemon=True).start()
+    """For joblib's worker processes: they end with the one that started them, even if that is killed while they wait for work."""
+    parent = multiprocessing.parent_process().pid
 
-
-def _outlive(parent: Any) -> None:
-    try:
-        parent.join()
-    except (TypeError, ValueError):  # loky's workers cannot wait for theirs
-        while os.getppid() == parent.pid:
+    def watch() -> None:
+        while os.getppid() == parent:
             time.sleep(1)
-    os._exit(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def count() -> int:

@@ -75,7 +75,7 @@ def figures(
     jobs = 1 if computes else min(2, len(tasks))  # who computes takes all cores, and makes what later ones read
     work = (joblib.delayed(_run)(notebook, values, file.parent, kept.folders()) for notebook, values in tasks.items())
     try:
-        for outcome in joblib.Parallel(jobs, return_as="generator_unordered")(work):
+        for outcome in joblib.Parallel(jobs, return_as="generator_unordered", initializer=threads.end_with_parent)(work):
             outcomes.append(outcome)
             cell = outcome["failing_cell"]
             public = cell and cell | {"error": provenance.without_paths(cell["error"])}
@@ -180,7 +180,6 @@ def _run(file: Path, parameters: dict[str, Any], folder: Path, folders: dict[str
 
     Papermill writes after every cell, into a temporary file; the reports are there when all cells have run, or one has failed.
     """
-    threads.end_with_parent()
     log.info("%s ...", file.stem)  # shown where notebooks run one after the other
     started, error = datetime.now(UTC), None
     bar = {"desc": file.stem, "leave": False, "disable": not sys.stderr.isatty()}

@@ -6,6 +6,7 @@ import pandas as pd
 from sklearn.metrics import pairwise_distances_argmin_min
 
 from supclust import active, analysis, features, kept, method, strategies, sweep
+from supclust.engine import threads
 from supclust.profiles import Profile
 
 BUDGETS = (10, 25, 50, 100, 250, 500, 1000, 2500)  # labels of one query
@@ -38,7 +39,7 @@ def table(profile: Profile, *, recompute: bool = False) -> pd.DataFrame:
 
     def make() -> pd.DataFrame:
         tasks = (joblib.delayed(measure)(profile, name, seed, kept.folders()) for name in draws for seed in range(profile.seeds))
-        return pd.concat(joblib.Parallel(-1)(tasks), ignore_index=True)
+        return pd.concat(joblib.Parallel(-1, initializer=threads.end_with_parent)(tasks), ignore_index=True)
 
     return kept.read_or_make(profile.name, "budgets.csv", made_from, make, recompute=recompute)
 

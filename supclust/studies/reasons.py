@@ -18,7 +18,7 @@ from scipy import stats
 from sklearn.neighbors import NearestNeighbors
 
 from supclust import active, analysis, features, kept, learners, method, strategies, sweep
-from supclust.engine import geometry
+from supclust.engine import geometry, threads
 from supclust.features import Features
 from supclust.pool import Clusters
 from supclust.profiles import Profile
@@ -177,7 +177,7 @@ def table(profile: Profile, *, recompute: bool = False) -> pd.DataFrame:
 
     def make() -> pd.DataFrame:
         work = (joblib.delayed(_answer)(profile, *task, kept.folders()) for task in tasks)
-        return pd.concat(joblib.Parallel(-1)(work), ignore_index=True)
+        return pd.concat(joblib.Parallel(-1, initializer=threads.end_with_parent)(work), ignore_index=True)
 
     return kept.read_or_make(profile.name, "reasons.csv", made_from, make, recompute=recompute)
 
