@@ -27,7 +27,6 @@ from supclust.label import annotations, contact_sheet, labeling, sources, sugges
 from supclust.label.contact_sheet import Sheet
 from supclust.label.request import Request
 from supclust.label.results import SHEET
-from supclust.label.suggestion_sheet import SUGGESTION_SHEET
 from supclust.label.typed import LABELS
 
 log = logging.getLogger(__name__)
@@ -155,7 +154,7 @@ class Handler(BaseHTTPRequestHandler):
                 case [""], None:
                     self._send_page(folder / SHEET)
                 case ["suggestions"], None:
-                    self._send_page(folder / SUGGESTIONS / SUGGESTION_SHEET)
+                    self._send_page(folder / SUGGESTIONS / suggesting.SUGGESTION_SHEET)
                 case ["image", id_], None if server.files.get(id_):
                     content = BytesIO()  # upright and with greys stretched, as the contact sheet has it
                     images.thumbnail(server.files[id_], LONGEST).save(content, "jpeg", quality=95, subsampling=0)
