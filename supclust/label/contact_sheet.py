@@ -1,7 +1,5 @@
 """The contact sheet: one page, or one picture, of the images that were picked and why, where they can be labelled."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import io
@@ -13,20 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from supclust import kept
 from supclust.label.annotations import counted, visible
-
-if TYPE_CHECKING:
-    from supclust.label.rounds import Pick
+from supclust.label.rounds import NEIGHBORS, Pick
 
 HERE = Path(__file__).parent  # its templates
 
-NEIGHBORS = 4  # beside a pick, one below the other; together as high as the pick
 PICK, NEIGHBOR = 256, 96  # longer side of their pictures: what a sharp display can use
 PIXEL_ART = 32  # an image whose longer side is this or less is kept exactly and enlarged in squares: blur would hide what is there
 QUALITY = 70  # of JPEG: a page of 500 picks stays below 15 MB
@@ -67,7 +61,6 @@ class Card:
     pick: Pick
     image: Tile
     neighbors: tuple[Tile, ...]  # the most typical other images of its cluster, most typical first, at most NEIGHBORS
-    why: str  # a few sentences, visible; a newline begins a line
 
 
 @dataclass(frozen=True)

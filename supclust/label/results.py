@@ -182,8 +182,7 @@ def _facts(found: Round) -> dict[str, str]:
 def _card(found: Round, pick: Pick) -> Card:
     neighbors = tuple(tile(found.source, point, NEIGHBOR) for point in pick.typical)
     file, shown = found.source.files[pick.point], tile(found.source, pick.point, PICK)
-    link = file and _link(file, found.request.out)
-    return Card(pick, replace(shown, link=link), neighbors, pick.why)
+    return Card(pick, replace(shown, link=file and _link(file, found.request.out)), neighbors)
 
 
 def tile(source: Source, point: int, side: int) -> Tile:
