@@ -347,14 +347,12 @@ def safe(text: str) -> str:
     That is, if it begins with = + - or @, in whatever width, be it after blanks or invisible signs, or with a tab or a line end.
     Texts that have such a ' already get another one, so that taking one off always gives the text back.
     """
-    return f"'{text}" if _is_formula(text.lstrip("'")) else text
+    bare = text.lstrip("'")
+    seen = (sign for sign in unicodedata.normalize("NFKC", bare) if sign.isprintable() and not sign.isspace())
+    is_formula = bare.startswith(("\t", "\r", "\n")) or next(seen, "a") in "=+-@\N{MINUS SIGN}"
+    return f"'{text}" if is_formula else text
 
 
 def unsafe(text: str) -> str:
     """Undoes `safe`."""
-    return text[1:] if text.startswith("'") and _is_formula(text.lstrip("'")) else text
-
-
-def _is_formula(text: str) -> bool:
-    seen = (sign for sign in unicodedata.normalize("NFKC", text) if sign.isprintable() and not sign.isspace())
-    return text.startswith(("\t", "\r", "\n")) or next(seen, "a") in "=+-@\N{MINUS SIGN}"
+    return text[1:] if text.startswith("'") and safe(text) != text else text

@@ -77,12 +77,10 @@ class Server(ThreadingHTTPServer):
     def _following(self, name: str) -> str | None:
         """The round beside this one that goes on from it: the first, if several do."""
         folder = self.parent / name
-        later = (
-            one.name
-            for one, record in sources.beside(folder)
-            if (one / record.get("asked", {}).get("source", "")).resolve() == folder
-        )
-        return next((one for one in later if one not in self.rounds), None)
+        for one, record in sources.beside(folder):
+            if (one / record.get("asked", {}).get("source", "")).resolve() == folder and one.name not in self.rounds:
+                return one.name
+        return None
 
     def next_round(self, name: str, budget: int) -> str:
         """The name of the round after that one, which is picked if it is not there yet."""
