@@ -119,9 +119,8 @@ def write(found: Round, folder: Path) -> None:
         embeddings.write(folder / EMBEDDINGS, Embeddings(source.features, source.ids, paths))
     write_csv(folder / PICKS, rows)
     write_skipped(folder, {**source.skipped, **found.problems})
-    with_images = [row | {"path": relative(Path(row["path"]), source.folder)} for row in rows if row["path"]]
-    if with_images:
-        write_tasks(folder, label_studio_tasks(with_images, source.folder), found.offered)
+    if tasks := label_studio_tasks([row for row in rows if row["path"]], source.folder):
+        write_tasks(folder, tasks, found.offered)
     title, facts = f"{counted(len(found.picks), 'image')} to label, of {source.about['name']}", _facts(found)
     sheet = Sheet(title, facts, [_card(found, pick) for pick in found.picks], found.offered)
     kept.write_text(folder / SHEET, contact_sheet.html(sheet))
@@ -130,7 +129,7 @@ def write(found: Round, folder: Path) -> None:
     about = kept.template(HERE / "about.md.j2", visible=lambda text: re.sub(r"<|`|(?<=\])\(", r"\\\g<0>", visible(text)))
     if "pixels" in source.about:
         facts["Seen by the encoder"] = source.about["pixels"]
-    text = about.render(title=title, facts=facts, tasks=bool(with_images), command=_next_command(found.request))
+    text = about.render(title=title, facts=facts, tasks=bool(tasks), command=_next_command(found.request))
     kept.write_text(folder / ABOUT, f"{text}\n")
     kept.write_text(folder / MARKER, json.dumps(_record(found), indent=1, ensure_ascii=False))
 
@@ -245,14 +244,14 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def label_studio_tasks(picks: Sequence[Mapping[str, Any]], folder: Path) -> list[dict[str, Any]]:
     """Tasks that Label Studio imports, one a pick, in their order, without predictions.
 
-    picks: id, path of the image below the folder, and FACTS; numbers that are not finite become null, as JSON has no others.
+    picks: id, path of the image (below the folder) and FACTS; numbers that are not finite become null, as JSON has no others.
     The addresses hold where LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT is the folder around this one: Label Studio does not take the
     root itself for a storage, only folders in it.
     """
     tasks = []
     for pick in picks:
-        image = {"image": label_studio_image(pick["path"], folder), "supclust_id": pick["id"]}
-        tasks.append({"data": image | {name: pick[name] if math.isfinite(pick[name]) else None for name in FACTS}})
+        facts = {name: pick[name] if math.isfinite(pick[name]) else None for name in FACTS}
+        tasks.append({"data": {"image": label_studio_image(pick["path"], folder), "supclust_id": pick["id"], **facts}})
     return tasks
 
 
@@ -264,8 +263,8 @@ def write_tasks(folder: Path, tasks: Sequence[Mapping[str, Any]], classes: Seque
 
 
 def label_studio_image(path: str, folder: Path) -> str:
-    """The address at which Label Studio serves the image with that path below the folder."""
-    return f"{LOCAL_FILES}{quote(folder.resolve().name)}/{quote(path)}"
+    """The address at which Label Studio serves the image with that path, which is below the folder."""
+    return f"{LOCAL_FILES}{quote(folder.resolve().name)}/{quote(relative(Path(path), folder))}"
 
 
 def label_studio_config(classes: Sequence[str]) -> str:

@@ -142,7 +142,7 @@ def _row(source: Source, one: Any) -> dict[str, Any]:
 
 def _task(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """A task of Label Studio, with a prediction. A supclust_id would mark its image as a pick."""
-    image = results.label_studio_image(results.relative(Path(row["path"]), folder), folder)
+    image = results.label_studio_image(row["path"], folder)
     choice = {"from_name": CONTROL, "to_name": "image", "type": "choices", "value": {"choices": [row["suggestion"]]}}
     prediction = {"model_version": "supclust", "score": row["confidence"], "result": [choice]}
     return {"data": {"image": image, "filename": row["id"], "nearest": row["nearest"]}, "predictions": [prediction]}
