@@ -96,7 +96,10 @@ def read(request: Request) -> Source:
 
 def _of_folder(request: Request) -> Source:
     folder = request.source.absolute()
-    _check_apart(folder, request.out)
+    there = images.find(request.out)[0] if folder.resolve() in request.out.resolve().parents else ()
+    if mine := [file for file in there if file.name != "contact_sheet.png"]:  # results would hide them from every later round
+        yours = f"{counted(len(mine), 'image')} of yours, the first {images.printable(mine[0].name)}"
+        raise ValueError(f"{request.out} holds {yours}: name another folder for the results, as in --out {request.out}-2")
     files, skipped = images.find(folder, leave_out=[request.out])
     if not files:
         first = next((f", the first {images.printable(file.name)}: {reason}" for file, reason in sorted(skipped.items())), "")
@@ -130,15 +133,6 @@ def _of_files(
         skipped={images.printable(names[file]): reason for file, reason in sorted(skipped.items())},
         copies={names[copy]: names[original] for copy, original in same.items()},
     )
-
-
-def _check_apart(folder: Path, out: Path) -> None:
-    """Raise ValueError if results would be written among images of the pool, which they would hide from every later round."""
-    if folder.resolve() in out.resolve().parents:
-        found, _ = images.find(out)
-        if mine := [file for file in found if file.name != "contact_sheet.png"]:
-            yours = f"{counted(len(mine), 'image')} of yours, the first {images.printable(mine[0].name)}"
-            raise ValueError(f"{out} holds {yours}: name another folder for the results, as in --out {out}-2")
 
 
 def _of_embeddings(path: Path, pictures: Path | None, id_column: str | None) -> Source:
