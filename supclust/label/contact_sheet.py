@@ -91,9 +91,6 @@ def _shortened(text: str, length: int = ID_LENGTH) -> str:
     return text if len(text) <= length else f"{text[: length - tail - 1]}…{text[-tail:]}"
 
 
-# --- the page --------------------------------------------------------------------------------------------------------------
-
-
 def html(sheet: Sheet) -> str:
     """One page that needs nothing else: images, style and script are in it; as a file, it fetches and sends nothing.
 
@@ -125,9 +122,6 @@ def _data_uri(picture: Image.Image) -> str:
 def _checksum(text: str) -> str:
     """As a Content-Security-Policy names a script or a style that may run."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-# --- the picture -----------------------------------------------------------------------------------------------------------
 
 
 def png(sheet: Sheet) -> Image.Image:

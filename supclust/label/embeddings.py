@@ -138,9 +138,6 @@ def _is_table(archive: np.lib.npyio.NpzFile, name: str) -> bool:
     return False
 
 
-# -- Parquet -------------------------------------------------------------------------------------------------------------------
-
-
 def _read_parquet(path: Path, known: Sequence[str]) -> Found:
     table = pd.read_parquet(path, engine="pyarrow")
     if columns.find([table.index.name], known):

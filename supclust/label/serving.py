@@ -57,9 +57,6 @@ def serve(folder: Path) -> None:
     print(f"\nThe labels are in {last / LABELS}. To go on: {shlex.join(['supclust', 'open', str(last)])}")
 
 
-# -- rounds --------------------------------------------------------------------------------------------------------------------
-
-
 class Server(ThreadingHTTPServer):
     """Serves a round, and those that go on from it in folders beside it; all have the same images."""
 
@@ -111,9 +108,6 @@ class Server(ThreadingHTTPServer):
         pictures = asked["pictures"] and Path(os.path.normpath(folder / asked["pictures"]))
         same = {name: asked.get(name) for name in ("strategy", "seed", "keep_duplicates", "per_class_min")}
         return Request(folder, out, budget, pictures=pictures, **same)
-
-
-# -- requests ------------------------------------------------------------------------------------------------------------------
 
 
 class Handler(BaseHTTPRequestHandler):

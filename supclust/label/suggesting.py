@@ -98,9 +98,6 @@ def _temperature(points: np.ndarray, numbers: np.ndarray) -> float | None:
     return math.exp(minimize_scalar(loss, bounds=(-5, 5), method="bounded").x)
 
 
-# -- the command ---------------------------------------------------------------------------------------------------------------
-
-
 def run(request: Request) -> Suggested:
     """Write suggestions for the images of a round, or of embeddings, into request.out; errors are those of `labeling.run`."""
     if request.source.is_dir() and not images.is_round(request.source):
