@@ -24,14 +24,11 @@ from filelock import FileLock, Timeout
 
 from supclust import __version__, kept
 from supclust.images import files as images
-from supclust.images.files import MARKER
 from supclust.label import annotations, contact_sheet, embeddings, sources
 from supclust.label.annotations import CONTROL, LOCAL_FILES, counted, listing, safe, visible
 from supclust.label.contact_sheet import NEIGHBOR, PICK, Card, Sheet, Tile
-from supclust.label.embeddings import Embeddings
 from supclust.label.request import NOT_XML, Request
 from supclust.label.rounds import Pick, Round
-from supclust.label.sources import Source
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +37,7 @@ PICKS, SKIPPED, ABOUT, EMBEDDINGS = "picks.csv", "skipped.csv", "about.md", "emb
 SHEET, SHEET_PICTURE = "contact_sheet.html", "contact_sheet.png"
 TASKS, CONFIG = "label_studio.json", "label_studio.xml"
 HANDED_OUT = "handed_out.json"  # in the first round of a chain: what the later ones picked
-RESULTS = (PICKS, SKIPPED, ABOUT, SHEET, SHEET_PICTURE, TASKS, CONFIG, EMBEDDINGS, HANDED_OUT, MARKER)
+RESULTS = (PICKS, SKIPPED, ABOUT, SHEET, SHEET_PICTURE, TASKS, CONFIG, EMBEDDINGS, HANDED_OUT, images.MARKER)
 NUMBERS = ("cluster", "cluster_size", "group_size", "typicality", "sup", "order")  # of a pick, in the table
 FACTS = ("order", "cluster", "cluster_size", "typicality", "sup")  # what a task says about its pick, to sort by
 PART = ".part-results"  # results are made in this folder; the run that holds its lock may write
@@ -95,7 +92,7 @@ def _check(request: Request, names: Sequence[str], killed: bool) -> None:
     if there and not (request.force or (killed and names[-1] not in there)):
         raise ValueError(f"{out} holds results already ({', '.join(there)}): name another folder, or overwrite them with --force")
     read = [request.source, *request.labeled]
-    if (record := request.source / MARKER).is_file():
+    if (record := request.source / images.MARKER).is_file():
         read.append(request.source / sources.read_record(record)["embeddings"])
     if lost := [path for path in read if path.resolve() in {(out / name).resolve() for name in names}]:
         raise ValueError(f"{lost[0]} is read from and would be overwritten: name another folder than {out} for the results")
@@ -116,7 +113,7 @@ def write(found: Round, folder: Path) -> None:
     source, rows = found.source, [_row(found, pick) for pick in found.picks]
     if source.kept is None:
         paths = tuple(file and relative(file, found.request.out) for file in source.files)
-        embeddings.write(folder / EMBEDDINGS, Embeddings(source.features, source.ids, paths))
+        embeddings.write(folder / EMBEDDINGS, embeddings.Embeddings(source.features, source.ids, paths))
     write_csv(folder / PICKS, rows)
     write_skipped(folder, {**source.skipped, **found.problems})
     if tasks := label_studio_tasks([row for row in rows if row["path"]], source.folder):
@@ -131,7 +128,7 @@ def write(found: Round, folder: Path) -> None:
         facts["Seen by the encoder"] = source.about["pixels"]
     text = about.render(title=title, facts=facts, tasks=bool(tasks), command=_next_command(found.request))
     kept.write_text(folder / ABOUT, f"{text}\n")
-    kept.write_text(folder / MARKER, json.dumps(_record(found), indent=1, ensure_ascii=False))
+    kept.write_text(folder / images.MARKER, json.dumps(_record(found), indent=1, ensure_ascii=False))
 
 
 def write_skipped(folder: Path, left_out: Mapping[str, str]) -> None:
@@ -184,7 +181,7 @@ def _card(found: Round, pick: Pick) -> Card:
     return Card(pick, replace(shown, link=file and _link(file, found.request.out)), neighbors)
 
 
-def tile(source: Source, point: int, side: int) -> Tile:
+def tile(source: sources.Source, point: int, side: int) -> Tile:
     """An image that has gone since it was embedded is shown by its id."""
     file, picture = source.files[point], None
     try:

@@ -22,9 +22,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from supclust.images import files as images
-from supclust.images.files import MARKER
 from supclust.label import annotations, contact_sheet, labeling, sources, suggesting, typed
-from supclust.label.contact_sheet import Sheet
 from supclust.label.request import Request
 from supclust.label.results import SHEET
 from supclust.label.typed import LABELS
@@ -104,7 +102,7 @@ class Server(ThreadingHTTPServer):
         stem, number = re.fullmatch(r"(.*?)(?:-([0-9]{1,9}))?", name).groups()
         names = (self.parent / f"{stem}-{k}" for k in count(int(number or 1) + 1))
         out = next(one for one in names if not os.path.lexists(one))
-        asked = sources.read_record(folder / MARKER)["asked"]
+        asked = sources.read_record(folder / images.MARKER)["asked"]
         pictures = asked["pictures"] and Path(os.path.normpath(folder / asked["pictures"]))
         same = {name: asked.get(name) for name in ("strategy", "seed", "keep_duplicates", "per_class_min")}
         return Request(folder, out, budget, pictures=pictures, **same)
@@ -139,7 +137,7 @@ class Handler(BaseHTTPRequestHandler):
         """To a path, and to the JSON that is posted there; null for a GET."""
         server, (name, *what) = self.server, unquote(self.path[1:]).split("/", 2)
         folder = server.parent / name
-        if name not in server.rounds or not (folder / MARKER).exists():
+        if name not in server.rounds or not (folder / images.MARKER).exists():
             return self._tell(HTTPStatus.NOT_FOUND, words=f"{name} is no longer there.")
         try:
             match what, json.loads(body):
@@ -194,7 +192,7 @@ class Handler(BaseHTTPRequestHandler):
 
         Its head is our own: with the script and the policy in it, nothing else runs, whoever made the page.
         """
-        head = contact_sheet.html(Sheet(file.parent.name, {}, ())).partition("<body ")[0].encode()
+        head = contact_sheet.html(contact_sheet.Sheet(file.parent.name, {}, ())).partition("<body ")[0].encode()
         body = file.read_bytes().partition(b"<body ")[2]
         self._send(content=head + b"<body data-served " + body, kind="text/html; charset=utf-8")
 

@@ -23,7 +23,6 @@ from supclust.label import contact_sheet, copies, labeling, results, sources
 from supclust.label.annotations import CONTROL, counted
 from supclust.label.contact_sheet import NEIGHBOR, PICK, Guess, Sheet
 from supclust.label.request import Request
-from supclust.label.sources import Source
 from supclust.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -130,7 +129,7 @@ def run(request: Request) -> Suggested:
     return suggested
 
 
-def _row(source: Source, one: Any) -> dict[str, Any]:
+def _row(source: sources.Source, one: Any) -> dict[str, Any]:
     """A line of the table, whose column of labels is empty: nobody has confirmed the suggestion."""
     names = {"id": source.ids[one.Index], "label": "", "suggestion": one.label, "confidence": round(one.confidence, 4)}
     path = images.printable(str(source.files[one.Index] or ""))
@@ -145,7 +144,7 @@ def _task(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return {"data": {"image": image, "filename": row["id"], "nearest": row["nearest"]}, "predictions": [prediction]}
 
 
-def _page(source: Source, suggested: Suggested) -> str:
+def _page(source: sources.Source, suggested: Suggested) -> str:
     """The page: clusters, the largest first, without the images that follow them one by one, the most doubtful first."""
     table, shown = suggested.table.sort_values("confidence", kind="stable"), []
     doubtful = table[: min(MOST, math.ceil(len(table) / 10))]
