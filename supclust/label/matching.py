@@ -86,7 +86,9 @@ def _find(one: Label, known: Mapping[str, int], whole: Looker, partly: Looker) -
     for exact in (spelt for name in names for spelt in (name, unsafe(name), safe(name))):  # a ' may have been meant
         if exact in known:
             return known[exact], ""
-    paths = [(path, foreign) for name in names for foreign in [_is_foreign(name)] for path in _paths(name)]
+    # Of another machine, where folders may have other names.
+    foreign = {name for name in names if ABSOLUTE.match(name) and LOCAL_FILES not in name and not os.path.isfile(name)}
+    paths = [(path, name in foreign) for name in names for path in _paths(name)]
     for look_up in (whole, partly):
         found = [look_up(path, foreign) for path, foreign in paths]
         sure = [positions for positions, how in found if len(positions) == 1 and not how]
@@ -126,11 +128,6 @@ def _looker(known: Mapping[str, int], folder: Path | None, spell: Callable[[str]
         return set(), ELSEWHERE if "/" in path and path.rpartition("/")[2] in ids else UNKNOWN
 
     return look_up
-
-
-def _is_foreign(name: str) -> bool:
-    """Whether it is a path of another machine, where folders may have other names."""
-    return bool(ABSOLUTE.match(name)) and LOCAL_FILES not in name and not os.path.isfile(name)
 
 
 def _ends(path: str) -> Iterator[str]:
