@@ -120,17 +120,11 @@ def _of_files(
     originals = tuple(file for file in files if file not in same)
     names = {file: file.relative_to(folder).as_posix() for file in (*known, *files, *skipped)}
     skipped = {**skipped, **{copy: f"the same image as {names[original]}" for copy, original in same.items()}}
+    reasons = {images.printable(names[file]): reason for file, reason in sorted(skipped.items())}
+    copies = {names[copy]: names[original] for copy, original in same.items()}
     ids = tuple(names[file] for file in originals)
-    return Source(
-        ids=ids,
-        files=originals,
-        about={},
-        folder=folder,
-        pixels=images.ImageFiles(folder, ids, embedder.side, unreadable={}),
-        embedder=embedder,
-        skipped={images.printable(names[file]): reason for file, reason in sorted(skipped.items())},
-        copies={names[copy]: names[original] for copy, original in same.items()},
-    )
+    pixels = images.ImageFiles(folder, ids, embedder.side, unreadable={})
+    return Source(ids, originals, {}, folder, pixels=pixels, embedder=embedder, skipped=reasons, copies=copies)
 
 
 def _of_embeddings(path: Path, pictures: Path | None, id_column: str | None) -> Source:
