@@ -32,7 +32,6 @@ MISSING = re.compile(
     r"\W*(na|n/a|nan|nat|none|null|nil|unlabell?ed)\W*|\\n|\.[a-z]?|#¡?[a-z/0]+[!?]|#nv|--+|\(blank\)|n\.a\.|-?1\.#[a-z]+",
     re.IGNORECASE,
 )
-
 NUMBER = re.compile(r"[0-9]{1,18}(\.0+)?")  # a whole one, as an id
 HEADER = re.compile(r'^[^\r\n]*[,;|\t] *"?\w', re.MULTILINE)  # the first row of several cells: titles may stand above it
 

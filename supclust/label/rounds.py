@@ -62,9 +62,8 @@ class Round:
             members, size = by_typicality[cluster], len(by_typicality[cluster])
             rank = 1 + int(np.count_nonzero(typicality[members] > typicality[point]))
             done = f"{labeled[cluster]} of them labelled or picked before" if labeled[cluster] else "none of them labelled"
-            images = f"{size:,} of {counted(len(ids), 'image')}"
             why = [
-                f"Cluster {cluster}: {images}, number {size_ranks[cluster]} by size, {done}.",
+                f"Cluster {cluster}: {size:,} of {counted(len(ids), 'image')}, number {size_ranks[cluster]} by size, {done}.",
                 f"Typicality {typicality[point]:.3f}: number {rank:,} of {size:,} in its cluster.",
             ]
             distances = geometry.distances(pool.normalised[np.array([point])], clusters.centers)[0]
