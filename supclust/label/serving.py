@@ -1,7 +1,5 @@
 """A round's contact sheet on localhost: labels are saved as they are typed, and the page asks for the next round."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os
