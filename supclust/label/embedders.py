@@ -21,7 +21,6 @@ from torchvision.transforms import Normalize
 from supclust import features, kept, profiles, simclr
 from supclust.label.annotations import counted
 from supclust.label.request import EncoderOptions
-from supclust.profiles import SimCLR
 from supclust.simclr import Encoder, Images
 from supclust.train import hardware, planning
 
@@ -79,7 +78,7 @@ def load(options: EncoderOptions, seed: int = 0, *, force: bool = False) -> Embe
 # -- SimCLR on the images themselves -------------------------------------------------------------------------------------------
 
 
-def _base(options: EncoderOptions) -> SimCLR:
+def _base(options: EncoderOptions) -> profiles.SimCLR:
     return profiles.LAPTOP if options.scratch else profiles.LAPTOP_MORE
 
 
@@ -119,7 +118,7 @@ def _trained(images: Images, folder: Path, options: EncoderOptions, seed: int, s
         found = asdict(_plan(images, options, seed, start)), asked
         kept.write(recipe, *found)
     if not done.exists():
-        config = SimCLR(**found[0])
+        config = profiles.SimCLR(**found[0])
         limit = None if options.epochs else 1.2 * options.minutes  # the plan is for less, but other work may slow it down
         encoder = simclr.train(images, config, folder, start=start, minutes=limit, compiled=False)
         if not encoder.finished:
@@ -130,7 +129,7 @@ def _trained(images: Images, folder: Path, options: EncoderOptions, seed: int, s
     return simclr.load_weights(done)
 
 
-def _plan(images: Images, options: EncoderOptions, seed: int, start: Encoder | None) -> SimCLR:
+def _plan(images: Images, options: EncoderOptions, seed: int, start: Encoder | None) -> profiles.SimCLR:
     """As many epochs as fit into the minutes, so that the learning rate comes down in time."""
     base, batch = _base(options), min(LARGEST_BATCH, 2 ** int(math.log2(len(images) / 2)))  # two steps an epoch at least
     config = replace(base, batch_size=batch, learning_rate=base.learning_rate * batch / base.batch_size, seed=seed)
