@@ -75,9 +75,6 @@ def load(options: EncoderOptions, seed: int = 0, *, force: bool = False) -> Embe
     raise ValueError(f"unknown encoder {options.name!r}: simclr, photos, timm:NAME such as timm:resnet50, or a .safetensors file")
 
 
-# -- SimCLR on the images themselves -------------------------------------------------------------------------------------------
-
-
 def _base(options: EncoderOptions) -> profiles.SimCLR:
     return profiles.LAPTOP if options.scratch else profiles.LAPTOP_MORE
 
@@ -135,9 +132,6 @@ def _plan(images: Images, options: EncoderOptions, seed: int, start: Encoder | N
     config = replace(base, batch_size=batch, learning_rate=base.learning_rate * batch / base.batch_size, seed=seed)
     epochs = options.epochs or max(1, planning.epochs_within(60 * options.minutes, images, config, start)[0])
     return planning.of_length(config, epochs)
-
-
-# -- pretrained backbones ------------------------------------------------------------------------------------------------------
 
 
 def _pretrained(options: EncoderOptions) -> Embedder:
