@@ -830,12 +830,12 @@ def is_number(cell):
 
 def tasks_of(folder, ids):
     rest = {"order": 1, "cluster": 3, "cluster_size": 10, "typicality": 0.1, "sup": np.nan}
-    return results.label_studio_tasks([{"id": name, "path": name, **rest} for name in ids], folder)
+    return results.label_studio_tasks([{"id": name, "path": folder / name, **rest} for name in ids], folder)
 
 
 def test_tasks_say_what_is_known_about_the_picks(tmp_path):
     rest = {"order": 1, "cluster": 3, "cluster_size": 10, "typicality": np.inf, "sup": np.nan, "label": ""}
-    [found] = results.label_studio_tasks([{"id": "7", "path": "ä #&+%?.png", **rest}], tmp_path / "my pets")
+    [found] = results.label_studio_tasks([{"id": "7", "path": tmp_path / "my pets" / "ä #&+%?.png", **rest}], tmp_path / "my pets")
     image = "/data/local-files/?d=my%20pets/%C3%A4%20%23%26%2B%25%3F.png"
     facts = {"order": 1, "cluster": 3, "cluster_size": 10, "typicality": None, "sup": None}
     assert found == {"data": {"image": image, "supclust_id": "7", **facts}}

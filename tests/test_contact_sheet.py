@@ -38,14 +38,10 @@ NASTY = [
 def card(k: int, **changes) -> Card:
     species = k % 8
     neighbors = tuple(Tile(f"{species}/{k}-{j}.png", draw(species, j, 48)) for j in range(4))
-    values = {
-        "image": Tile(f"{species}/{k}.png", draw(species, 9, 96)),
-        "neighbors": neighbors,
-        "why": f"Reason {k}.\nAnother one.",
-    }
+    values = {"image": Tile(f"{species}/{k}.png", draw(species, 9, 96)), "neighbors": neighbors}
     values |= {name: changes.pop(name) for name in values if name in changes}
     scores = {"cluster": k + 100, "cluster_size": 1412, "rank": 12, "typicality": 1.25, "sup": -0.5}
-    return Card(Pick(**{"order": k, "point": k, **scores} | changes), **values)
+    return Card(Pick(**{"order": k, "point": k, "why": f"Reason {k}.\nAnother one.", **scores} | changes), **values)
 
 
 def sheet(cards, **changes) -> Sheet:

@@ -42,14 +42,10 @@ def _official(source: type[datasets.CIFAR10], root: Path, split: str, download: 
     except RuntimeError as error:  # torchvision's one message for files that are absent and files that are damaged
         folder, name = root / source.base_folder, source.__name__
         title, command = name.replace("CIFAR", "CIFAR-"), f"`supclust data {name.lower()}`"
-        files = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
-        for file, md5 in files:
+        for file, md5 in [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]:
             if (folder / file).exists() and not check_integrity(folder / file, md5):
-                raise ValueError(
-                    f"{folder / file} is not the official {title} file: its MD5 sum differs. Remove it and get it again with "
-                    f"{command}"
-                ) from error
-        raise FileNotFoundError(
-            f"{title} is not, or not completely, in {folder}. Get it with {command}, "
-            f"or set SUPCLUST_DATA to the folder that holds {source.base_folder}/, or {name.lower()}/ with train/ and test/<class>/"
-        ) from error
+                problem = f"{folder / file} is not the official {title} file: its MD5 sum differs"
+                raise ValueError(f"{problem}. Remove it and get it again with {command}") from error
+        holds = f"{source.base_folder}/, or {name.lower()}/ with train/ and test/<class>/"
+        advice = f"Get it with {command}, or set SUPCLUST_DATA to the folder that holds {holds}"
+        raise FileNotFoundError(f"{title} is not, or not completely, in {folder}. {advice}") from error

@@ -1,7 +1,5 @@
 """Image files: finding them in a folder, reading them whatever they are, and leaving them where they are until they are needed."""
 
-from __future__ import annotations
-
 import ctypes
 import dataclasses
 import hashlib
@@ -17,7 +15,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image, ImageOps, ImageStat, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
@@ -117,7 +115,7 @@ class ImageFiles:
                 return read(self.folder / self.names[rows], self.side, self.whole)
         return read_all([self.folder / self.names[row] for row in rows], self.side, self.unreadable, whole=self.whole)
 
-    def take(self, indices: slice | Sequence[int] | np.ndarray) -> ImageFiles:
+    def take(self, indices: slice | Sequence[int] | np.ndarray) -> Self:
         """The images at these indices, in that order, still in their files."""
         return dataclasses.replace(self, names=tuple(self.names[row] for row in np.arange(len(self))[indices]))
 

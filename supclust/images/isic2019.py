@@ -40,14 +40,11 @@ def load(name: str, split: str, seed: int, side: int, download: bool, missing: s
     if here.all():
         return whole
     if missing != "leave out" or not here.any():
-        others = ', or do without them: load("isic2019", ..., missing="leave out")' if here.any() else ""
-        raise FileNotFoundError(
-            f"{(~here).sum()} of the {len(here)} images of ISIC-2019's {split} split are not in {root / IMAGES}. "
-            f"{_advice(root)}{others}"
-        )
-    part = whole.subset(np.flatnonzero(here))
+        advice = _advice(root) + ', or do without them: load("isic2019", ..., missing="leave out")' * bool(here.any())
+        number = f"{(~here).sum()} of the {len(here)} images"
+        raise FileNotFoundError(f"{number} of ISIC-2019's {split} split are not in {root / IMAGES}. {advice}")
     log.warning("%s of the %s images of ISIC-2019's %s split are missing and left out", (~here).sum(), len(here), split)
-    return part
+    return whole.subset(np.flatnonzero(here))
 
 
 def stratified_split(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -32,7 +32,6 @@ MISSING = re.compile(
     r"\W*(na|n/a|nan|nat|none|null|nil|unlabell?ed)\W*|\\n|\.[a-z]?|#¡?[a-z/0]+[!?]|#nv|--+|\(blank\)|n\.a\.|-?1\.#[a-z]+",
     re.IGNORECASE,
 )
-
 NUMBER = re.compile(r"[0-9]{1,18}(\.0+)?")  # a whole one, as an id
 HEADER = re.compile(r'^[^\r\n]*[,;|\t] *"?\w', re.MULTILINE)  # the first row of several cells: titles may stand above it
 
@@ -347,14 +346,12 @@ def safe(text: str) -> str:
     That is, if it begins with = + - or @, in whatever width, be it after blanks or invisible signs, or with a tab or a line end.
     Texts that have such a ' already get another one, so that taking one off always gives the text back.
     """
-    return f"'{text}" if _is_formula(text.lstrip("'")) else text
+    bare = text.lstrip("'")
+    seen = (sign for sign in unicodedata.normalize("NFKC", bare) if sign.isprintable() and not sign.isspace())
+    is_formula = bare.startswith(("\t", "\r", "\n")) or next(seen, "a") in "=+-@\N{MINUS SIGN}"
+    return f"'{text}" if is_formula else text
 
 
 def unsafe(text: str) -> str:
     """Undoes `safe`."""
-    return text[1:] if text.startswith("'") and _is_formula(text.lstrip("'")) else text
-
-
-def _is_formula(text: str) -> bool:
-    seen = (sign for sign in unicodedata.normalize("NFKC", text) if sign.isprintable() and not sign.isspace())
-    return text.startswith(("\t", "\r", "\n")) or next(seen, "a") in "=+-@\N{MINUS SIGN}"
+    return text[1:] if text.startswith("'") and safe(text) != text else text

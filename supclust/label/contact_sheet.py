@@ -1,7 +1,5 @@
 """The contact sheet: one page, or one picture, of the images that were picked and why, where they can be labelled."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import io
@@ -13,20 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from supclust import kept
 from supclust.label.annotations import counted, visible
-
-if TYPE_CHECKING:
-    from supclust.label.rounds import Pick
+from supclust.label.rounds import NEIGHBORS, Pick
 
 HERE = Path(__file__).parent  # its templates
 
-NEIGHBORS = 4  # beside a pick, one below the other; together as high as the pick
 PICK, NEIGHBOR = 256, 96  # longer side of their pictures: what a sharp display can use
 PIXEL_ART = 32  # an image whose longer side is this or less is kept exactly and enlarged in squares: blur would hide what is there
 QUALITY = 70  # of JPEG: a page of 500 picks stays below 15 MB
@@ -67,7 +61,6 @@ class Card:
     pick: Pick
     image: Tile
     neighbors: tuple[Tile, ...]  # the most typical other images of its cluster, most typical first, at most NEIGHBORS
-    why: str  # a few sentences, visible; a newline begins a line
 
 
 @dataclass(frozen=True)
@@ -98,9 +91,6 @@ def _shortened(text: str, length: int = ID_LENGTH) -> str:
     return text if len(text) <= length else f"{text[: length - tail - 1]}…{text[-tail:]}"
 
 
-# --- the page --------------------------------------------------------------------------------------------------------------
-
-
 def html(sheet: Sheet) -> str:
     """One page that needs nothing else: images, style and script are in it; as a file, it fetches and sends nothing.
 
@@ -115,9 +105,10 @@ def html(sheet: Sheet) -> str:
     values |= {"key": kept.sha256(json.dumps([ids, pictures]))[:16]}  # of what the browser keeps for these images
     values |= {"data": {"ids": ids, "classes": [*map(visible, sheet.classes)]}}
     style, script = ((HERE / f"contact_sheet.{end}").read_text("utf-8") for end in ("css", "js"))
+    own = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]  # nothing else may run
     policy = (
-        f"default-src 'none'; img-src 'self' file: data:; connect-src 'self'; style-src {_checksum(style)}; "
-        f"script-src {_checksum(script)}; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src 'self' file: data:; connect-src 'self'; style-src 'sha256-{own[0]}'; "
+        f"script-src 'sha256-{own[1]}'; base-uri 'none'; form-action 'none'"
     )
     return template.render(**values, policy=Markup(policy), style=Markup(style), script=Markup(script))
 
@@ -127,14 +118,6 @@ def _data_uri(picture: Image.Image) -> str:
     content = io.BytesIO()
     picture.save(content, kind, optimize=True, **options)
     return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"
-
-
-def _checksum(text: str) -> str:
-    """As a Content-Security-Policy names a script or a style that may run."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-# --- the picture -----------------------------------------------------------------------------------------------------------
 
 
 def png(sheet: Sheet) -> Image.Image:

@@ -21,7 +21,6 @@ from torchvision.transforms import Normalize
 from supclust import features, kept, profiles, simclr
 from supclust.label.annotations import counted
 from supclust.label.request import EncoderOptions
-from supclust.profiles import SimCLR
 from supclust.simclr import Encoder, Images
 from supclust.train import hardware, planning
 
@@ -50,15 +49,18 @@ class Embedder(NamedTuple):
 def load(options: EncoderOptions, seed: int = 0, *, force: bool = False) -> Embedder:
     """The embedder that the options name.
 
-    "auto": see `_default`; "simclr": trained on the images themselves; "photos": EfficientNet-Lite0, pretrained on ImageNet;
-    "timm:NAME": a network of timm with its pretrained weights, and "timm:NAME@FILE" with those of a file; or a file that
-    `supclust train` or an earlier round wrote (.safetensors). seed: of a training. force: whether a training may take the place of
-    another one in its folder, of other images or settings.
+    "simclr": trained on the images themselves; "photos": EfficientNet-Lite0, pretrained on ImageNet; "auto": photos if it is
+    installed and nothing is said about a training, else simclr; "timm:NAME": a network of timm with its pretrained weights, and
+    "timm:NAME@FILE" with those of a file; or a file that `supclust train` or an earlier round wrote (.safetensors).
+    seed: of a training. force: whether a training may take the place of another one in its folder, of other images or settings.
     Raises ValueError for a name that is none of these, damaged weights or a package that is missing, and FileNotFoundError, with
     what to do, for weights that are not there.
     """
     if options.name == "auto":
-        options = replace(options, name=_default(options))
+        trained, installed = (options.minutes, options.epochs, options.scratch) != (None, None, False), all(map(find_spec, PHOTOS))
+        if not (trained or installed):  # docs/label_folders.csv
+            log.warning("%s brings a better encoder: with 50 labels of 1,002 photographs, 70 instead of 40 %% accuracy", INSTALL)
+        options = replace(options, name="photos" if installed and not trained else "simclr")
     if options.name == "simclr":
         options = replace(options, minutes=MINUTES if options.minutes is None else options.minutes)
         side = _base(options).side
@@ -73,21 +75,7 @@ def load(options: EncoderOptions, seed: int = 0, *, force: bool = False) -> Embe
     raise ValueError(f"unknown encoder {options.name!r}: simclr, photos, timm:NAME such as timm:resnet50, or a .safetensors file")
 
 
-def _default(options: EncoderOptions) -> str:
-    """The encoder if nobody names one: "photos" if it is installed and nothing is said about a training, else "simclr"."""
-    if (options.minutes, options.epochs, options.scratch) != (None, None, False):
-        return "simclr"
-    if all(map(find_spec, PHOTOS)):
-        return "photos"
-    # docs/label_folders.csv
-    log.warning("%s brings a better encoder: with 50 labels of 1,002 photographs, 70 instead of 40 %% accuracy", INSTALL)
-    return "simclr"
-
-
-# -- SimCLR on the images themselves -------------------------------------------------------------------------------------------
-
-
-def _base(options: EncoderOptions) -> SimCLR:
+def _base(options: EncoderOptions) -> profiles.SimCLR:
     return profiles.LAPTOP if options.scratch else profiles.LAPTOP_MORE
 
 
@@ -120,16 +108,14 @@ def _trained(images: Images, folder: Path, options: EncoderOptions, seed: int, s
     if not found or found[1] != asked:
         there = [file for file in (done, recipe, *folder.glob(f"*{simclr.CHECKPOINT}")) if file.exists()]
         if there and not force:
-            raise ValueError(
-                f"{folder} holds {there[0].name} of a training on other images or with other settings: give those again to go on "
-                "with it, name another folder, or begin anew with --force"
-            )
+            advice = "give those again to go on with it, name another folder, or begin anew with --force"
+            raise ValueError(f"{folder} holds {there[0].name} of a training on other images or with other settings: {advice}")
         for file in there:
             file.unlink()
         found = asdict(_plan(images, options, seed, start)), asked
         kept.write(recipe, *found)
     if not done.exists():
-        config = SimCLR(**found[0])
+        config = profiles.SimCLR(**found[0])
         limit = None if options.epochs else 1.2 * options.minutes  # the plan is for less, but other work may slow it down
         encoder = simclr.train(images, config, folder, start=start, minutes=limit, compiled=False)
         if not encoder.finished:
@@ -140,15 +126,12 @@ def _trained(images: Images, folder: Path, options: EncoderOptions, seed: int, s
     return simclr.load_weights(done)
 
 
-def _plan(images: Images, options: EncoderOptions, seed: int, start: Encoder | None) -> SimCLR:
+def _plan(images: Images, options: EncoderOptions, seed: int, start: Encoder | None) -> profiles.SimCLR:
     """As many epochs as fit into the minutes, so that the learning rate comes down in time."""
     base, batch = _base(options), min(LARGEST_BATCH, 2 ** int(math.log2(len(images) / 2)))  # two steps an epoch at least
     config = replace(base, batch_size=batch, learning_rate=base.learning_rate * batch / base.batch_size, seed=seed)
     epochs = options.epochs or max(1, planning.epochs_within(60 * options.minutes, images, config, start)[0])
     return planning.of_length(config, epochs)
-
-
-# -- pretrained backbones ------------------------------------------------------------------------------------------------------
 
 
 def _pretrained(options: EncoderOptions) -> Embedder:
@@ -208,10 +191,8 @@ def _of_timm(wanted: str, download: bool) -> nn.Module:
     try:
         file = file or hf_hub_download(hub, "model.safetensors", local_files_only=not download)
     except Exception as error:  # of the network, the cache, the address
-        raise FileNotFoundError(
-            f"the weights of {name} are not on this machine ({type(error).__name__}). Allow fetching them with --download, or give "
-            f"a file of {hub} as --encoder timm:{name}@FILE"
-        ) from error
+        advice = f"Allow fetching them with --download, or give a file of {hub} as --encoder timm:{name}@FILE"
+        raise FileNotFoundError(f"the weights of {name} are not on this machine ({type(error).__name__}). {advice}") from error
     if not Path(file).is_file():
         raise FileNotFoundError(f"there are no weights at {file}")
     blob = Path(file).resolve()

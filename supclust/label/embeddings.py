@@ -138,9 +138,6 @@ def _is_table(archive: np.lib.npyio.NpzFile, name: str) -> bool:
     return False
 
 
-# -- Parquet -------------------------------------------------------------------------------------------------------------------
-
-
 def _read_parquet(path: Path, known: Sequence[str]) -> Found:
     table = pd.read_parquet(path, engine="pyarrow")
     if columns.find([table.index.name], known):
@@ -151,15 +148,10 @@ def _read_parquet(path: Path, known: Sequence[str]) -> Found:
     names = [name for name in columns.find(table, known) if columns.plain(name) not in columns.LABELS]
     found = {name: table[name].to_numpy() for name in (*names, *answers)}
     table = table.drop(columns=list(found))  # they are no features, whatever they are
-    if lists := [name for name in table if _holds_lists(table[name])]:
+    firsts = {name: next(iter(table[name].dropna()), None) for name in table}
+    if lists := [name for name, one in firsts.items() if isinstance(one, np.ndarray) and one.dtype.kind in "fiu"]:  # pandas' lists
         return np.stack(table[_features(lists, lists)].to_list()), found
     return _numbers(path, table), found
-
-
-def _holds_lists(column: pd.Series) -> bool:
-    """Whether the first value that is there is a list of numbers, which pandas makes an array of."""
-    first = next(iter(column.dropna()), None)
-    return isinstance(first, np.ndarray) and first.dtype.kind in "fiu"
 
 
 def _numbers(path: Path, table: pd.DataFrame) -> np.ndarray:

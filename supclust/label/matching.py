@@ -54,10 +54,10 @@ def match(
     """
     known = {name: position for position, name in enumerate(ids)}
     known |= {alias: known[name] for alias, name in aliases.items() if name in known and alias not in known}
-    find, said = _finder(known, folder), {}
+    whole, partly, said = _looker(known, folder, _spelling), _looker(known, folder, _loosely), {}
     unknown, by_name, found, problems = {}, {}, {}, {}
     for one in labels:
-        position, how = (None, BROKEN) if one.problem == BROKEN else find(one)
+        position, how = (None, BROKEN) if one.problem == BROKEN else _find(one, known, whole, partly)
         if position is None:
             unknown[one.id] = how
             continue
@@ -80,26 +80,23 @@ def match(
     return Matched(found, done, unknown, by_name, problems)
 
 
-def _finder(known: Mapping[str, int], folder: Path | None) -> Callable[[Label], tuple[int | None, str]]:
-    """A function that gives the position of an image, and PARTLY if not by its whole name; or None, and the reason."""
-    whole, partly = _looker(known, folder, _spelling), _looker(known, folder, _loosely)
-
-    def find(one: Label) -> tuple[int | None, str]:
-        names = (one.id, *one.others)
-        for exact in (spelt for name in names for spelt in (name, unsafe(name), safe(name))):  # a ' may have been meant
-            if exact in known:
-                return known[exact], ""
-        paths = [(path, foreign) for name in names for foreign in [_is_foreign(name)] for path in _paths(name)]
-        for look_up in (whole, partly):
-            found = [look_up(path, foreign) for path, foreign in paths]
-            sure = [positions for positions, how in found if len(positions) == 1 and not how]
-            if sure and look_up is whole:
-                return min(sure[0]), ""
-            if candidates := set().union(*(positions for positions, _ in found)):
-                return (candidates.pop(), PARTLY) if len(candidates) == 1 else (None, UNCLEAR)
-        return None, ELSEWHERE if any(how == ELSEWHERE for _, how in found) else UNKNOWN
-
-    return find
+def _find(one: Label, known: Mapping[str, int], whole: Looker, partly: Looker) -> tuple[int | None, str]:
+    """The position of an image, and PARTLY if not by its whole name; or None, and the reason."""
+    names = (one.id, *one.others)
+    for exact in (spelt for name in names for spelt in (name, unsafe(name), safe(name))):  # a ' may have been meant
+        if exact in known:
+            return known[exact], ""
+    # Of another machine, where folders may have other names.
+    foreign = {name for name in names if ABSOLUTE.match(name) and LOCAL_FILES not in name and not os.path.isfile(name)}
+    paths = [(path, name in foreign) for name in names for path in _paths(name)]
+    for look_up in (whole, partly):
+        found = [look_up(path, foreign) for path, foreign in paths]
+        sure = [positions for positions, how in found if len(positions) == 1 and not how]
+        if sure and look_up is whole:
+            return min(sure[0]), ""
+        if candidates := set().union(*(positions for positions, _ in found)):
+            return (candidates.pop(), PARTLY) if len(candidates) == 1 else (None, UNCLEAR)
+    return None, ELSEWHERE if any(how == ELSEWHERE for _, how in found) else UNKNOWN
 
 
 def _looker(known: Mapping[str, int], folder: Path | None, spell: Callable[[str], str]) -> Looker:
@@ -131,11 +128,6 @@ def _looker(known: Mapping[str, int], folder: Path | None, spell: Callable[[str]
         return set(), ELSEWHERE if "/" in path and path.rpartition("/")[2] in ids else UNKNOWN
 
     return look_up
-
-
-def _is_foreign(name: str) -> bool:
-    """Whether it is a path of another machine, where folders may have other names."""
-    return bool(ABSOLUTE.match(name)) and LOCAL_FILES not in name and not os.path.isfile(name)
 
 
 def _ends(path: str) -> Iterator[str]:

@@ -47,10 +47,9 @@ def report(
     rounds, facts = [*(Known(*one) for one in earlier if one[0] < len(labels)), last], {}
     if len(rounds) > 1:
         new = np.arange(len(labels)) >= rounds[-2].labels
-        firsts, wrong = len(np.setdiff1d(classes[new], classes[~new])), 1 - _predicted(points[labeled], classes, new).mean()
-        facts["New labels"] = (
-            f"{new.sum():,}, {firsts} of them the first of a class; predictions from earlier labels get {wrong:.0%} wrong"
-        )
+        firsts = f"{len(np.setdiff1d(classes[new], classes[~new]))} of them the first of a class"
+        wrong = f"{1 - _predicted(points[labeled], classes, new).mean():.0%} wrong"
+        facts["New labels"] = f"{new.sum():,}, {firsts}; predictions from earlier labels get {wrong}"
     low, high = 100 * np.array(last.possible.interval(0.95))
     facts["Accuracy"] = f"roughly {last.accuracy:.0%} [{low:.0f}, {high:.0f}] in cross-validation on {len(labels):,} labels"
     if len(rounds) >= LEAST:

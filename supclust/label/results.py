@@ -24,14 +24,11 @@ from filelock import FileLock, Timeout
 
 from supclust import __version__, kept
 from supclust.images import files as images
-from supclust.images.files import MARKER
 from supclust.label import annotations, contact_sheet, embeddings, sources
 from supclust.label.annotations import CONTROL, LOCAL_FILES, counted, listing, safe, visible
 from supclust.label.contact_sheet import NEIGHBOR, PICK, Card, Sheet, Tile
-from supclust.label.embeddings import Embeddings
 from supclust.label.request import NOT_XML, Request
 from supclust.label.rounds import Pick, Round
-from supclust.label.sources import Source
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +37,7 @@ PICKS, SKIPPED, ABOUT, EMBEDDINGS = "picks.csv", "skipped.csv", "about.md", "emb
 SHEET, SHEET_PICTURE = "contact_sheet.html", "contact_sheet.png"
 TASKS, CONFIG = "label_studio.json", "label_studio.xml"
 HANDED_OUT = "handed_out.json"  # in the first round of a chain: what the later ones picked
-RESULTS = (PICKS, SKIPPED, ABOUT, SHEET, SHEET_PICTURE, TASKS, CONFIG, EMBEDDINGS, HANDED_OUT, MARKER)
+RESULTS = (PICKS, SKIPPED, ABOUT, SHEET, SHEET_PICTURE, TASKS, CONFIG, EMBEDDINGS, HANDED_OUT, images.MARKER)
 NUMBERS = ("cluster", "cluster_size", "group_size", "typicality", "sup", "order")  # of a pick, in the table
 FACTS = ("order", "cluster", "cluster_size", "typicality", "sup")  # what a task says about its pick, to sort by
 PART = ".part-results"  # results are made in this folder; the run that holds its lock may write
@@ -95,7 +92,7 @@ def _check(request: Request, names: Sequence[str], killed: bool) -> None:
     if there and not (request.force or (killed and names[-1] not in there)):
         raise ValueError(f"{out} holds results already ({', '.join(there)}): name another folder, or overwrite them with --force")
     read = [request.source, *request.labeled]
-    if (record := request.source / MARKER).is_file():
+    if (record := request.source / images.MARKER).is_file():
         read.append(request.source / sources.read_record(record)["embeddings"])
     if lost := [path for path in read if path.resolve() in {(out / name).resolve() for name in names}]:
         raise ValueError(f"{lost[0]} is read from and would be overwritten: name another folder than {out} for the results")
@@ -116,12 +113,11 @@ def write(found: Round, folder: Path) -> None:
     source, rows = found.source, [_row(found, pick) for pick in found.picks]
     if source.kept is None:
         paths = tuple(file and relative(file, found.request.out) for file in source.files)
-        embeddings.write(folder / EMBEDDINGS, Embeddings(source.features, source.ids, paths))
+        embeddings.write(folder / EMBEDDINGS, embeddings.Embeddings(source.features, source.ids, paths))
     write_csv(folder / PICKS, rows)
     write_skipped(folder, {**source.skipped, **found.problems})
-    with_images = [row | {"path": relative(Path(row["path"]), source.folder)} for row in rows if row["path"]]
-    if with_images:
-        write_tasks(folder, label_studio_tasks(with_images, source.folder), found.offered)
+    if tasks := label_studio_tasks([row for row in rows if row["path"]], source.folder):
+        write_tasks(folder, tasks, found.offered)
     title, facts = f"{counted(len(found.picks), 'image')} to label, of {source.about['name']}", _facts(found)
     sheet = Sheet(title, facts, [_card(found, pick) for pick in found.picks], found.offered)
     kept.write_text(folder / SHEET, contact_sheet.html(sheet))
@@ -130,9 +126,9 @@ def write(found: Round, folder: Path) -> None:
     about = kept.template(HERE / "about.md.j2", visible=lambda text: re.sub(r"<|`|(?<=\])\(", r"\\\g<0>", visible(text)))
     if "pixels" in source.about:
         facts["Seen by the encoder"] = source.about["pixels"]
-    text = about.render(title=title, facts=facts, tasks=bool(with_images), command=_next_command(found.request))
+    text = about.render(title=title, facts=facts, tasks=bool(tasks), command=_next_command(found.request))
     kept.write_text(folder / ABOUT, f"{text}\n")
-    kept.write_text(folder / MARKER, json.dumps(_record(found), indent=1, ensure_ascii=False))
+    kept.write_text(folder / images.MARKER, json.dumps(_record(found), indent=1, ensure_ascii=False))
 
 
 def write_skipped(folder: Path, left_out: Mapping[str, str]) -> None:
@@ -182,11 +178,10 @@ def _facts(found: Round) -> dict[str, str]:
 def _card(found: Round, pick: Pick) -> Card:
     neighbors = tuple(tile(found.source, point, NEIGHBOR) for point in pick.typical)
     file, shown = found.source.files[pick.point], tile(found.source, pick.point, PICK)
-    link = file and _link(file, found.request.out)
-    return Card(pick, replace(shown, link=link), neighbors, pick.why)
+    return Card(pick, replace(shown, link=file and _link(file, found.request.out)), neighbors)
 
 
-def tile(source: Source, point: int, side: int) -> Tile:
+def tile(source: sources.Source, point: int, side: int) -> Tile:
     """An image that has gone since it was embedded is shown by its id."""
     file, picture = source.files[point], None
     try:
@@ -246,14 +241,14 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def label_studio_tasks(picks: Sequence[Mapping[str, Any]], folder: Path) -> list[dict[str, Any]]:
     """Tasks that Label Studio imports, one a pick, in their order, without predictions.
 
-    picks: id, path of the image below the folder, and FACTS; numbers that are not finite become null, as JSON has no others.
+    picks: id, path of the image (below the folder) and FACTS; numbers that are not finite become null, as JSON has no others.
     The addresses hold where LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT is the folder around this one: Label Studio does not take the
     root itself for a storage, only folders in it.
     """
     tasks = []
     for pick in picks:
-        image = {"image": label_studio_image(pick["path"], folder), "supclust_id": pick["id"]}
-        tasks.append({"data": image | {name: pick[name] if math.isfinite(pick[name]) else None for name in FACTS}})
+        facts = {name: pick[name] if math.isfinite(pick[name]) else None for name in FACTS}
+        tasks.append({"data": {"image": label_studio_image(pick["path"], folder), "supclust_id": pick["id"], **facts}})
     return tasks
 
 
@@ -265,8 +260,8 @@ def write_tasks(folder: Path, tasks: Sequence[Mapping[str, Any]], classes: Seque
 
 
 def label_studio_image(path: str, folder: Path) -> str:
-    """The address at which Label Studio serves the image with that path below the folder."""
-    return f"{LOCAL_FILES}{quote(folder.resolve().name)}/{quote(path)}"
+    """The address at which Label Studio serves the image with that path, which is below the folder."""
+    return f"{LOCAL_FILES}{quote(folder.resolve().name)}/{quote(relative(Path(path), folder))}"
 
 
 def label_studio_config(classes: Sequence[str]) -> str:

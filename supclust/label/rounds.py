@@ -10,11 +10,11 @@ import numpy as np
 from supclust import method, strategies
 from supclust.engine import geometry
 from supclust.label.annotations import counted, visible
-from supclust.label.contact_sheet import NEIGHBORS
 from supclust.label.request import TAKEN, Request
 from supclust.label.sources import Source
 
 NEAR = 3  # clusters that are named as neighbours of a pick's own
+NEIGHBORS = 4  # images beside a pick on the sheet, one below the other; together as high as the pick
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Pick:
     typicality: float
     rank: int  # by typicality in its cluster, 1 = the most typical
     sup: float  # NaN where there is one cluster only
-    typical: tuple[int, ...] = ()  # the most typical other points of the cluster
+    typical: tuple[int, ...] = ()  # the most typical other points of the cluster, at most NEIGHBORS
     group_size: int = 1  # itself and its near-duplicates
-    why: str = ""  # a few sentences, which can be printed whatever the ids are
+    why: str = ""  # a few sentences, a line each, which can be printed whatever the ids are
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +62,8 @@ class Round:
             members, size = by_typicality[cluster], len(by_typicality[cluster])
             rank = 1 + int(np.count_nonzero(typicality[members] > typicality[point]))
             done = f"{labeled[cluster]} of them labelled or picked before" if labeled[cluster] else "none of them labelled"
-            images = f"{size:,} of {counted(len(ids), 'image')}"
             why = [
-                f"Cluster {cluster}: {images}, number {size_ranks[cluster]} by size, {done}.",
+                f"Cluster {cluster}: {size:,} of {counted(len(ids), 'image')}, number {size_ranks[cluster]} by size, {done}.",
                 f"Typicality {typicality[point]:.3f}: number {rank:,} of {size:,} in its cluster.",
             ]
             distances = geometry.distances(pool.normalised[np.array([point])], clusters.centers)[0]
@@ -77,8 +76,9 @@ class Round:
                 why.append(f"SUP {details.sup[point]:.3f}; nearest clusters: {'; '.join(near)}.")
             why.append(self._reason(point))
             typical = tuple(members[members != point][:NEIGHBORS].tolist())
-            scores = _rounded(typicality[point]), rank, _rounded(details.sup[point])
-            picks.append(Pick(order, point, cluster, size, *scores, typical, int(sizes[self.group[point]]), "\n".join(why)))
+            how_typical, sup = (float(f"{score:.6g}") for score in (typicality[point], details.sup[point]))  # what float32 knows
+            alike = int(sizes[self.group[point]])
+            picks.append(Pick(order, point, cluster, size, how_typical, rank, sup, typical, alike, "\n".join(why)))
         return tuple(picks)
 
     def _reason(self, point: int) -> str:
@@ -121,8 +121,3 @@ class Round:
         parents = {file.parent for file in files if file is not None} - {self.source.folder}
         names = sorted({unicodedata.normalize("NFC", one.name).strip() for one in parents if any(map(str.isalpha, one.name))})
         return tuple(dict.fromkeys([*self.classes, *(names if len(names) > 1 and not self.request.classes else [])]))
-
-
-def _rounded(score: float) -> float:
-    """To the digits that float32 knows."""
-    return float(f"{score:.6g}")

@@ -1,7 +1,5 @@
 """A round's contact sheet on localhost: labels are saved as they are typed, and the page asks for the next round."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os
@@ -22,12 +20,9 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from supclust.images import files as images
-from supclust.images.files import MARKER
 from supclust.label import annotations, contact_sheet, labeling, sources, suggesting, typed
-from supclust.label.contact_sheet import Sheet
 from supclust.label.request import Request
 from supclust.label.results import SHEET
-from supclust.label.suggestion_sheet import SUGGESTION_SHEET
 from supclust.label.typed import LABELS
 
 log = logging.getLogger(__name__)
@@ -58,9 +53,6 @@ def serve(folder: Path) -> None:
     print(f"\nThe labels are in {last / LABELS}. To go on: {shlex.join(['supclust', 'open', str(last)])}")
 
 
-# -- rounds --------------------------------------------------------------------------------------------------------------------
-
-
 class Server(ThreadingHTTPServer):
     """Serves a round, and those that go on from it in folders beside it; all have the same images."""
 
@@ -78,12 +70,10 @@ class Server(ThreadingHTTPServer):
     def _following(self, name: str) -> str | None:
         """The round beside this one that goes on from it: the first, if several do."""
         folder = self.parent / name
-        later = (
-            one.name
-            for one, record in sources.beside(folder)
-            if (one / record.get("asked", {}).get("source", "")).resolve() == folder
-        )
-        return next((one for one in later if one not in self.rounds), None)
+        for one, record in sources.beside(folder):
+            if (one / record.get("asked", {}).get("source", "")).resolve() == folder and one.name not in self.rounds:
+                return one.name
+        return None
 
     def next_round(self, name: str, budget: int) -> str:
         """The name of the round after that one, which is picked if it is not there yet."""
@@ -110,13 +100,10 @@ class Server(ThreadingHTTPServer):
         stem, number = re.fullmatch(r"(.*?)(?:-([0-9]{1,9}))?", name).groups()
         names = (self.parent / f"{stem}-{k}" for k in count(int(number or 1) + 1))
         out = next(one for one in names if not os.path.lexists(one))
-        asked = sources.read_record(folder / MARKER)["asked"]
+        asked = sources.read_record(folder / images.MARKER)["asked"]
         pictures = asked["pictures"] and Path(os.path.normpath(folder / asked["pictures"]))
         same = {name: asked.get(name) for name in ("strategy", "seed", "keep_duplicates", "per_class_min")}
         return Request(folder, out, budget, pictures=pictures, **same)
-
-
-# -- requests ------------------------------------------------------------------------------------------------------------------
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -148,14 +135,14 @@ class Handler(BaseHTTPRequestHandler):
         """To a path, and to the JSON that is posted there; null for a GET."""
         server, (name, *what) = self.server, unquote(self.path[1:]).split("/", 2)
         folder = server.parent / name
-        if name not in server.rounds or not (folder / MARKER).exists():
+        if name not in server.rounds or not (folder / images.MARKER).exists():
             return self._tell(HTTPStatus.NOT_FOUND, words=f"{name} is no longer there.")
         try:
             match what, json.loads(body):
                 case [""], None:
                     self._send_page(folder / SHEET)
                 case ["suggestions"], None:
-                    self._send_page(folder / SUGGESTIONS / SUGGESTION_SHEET)
+                    self._send_page(folder / SUGGESTIONS / suggesting.SUGGESTION_SHEET)
                 case ["image", id_], None if server.files.get(id_):
                     content = BytesIO()  # upright and with greys stretched, as the contact sheet has it
                     images.thumbnail(server.files[id_], LONGEST).save(content, "jpeg", quality=95, subsampling=0)
@@ -203,7 +190,7 @@ class Handler(BaseHTTPRequestHandler):
 
         Its head is our own: with the script and the policy in it, nothing else runs, whoever made the page.
         """
-        head = contact_sheet.html(Sheet(file.parent.name, {}, ())).partition("<body ")[0].encode()
+        head = contact_sheet.html(contact_sheet.Sheet(file.parent.name, {}, ())).partition("<body ")[0].encode()
         body = file.read_bytes().partition(b"<body ")[2]
         self._send(content=head + b"<body data-served " + body, kind="text/html; charset=utf-8")
 

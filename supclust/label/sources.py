@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from supclust.images import files as images
-from supclust.images.files import MARKER, ImageFiles
 from supclust.label import embeddings
 from supclust.label.annotations import counted, listing
-from supclust.label.embeddings import Embeddings
 from supclust.label.request import EncoderOptions, Request
 
 if TYPE_CHECKING:
@@ -38,7 +36,7 @@ class Source:
     about: Mapping[str, Any]  # what it is, and once there are features, what made them
     folder: Path | None  # that holds all the images; None where there are none
     features: np.ndarray | None = None  # (m, d) of the first m; `embedded` makes the others
-    pixels: ImageFiles | None = None  # of these others, for the embedder; None where all features are given
+    pixels: images.ImageFiles | None = None  # of these others, for the embedder; None where all features are given
     embedder: Embedder | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)  # files and folders that are left out, and why
     copies: Mapping[str, str] = field(default_factory=dict)  # id of an image that is left out -> id of the one it is a copy of
@@ -96,7 +94,10 @@ def read(request: Request) -> Source:
 
 def _of_folder(request: Request) -> Source:
     folder = request.source.absolute()
-    _check_apart(folder, request.out)
+    there = images.find(request.out)[0] if folder.resolve() in request.out.resolve().parents else ()
+    if mine := [file for file in there if file.name != "contact_sheet.png"]:  # results would hide them from every later round
+        yours = f"{counted(len(mine), 'image')} of yours, the first {images.printable(mine[0].name)}"
+        raise ValueError(f"{request.out} holds {yours}: name another folder for the results, as in --out {request.out}-2")
     files, skipped = images.find(folder, leave_out=[request.out])
     if not files:
         first = next((f", the first {images.printable(file.name)}: {reason}" for file, reason in sorted(skipped.items())), "")
@@ -119,26 +120,11 @@ def _of_files(
     originals = tuple(file for file in files if file not in same)
     names = {file: file.relative_to(folder).as_posix() for file in (*known, *files, *skipped)}
     skipped = {**skipped, **{copy: f"the same image as {names[original]}" for copy, original in same.items()}}
+    reasons = {images.printable(names[file]): reason for file, reason in sorted(skipped.items())}
+    copies = {names[copy]: names[original] for copy, original in same.items()}
     ids = tuple(names[file] for file in originals)
-    return Source(
-        ids=ids,
-        files=originals,
-        about={},
-        folder=folder,
-        pixels=ImageFiles(folder, ids, embedder.side, unreadable={}),
-        embedder=embedder,
-        skipped={images.printable(names[file]): reason for file, reason in sorted(skipped.items())},
-        copies={names[copy]: names[original] for copy, original in same.items()},
-    )
-
-
-def _check_apart(folder: Path, out: Path) -> None:
-    """Raise ValueError if results would be written among images of the pool, which they would hide from every later round."""
-    if folder.resolve() in out.resolve().parents:
-        found, _ = images.find(out)
-        if mine := [file for file in found if file.name != "contact_sheet.png"]:
-            yours = f"{counted(len(mine), 'image')} of yours, the first {images.printable(mine[0].name)}"
-            raise ValueError(f"{out} holds {yours}: name another folder for the results, as in --out {out}-2")
+    pixels = images.ImageFiles(folder, ids, embedder.side, unreadable={})
+    return Source(ids, originals, {}, folder, pixels=pixels, embedder=embedder, skipped=reasons, copies=copies)
 
 
 def _of_embeddings(path: Path, pictures: Path | None, id_column: str | None) -> Source:
@@ -150,7 +136,7 @@ def _of_embeddings(path: Path, pictures: Path | None, id_column: str | None) -> 
     return Source(found.ids, files, about, folder, found.features, kept=path.absolute())
 
 
-def _files(found: Embeddings, folder: Path, pictures: Path | None) -> tuple[Path | None, ...]:
+def _files(found: embeddings.Embeddings, folder: Path, pictures: Path | None) -> tuple[Path | None, ...]:
     """The images of embeddings: by the paths in their file, which start from its folder, or by ids in the folder of pictures."""
     base, names = (Path(os.path.abspath(pictures)), found.ids) if pictures else (folder, found.paths or ())
     files = [Path(os.path.normpath(base / name)) if name and "://" not in name else None for name in names]
@@ -167,7 +153,7 @@ def _files(found: Embeddings, folder: Path, pictures: Path | None) -> tuple[Path
 def _of_round(request: Request) -> Source:
     """What the rounds of a folder's chain have not picked yet, on the embeddings that the first one made or was given."""
     folder, pictures = request.source, request.pictures
-    record = read_record(folder / MARKER)
+    record = read_record(folder / images.MARKER)
     path = folder / record["embeddings"]
     if not path.is_file():
         raise FileNotFoundError(f"the embeddings of the round in {folder} are no longer at {path}: put them back, or start anew")
@@ -216,7 +202,7 @@ def _with_added(source: Source, request: Request) -> Source:
 
 def beside(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The rounds in the folder around a round, and what they wrote about themselves; a damaged record counts for nothing."""
-    for marker in sorted(folder.absolute().parent.glob(f"*/{MARKER}")):
+    for marker in sorted(folder.absolute().parent.glob(f"*/{images.MARKER}")):
         with suppress(ValueError):
             yield marker.parent, read_record(marker)
 

@@ -1,9 +1,13 @@
-"""Suggested labels for the images that have none: a linear layer on the features, and the nearest labelled image as a check."""
+"""Suggested labels for the images that have none: a linear layer on the features, and the nearest labelled image as a check.
+
+Their page shows clusters whose images may have one label, and the images of which that is the most doubtful.
+"""
 
 import logging
 import math
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,18 +19,19 @@ from scipy.special import log_softmax
 
 from supclust import kept, learners, method
 from supclust.images import files as images
-from supclust.label import copies, labeling, results, sources, suggestion_sheet
-from supclust.label.annotations import CONTROL
+from supclust.label import contact_sheet, copies, labeling, results, sources
+from supclust.label.annotations import CONTROL, counted
+from supclust.label.contact_sheet import NEIGHBOR, PICK, Guess, Sheet
 from supclust.label.request import Request
-from supclust.label.sources import Source
-from supclust.label.suggestion_sheet import SUGGESTION_SHEET
 from supclust.pool import Pool
 
 log = logging.getLogger(__name__)
 
-SUGGESTIONS = "suggestions.csv"
+SUGGESTIONS, SUGGESTION_SHEET = "suggestions.csv", "suggestions.html"
 FILES = (SUGGESTIONS, results.TASKS, results.CONFIG, results.SKIPPED, SUGGESTION_SHEET)
 FOLDS, FEWEST = 10, 10  # of the cross-validation, and the fewest labels for one
+MOST = 200  # clusters, and doubtful images, in the page: it stays below 15 MB
+SHOWN = 12  # images of a cluster
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,9 +97,6 @@ def _temperature(points: np.ndarray, numbers: np.ndarray) -> float | None:
     return math.exp(minimize_scalar(loss, bounds=(-5, 5), method="bounded").x)
 
 
-# -- the command ---------------------------------------------------------------------------------------------------------------
-
-
 def run(request: Request) -> Suggested:
     """Write suggestions for the images of a round, or of embeddings, into request.out; errors are those of `labeling.run`."""
     if request.source.is_dir() and not images.is_round(request.source):
@@ -113,7 +115,7 @@ def run(request: Request) -> Suggested:
         rows = [_row(source, one) for one in table.itertuples()]
         results.write_csv(folder / SUGGESTIONS, rows)
         results.write_skipped(folder, matched.problems)
-        kept.write_text(folder / SUGGESTION_SHEET, suggestion_sheet.html(source, suggested))
+        kept.write_text(folder / SUGGESTION_SHEET, _page(source, suggested))
         there = [row for row in rows if os.path.isfile(row["path"])]
         if gone := sum(row["path"] != "" for row in rows) - len(there):
             log.warning("%d images are no longer where they were: %s has no tasks for them", gone, results.TASKS)
@@ -127,7 +129,7 @@ def run(request: Request) -> Suggested:
     return suggested
 
 
-def _row(source: Source, one: Any) -> dict[str, Any]:
+def _row(source: sources.Source, one: Any) -> dict[str, Any]:
     """A line of the table, whose column of labels is empty: nobody has confirmed the suggestion."""
     names = {"id": source.ids[one.Index], "label": "", "suggestion": one.label, "confidence": round(one.confidence, 4)}
     path = images.printable(str(source.files[one.Index] or ""))
@@ -136,7 +138,32 @@ def _row(source: Source, one: Any) -> dict[str, Any]:
 
 def _task(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """A task of Label Studio, with a prediction. A supclust_id would mark its image as a pick."""
-    image = results.label_studio_image(results.relative(Path(row["path"]), folder), folder)
+    image = results.label_studio_image(row["path"], folder)
     choice = {"from_name": CONTROL, "to_name": "image", "type": "choices", "value": {"choices": [row["suggestion"]]}}
     prediction = {"model_version": "supclust", "score": row["confidence"], "result": [choice]}
     return {"data": {"image": image, "filename": row["id"], "nearest": row["nearest"]}, "predictions": [prediction]}
+
+
+def _page(source: sources.Source, suggested: Suggested) -> str:
+    """The page: clusters, the largest first, without the images that follow them one by one, the most doubtful first."""
+    table, shown = suggested.table.sort_values("confidence", kind="stable"), []
+    doubtful = table[: min(MOST, math.ceil(len(table) / 10))]
+    clusters = table.drop(index=doubtful.index).groupby("cluster")
+    for cluster, rows in sorted(clusters, key=lambda one: -len(one[1]))[:MOST]:
+        label, share = next(rows["label"].value_counts(normalize=True).items())
+        caption = f"{label}: suggested for {share:.0%} of them, mean confidence {rows['confidence'].mean():.0%}"
+        points = rows.sort_values("typicality", ascending=False, kind="stable").index.tolist()
+        shown.append((points, label, f"{counted(len(points), 'image')} of cluster {cluster}", caption))
+    for row in doubtful.itertuples():
+        caption = f"confidence {row.confidence:.0%}; nearest label: {row.nearest}"
+        shown.append(([row.Index], row.label, source.ids[row.Index], caption))
+
+    def guess(points: list[int], *texts: str) -> Guess:
+        tiles = (results.tile(source, point, NEIGHBOR if len(points) > 1 else PICK) for point in points[:SHOWN])
+        return Guess(tuple(source.ids[point] for point in points), tuple(tiles), *texts)
+
+    with ThreadPoolExecutor(images.THREADS) as threads:
+        guesses = [*threads.map(lambda one: guess(*one), shown)]
+    facts = {"Without a label": f"{len(suggested.table):,} of {len(source.ids):,}", "Classes": f"{len(suggested.classes):,}"}
+    title = f"Suggested labels, for images of {source.about['name']}"
+    return contact_sheet.html(Sheet(title, facts, (), suggested.classes, guesses))

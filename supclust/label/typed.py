@@ -9,13 +9,12 @@ from filelock import FileLock
 from supclust import kept
 from supclust.images.files import MARKER, is_round
 from supclust.label import annotations, columns, sources
-from supclust.label.annotations import Label
 from supclust.label.results import HANDED_OUT, write_csv
 
 LABELS = "labels.csv"
 
 
-def of_chain(folder: Path) -> list[Label]:
+def of_chain(folder: Path) -> list[annotations.Label]:
     """What was typed in a round and in those of its chain, if it is one; of two files, the one that changed last counts."""
     if not is_round(folder):
         return []
@@ -26,7 +25,7 @@ def of_chain(folder: Path) -> list[Label]:
     typed = {}
     for file in sorted(files, key=lambda file: file.stat().st_mtime):
         for name, label in read(file.parent).items():
-            typed[name] = Label(name, unicodedata.normalize("NFC", label).strip() or None, str(file))
+            typed[name] = annotations.Label(name, unicodedata.normalize("NFC", label).strip() or None, str(file))
     return list(typed.values())
 
 
