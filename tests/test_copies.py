@@ -125,6 +125,8 @@ def test_what_is_no_image_is_not_copied(images, tmp_path, caplog):
         ("linked/new", "would count as images of", False),
         ("full", "is not an empty folder: name a new one", False),
         ("file", "is not an empty folder: name a new one", True),
+        ("out", "is for the results: name another folder for the copies", False),
+        ("out", "is for the results: name another folder for the copies", True),
     ],
 )
 def test_folders_that_copies_must_not_go_into_are_refused_first(images, tmp_path, capsys, folder, reason, next_round):

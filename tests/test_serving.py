@@ -171,6 +171,18 @@ def test_what_is_no_round_cannot_be_opened(round_, tmp_path, capsys):
     assert "is no round. This makes one: supclust label" in capsys.readouterr().err
 
 
+def test_a_round_of_an_earlier_version_goes_on_and_a_damaged_one_is_refused(round_):
+    record = json.loads((round_ / "supclust.json").read_text())
+    del record["asked"]
+    (round_ / "supclust.json").write_text(json.dumps(record))
+    with running(round_) as server:
+        assert send(server, "/round-1/next", {"budget": 2})[0] == 200
+    for asked in (None, [], {"pictures": 1}):
+        (round_ / "supclust.json").write_text(json.dumps(record | {"asked": asked}))
+        with pytest.raises(ValueError, match="is damaged"):
+            serving.Server(round_)
+
+
 def test_a_command_opens_the_page_and_ends_with_what_goes_on(round_, monkeypatch, capsys):
     opened = []
     monkeypatch.chdir(round_)

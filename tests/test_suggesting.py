@@ -187,7 +187,7 @@ def test_embeddings_get_suggestions_without_tasks(tmp_path, log_level):
 def test_images_that_vanished_keep_their_row_but_get_no_task(round_, tmp_path, caplog, log_level):
     (tmp_path / "images" / "5" / "35.png").unlink()
     command(round_)
-    assert "1 images are no longer where they were" in caplog.text
+    assert "1 image is no longer where it was: label_studio.json has no tasks for such images" in caplog.text
     assert len(table(round_[0])) == 18
     assert len(json.loads((round_[0] / "suggestions" / "label_studio.json").read_text())) == 17
 

@@ -17,12 +17,14 @@ MANIFEST = "labels.csv"  # of the copies: file, id, label, suggestion
 NOT_IN_NAMES = re.compile(r'[\x00-\x1f\x7f\ud800-\udfff<>:"/\\|?*]|^[.]|[. ]+$')  # on one system or another
 
 
-def check(folder: Path | None, images: Path | None) -> None:
-    """ValueError unless copies, where they are wanted, can go into the folder: it is new or empty, and not among the images."""
+def check(folder: Path | None, images: Path | None, out: Path) -> None:
+    """ValueError unless copies, where they are wanted, can go into the folder: new or empty, not out, and not among the images."""
     if folder and images is None:
         raise ValueError("there are no images to copy: --images DIR names their folder")
     if folder and images.resolve() in (folder.resolve(), *folder.resolve().parents):
         raise ValueError(f"copies in {folder} would count as images of {images}: name a folder outside of it")
+    if folder and folder.resolve() == out.resolve():
+        raise ValueError(f"{folder} is for the results: name another folder for the copies")
     if folder and folder.exists() and (not folder.is_dir() or {one.name for one in folder.iterdir()} - {PART}):
         raise ValueError(f"{folder} is not an empty folder: name a new one for the copies")
 

@@ -32,10 +32,10 @@ def run(request: Request) -> Round:
     the picks in the first round of the chain.
     """
     with ExitStack() as held:
-        copies.check(request.copy, request.source)
+        copies.check(request.copy, request.source, request.out)
         folder = held.enter_context(results.writing(request))
         given, source = read_labels(request), sources.read(request)
-        copies.check(request.copy, source.folder)
+        copies.check(request.copy, source.folder, request.out)
         if source.first and os.access(source.first, os.W_OK):
             held.enter_context(FileLock(source.first / f".{HANDED_OUT}.lock"))  # rounds of one chain wait for each other
         others = _picked_by_others(request, source)

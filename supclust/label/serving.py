@@ -71,7 +71,7 @@ class Server(ThreadingHTTPServer):
         """The round beside this one that goes on from it: the first, if several do."""
         folder = self.parent / name
         for one, record in sources.beside(folder):
-            if (one / record.get("asked", {}).get("source", "")).resolve() == folder and one.name not in self.rounds:
+            if (one / record["asked"].get("source", "")).resolve() == folder and one.name not in self.rounds:
                 return one.name
         return None
 
@@ -101,8 +101,8 @@ class Server(ThreadingHTTPServer):
         names = (self.parent / f"{stem}-{k}" for k in count(int(number or 1) + 1))
         out = next(one for one in names if not os.path.lexists(one))
         asked = sources.read_record(folder / images.MARKER)["asked"]
-        pictures = asked["pictures"] and Path(os.path.normpath(folder / asked["pictures"]))
-        same = {name: asked.get(name) for name in ("strategy", "seed", "keep_duplicates", "per_class_min")}
+        pictures = asked.get("pictures") and Path(os.path.normpath(folder / asked["pictures"]))
+        same = {name: asked[name] for name in ("strategy", "seed", "keep_duplicates", "per_class_min") if name in asked}
         return Request(folder, out, budget, pictures=pictures, **same)
 
 

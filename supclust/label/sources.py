@@ -209,11 +209,12 @@ def beside(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 def read_record(file: Path) -> dict[str, Any]:
     """What a round wrote about itself; ValueError naming the file if it is damaged."""
-    new = {"labels": {}, "classes": [], "known": [], "first": ".", "skipped": {}}  # earlier versions lack these
+    new = {"asked": {}, "labels": {}, "classes": [], "known": [], "first": ".", "skipped": {}}  # earlier versions lack these
     try:
         record = new | json.loads(file.read_text(encoding="utf-8-sig"))
         texts = [record["embeddings"], record["first"], record["folder"] or ""]
         texts += [record["source"][name] for name in ("name", "encoder")]
+        texts += [record["asked"].get(name) or "" for name in ("source", "pictures", "strategy")]
         texts += [text for name in ("copies", "labels", "skipped") for text in record[name].values()]
         if not all(isinstance(text, str) for text in (*texts, *record["earlier"], *record["picks"], *record["classes"])):
             raise TypeError("something is no text")

@@ -103,7 +103,7 @@ def run(request: Request) -> Suggested:
         raise ValueError(f"{request.source} is not the folder of a round: supclust label {request.source} --out ROUND makes one")
     with results.writing(request, FILES) as folder:
         source = sources.read(request)
-        copies.check(request.copy, source.folder)
+        copies.check(request.copy, source.folder, request.out)
         matched, labels = labeling.match(request, source, labeling.read_labels(request))
         suggested = suggest(Pool(source.features, np.array(sorted(labels), dtype=np.int64)), labels)
         table = suggested.table.sort_values("confidence", kind="stable")
@@ -118,7 +118,8 @@ def run(request: Request) -> Suggested:
         kept.write_text(folder / SUGGESTION_SHEET, _page(source, suggested))
         there = [row for row in rows if os.path.isfile(row["path"])]
         if gone := sum(row["path"] != "" for row in rows) - len(there):
-            log.warning("%d images are no longer where they were: %s has no tasks for them", gone, results.TASKS)
+            number = counted(gone, "image is no longer where it was", "images are no longer where they were")
+            log.warning("%s: %s has no tasks for such images", number, results.TASKS)
         if there:
             results.write_tasks(folder, [_task(row, source.folder) for row in there], suggested.classes)
         if request.copy:
