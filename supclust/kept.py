@@ -92,14 +92,15 @@ def shipped_weights(dataset: str) -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; it replaces path if the block succeeds, and is removed if it fails.
 
-    Those that killed processes have left are removed first.
+    Those that killed processes have left are removed first, on Linux, where processes tell when they began.
     """
     path.parent.resolve().mkdir(parents=True, exist_ok=True)  # where a link leads, too
     prefix = f".{path.name}.{HOST}-"  # then the process: another one may write the same file
     for left_over in path.parent.glob(f"{glob.escape(prefix)}*.tmp"):
-        if not _runs(int(left_over.name.removeprefix(prefix).partition("-")[0])):
+        writer = left_over.name.removeprefix(prefix).rpartition("-")[0]
+        if writer != _process(int(writer.partition("-")[0])):
             left_over.unlink(missing_ok=True)
-    temporary = path.with_name(f"{prefix}{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f"{prefix}{_process(os.getpid())}-{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         with open(temporary, "r+b") as file:
@@ -109,16 +110,14 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _runs(process: int) -> bool:
-    """Whether a process of this machine has not ended. On Windows, where nobody can ask without harm, they all run."""
+def _process(number: int) -> str:
+    """The number of a process and, on Linux, when it began: a later one may have the same number. For one that has ended: "0"."""
+    if not os.path.exists("/proc/self/stat"):
+        return f"{number}"
     try:
-        if os.name == "posix":
-            os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        pass
-    return True
+        return f"{number}-{Path(f'/proc/{number}/stat').read_text().rpartition(')')[2].split()[19]}"
+    except OSError:
+        return "0"
 
 
 def write_bytes(path: Path, content: bytes) -> None:

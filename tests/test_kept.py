@@ -66,6 +66,13 @@ def test_writers_of_one_file_do_not_remove_what_others_are_writing(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == [other.name, "file.txt"]
 
 
+def test_what_a_killed_writer_left_goes_even_if_another_process_has_its_number(tmp_path):
+    left_over = tmp_path / f".file.txt.{kept.HOST}-{os.getpid()}-17-ab.tmp"  # 17 ticks after the machine began
+    left_over.touch()
+    kept.write_text(tmp_path / "file.txt", "new")
+    assert [file.name for file in tmp_path.iterdir()] == ["file.txt"]
+
+
 def test_of_two_writers_at_once_the_last_one_to_end_counts(tmp_path):
     path = tmp_path / "[1]--*.txt"
     with kept.replacing(path) as temporary:
