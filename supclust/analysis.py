@@ -50,11 +50,6 @@ def panel_title(dataset: str, framework: str, budget: str) -> str:
     return ", ".join(filter(None, [profiles.TITLES.get(dataset, dataset), framework.upper(), budget]))
 
 
-def panel_of(table: pd.DataFrame, panel: Sequence[str]) -> pd.DataFrame:
-    """The rows of one panel: (dataset, framework, budget)."""
-    return table[(table[PANEL] == list(panel)).all(axis=1)]
-
-
 def final_accuracy(table: pd.DataFrame, measure: str = "accuracy") -> pd.DataFrame:
     """A measure after the last round as "mean ± standard deviation over seeds", strategies by panel; NaN panels are left out."""
     table = table.dropna(subset=[measure])

@@ -85,10 +85,11 @@ def finish(figure: Figure, title: str, columns: int = 5) -> Figure:
     """The figure with a title and one legend below for all axes, each label once."""
     known = {label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=columns, handlelength=3)
-    return _title(figure, title)
+    return titled(figure, title)
 
 
-def _title(figure: Figure, title: str) -> Figure:
+def titled(figure: Figure, title: str) -> Figure:
+    """The figure with a title, which says so where there is nothing to show."""
     figure.suptitle(title if figure.axes else f"{title}: not run yet")
     return figure
 
@@ -110,8 +111,7 @@ def training(history: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
     left.set(xlabel="epoch", ylabel="NT-Xent loss", title="Loss")
     right.plot("epoch", "knn", data=table.dropna(), color="0.2", marker="o")
     right.set(xlabel="epoch", ylabel="20-NN accuracy (%)", title="20-NN accuracy, training images")
-    figure.suptitle(title)
-    return figure
+    return titled(figure, title)
 
 
 def embedding(maps: Maps, labels: np.ndarray, classes: Sequence[str], assignments: np.ndarray, title: str) -> Figure:
@@ -131,8 +131,7 @@ def embedding(maps: Maps, labels: np.ndarray, classes: Sequence[str], assignment
                 ax.text(*middle, texts[k], ha="center", va="center", fontsize=8, bbox=box)
         row[0].set_title(f"{method}: classes", fontsize=11)
         row[1].set_title(f"{method}: clusters, purity {pure.mean():.0%}, ARI {agreement:.2f}", fontsize=11)
-    figure.suptitle(title)
-    return figure
+    return titled(figure, title)
 
 
 def _scatter_groups(ax: Axes, points: np.ndarray, groups: np.ndarray, palette: Sequence, alpha: float = 0.6) -> None:
@@ -162,8 +161,7 @@ def queries(maps: Maps, assignments: np.ndarray, picks: Mapping[str, np.ndarray]
     right.set_xlabel("distance to the nearest other centre\n← nearer to other clusters", fontsize=10)
     right.set_yticks(heights, rows.index, fontsize=9)
     figure.legend(*right.get_legend_handles_labels(), loc="lower left", fontsize=10)
-    figure.suptitle(title)
-    return figure
+    return titled(figure, title)
 
 
 def query_round(maps: Maps, groups: np.ndarray, rounds: Mapping[str, Sequence[np.ndarray]], number: int) -> Figure:
@@ -176,8 +174,7 @@ def query_round(maps: Maps, groups: np.ndarray, rounds: Mapping[str, Sequence[np
             style = {"s": 25, "alpha": 0.75, "linewidths": 0.5, "zorder": 3} if age else {"s": 90, "linewidths": 1.5, "zorder": 4}
             ax.scatter(*part.T, color=color, marker=marker, edgecolors="white", **style)
         ax.set_title(LABELS[strategy], color=color)
-    figure.suptitle(f"Round {number + 1}: {sum(map(len, places[: number + 1]))} labels")
-    return figure
+    return titled(figure, f"Round {number + 1}: {sum(map(len, places[: number + 1]))} labels")
 
 
 def thumbnails(images: Mapping[str, np.ndarray], captions: Mapping[str, Sequence[str]]) -> Figure:
@@ -259,7 +256,7 @@ def results(table: pd.DataFrame, strategies: Sequence[str], title: str) -> Figur
         ax.axhline(np.clip(oracle, low, high), color="black", linestyle="--", linewidth=1)
         text = f"{'↑ ' if oracle > high else '↓ ' if oracle < low else ''}oracle {oracle:.0f} %"
         _name_ends(ax, ends[ends.index.isin([*HIGHLIGHTED, "class-balanced"])].clip(low, high), {"class-balanced": text})
-    return _title(figure, title)
+    return titled(figure, title)
 
 
 def _share_y(panels: Mapping[tuple, tuple[Sequence[Axes], pd.DataFrame]]) -> None:
@@ -295,7 +292,7 @@ def class_coverage(table: pd.DataFrame, strategies: Sequence[str], title: str, n
         ax.set_xlabel("labels")
         name_row(ax, "classes with a label")
         _name_ends(ax, values.groupby("labels").mean().iloc[-1].dropna())
-    return _title(figure, title)
+    return titled(figure, title)
 
 
 def name_row(ax: Axes, name: str) -> None:
@@ -309,8 +306,8 @@ def panels(
 ) -> tuple[Figure, dict]:
     """A figure, and by panel its axes and the measure: a row for each seed and number of labels, a column for each strategy."""
     table = table.dropna(subset=[measure])
-    known = list(table[analysis.PANEL].drop_duplicates().itertuples(index=False, name=None))
-    groups = [[panel for panel in known if panel[1] == framework] for framework in table["framework"].unique()]
+    parts = dict(iter(table.groupby(analysis.PANEL, sort=False)))
+    groups = [[panel for panel in parts if panel[1] == framework] for framework in table["framework"].unique()]
     lengths = [columns or (3 if len(group) in (5, 6) else 4) for group in groups]  # rows of about one length
     rows = [group[i : i + n] for group, n in zip(groups, lengths, strict=True) for i in range(0, len(group), n)]
     figure, places = grid(rows, heights, width)
@@ -319,9 +316,8 @@ def panels(
         size = f"{budget} labels a round" if budget.isdecimal() else f"{budget} budget"
         title = (dataset, framework, budget) if len(groups) > 1 else (dataset, "", size)
         axes[0].set_title(analysis.panel_title(*title).replace(", ", "\n" if width < 3 else ", ", 1), fontsize=9)
-        part = analysis.panel_of(table, (dataset, framework, budget))
-        values = analysis.units(measure) * part.pivot(index=["seed", "labels"], columns="strategy", values=measure)
-        found[dataset, framework, budget] = axes, values.reindex(columns=strategies)
+        wide = parts[dataset, framework, budget].pivot(index=["seed", "labels"], columns="strategy", values=measure)
+        found[dataset, framework, budget] = axes, analysis.units(measure) * wide.reindex(columns=strategies)
     return figure, found
 
 
@@ -335,18 +331,11 @@ def draw_lines(ax: Axes, values: pd.DataFrame, styles: Mapping[str, tuple] = STY
         stands_out = values.shape[1] <= len(HIGHLIGHTED) or strategy in HIGHLIGHTED or strategy not in LABELS
         width, size, order = (1.8, 4, 3) if stands_out else (1, 3, 2)
         style = {"color": color, "marker": marker, "linestyle": line, "linewidth": width, "markersize": size, "mec": color}
-        style |= {"zorder": order, "label": LABELS.get(strategy, strategy)}
-        style |= {"err_kws": {"alpha": 0.15, "linewidth": 0, "zorder": 1}}
-        rows, interval = column.dropna().rename("value").reset_index(), lambda some: analysis.mean_interval(some)[1:]
-        sns.lineplot(
-            rows,
-            x="labels",
-            y="value",
-            errorbar=interval if stands_out and strategy in (bands or values) else None,
-            legend=False,
-            ax=ax,
-            **style,
-        )
+        style |= {"zorder": order, "label": LABELS.get(strategy, strategy), "legend": False, "errorbar": None}
+        if stands_out and strategy in (bands or values):
+            style["errorbar"] = lambda some: analysis.mean_interval(some)[1:]
+            style["err_kws"] = {"alpha": 0.15, "linewidth": 0, "zorder": 1}
+        sns.lineplot(column.dropna().reset_index(), x="labels", y=strategy, ax=ax, **style)
     ax.set(xlabel="", ylabel="")
     # With two or three seeds intervals are so wide that the means would lie on one line: the axis then ends before they do. And
     # the oracle, which no strategy is near where the test images are imbalanced, may lie outside.

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from supclust.bench.benchmark import LABELS
-from supclust.plots import NARROW, STYLES
+from supclust.plots import NARROW, STYLES, titled
 from supclust.profiles import TITLES
 
 VARIANT_COLORS = {"probcover:ball_share=0.02": "#1B6C8C", "supclust:top_fraction=0.03": "#8C3A00"}
@@ -39,8 +39,7 @@ def leads(found: pd.DataFrame, order: Sequence[str], title: str) -> Figure:
         ax.text(places.mean() + 0.5, -0.25, f"encoder: {name}", ha="center", va="bottom", fontsize=9)
         ax.axvline(places.min(), color="white", linewidth=8)
     ax.set(xlabel="", ylabel="")
-    figure.suptitle(title)
-    return figure
+    return titled(figure, title)
 
 
 @NARROW
@@ -52,8 +51,7 @@ def win_matrix(matrix: pd.DataFrame, title: str) -> Figure:
     _heat_map(ax, shares.assign(mean=shares.mean(axis=1)), 7, vmin=0, vmax=100, cmap="Blues", annot=True)
     ax.axvline(len(order), color="white", linewidth=8)  # sets the means apart
     ax.set(ylabel="this strategy ...", xlabel="... is clearly better than this one (% of panels and rounds)")
-    figure.suptitle(title)
-    return figure
+    return titled(figure, title)
 
 
 def _heat_map(ax: Axes, values: pd.DataFrame, size: float, **style: Any) -> None:
@@ -80,5 +78,4 @@ def critical_difference(accuracies: pd.DataFrame, title: str) -> Figure:
     for (bar,) in drawn["crossbars"]:
         bar.set_xdata(np.sort(bar.get_xdata()))  # they come from sets, whose order changes from run to run
     ax.set_title("mean rank, 1 is best; bars join what the test cannot tell apart", fontsize=9, fontweight="normal")
-    figure.suptitle(title)
-    return figure
+    return titled(figure, title)

@@ -102,8 +102,7 @@ def criteria(effects: pd.DataFrame, title: str) -> Figure:
         ax.set_title("\n".join(textwrap.wrap(name.replace("sup", "SUP"), 16)) if i < len(names) else "")
         ax.label_outer()
         _logarithmic(ax)
-    figure.suptitle(title)
-    return figure
+    return plots.titled(figure, title)
 
 
 def _logarithmic(ax: Axes) -> None:
