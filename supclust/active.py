@@ -13,7 +13,6 @@ from supclust import learners, strategies
 from supclust.datasets import Dataset
 from supclust.engine import geometry
 from supclust.features import Features
-from supclust.learners import LinearHead
 from supclust.profiles import FSL
 
 log = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ class Round:
 class Outputs:
     """A trained model's outputs on a pool of n points, for strategies that need a model: the `model` of a Pool."""
 
-    head: LinearHead
+    head: learners.LinearHead
     embed: Callable[[], np.ndarray]  # the pool's points (n, d) that the head takes; called once, when they are first asked for
     learned: bool  # whether training has changed them
 

@@ -15,7 +15,6 @@ from sklearn.metrics import pairwise_distances_argmin
 from supclust import active, kept, profiles, strategies
 from supclust.engine import geometry
 from supclust.features import Features
-from supclust.profiles import Profile
 
 PANEL = ["dataset", "framework", "budget"]  # names a panel of a figure; with strategy and seed it names a run
 SCALE = {"accuracy": 100, "balanced_accuracy": 100, "tail_accuracy": 100, "classes": 1}  # times this for a reader
@@ -170,7 +169,7 @@ class Maps:
         return self.places[method][pairwise_distances_argmin(wanted, drawn)]
 
 
-def embedding_maps(profile: Profile, features: Features, *, recompute: bool = False, seed: int = 0) -> Maps:
+def embedding_maps(profile: profiles.Profile, features: Features, *, recompute: bool = False, seed: int = 0) -> Maps:
     """Points drawn at random, and all queries of notebook 03, by t-SNE and UMAP; kept, because these differ between machines."""
 
     def make() -> dict[str, np.ndarray]:

@@ -14,7 +14,6 @@ import numpy as np
 from filelock import FileLock
 
 from supclust import datasets, kept, profiles
-from supclust.datasets import Dataset
 from supclust.engine.knn import knn_accuracy as knn_accuracy
 from supclust.profiles import Profile, SimCLR
 
@@ -71,7 +70,7 @@ def embed(encoder: Encoder, images: Any, batch_size: int = 256) -> np.ndarray:
     return simclr.embed(encoder.network, images, encoder.config.side, batch_size)
 
 
-def extract(encoder: Encoder, train: Dataset, test: Dataset | None = None) -> Features:
+def extract(encoder: Encoder, train: datasets.Dataset, test: datasets.Dataset | None = None) -> Features:
     """The encoder's features of a data set's splits."""
     config = asdict(encoder.config)
     if not encoder.history:  # weights of unknown training: only what their shapes tell is true

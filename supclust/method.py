@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from supclust.engine import geometry
-from supclust.engine.geometry import Points
 from supclust.engine.neighbours import mean_distances
 from supclust.pool import Clusters, Pool, Settings, check_count, check_positive
 
@@ -81,7 +80,7 @@ def sup(points: ArrayLike, assignments: ArrayLike, centers: ArrayLike, temperatu
 
 
 def select(
-    features: ArrayLike | Points,
+    features: ArrayLike | geometry.Points,
     budget: int,
     labeled: Sequence[int] | np.ndarray = (),
     *,

@@ -23,7 +23,6 @@ import nbformat
 import papermill
 from nbconvert.exporters import HTMLExporter
 from nbconvert.preprocessors import ClearMetadataPreprocessor, ExecutePreprocessor
-from nbformat import NotebookNode
 from PIL import Image
 
 from supclust import kept, profiles
@@ -119,7 +118,7 @@ def refresh() -> None:
             kept.write_text(file, nbformat.writes(notebook) + "\n")
 
 
-def shrink(notebook: NotebookNode) -> None:
+def shrink(notebook: nbformat.NotebookNode) -> None:
     """Give the figures in a notebook a palette of 128 colours, which takes a quarter of the space."""
     for data in (output["data"] for cell in notebook.cells for output in cell.get("outputs", ()) if "data" in output):
         if "image/png" in data:

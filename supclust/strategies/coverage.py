@@ -7,7 +7,6 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from supclust.engine import geometry, threads
-from supclust.engine.geometry import slices
 from supclust.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -57,7 +56,7 @@ def _lower_to_distances_from(center: int, points: np.ndarray, squares: np.ndarra
     with np.errstate(over="ignore", invalid="ignore"):
         far = both - 2 * (points @ points[center]).astype(float) - rounding * both - smallest >= nearest
     nearer = np.flatnonzero(~far & (nearest >= 0))  # where a product overflowed, far is False
-    for part in slices(len(nearer), BLOCK):
+    for part in geometry.slices(len(nearer), BLOCK):
         rows = nearer[part]
         nearest[rows] = np.minimum(nearest[rows], squared_distances(points[rows], points[center]))
 
@@ -134,11 +133,11 @@ def radius_by_share(pool: Pool) -> float:
 def _largest_products_with_others(points: np.ndarray, clusters: list[np.ndarray]) -> np.ndarray:
     """Largest dot product (n,) of each of the points (n, d), in the clusters' order, with a point of another; -inf without any."""
     ends, points = np.cumsum([len(members) for members in clusters]), points[np.concatenate(clusters)]
-    blocks = [(rows, own) for own in map(slice, [0, *ends[:-1]], ends) for rows in slices(own.stop, BLOCK, own.start)]
+    blocks = [(rows, own) for own in map(slice, [0, *ends[:-1]], ends) for rows in geometry.slices(own.stop, BLOCK, own.start)]
 
     def of_rows(block: tuple[slice, slice]) -> np.ndarray:
         (rows, own), largest = block, -np.inf
-        for others in slices(own.start, BLOCK) + slices(len(points), BLOCK, own.stop):
+        for others in geometry.slices(own.start, BLOCK) + geometry.slices(len(points), BLOCK, own.stop):
             largest = np.maximum(largest, (points[rows] @ points[others].T).max(axis=1))
         return np.broadcast_to(largest, rows.stop - rows.start)
 
@@ -170,7 +169,7 @@ def ball_graph(points: np.ndarray, radius: float) -> csr_array:
             )
         return a[inside], b[inside]
 
-    parts = slices(n, BLOCK)
+    parts = geometry.slices(n, BLOCK)
     blocks = [(rows, columns) for i, rows in enumerate(parts) for columns in parts[i:]]
     a, b = map(np.concatenate, zip(*threads.map(of_block, blocks, "ProbCover: balls"), strict=True))
     half = csr_array((np.ones(len(a), dtype=np.int32), (a, b)), shape=(n, n))

@@ -13,12 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
 from supclust import plots
-from supclust.plots import DATASETS, NARROW, STYLES
 from supclust.profiles import TITLES
 from supclust.strategies import LABELS
 from supclust.studies import budgets
 
-STYLES[budgets.DIVERSE] = ("#8B5A2B", (7, 0, 0), "-")
+plots.STYLES[budgets.DIVERSE] = ("#8B5A2B", (7, 0, 0), "-")
 SETTINGS = {
     "relative_temperature": "T of SUP, in mean\ndistances of centres",
     "top_fraction": "share of a cluster that is typical",
@@ -29,14 +28,14 @@ SETTINGS = {
 }
 
 
-@NARROW
+@plots.NARROW
 def sensitivity(table: pd.DataFrame, defaults: Mapping[str, Any], rival: pd.DataFrame, title: str) -> Figure:
     """The effect of each setting: points of accuracy against its default (marked), with 95 % intervals, a panel for each setting.
 
     table: as sensitivity.differences gives it. rival: rows with dataset, strategy, and the mean by which the one in the column
     rival is ahead of that strategy's default, a line for settings to reach.
     """
-    colors = dict(zip(table["dataset"].unique(), itertools.cycle(DATASETS), strict=False))
+    colors = dict(zip(table["dataset"].unique(), itertools.cycle(plots.DATASETS), strict=False))
     settings = list(table["setting"].unique())
     figure, places = plots.grid([settings[i : i + 3] for i in range(0, len(settings), 3)], (2.2,), width=7 / 3)
     for setting, (ax,) in places.items():
@@ -67,7 +66,7 @@ def growing_budgets(table: pd.DataFrame, title: str) -> Figure:
     )
     bands = ("supclust", "typiclust")
     for (dataset, *_), ((above, below), values) in panels.items():
-        above.axhline(0, color=STYLES["random"][0], linewidth=1.5, zorder=1)
+        above.axhline(0, color=plots.STYLES["random"][0], linewidth=1.5, zorder=1)
         plots.draw_lines(above, values.sub(values["random"], axis=0).assign(random=np.nan), bands=bands)
         plots.draw_lines(below, values, bands=bands)
         above.set_title(TITLES.get(dataset, dataset), fontsize=12)
@@ -81,7 +80,7 @@ def growing_budgets(table: pd.DataFrame, title: str) -> Figure:
     return plots.finish(figure, title, columns=3 if len(panels) > 1 else 2)
 
 
-@NARROW
+@plots.NARROW
 def criteria(effects: pd.DataFrame, title: str) -> Figure:
     """A row of panels for each data set, a panel for each criterion: its effect (mean, low, high) in points against the budget.
 

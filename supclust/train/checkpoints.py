@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from lightly.utils.dist import rank
-from torch import Tensor, nn
 
 from supclust import kept
 
@@ -30,7 +29,7 @@ def alone(folder: Path) -> Iterator[None]:
         raise ValueError(f"another process trains in {folder}: wait until it has ended, or name another --folder") from None
 
 
-def check_finite(model: nn.Module, losses: Tensor) -> None:
+def check_finite(model: torch.nn.Module, losses: torch.Tensor) -> None:
     """Raise FloatingPointError for weights or losses that are not."""
     if not all(torch.isfinite(values).all() for values in (losses, *model.parameters())):
         raise FloatingPointError("loss or weights are not finite: training diverged, try a smaller learning_rate")

@@ -10,7 +10,6 @@ import torch
 
 from supclust import kept, simclr
 from supclust.profiles import SimCLR
-from supclust.simclr import Encoder, Images
 from supclust.train import hardware
 
 log = logging.getLogger(__name__)
@@ -20,7 +19,7 @@ TIMED_BATCH = 64  # images of the steps that are timed, at most
 SLACK = 0.9  # of the time is planned for: other work, checkpoints and accuracies take some
 
 
-def within(minutes: float, images: Images, config: SimCLR, folder: Path, start: Encoder | None = None) -> SimCLR:
+def within(minutes: float, images: simclr.Images, config: SimCLR, folder: Path, start: simclr.Encoder | None = None) -> SimCLR:
     """The config with as many epochs as end in so many minutes; planned once for a folder, so that the same call resumes.
 
     Raises ValueError if that is not one epoch, if the folder holds the plan of another training, and under torchrun.
@@ -46,7 +45,7 @@ def of_length(config: SimCLR, epochs: int) -> SimCLR:
     return replace(config, epochs=epochs, small_epochs=round(config.small_epochs / config.epochs * epochs))
 
 
-def epochs_within(seconds: float, images: Images, config: SimCLR, start: Encoder | None = None) -> tuple[int, float]:
+def epochs_within(seconds: float, images: simclr.Images, config: SimCLR, start: simclr.Encoder | None = None) -> tuple[int, float]:
     """How many epochs of the config's mix of small and full views take that long here, and the seconds of one; logged."""
     small, batch = config.small_epochs / config.epochs, min(config.batch_size, len(images))
     sides = {config.small_side: small, config.side: 1 - small}
@@ -57,7 +56,7 @@ def epochs_within(seconds: float, images: Images, config: SimCLR, start: Encoder
     return epochs, epoch
 
 
-def seconds_per_image(images: Images, config: SimCLR, side: int, start: Encoder | None = None) -> float:
+def seconds_per_image(images: simclr.Images, config: SimCLR, side: int, start: simclr.Encoder | None = None) -> float:
     """Seconds that `simclr.train` takes here for an image of a step on views of side pixels, without torch.compile."""
     n, device, ends = min(TIMED_BATCH, config.batch_size, len(images)), simclr.default_device(), []
     still = replace(config, side=side, small_epochs=0, learning_rate=0.0)
