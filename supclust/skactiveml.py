@@ -62,12 +62,7 @@ class SupClust(SingleAnnotatorPoolQueryStrategy):
         self.max_clusters = max_clusters
 
     def query(
-        self,
-        X: ArrayLike,
-        y: ArrayLike,
-        candidates: ArrayLike | None = None,
-        batch_size: int = 1,
-        return_utilities: bool = False,
+        self, X: ArrayLike, y: ArrayLike, candidates: ArrayLike | None = None, batch_size: int = 1, return_utilities: bool = False
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Determines for which candidate samples labels are to be queried.
 
@@ -95,17 +90,14 @@ class SupClust(SingleAnnotatorPoolQueryStrategy):
             candidates of the queried cluster (with one cluster only, where there is no SUP, typicality of all candidates), -np.inf
             for other candidates, and np.nan for samples that are labeled, no candidates or selected before. Copies of a sample tie.
         """
-        X, y, candidates, batch_size, return_utilities = self._validate_data(
-            X, y, candidates, batch_size, return_utilities, reset=True
-        )
+        X, y, candidates, batch_size, return_utilities = self._validate_data(X, y, candidates, batch_size, return_utilities)
         _, mapping = self._transform_candidates(candidates, X, y, enforce_mapping=True)
         settings = strategies.Settings(self.n_neighbors, self.max_clusters, self.top_fraction, self.temperature)
         labeled = labeled_indices(y, missing_label=self.missing_label_)
         given = isinstance(self.random_state, numbers.Integral)  # an int as it is, as their strategies give it to k-means
         seed = int(self.random_state if given else self.random_state_.randint(2**31 - 1))
-        pool = strategies.Pool(
-            X, labeled, seed, settings, candidates=np.unique(np.arange(len(X))[mapping])
-        )  # theirs may be negative
+        candidates = np.unique(np.arange(len(X))[mapping])  # theirs may be negative
+        pool = strategies.Pool(X, labeled, seed, settings, candidates=candidates)
         if (n := min(batch_size, np.count_nonzero(pool.free))) < batch_size:  # theirs counts candidates that are labeled, too
             larger = f"'batch_size={batch_size}' is larger than the number of unlabeled candidates."
             warnings.warn(f"{larger} Instead, 'batch_size={n}' was set.", stacklevel=2)
