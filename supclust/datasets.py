@@ -1,11 +1,9 @@
 """The image data sets, all as one type: digits, CIFAR-10, its long tail, CIFAR-100, ISIC-2019 or its HAM10000 part, any folder."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -33,7 +31,7 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.images)
 
-    def subset(self, indices: Sequence[int] | np.ndarray) -> Dataset:
+    def subset(self, indices: Sequence[int] | np.ndarray) -> Self:
         """The images at these indices (m,), in that order; images in files stay there."""
         labels = None if self.labels is None else self.labels[indices]
         images = self.images[indices] if isinstance(self.images, np.ndarray) else self.images.take(indices)

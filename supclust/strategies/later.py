@@ -1,7 +1,5 @@
 """Baselines that came after the paper's: MaxHerding, UHerding, k-means centroid, TCM, DropQuery, DCoM, BADGE; and one of ours."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

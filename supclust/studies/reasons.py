@@ -3,8 +3,6 @@
 Some of them read labels that no strategy can see; their docstrings say so.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools
