@@ -11,7 +11,6 @@ from sklearn.linear_model import LogisticRegression
 
 from supclust.engine.geometry import slices
 
-WEIGHT_DECAY = 3e-4  # as in the paper's networks
 DROPOUT, DROPOUT_PASSES = 0.5, 25  # before the last layer; passes of BALD and DBAL
 ROWS_PER_BLOCK = 1024  # whose features and probabilities stay in a core's cache
 
@@ -46,11 +45,11 @@ class LinearHead:
             yield logs
 
 
-def fit_linear_head(points: np.ndarray, labels: np.ndarray, n_classes: int, weight_decay: float = WEIGHT_DECAY) -> LinearHead:
+def fit_linear_head(points: np.ndarray, labels: np.ndarray, n_classes: int, weight_decay: float = 3e-4) -> LinearHead:
     """Softmax regression on points (l, d) with labels (l,) in 0..n_classes-1, trained to convergence by L-BFGS.
 
-    The loss is the mean cross-entropy plus weight_decay / 2 times the squared weights, what SGD with that weight decay converges
-    to. A class without a labelled point is never predicted.
+    The loss is the mean cross-entropy plus weight_decay / 2 times the squared weights, what SGD with that weight decay (the
+    paper's) converges to. A class without a labelled point is never predicted.
     """
     weights, biases = np.zeros((n_classes, points.shape[1])), np.full(n_classes, -np.inf)
     present = np.unique(labels)

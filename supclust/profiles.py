@@ -104,7 +104,6 @@ class Profile:
 SMALL = {"side": 8, "flip": 0.0, "precision": "float32"}
 DIGITS = SimCLR(width=16, epochs=24, batch_size=128, learning_rate=0.2, temperature=0.2, smallest_crop=0.4, knn_every=4, **SMALL)
 DIGITS_FSL = FSL(width=8, epochs=60, learning_rate=0.1, **SMALL)
-SMOKE, SMOKE_FSL = replace(DIGITS, epochs=4, knn_every=2), replace(DIGITS_FSL, epochs=4)
 
 # What trained the shipped encoder (shipped/README.md): views of 24 pixels for the first 60 % of the time, which cost 62 % as much.
 # As a random crop magnifies what it shows, whole images of 32 pixels look about as large as the crops did in training.
@@ -143,8 +142,8 @@ PROFILES = {
     ),
     "smoke": Profile(  # says nothing about the paper: only that everything runs
         "smoke", ("digits",), "trained", seeds=2, budgets=("tiny",), rounds=2, encoder_dataset="digits", embedding_points=300,
-        simclr=SMOKE, encoders=("digits@1", "digits"), second_encoder="1",
-        fsl=Supervised(("digits",), 2, ("tiny",), FEW, network=SMOKE_FSL),
+        simclr=replace(DIGITS, epochs=4, knn_every=2), encoders=("digits@1", "digits"), second_encoder="1",
+        fsl=Supervised(("digits",), 2, ("tiny",), FEW, network=replace(DIGITS_FSL, epochs=4)),
     ),
 }  # fmt: skip
 

@@ -24,11 +24,8 @@ def table(profile: Profile, *, rerun: bool = False) -> pd.DataFrame:
     """
     part = {"frameworks": ["ssl"], "on_request": profile.features == "shipped"}
     others = [f"{name}@{profile.second_encoder}" for name in profile.datasets]
-    wanted = {
-        "curves": {"strategies": strategies.NAMES},
-        "later": {"strategies": LATER},
-        "pretrained": {"strategies": STRATEGIES, "datasets": others},
-    }
+    wanted = {"curves": {"strategies": strategies.NAMES}, "later": {"strategies": LATER}}
+    wanted["pretrained"] = {"strategies": STRATEGIES, "datasets": others}
     parts = [sweep.table(profile, name=name, recompute=rerun, **part, **more) for name, more in wanted.items()]
     runs = pd.concat(parts, ignore_index=True)
     runs[["dataset", "encoder"]] = [features.split_encoder(name) for name in runs["dataset"]]

@@ -61,9 +61,8 @@ def growing_budgets(table: pd.DataFrame, title: str) -> Figure:
 
     The 95 % intervals are SUPClust's and TypiClust's: those of all strategies would hide the lines.
     """
-    figure, panels = plots.panels(
-        table.assign(budget="single-query"), list(budgets.QUERIES), "accuracy", heights=(3.8, 2.8), width=3.5
-    )
+    runs = table.assign(budget="single-query")
+    figure, panels = plots.panels(runs, list(budgets.QUERIES), "accuracy", heights=(3.8, 2.8), width=3.5)
     bands = ("supclust", "typiclust")
     for (dataset, *_), ((above, below), values) in panels.items():
         above.axhline(0, color=plots.STYLES["random"][0], linewidth=1.5, zorder=1)

@@ -13,7 +13,6 @@ from lightly.utils.dist import rank
 
 from supclust import kept
 
-LOCK = "training.lock"  # in the folder; features.obtain has the same
 PROGRESS = ("step", "seconds", "losses", "history")  # steps done; seconds and losses of the epoch; records of the others
 PHRASES = {"images": "it was trained on other images", "start": "it went on from other weights"}
 
@@ -23,7 +22,7 @@ def alone(folder: Path) -> Iterator[None]:
     """One training at a time in the folder, of all of torchrun's processes. Raises ValueError if there is one already."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / LOCK, timeout=0) if rank() == 0 else nullcontext():
+        with FileLock(folder / "training.lock", timeout=0) if rank() == 0 else nullcontext():  # features.obtain has the same
             yield
     except Timeout:
         raise ValueError(f"another process trains in {folder}: wait until it has ended, or name another --folder") from None
