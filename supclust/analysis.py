@@ -37,13 +37,6 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def units(measure: str) -> int:
-    """The factor that a measure is shown with: 100 for accuracies, 1 for classes. Raises ValueError for an unknown measure."""
-    if measure not in SCALE:
-        raise ValueError(f"unknown measure {measure!r}; known: {', '.join(SCALE)}")
-    return SCALE[measure]
-
-
 def panel_title(dataset: str, framework: str, budget: str) -> str:
     """The name of a panel for readers; an empty framework is left out."""
     return ", ".join(filter(None, [profiles.TITLES.get(dataset, dataset), framework.upper(), budget]))
@@ -53,7 +46,7 @@ def final_accuracy(table: pd.DataFrame, measure: str = "accuracy") -> pd.DataFra
     """A measure after the last round as "mean ± standard deviation over seeds", strategies by panel; NaN panels are left out."""
     table = table.dropna(subset=[measure])
     last = table[table["round"] == table.groupby(PANEL)["round"].transform("max")]
-    groups = (units(measure) * last.set_index([*PANEL, "strategy"])[measure]).groupby([*PANEL, "strategy"], sort=False)
+    groups = (SCALE[measure] * last.set_index([*PANEL, "strategy"])[measure]).groupby([*PANEL, "strategy"], sort=False)
     cells = groups.agg(lambda values: f"{values.mean():.1f}" + f" ± {values.std():.1f}" * (len(values) > 1))
     return cells.unstack(PANEL).rename_axis(index=None)
 
@@ -61,7 +54,7 @@ def final_accuracy(table: pd.DataFrame, measure: str = "accuracy") -> pd.DataFra
 def by_round(runs: pd.DataFrame, measure: str = "accuracy") -> pd.Series:
     """A measure of one panel in points (or classes), by (seed, round): the strategies' mean, where all of them have it."""
     wide = runs.dropna(subset=[measure]).set_index(["seed", "round", "strategy"])[measure].unstack("strategy")
-    return units(measure) * wide.dropna().mean(axis=1)
+    return SCALE[measure] * wide.dropna().mean(axis=1)
 
 
 def seed_differences(first: pd.Series, second: pd.Series) -> pd.Series:
@@ -74,7 +67,7 @@ def compare(table: pd.DataFrame, first: str, second: str, measure: str = "accura
     """Lead of the first strategy over the second, in points (or classes) averaged over the rounds, paired by seed.
 
     A row for each panel with a common seed: mean, low, high (95 %), seeds, verdict; none of an empty table. Raises ValueError for
-    an unknown strategy or measure.
+    an unknown strategy.
     """
     known, rows = sorted(table["strategy"].unique()), []
     if known and (unknown := [name for name in (first, second) if name not in known]):
@@ -126,9 +119,7 @@ class Correlation(NamedTuple):
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray, assignments: np.ndarray) -> Correlation:
-    """Spearman's rho of two scores (n,) of points in clusters (n,). Raises ValueError if the three differ in length."""
-    if not len(first) == len(second) == len(assignments):
-        raise ValueError(f"scores and assignments differ in length: {len(first)}, {len(second)}, {len(assignments)}")
+    """Spearman's rho of two scores (n,) of points in clusters (n,)."""
     groups = [assignments == cluster for cluster in range(assignments.max() + 1)]
     within = [stats.spearmanr(first[g], second[g]).statistic if g.sum() > 2 else np.nan for g in groups]
     return Correlation(float(stats.spearmanr(first, second).statistic), np.array(within))

@@ -164,10 +164,10 @@ def queries(maps: Maps, assignments: np.ndarray, picks: Mapping[str, np.ndarray]
     return titled(figure, title)
 
 
-def query_round(maps: Maps, groups: np.ndarray, rounds: Mapping[str, Sequence[np.ndarray]], number: int) -> Figure:
-    """One frame of the animation: each strategy's picks (B, 2) up to a round, on the t-SNE. groups: (n,) or (strategies, n)."""
+def query_round(maps: Maps, groups: Sequence[np.ndarray], rounds: Mapping[str, Sequence[np.ndarray]], number: int) -> Figure:
+    """One frame of the animation: each strategy's picks (B, 2) up to a round, on the t-SNE in the colours of its groups (n,)."""
     figure, axes = plt.subplots(1, len(rounds), figsize=(8, 4.3), layout="constrained")
-    for ax, (strategy, places), own in zip(axes, rounds.items(), [*groups] if groups.ndim > 1 else [groups] * 2, strict=True):
+    for ax, (strategy, places), own in zip(axes, rounds.items(), groups, strict=True):
         _scatter_groups(ax, maps.places["t-SNE"], own[maps.indices], CLUSTER_COLORS, 0.3)
         color, marker, _ = STYLES[strategy]
         for age, part in enumerate(reversed(places[: number + 1])):
@@ -317,7 +317,7 @@ def panels(
         title = (dataset, framework, budget) if len(groups) > 1 else (dataset, "", size)
         axes[0].set_title(analysis.panel_title(*title).replace(", ", "\n" if width < 3 else ", ", 1), fontsize=9)
         wide = parts[dataset, framework, budget].pivot(index=["seed", "labels"], columns="strategy", values=measure)
-        found[dataset, framework, budget] = axes, analysis.units(measure) * wide.reindex(columns=strategies)
+        found[dataset, framework, budget] = axes, analysis.SCALE[measure] * wide.reindex(columns=strategies)
     return figure, found
 
 

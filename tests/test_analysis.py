@@ -121,8 +121,6 @@ def test_a_measure_that_a_panel_does_not_have_leaves_the_panel_out():
     nowhere = rows("a", {0: (0.5,), 1: (0.7,)})
     assert analysis.final_accuracy(nowhere, "tail_accuracy").empty
     assert analysis.final_accuracy(rows("a", {0: (0.5,)})).loc["a"].item() == "50.0"
-    with pytest.raises(ValueError, match="unknown measure 'speed'"):
-        analysis.units("speed")
 
 
 def test_win_matrix_counts_the_cells_that_a_paired_test_finds():
@@ -145,8 +143,6 @@ def test_rank_correlation_over_all_and_within():
     found = analysis.rank_correlation(first, second, groups)
     np.testing.assert_allclose(found.per_cluster, [1, -1, np.nan])
     assert found.overall == pytest.approx(stats.spearmanr(first, second).statistic)
-    with pytest.raises(ValueError, match="differ in length"):
-        analysis.rank_correlation(first, second[:-1], groups)
 
 
 def test_purity_is_the_share_that_has_the_most_frequent_class_of_its_cluster():

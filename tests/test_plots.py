@@ -65,7 +65,7 @@ FIGURES = {
     ),
     "embedding": lambda: plots.embedding(MAPS, LABELS, list("abcd"), ASSIGNMENTS, "title"),
     "queries": lambda: plots.queries(MAPS, LABELS, PICKS, GAPS, "title"),
-    "query_round": lambda: plots.query_round(MAPS, LABELS, {name: [p, p + 1] for name, p in PICKS.items()}, 1),
+    "query_round": lambda: plots.query_round(MAPS, [LABELS] * 2, {name: [p, p + 1] for name, p in PICKS.items()}, 1),
     "thumbnails": lambda: plots.thumbnails(dict.fromkeys(PICKS, np.zeros((3, 3, 8, 8), np.uint8)), dict.fromkeys(PICKS, "abc")),
     "sup_against_typicality": lambda: plots.sup_against_typicality(*np.exp(POINTS.T), MEMBERS, {"supclust": np.arange(6)}, "title"),
     "curves": lambda: plots.curves(TABLE, ["typiclust", "supclust"], "typiclust", "title"),
@@ -106,7 +106,7 @@ def test_figures_are_the_same_bytes_each_time(name, tmp_path, monkeypatch):
 def test_a_frame_for_each_round_in_the_animation(tmp_path, monkeypatch):
     monkeypatch.setenv("SUPCLUST_OUT", str(tmp_path))
     rounds = {name: [p, p + 1, p - 1] for name, p in PICKS.items()}
-    plots.save_animation(lambda i: plots.query_round(MAPS, LABELS, rounds, i), 3, "figure_3", "quick")
+    plots.save_animation(lambda i: plots.query_round(MAPS, [LABELS] * 2, rounds, i), 3, "figure_3", "quick")
     with Image.open(tmp_path / "figures" / "quick" / "figure_3.gif") as animation:
         assert animation.n_frames == 3
 
