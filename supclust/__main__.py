@@ -9,8 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from supclust import __version__
-from supclust.kept import DISK_FULL
+from supclust import __version__, kept
 from supclust.label.annotations import safe, visible
 
 
@@ -38,12 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.errno in DISK_FULL or isinstance(error, ChildProcessError):
-            code, message = 1, error.strerror or error
-        elif error.filename:  # a path that cannot be used
-            code, message = 2, f"{os.fspath(error.filename)}: {error.strerror}"
-        else:  # a file that must not grow, a library for which there is no memory
-            code, message = 2, error.strerror or error
+        code = 1 if error.errno in kept.DISK_FULL or isinstance(error, ChildProcessError) else 2
+        message = error.strerror or error
+        if code == 2 and error.filename:  # a path that cannot be used; else a file that must not grow, or too little memory
+            message = f"{os.fspath(error.filename)}: {error.strerror}"
     except (MemoryError, ImportError, RuntimeError) as error:
         if not (isinstance(error, MemoryError) or re.search("allocate|failed to map|out of memory|new thread", str(error))):
             raise
@@ -194,8 +191,7 @@ def _label(options: argparse.Namespace) -> int:
     request = labeling.Request.of(options, out=options.out or Path("picks"), encoder=labeling.EncoderOptions(*encoder))
     found = labeling.run(request)
     for pick in found.picks if options.explain else ():
-        name = visible(found.source.ids[pick.point])
-        print(f"{pick.order}. {name}\n{textwrap.indent(pick.why, '   ')}")
+        print(f"{pick.order}. {visible(found.source.ids[pick.point])}\n{textwrap.indent(pick.why, '   ')}")
     print(request.out / labeling.SHEET)
     return _open(argparse.Namespace(round=request.out)) if options.open else 0
 
@@ -248,7 +244,6 @@ def _figures(options: argparse.Namespace) -> int:
     """Execute the numbered notebooks, all or those named, and write figures/PROFILE/ and reports/PROFILE/ (executed copies, HTML
     pages, index.html, provenance.json).
     """
-    from supclust import kept
     from supclust.report import reproduce
 
     outcomes = reproduce.figures(options.profile, options.notebooks, dict(options.parameter), options.recompute)

@@ -213,9 +213,7 @@ def sup_against_typicality(
 
 
 @NARROW
-def curves(
-    table: pd.DataFrame, strategies: Sequence[str], reference: str, title: str, styles: Mapping[str, tuple] = STYLES
-) -> Figure:
+def curves(table: pd.DataFrame, strategies: Sequence[str], reference: str, title: str, styles: Mapping = STYLES) -> Figure:
     """Figure 5: accuracy against labels with 95 % intervals over seeds, and below it the paired difference to `reference`.
 
     table: as sweep.run gives it. A framework starts a row of panels. Of more than five strategies the highlighted ones stand out,

@@ -21,7 +21,6 @@ log = logging.getLogger(__name__)
 
 COPIED_BYTES = 2**29  # as float32; larger features, and those in mapped files, are normalised block by block whenever they are read
 APPROXIMATE_FROM = 1_000_000, 16_384  # points of a pool, and of a cluster in it, whose neighbours are then approximate
-SHARES = ("top_fraction", "ball_share")  # settings of at most 1
 
 
 def check_count(name: str, value: int, least: int = 1) -> int:
@@ -59,7 +58,7 @@ class Settings:
             if kind.startswith("int"):
                 check_count(name, value)
             elif kind.startswith("float"):
-                check_positive(name, value, 1 if name in SHARES else np.inf)
+                check_positive(name, value, 1 if name in ("top_fraction", "ball_share") else np.inf)
             elif not isinstance(value, bool):
                 raise ValueError(f"{name} must be True or False, not {value!r}")
         if self.squared:

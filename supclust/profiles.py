@@ -123,7 +123,6 @@ CHANGES["ham10000"] = CHANGES["isic2019"]
 PAPER_DATASETS = ("cifar10", "cifar100", "cifar10-lt50", "isic2019")
 PARTS = {"ham10000": "isic2019"}  # which data set of the paper another one is a part of
 HERE = (*PAPER_DATASETS[:3], "ham10000")
-FEW = ("random", "typiclust", "supclust")
 PROFILES = {
     "quick": Profile(
         "quick", ("digits",), "trained", seeds=5, encoder_dataset="digits", embedding_points=1_437, simclr=DIGITS,
@@ -143,7 +142,7 @@ PROFILES = {
     "smoke": Profile(  # says nothing about the paper: only that everything runs
         "smoke", ("digits",), "trained", seeds=2, budgets=("tiny",), rounds=2, encoder_dataset="digits", embedding_points=300,
         simclr=replace(DIGITS, epochs=4, knn_every=2), encoders=("digits@1", "digits"), second_encoder="1",
-        fsl=Supervised(("digits",), 2, ("tiny",), FEW, network=replace(DIGITS_FSL, epochs=4)),
+        fsl=Supervised(("digits",), 2, ("tiny",), ("random", "typiclust", "supclust"), network=replace(DIGITS_FSL, epochs=4)),
     ),
 }  # fmt: skip
 

@@ -3,6 +3,4 @@
 `Pool` comes in here by itself for features that are large; its users come in for `Shards`.
 """
 
-from supclust.scale.points import Shards
-
-__all__ = ["Shards"]
+from supclust.scale.points import Shards as Shards

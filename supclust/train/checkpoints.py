@@ -55,8 +55,7 @@ def resume(file: Path, made_from: dict[str, Any], parts: Mapping[str, Any], devi
         theirs, *progress = (saved[key] for key in ("made_from", *PROGRESS))
     except Exception as error:  # a damaged archive fails in whatever part of it is read first
         raise ValueError(f"the checkpoint {file} cannot be read ({error}); remove it to train anew") from error
-    changed = [key for key in made_from | theirs if theirs.get(key) != made_from.get(key)]
-    if changed:
+    if changed := [key for key in made_from | theirs if theirs.get(key) != made_from.get(key)]:
         said = [PHRASES.get(key, f"{key} is {theirs.get(key)!r} there and {made_from.get(key)!r} here") for key in changed]
         raise ValueError(f"the checkpoint {file} is of another training: {'; '.join(said)}. Remove it or train in another folder")
     for name, part in parts.items():

@@ -50,8 +50,7 @@ def embed(dataset: str, encoder: str, side: int, make: Callable[[Any, Path], tup
     train, test = (datasets.load(dataset, split, side=side) for split in datasets.SPLITS)
     path = features.folder("laptop", f"{dataset}@{encoder}") / "features.safetensors"
     (pool, about), (queries, _) = (make(one.images, path.parent) for one in (train, test))
-    made_by = {"dataset": dataset} | about
-    return pack(Features(pool, queries, train.labels, test.labels, train.classes, made_by), path)
+    return pack(Features(pool, queries, train.labels, test.labels, train.classes, {"dataset": dataset} | about), path)
 
 
 def linear_probe(full: Features) -> float:
