@@ -328,7 +328,7 @@ def _train(options: argparse.Namespace) -> int:
 def _report_epoch(history: list[dict]) -> None:
     last = history[-1]
     knn = "" if last["knn"] is None else f", 20-NN accuracy on a tenth of the training images {last['knn']:.2%}"
-    logging.getLogger(__name__).info("epoch %d: loss %.4f, %.0f s%s", last["epoch"], last["loss"], last["seconds"], knn)
+    logging.getLogger("supclust").info("epoch %d: loss %.4f, %.0f s%s", last["epoch"], last["loss"], last["seconds"], knn)
 
 
 def _ship(options: argparse.Namespace) -> int:
