@@ -1038,8 +1038,22 @@ def test_a_round_does_not_overwrite_the_one_it_goes_on_from(points, tmp_path):
 def test_a_damaged_record_of_a_round_is_named(points, tmp_path):
     out = first(points, tmp_path)
     record = json.loads((out / MARKER).read_text())
-    names = ["embeddings", "folder", "source", "copies", "earlier", "picks", "labels", "classes", "first", "known", "skipped"]
+    names = [
+        "embeddings",
+        "folder",
+        "source",
+        "copies",
+        "earlier",
+        "picks",
+        "labels",
+        "classes",
+        "first",
+        "known",
+        "skipped",
+        "asked",
+    ]
     wrong = [{name: value} for name in names for value in (5, [5], [[1]])]
+    wrong += [{"folder": []}, {"asked": {"pictures": False}}]
     for content in ("", "{", "[]", '{"picks": []}', "\x00", "[" * 100_000, *(json.dumps(record | one) for one in wrong)):
         (out / MARKER).write_text(content)
         with pytest.raises(ValueError, match=rf"{MARKER} is damaged"):

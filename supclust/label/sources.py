@@ -212,9 +212,9 @@ def read_record(file: Path) -> dict[str, Any]:
     new = {"asked": {}, "labels": {}, "classes": [], "known": [], "first": ".", "skipped": {}}  # earlier versions lack these
     try:
         record = new | json.loads(file.read_text(encoding="utf-8-sig"))
-        texts = [record["embeddings"], record["first"], record["folder"] or ""]
-        texts += [record["source"][name] for name in ("name", "encoder")]
-        texts += [record["asked"].get(name) or "" for name in ("source", "pictures", "strategy")]
+        texts = [record["embeddings"], record["first"], *(record["source"][name] for name in ("name", "encoder"))]
+        may_lack = [record["folder"], *map(record["asked"].get, ("source", "pictures", "strategy"))]
+        texts += [text for text in may_lack if text is not None]
         texts += [text for name in ("copies", "labels", "skipped") for text in record[name].values()]
         if not all(isinstance(text, str) for text in (*texts, *record["earlier"], *record["picks"], *record["classes"])):
             raise TypeError("something is no text")
