@@ -15,7 +15,7 @@ DIRECTION = 2403_03741  # seeds the direction of the canonical order
 
 def check_features(features: ArrayLike) -> np.ndarray:
     """The features as a C-contiguous float32 array (n, d); ValueError if not 2-d, empty, or not finite (naming the first rows)."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         features = np.ascontiguousarray(check_shape(features), dtype=np.float32)
     check_finite(np.flatnonzero(~np.isfinite(features).all(axis=1)))
     return features
@@ -40,7 +40,7 @@ def check_finite(bad: np.ndarray) -> None:
 
 def normalise(points: np.ndarray) -> np.ndarray:
     """Rows scaled to unit L2 length, float32 (n, d); a row of zeros stays as it is."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         squares = np.einsum("nd,nd->n", points, points)
     extreme = np.flatnonzero((squares < 1e-30) | ~(squares < 1e30))  # squares of their values leave float32
     if len(extreme):

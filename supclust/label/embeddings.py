@@ -82,7 +82,7 @@ def write(path: Path, embeddings: Embeddings) -> None:
     if path.suffix.lower() != ".npz":
         raise ValueError(f"embeddings are written as .npz, not {path.suffix!r}")
     paths = {} if embeddings.paths is None else {"paths": np.array([name or "" for name in embeddings.paths], dtype=str)}
-    with np.errstate(over="ignore"):  # whether features are finite is not looked at here
+    with np.errstate(over="ignore", invalid="ignore"):  # whether features are finite is not looked at here
         features = np.ascontiguousarray(embeddings.features, dtype=np.float32)
     with kept.replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, features=features, ids=np.array(embeddings.ids, dtype=str), **paths)
