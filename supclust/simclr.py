@@ -371,8 +371,8 @@ def load_weights(path: Path) -> Encoder:
     try:
         with safetensors.safe_open(path, "pt") as file:
             about, stored = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        if bad := [key for key, tensor in stored.items() if not torch.isfinite(tensor).all()]:
-            raise ValueError(f"{bad[0]} is not finite")
+        if bad := [key for key, tensor in stored.items() if tensor.is_complex() or not torch.isfinite(tensor).all()]:
+            raise ValueError(f"{bad[0]} is not finite, or not real")
         head = {f"layers.{key[2:]}": tensor for key, tensor in stored.items() if key.startswith("h.")}
         network = {key.removeprefix("b."): tensor for key, tensor in stored.items() if not key.startswith("h.")}
         width, _, _, kernel = network["conv1.weight"].shape

@@ -311,7 +311,7 @@ def obvious_arrays(path: Path) -> Iterator[tuple[list[str], np.ndarray]]:
                 ids = file[names[0]] if len(names) == 1 and "paths" not in file.files else np.array([])
                 texts = list(map(str, ids.tolist())) if ids.dtype.kind in "Ui" and ids.ndim == 1 else []
                 points = file["features" if "features" in file.files else "X"]
-                if points.ndim == 2:
+                if points.ndim == 2 and points.dtype.kind in "fiub":
                     yield texts, points
         else:
             import pyarrow.parquet
@@ -321,7 +321,7 @@ def obvious_arrays(path: Path) -> Iterator[tuple[list[str], np.ndarray]]:
             texts = texts if len(texts) == 6 and "path" not in columns and "__index_level_0__" not in columns else []
             with np.errstate(all="ignore"):
                 points = np.array(columns["features"], dtype=float)
-            if points.ndim == 2:
+            if points.ndim == 2 and points.size:
                 yield texts, points
 
 
@@ -445,7 +445,7 @@ def obvious_labels(text: str) -> Iterator[tuple[str, str]]:
         yield from (
             (row[0], row[1])
             for row in rows
-            if len(row) == 2 and SIMPLE.fullmatch(row[0]) and PLAIN.fullmatch(row[1]) and row[1].lower() not in ("nan", "x")
+            if len(row) == 2 and SIMPLE.fullmatch(row[0]) and PLAIN.fullmatch(row[1]) and row[1].lower() not in ("nan", "none", "x")
         )
     elif text.lstrip()[:1] in ("[", "{"):
         value = json_of(text)
@@ -473,7 +473,7 @@ def check_typed(path: Path) -> None:
     assert all(type(text) is str for pair in found.items() for text in pair)
     text = decoded(path.read_bytes())
     expected = {
-        one: label for one, label in obvious_labels(text) if text.count(f"\n{one},") == 1
+        one: label for one, label in obvious_labels(text) if len(re.findall(rf"^{re.escape(one)}(,|$)", text, re.MULTILINE)) == 1
     }  # of several rows the last counts
     assert expected.items() <= found.items(), f"{expected} became {found}"
 

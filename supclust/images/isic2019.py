@@ -64,7 +64,7 @@ def read_labels(file: Path) -> tuple[list[str], np.ndarray]:
         table = pd.read_csv(file, dtype={"image": str}, keep_default_na=False)
         _check_labels(table)
     except ValueError as error:  # pandas' parser errors are among these
-        raise ValueError(f"cannot read {file}: {error}. Get the official one again") from error
+        raise ValueError(f"cannot read {file}: {str(error)[:300]}. Get the official one again") from error
     if len(table) != sum(COUNTS.values()):
         log.warning("%s labels %s images, the official one %s: this is another split", file, len(table), sum(COUNTS.values()))
     return table["image"].tolist(), table[list(COUNTS)].to_numpy(float).argmax(axis=1).astype(np.int64)

@@ -64,7 +64,8 @@ def read(path: Path, labels: bool = False, id_column: str | None = None) -> Embe
         raise ValueError(f"{path} must end in .npy, .npz or .parquet, so that it is clear how to read it; not in {path.suffix!r}")
     try:
         known = (*columns.IDS, columns.plain(id_column or "id"), *(columns.LABELS if labels else ()))
-        features, table = READERS[path.suffix.lower()](path, known)
+        with np.errstate(over="ignore", invalid="ignore"):  # of sizes in damaged headers, and of numbers that are none
+            features, table = READERS[path.suffix.lower()](path, known)
         named = {name: tuple(_texts(table[name])) for name in columns.find(table, known)}
         files = next((named[name] for name in columns.find(named, columns.PATHS)), None)
         answers = next((named[name] for name in columns.find(named, columns.LABELS) if labels), None)
@@ -113,8 +114,7 @@ def _texts(values: np.ndarray) -> Iterator[str]:
 
 
 def _read_npy(path: Path, known: Sequence[str]) -> Found:
-    with np.errstate(over="ignore"):  # of a header that claims too much
-        return np.lib.format.open_memmap(path, mode="r"), {}
+    return np.lib.format.open_memmap(path, mode="r"), {}
 
 
 def _read_npz(path: Path, known: Sequence[str]) -> Found:

@@ -1,7 +1,7 @@
 """What a stopped training leaves, and why another one cannot go on with it."""
 
+import hashlib
 import io
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -35,10 +35,11 @@ def check_finite(model: torch.nn.Module, losses: torch.Tensor) -> None:
 
 
 def save(file: Path, made_from: dict[str, Any], parts: Mapping[str, Any], progress: tuple[Any, ...]) -> None:
-    """Write the states of the parts, model and optimizer, and PROGRESS."""
+    """Write the states of the parts, model and optimizer, and PROGRESS, then their checksum."""
     states = {name: part.state_dict() for name, part in parts.items()}
     torch.save({"made_from": made_from, **states, **dict(zip(PROGRESS, progress, strict=True))}, buffer := io.BytesIO())
-    kept.write_bytes(file, buffer.getvalue())  # a full disk is then an OSError
+    content = buffer.getvalue()
+    kept.write_bytes(file, content + hashlib.sha256(content).digest())  # a full disk is then an OSError
 
 
 def resume(file: Path, made_from: dict[str, Any], parts: Mapping[str, Any], device: torch.device) -> list[Any] | None:
@@ -49,11 +50,12 @@ def resume(file: Path, made_from: dict[str, Any], parts: Mapping[str, Any], devi
     if not file.exists():
         return None
     try:
-        if damaged := zipfile.ZipFile(file).testzip():
-            raise ValueError(f"the checksum of {damaged} differs")
-        saved = torch.load(file, map_location=device, weights_only=True)
+        whole = file.read_bytes()  # of some damage, PyTorch says nothing and makes weights of what is in memory
+        if hashlib.sha256(content := whole[:-32]).digest() != whole[-32:]:
+            raise ValueError("its checksum differs")
+        saved = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
         theirs, *progress = (saved[key] for key in ("made_from", *PROGRESS))
-    except Exception as error:  # a damaged archive fails in whatever part of it is read first
+    except Exception as error:  # what is no checkpoint fails in whatever part of it is read first
         raise ValueError(f"the checkpoint {file} cannot be read ({error}); remove it to train anew") from error
     if changed := [key for key in made_from | theirs if theirs.get(key) != made_from.get(key)]:
         said = [PHRASES.get(key, f"{key} is {theirs.get(key)!r} there and {made_from.get(key)!r} here") for key in changed]

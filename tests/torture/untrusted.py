@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import csv
+import hashlib
 import io
 import itertools
 import json
@@ -93,7 +94,7 @@ def pickles(work: Path, share: float) -> Case:
         ".csv": (annotations.read, kept.load),
         ".json": (annotations.read, kept.load, sources.read_record),
         ".safetensors": (features.load, kept.load, simclr.load_weights),
-        ".pt": (_timm, lambda path: checkpoints.resume(path, {}, {"network": network}, "cpu")),
+        ".pt": (_timm, lambda path: checkpoints.resume(_with_checksum(path), {}, {"network": network}, "cpu")),
         ".jpg": (lambda path: files.read(path, 8),),
         "": (lambda path: shutil.copy(path, folder / "data_batch_1") and datasets.load("cifar10"),),
     }
@@ -114,6 +115,12 @@ def pickles(work: Path, share: float) -> Case:
         found.expect(not hooked.exists(), f"a pickle runs, {make.__name__} as {suffix}")
         hooked.unlink(missing_ok=True)
     return found
+
+
+def _with_checksum(path: Path) -> Path:
+    content = path.read_bytes()
+    path.write_bytes(content + hashlib.sha256(content).digest())
+    return path
 
 
 def _timm(path: Path) -> None:
