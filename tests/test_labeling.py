@@ -1053,7 +1053,7 @@ def test_a_damaged_record_of_a_round_is_named(points, tmp_path):
         "asked",
     ]
     wrong = [{name: value} for name in names for value in (5, [5], [[1]])]
-    wrong += [{"folder": []}, {"asked": {"pictures": False}}]
+    wrong += [{"folder": []}, {"asked": {"pictures": False}}, {"first": "\0"}, {"embeddings": None}]
     for content in ("", "{", "[]", '{"picks": []}', "\x00", "[" * 100_000, *(json.dumps(record | one) for one in wrong)):
         (out / MARKER).write_text(content)
         with pytest.raises(ValueError, match=rf"{MARKER} is damaged"):

@@ -157,7 +157,7 @@ def find(folder: Path, leave_out: Collection[Path] = ()) -> tuple[list[Path], di
 
 def is_round(folder: Path) -> bool:
     """Whether `supclust label` wrote its results into a folder."""
-    return (folder / MARKER).is_file()
+    return os.path.isfile(folder / MARKER)
 
 
 def _why_not(file: Path) -> str | None:

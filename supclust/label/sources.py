@@ -212,12 +212,14 @@ def read_record(file: Path) -> dict[str, Any]:
     new = {"asked": {}, "labels": {}, "classes": [], "known": [], "first": ".", "skipped": {}}  # earlier versions lack these
     try:
         record = new | json.loads(file.read_text(encoding="utf-8-sig"))
-        texts = [record["embeddings"], record["first"], *(record["source"][name] for name in ("name", "encoder"))]
         may_lack = [record["folder"], *map(record["asked"].get, ("source", "pictures", "strategy"))]
-        texts += [text for text in may_lack if text is not None]
+        paths = [record["embeddings"], record["first"], *(text for text in may_lack if text is not None)]
+        texts = [*paths, *(record["source"][name] for name in ("name", "encoder"))]
         texts += [text for name in ("copies", "labels", "skipped") for text in record[name].values()]
         if not all(isinstance(text, str) for text in (*texts, *record["earlier"], *record["picks"], *record["classes"])):
             raise TypeError("something is no text")
+        if any("\0" in path for path in paths):
+            raise ValueError("no path has a NUL")
         if not all(len(one) == 3 and min(one) >= 0 for one in record["known"]):
             raise ValueError("what is known of the labels is no numbers")
         return record

@@ -1,5 +1,6 @@
 """Labels that were typed in the page of a round: labels.csv in its folder, which counts for all rounds of the chain."""
 
+import os
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ def of_chain(folder: Path) -> list[annotations.Label]:
     first = folder / sources.read_record(folder / MARKER)["first"]
     handed_out = kept.read(first / HANDED_OUT)
     rounds = {(first / name).resolve() for name in (".", *(handed_out[0].values() if handed_out else ()))}
-    files = [one / LABELS for one in {folder.resolve(), *rounds} if (one / LABELS).exists()]
+    files = [one / LABELS for one in {folder.resolve(), *rounds} if os.path.isfile(one / LABELS)]
     typed = {}
     for file in sorted(files, key=lambda file: file.stat().st_mtime):
         for name, label in read(file.parent).items():
