@@ -151,6 +151,8 @@ def run(profile: Profile, table: pd.DataFrame | None = None, *, recompute: bool 
             log.warning("%d of %d runs are done; the verdicts use these", done, len(wanted))
     variants, _ = sweep.kept_rows(profile, sweep.keys(profile, strategies=VARIANTS), "later")
     table = table if variants.empty else pd.concat([table, variants])
+    if not {*sweep.RUN, "labels", "accuracy"} <= {*table} or not pd.to_numeric(table["accuracy"], "coerce").between(0, 1).all():
+        raise ValueError(f"the table of profile {profile.name!r} is no table of runs, whose accuracy is from 0 to 1: make it anew")
     return verdicts(profile, table, evidence(profile, recompute=recompute))
 
 

@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).resolve().parent
 REPOSITORY = PACKAGE.parent
 NOTEBOOKS, SHIPPED = REPOSITORY / "notebooks", PACKAGE / "shipped"
-HOST = f"{zlib.crc32(platform.node().encode()):08x}"  # tells whose numbers of processes are meant, in a folder of several machines
+_NUMBERS = os.path.basename(os.path.realpath("/proc/self/ns/pid"))  # a container has its own numbers of processes
+HOST = f"{zlib.crc32(f'{platform.node()} {_NUMBERS}'.encode()):08x}"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # OSError.errno when the disk, or one's share of it, is full
 
 
@@ -98,9 +99,9 @@ def replacing(path: Path) -> Iterator[Path]:
     prefix = f".{path.name}.{HOST}-"  # then the process: another one may write the same file
     for left_over in path.parent.glob(f"{glob.escape(prefix)}*.tmp"):
         writer = left_over.name.removeprefix(prefix).rpartition("-")[0]
-        if writer != _process(int(writer.partition("-")[0])):
+        if writer != _process(writer.partition("-")[0]):
             left_over.unlink(missing_ok=True)
-    temporary = path.with_name(f"{prefix}{_process(os.getpid())}-{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f"{prefix}{_process(str(os.getpid()))}-{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         with open(temporary, "r+b") as file:
@@ -110,10 +111,10 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _process(number: int) -> str:
+def _process(number: str) -> str:
     """The number of a process and, on Linux, when it began: a later one may have the same number. For one that has ended: "0"."""
     if not os.path.exists("/proc/self/stat"):
-        return f"{number}"
+        return number
     try:
         return f"{number}-{Path(f'/proc/{number}/stat').read_text().rpartition(')')[2].split()[19]}"
     except OSError:

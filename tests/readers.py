@@ -780,11 +780,11 @@ READERS = {
                 mutations.png if kind == "PNG" else mutations.binary,
                 check_image,
                 IMAGES,
-                heavy=10,
+                heavy=4,
             )
             for kind, suffix, make in [(kind, PICTURES[kind][0], functools.partial(pictures, kind)) for kind in PICTURES]
         ),
-        Reader("dicom", "a.dcm", dicoms, mutations.binary, check_image, f"{IMAGES} pydicom.pixels", heavy=10),
+        Reader("dicom", "a.dcm", dicoms, mutations.binary, check_image, f"{IMAGES} pydicom.pixels", heavy=4),
         Reader("npy", "e.npy", arrays, damaged_npy, check_embeddings, FEATURES),
         Reader("npz", "e.npz", archives, damaged_npz, check_embeddings, FEATURES),
         Reader("parquet", "e.parquet", parquets, damaged_parquet, check_embeddings, FEATURES),

@@ -40,6 +40,20 @@ def make_runs(accuracy=None, *, dataset="cifar10", framework="ssl", seeds=range(
     return pd.DataFrame(rows, columns=[*columns, "accuracy", "balanced_accuracy", "tail_accuracy", "classes"])
 
 
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda rows: rows.drop(columns="accuracy"),
+        lambda rows: rows.assign(accuracy="high"),
+        lambda rows: rows.assign(accuracy=np.nan),
+        lambda rows: rows.assign(accuracy=70),
+    ],
+)
+def test_a_table_that_holds_no_accuracies_is_refused(workplace, harm):
+    with pytest.raises(ValueError, match="is no table of runs, whose accuracy is from 0 to 1"):
+        claims.run(PROFILE, harm(make_runs()))
+
+
 def make_world():
     """A table in which claims 2 to 7 hold."""
     tail = LADDER | {"coreset": 0.63}

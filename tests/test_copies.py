@@ -3,13 +3,18 @@
 import errno
 import os
 import shutil
+import signal
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
 from torchvision.datasets import ImageFolder
 
 from supclust import __main__
-from supclust.label import annotations, copies, matching
+from supclust.label import annotations, copies, embeddings, matching
+from supclust.label.embeddings import Embeddings
+from tests.conftest import make_blobs
 from tests.drawn_images import draw
 from tests.test_labeling import picks, run, write_points
 
@@ -161,6 +166,45 @@ def test_a_full_disk_leaves_neither_copies_nor_results_and_the_same_command_goes
         assert not out.exists()
         assert not copied.exists()
         assert __main__.main([*map(str, command)]) == 0
+
+
+STOPPED = """
+import os, signal, sys
+from supclust import __main__
+target, how, replace = sys.argv[1], sys.argv[2], os.replace
+def stopping(source, place):
+    if str(place).endswith(target):
+        if how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise KeyboardInterrupt
+    replace(source, place)
+os.replace = stopping
+sys.exit(__main__.main(sys.argv[3:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What a run needs and makes, and its command line."""
+    folder = drawn(tmp_path_factory.mktemp("whole") / "images", [f"{k}.png" for k in range(12)]).parent
+    embeddings.write(folder / "e.npz", Embeddings(make_blobs(3, 4, 4), tuple(f"{k}.png" for k in range(12))))
+    line = ["label", "e.npz", "--images", "images", "--budget", "3", "--out", "out", "--copy", "copies"]
+    assert subprocess.run([sys.executable, "-m", "supclust", *line], cwd=folder).returncode == 0
+    return folder, line
+
+
+@pytest.mark.parametrize("how", ["kill", "Ctrl-C"])
+@pytest.mark.parametrize("target", ["copies/001*", "copies/003*", "copies/labels.csv", "out/picks.csv", "out/supclust.json"])
+def test_a_run_that_ends_while_copies_or_results_are_moved_can_be_given_again(whole, tmp_path, target, how):
+    folder, line = whole
+    [file] = folder.glob(target)
+    shutil.copytree(folder / "images", tmp_path / "images")
+    shutil.copy(folder / "e.npz", tmp_path)
+    stopped = subprocess.run([sys.executable, "-c", STOPPED, str(file.relative_to(folder)), how, *line], cwd=tmp_path)
+    assert stopped.returncode == (-signal.SIGKILL if how == "kill" else 130)
+    assert subprocess.run([sys.executable, "-m", "supclust", *line], cwd=tmp_path).returncode == 0
+    for place in ("out", "copies"):
+        assert sorted(os.listdir(tmp_path / place)) == sorted(os.listdir(folder / place))
 
 
 def test_embeddings_without_images_have_nothing_to_copy(tmp_path):

@@ -73,6 +73,12 @@ def test_what_a_killed_writer_left_goes_even_if_another_process_has_its_number(t
     assert [file.name for file in tmp_path.iterdir()] == ["file.txt"]
 
 
+def test_a_file_that_looks_like_a_temporary_one_is_no_trouble(tmp_path):
+    (tmp_path / f".file.txt.{kept.HOST}-foo-bar.tmp").touch()
+    kept.write_text(tmp_path / "file.txt", "new")
+    assert (tmp_path / "file.txt").read_text() == "new"
+
+
 def test_of_two_writers_at_once_the_last_one_to_end_counts(tmp_path):
     path = tmp_path / "[1]--*.txt"
     with kept.replacing(path) as temporary:

@@ -238,6 +238,12 @@ def test_ship_takes_weights_for_the_package_and_a_name_for_another_encoder(tmp_p
 # --- train ----------------------------------------------------------------------------------------------------------------
 
 
+def test_a_path_that_is_not_unicode_is_refused_before_anything_is_read(capsys):
+    with pytest.raises(SystemExit):
+        __main__.main(["label", "images", "--out", "b\udcff"])
+    assert "argument --out: b\\udcff is not valid Unicode: rename it" in capsys.readouterr().err
+
+
 def test_a_folder_has_one_training_at_a_time(tmp_path, capsys):
     line = ["train", "digits", "--recipe", "digits", "-p", "epochs", "1", "-p", "width", "4", "--folder", str(tmp_path)]
     with FileLock(tmp_path / "training.lock"):

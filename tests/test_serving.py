@@ -3,6 +3,7 @@
 import http.client
 import io
 import json
+import os
 import shutil
 import socket
 import struct
@@ -653,6 +654,8 @@ def test_labels_typed_in_any_round_of_the_chain_count_on_the_command_line(server
     following = server.next_round(folder.name, 3)
     found = labeling.run(Request(folder.parent / following, tmp_path / "third", budget=2))
     assert {found.source.ids[point]: label for point, label in found.labels.items()} == {first: "cat", second: "None"}
+    typed.save(folder.parent / following, {first: "dog"})
+    os.utime(folder.parent / following / typed.LABELS, (2**32, 2**32))  # the clock was ahead, and is set back
     typed.save(folder, {first: "cow"})  # corrected after the next round was picked
     (tmp_path / "more.csv").write_text(f"id,label\n{second},dog\n")
     found = labeling.run(Request(folder.parent / following, tmp_path / "fourth", budget=2, labeled=(tmp_path / "more.csv",)))

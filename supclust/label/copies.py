@@ -18,14 +18,20 @@ NOT_IN_NAMES = re.compile(r'[\x00-\x1f\x7f\ud800-\udfff<>:"/\\|?*]|^[.]|[. ]+$')
 
 
 def check(folder: Path | None, images: Path | None, out: Path) -> None:
-    """ValueError unless copies, where they are wanted, can go into the folder: new or empty, not out, and not among the images."""
+    """ValueError unless copies, where they are wanted, can go into the folder: new or empty, not out, and not among the images.
+
+    It may hold what a run into out left there when it was killed.
+    """
     if folder and images is None:
         raise ValueError("there are no images to copy: --images DIR names their folder")
     if folder and images.resolve() in (folder.resolve(), *folder.resolve().parents):
         raise ValueError(f"copies in {folder} would count as images of {images}: name a folder outside of it")
     if folder and folder.resolve() == out.resolve():
         raise ValueError(f"{folder} is for the results: name another folder for the copies")
-    if folder and folder.exists() and (not folder.is_dir() or {one.name for one in folder.iterdir()} - {PART}):
+    if not folder or not folder.exists():
+        return
+    there = {one.name for one in folder.iterdir()} if folder.is_dir() else {folder.name}
+    if there - {PART} and not ((out / PART).exists() and there & {PART, MANIFEST}):
         raise ValueError(f"{folder} is not an empty folder: name a new one for the copies")
 
 
@@ -54,8 +60,15 @@ def copy_by_label(images: Sequence[tuple[str, Path | None, str, str]], folder: P
         if gone:
             log.warning("%s not copied, as no longer there or no images: %s", counted(len(gone), "image"), listing(gone))
         write_csv(part / MANIFEST, rows)
-        for one in [*part.iterdir()]:
-            one.replace(folder / one.name)
+        for name in (*(row["file"] for row in rows), MANIFEST):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (part / name).replace(folder / name)
+    except BaseException:
+        for row in rows:
+            (folder / row["file"]).unlink(missing_ok=True)
+            with suppress(OSError):  # there is something in it
+                (folder / row["file"]).parent.rmdir()
+        raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
         with suppress(OSError):  # there is something in it

@@ -66,18 +66,22 @@ def writing(request: Request, names: Sequence[str] = RESULTS) -> Iterator[Path]:
         raise ValueError(f"another run writes into {out}: name another folder, or wait until it has ended") from None
     except OSError as error:
         raise ValueError(f"cannot write into {out}: name another folder for the results, as in --out picks") from error
+    whole = True
     try:
         _check(request, names, killed)
         folder = Path(tempfile.mkdtemp(dir=part))
         yield folder
+        whole = False
         (out / names[-1]).unlink(missing_ok=True)
         for name in names:
             if (folder / name).exists():
                 os.replace(folder / name, out / name)
             else:
                 (out / name).unlink(missing_ok=True)
+        whole = True
     finally:
-        shutil.rmtree(part, ignore_errors=True)  # also what a killed run left there; the next run may have come in already
+        if whole:  # else the next run finds what a killed one would have left
+            shutil.rmtree(part, ignore_errors=True)  # also what a killed run left there; the next run may have come in already
         lock.release()
         for one in made:
             with suppress(OSError):  # there is something in it

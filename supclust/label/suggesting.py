@@ -101,6 +101,7 @@ def run(request: Request) -> Suggested:
     """Write suggestions for the images of a round, or of embeddings, into request.out; errors are those of `labeling.run`."""
     if request.source.is_dir() and not images.is_round(request.source):
         raise ValueError(f"{request.source} is not the folder of a round: supclust label {request.source} --out ROUND makes one")
+    copies.check(request.copy, request.source, request.out)
     with results.writing(request, FILES) as folder:
         source = sources.read(request)
         copies.check(request.copy, source.folder, request.out)

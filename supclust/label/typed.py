@@ -19,15 +19,20 @@ def of_chain(folder: Path) -> list[annotations.Label]:
     """What was typed in a round and in those of its chain, if it is one; of two files, the one that changed last counts."""
     if not is_round(folder):
         return []
+    typed = {}
+    for file in _files(folder):
+        for name, label in read(file.parent).items():
+            typed[name] = annotations.Label(name, unicodedata.normalize("NFC", label).strip() or None, str(file))
+    return list(typed.values())
+
+
+def _files(folder: Path) -> list[Path]:
+    """The labels.csv of a round's chain, the one that changed last at the end."""
     first = folder / sources.read_record(folder / MARKER)["first"]
     handed_out = kept.read(first / HANDED_OUT)
     rounds = {(first / name).resolve() for name in (".", *(handed_out[0].values() if handed_out else ()))}
     files = [one / LABELS for one in {folder.resolve(), *rounds} if os.path.isfile(one / LABELS)]
-    typed = {}
-    for file in sorted(files, key=lambda file: file.stat().st_mtime):
-        for name, label in read(file.parent).items():
-            typed[name] = annotations.Label(name, unicodedata.normalize("NFC", label).strip() or None, str(file))
-    return list(typed.values())
+    return sorted(files, key=lambda file: file.stat().st_mtime_ns)
 
 
 def read(folder: Path) -> dict[str, str]:
@@ -49,6 +54,8 @@ def save(folder: Path, labels: Mapping[str, str]) -> None:
         there = {row[id_] for row in rows}
         rows += [{id_: name, label: ""} for name in labels if name not in there]
         write_csv(path, [row | {label: labels.get(row[id_], row[label])} for row in rows])
+        if (last := _files(folder)[-1]) != path.resolve():  # the clock was set back
+            os.utime(path, ns=(last.stat().st_mtime_ns + 1,) * 2)
 
 
 def _table(path: Path) -> tuple[list[dict[str, str]], str, str]:

@@ -10,6 +10,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+SEED = os.environ.get("TORTURE_SEED", "")  # of random draws, besides a case's own: other trials, as CI has them each week
+
 
 @dataclass
 class Case:

@@ -45,7 +45,7 @@ def main() -> int:
     if options.write:
         page = PAGE.read_text()
         PAGE.write_text(page[: page.index(BEGIN)] + f"{BEGIN}\n{text}\n" + page[page.index(END) :])
-    return int(failed or any(row["faults"] for row in kept))
+    return int(failed)
 
 
 def cases(name: str) -> list[str]:
@@ -72,7 +72,8 @@ def here(name: str, share: float, results: Path) -> int:
 def keep(name: str, found: Case, share: float, seconds: int, results: Path) -> None:
     """Write what is known of a case into its JSON."""
     row = {"part": name.partition(".")[0], **asdict(found), "seconds": seconds, "share": share}
-    row |= {"when": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine()}
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    row |= {"when": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine(), "commit": commit}
     (results / f"{name}.json").write_text(json.dumps(row, indent=1))
 
 
@@ -88,9 +89,10 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         numbers = f"{row['share']:g} | {row['trials']:,} | {len(row['faults'])} | {row['note']} | {row['seconds'] / 60:.1f}"
         lines.append(f"| {row['part']} | {row['name']} | {numbers} |")
-    total = f"{sum(row['trials'] for row in rows):,} trials, {sum(len(row['faults']) for row in rows)} faults left"
+    total = f"{sum(len(row['faults']) for row in rows)} faults left"
     total += ", not the whole campaign" * any(row["share"] < 1 for row in rows)
     where = "; ".join(sorted({f"{row['machine']}, {row['when']}" for row in rows}))
+    where += f". Commits: {', '.join(dict.fromkeys(row['commit'] for row in rows))}"
     faults = [f"- {row['name']}: {fault}" for row in rows for fault in row["faults"]]
     return "\n".join([*lines, "", f"*{total}. {where}.*", *faults])
 

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.readers import READERS, Reader
-from tests.torture import Case, often
+from tests.torture import SEED, Case, often
 
 BATCH = 250  # trials for each process: a fork takes as long as some trials
 SECONDS, WAITING = 5, 30  # of computing, and of anything, after which a trial hangs
@@ -178,7 +178,7 @@ def bad_files(reader: Reader, work: Path, share: float) -> Case:
     case, seeds = Case(reader.name, often(reader.trials, share)), made(reader.seeds, work)
 
     def content(trial: int) -> bytes:
-        rng = random.Random(f"{reader.name} {trial}")
+        rng = random.Random(f"{reader.name} {trial}{SEED}")
         return reader.damage(rng.choice(seeds or [b""]), rng)
 
     whole = watched(reader, work, [lambda seed=seed: seed for seed in seeds])

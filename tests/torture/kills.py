@@ -1,5 +1,6 @@
 """kill -9 at random moments: the same command then goes on, and ends as if nothing had happened."""
 
+import json
 import os
 import random
 import re
@@ -20,7 +21,7 @@ import psutil
 from supclust import kept
 from tests import drawn_images
 from tests.conftest import make_blobs
-from tests.torture import Case, command, environment, listing, often, run
+from tests.torture import SEED, Case, command, environment, listing, often, run
 
 KILLS = 100  # of each command
 PATIENCE = 10  # seconds that processes may outlive the one that started them
@@ -107,7 +108,7 @@ def killed(name: str, work: Path, share: float, line: Callable[[Path], Sequence[
     but: a pattern of the files that say how long things took. work: may have a folder given/ already, which nothing may change, and
     first/, with which every output folder begins.
     """
-    case, rng = Case(name), random.Random(name)
+    case, rng = Case(name), random.Random(f"{name}{SEED}")
     for folder in ("given", "here", "tmp", "said", "notes", "hook", "first"):
         (work / folder).mkdir(exist_ok=True)
     (work / "hook" / "sitecustomize.py").write_text(HOOK)
@@ -162,12 +163,14 @@ def strike(trial: Trial, out: Path, delay: float, in_write: bool) -> None:
 def content(folder: Path, but: str) -> dict[str, bytes | str]:
     """What the files say, by name, but for how long it took; nothing of those that fit the pattern, whose names count only."""
     found = {}
-    for path in (path for path in folder.rglob("*") if path.is_file()):
-        name, held = str(path.relative_to(folder)), path.read_bytes()
+    for path in folder.rglob("*"):
+        name, held = str(path.relative_to(folder)), path.read_bytes() if path.is_file() else b"a folder"
         if but and re.search(but, name):
             held = b""
         elif path.suffix == ".safetensors":
-            held = held[8 + int.from_bytes(held[:8], "little") :]
+            size = 8 + int.from_bytes(held[:8], "little")
+            tensors = {key: value for key, value in json.loads(held[8:size]).items() if key != "__metadata__"}
+            held = f"{sorted(tensors.items())}".encode() + held[size:]
         elif path.suffix in (".json", ".md", ".html", ".csv"):
             held = TIMES.sub("", held.decode())
         found[name] = held
@@ -215,8 +218,8 @@ def draw_images(folder: Path) -> None:
 def label(work: Path, share: float) -> Case:
     """An encoder is trained on the images, which are then embedded and picked."""
     draw_images(work / "given" / "images")
-    line = command("label", work / "given" / "images", "--encoder", "simclr", "--train-epochs", 1, "--budget", 5, "--out")
-    return killed("label a folder", work, share, lambda out: [*line, str(out / "round")])
+    line = partial(command, "label", work / "given" / "images", "--encoder", "simclr", "--train-epochs", 1, "--budget", 5)
+    return killed("label a folder", work, share, lambda out: line("--out", out / "round", "--copy", out / "copies"))
 
 
 def label_chain(work: Path, share: float) -> Case:

@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from tests.torture import Case, command, environment, often, refused
+from tests.torture import SEED, Case, command, environment, often, refused
 
 JOBS = {  # in a folder with given/, out/ and tmp/
     "label": "label given/points.npz --budget 5 --out out",
@@ -64,7 +64,7 @@ class Bench:
     """Where the trials of a case take place."""
 
     def __init__(self, name: str, work: Path) -> None:
-        self.case, self.work, self.random, self.model = Case(name), work, random.Random(name), work / "model"
+        self.case, self.work, self.random, self.model = Case(name), work, random.Random(f"{name}{SEED}"), work / "model"
         self.known: dict[str, tuple[dict[str, str], float]] = {}
         (self.model / "given").mkdir(parents=True)
         (self.model / "tmp").mkdir()

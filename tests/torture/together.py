@@ -24,7 +24,7 @@ from supclust import kept
 from supclust.label import annotations, embeddings, labeling, results, serving, typed
 from tests import notebook_samples
 from tests.conftest import make_blobs
-from tests.torture import Case, command, environment, often, run
+from tests.torture import SEED, Case, command, environment, often, run
 from tests.torture.kills import TRAIN, compare, content
 
 Ended = list[tuple[int, str]]  # exit status of each command, and what it said
@@ -50,7 +50,7 @@ def check(case: Case, ended: Ended, refusal: str = "(?!)") -> None:
 
 def sweeps(work: Path, share: float) -> Case:
     """Two and four sweeps write one table."""
-    case, rng, out = Case("two and four sweeps on one folder"), random.Random(0), work / "out"
+    case, rng, out = Case("two and four sweeps on one folder"), random.Random(f"0{SEED}"), work / "out"
     part = ("--profile", "smoke", "--frameworks", "ssl", "--strategies", "random", "typiclust", "--out")
     line = command("sweep", *part, out, "--jobs", 1)
     check(case, together([line], rng, 0))
@@ -67,7 +67,7 @@ def sweeps(work: Path, share: float) -> Case:
 
 def rounds(work: Path, share: float) -> Case:
     """Two rounds go on from one, into folders of their own or into the same one; and two first rounds of the same images."""
-    case, rng, points = Case("two rounds at once"), random.Random(0), work / "points.npz"
+    case, rng, points = Case("two rounds at once"), random.Random(f"0{SEED}"), work / "points.npz"
     np.savez(points, features=make_blobs(6, 20, 8))
     run("label", points, "--budget", 5, "--out", work / "start" / "first").check_returncode()
     for _ in range(often(60, share)):
@@ -103,7 +103,7 @@ def _picks(out: Path) -> frozenset[str]:
 
 def trainings(work: Path, share: float) -> Case:
     """One of two is refused, and the weights are those of one alone."""
-    case, rng, out = Case("two trainings in one folder"), random.Random(0), work / "out"
+    case, rng, out = Case("two trainings in one folder"), random.Random(f"0{SEED}"), work / "out"
     options = ("--recipe", "digits", "-p", "epochs", "2", "-p", "width", "8", "--folder", str(out))
     line = [sys.executable, "-c", TRAIN, "train", "digits", *options]
     check(case, together([line], rng, 0))
@@ -127,7 +127,7 @@ sys.exit(__main__.main(sys.argv[2:]))
 
 def figures(work: Path, share: float) -> Case:
     """Two runs of the same notebook, or of different ones, share reports and provenance."""
-    case, rng, out = Case("two runs of figures"), random.Random(0), work / "out"
+    case, rng, out = Case("two runs of figures"), random.Random(f"0{SEED}"), work / "out"
     a, b = (notebook_samples.make(notebook_samples.draw(name)) for name in ("figure_a", "figure_b"))
     notebook_samples.write(work / "notebooks", n00_a=a, n01_b=b)
     line = [sys.executable, "-c", NOTEBOOKS, str(work / "notebooks"), "figures", "--profile", "smoke", "--out", str(out)]
@@ -149,7 +149,7 @@ def figures(work: Path, share: float) -> Case:
 
 def pages(work: Path, share: float) -> Case:
     """Two pages save labels of one round while others read them and the next round is picked."""
-    case, rng = Case("two pages of a round, and readers"), random.Random(0)
+    case, rng = Case("two pages of a round, and readers"), random.Random(f"0{SEED}")
     np.savez(work / "points.npz", features=make_blobs(6, 20, 8))
     for turn in range(often(10, share)):
         folder = work / str(turn) / "round"

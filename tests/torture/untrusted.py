@@ -44,7 +44,7 @@ from supclust.scale import points
 from supclust.train import checkpoints
 from tests.conftest import make_blobs
 from tests.drawn_images import draw
-from tests.torture import Case, command, environment, listing, often, run
+from tests.torture import SEED, Case, command, environment, listing, often, run
 
 # What runs or hides in a page, a spreadsheet, a terminal, a template, a shell, Markdown.
 EVIL = (
@@ -83,7 +83,7 @@ class Harmful:
 
 def pickles(work: Path, share: float) -> Case:
     """Each reader of a file gets a pickle that makes a file, bare and in each container."""
-    found, hooked, rng = Case("pickles, in each reader of a file"), work / "hooked", random.Random(0)
+    found, hooked, rng = Case("pickles, in each reader of a file"), work / "hooked", random.Random(f"0{SEED}")
     folder = work / "cifar-10-batches-py"
     folder.mkdir()
     network = torch.nn.Linear(1, 1)
@@ -286,7 +286,7 @@ def links(work: Path, share: float) -> Case:
 
 def rounds(work: Path, share: float) -> Case:
     """Records and embeddings of a foreign round that lead elsewhere: nothing there is changed, and nothing but images is read."""
-    found, rng = Case("foreign rounds that lead elsewhere"), random.Random(0)
+    found, rng = Case("foreign rounds that lead elsewhere"), random.Random(f"0{SEED}")
     own, foreign = work / "own", work / "foreign"
     _images(own / "images")
     (own / "secret.txt").write_text("the secret")
@@ -359,7 +359,7 @@ class Page(HTMLParser):
 
 def names(work: Path, share: float) -> Case:
     """Files, ids, labels and classes whose names are code, through label, suggest and compare: every file that is written."""
-    found, rng = Case("names that are code, into pages, tables, XML, JSON, Markdown, the terminal"), random.Random(0)
+    found, rng = Case("names that are code, into pages, tables, XML, JSON, Markdown, the terminal"), random.Random(f"0{SEED}")
     pages = []
     for turn in range(often(10, share)):
         folder = work / str(turn)
@@ -452,7 +452,7 @@ def _in_browser(pages: list[Path], work: Path, found: Case) -> str:
 
 def server(work: Path, share: float) -> Case:
     """What others on this machine, and pages of strangers, may send to `supclust open`: nothing but refusals comes back."""
-    found, rng = Case("requests to the labelling page"), random.Random(0)
+    found, rng = Case("requests to the labelling page"), random.Random(f"0{SEED}")
     images, folder = _images(work / "images"), work / "round"
     said("label", images, "--budget", 4, "--out", folder, "--train-minutes", 0)
     (work / "secret").write_text("the secret")
@@ -572,7 +572,7 @@ def downloads(work: Path, share: float) -> Case:
 
 def parameters(work: Path, share: float) -> Case:
     """Values of notebooks' parameters stay values, and names of profiles, notebooks and data sets are none of paths."""
-    found, rng = Case("parameters that are code, names that are paths"), random.Random(0)
+    found, rng = Case("parameters that are code, names that are paths"), random.Random(f"0{SEED}")
     signs = "\"'\\\n\r\t{}()[];:#%$`\0" + string.ascii_letters
     for number in range(often(2000, share)):
         value = EVIL[number] if number < len(EVIL) else "".join(rng.choices(signs, k=rng.randint(1, 30)))
