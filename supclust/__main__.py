@@ -231,7 +231,7 @@ def _compare(options: argparse.Namespace) -> int:
     from supclust.label import embeddings
     from supclust.report import compare
 
-    given, title = embeddings.read(options.features, labels=True), safe(options.features.stem)
+    given, title = embeddings.read(options.features, labels=True), safe(options.features.stem[:120])
     folder = options.out or options.features.parent / "compare" / title
     sizes = {name: getattr(options, name) for name in ("budget", "rounds", "seeds", "jobs")}
     wanted = options.strategies or compare.STRATEGIES, options.strategy

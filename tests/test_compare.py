@@ -99,6 +99,12 @@ def test_a_file_that_is_called_like_a_formula_makes_none(file):
     assert set(table(file, folder=file.parent / "compare" / "'=1+1")["dataset"]) == {"'=1+1"}
 
 
+def test_a_file_may_have_a_long_name(file):
+    """Those of records are longer, and a name has 255 bytes at most."""
+    shutil.copy(file, file.with_name(f"{'x' * 200}.npz"))
+    assert run(file.with_name(f"{'x' * 200}.npz"), "--strategies", "random") == 0
+
+
 def test_random_alone_has_no_pairs(file, capsys):
     assert run(file, "--strategies", "random") == 0
     assert set(table(file)["strategy"]) == {"random"}
