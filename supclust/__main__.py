@@ -92,7 +92,7 @@ def _find_source(options: argparse.Namespace, rest: Sequence[str], parser: argpa
 def _path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("a path must not be empty: is a shell variable unset?")
-    if not text.isprintable() and text != text.encode(errors="replace").decode():  # no file of ours could hold it
+    if text != text.encode(errors="replace").decode():  # no file of ours could hold it
         raise argparse.ArgumentTypeError(f"{visible(text)} is not valid Unicode: rename it")
     return Path(text).expanduser()
 

@@ -40,7 +40,7 @@ def check_finite(bad: np.ndarray) -> None:
 
 def normalise(points: np.ndarray) -> np.ndarray:
     """Rows scaled to unit L2 length, float32 (n, d); a row of zeros stays as it is."""
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore"):
         squares = np.einsum("nd,nd->n", points, points)
     extreme = np.flatnonzero((squares < 1e-30) | ~(squares < 1e30))  # squares of their values leave float32
     if len(extreme):
